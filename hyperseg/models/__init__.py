@@ -1,0 +1,26 @@
+"""The networks: configurations, modules, registry, checkpoints."""
+
+from hyperseg.models.config import HyperSegConfig
+from hyperseg.models.hyperseg import HyperSeg
+from hyperseg.models.official import load_official, save_official
+from hyperseg.models.pyramid import forward_pyramid
+from hyperseg.models.registry import create_model, list_models, model_config
+from hyperseg.models.storage import CheckpointError, load, save
+from hyperseg.models.variants import ALIASES, PUBLISHED, VARIANTS
+
+__all__ = [
+    "ALIASES",
+    "PUBLISHED",
+    "VARIANTS",
+    "CheckpointError",
+    "HyperSeg",
+    "HyperSegConfig",
+    "create_model",
+    "forward_pyramid",
+    "list_models",
+    "load",
+    "load_official",
+    "model_config",
+    "save",
+    "save_official",
+]

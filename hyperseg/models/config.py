@@ -1,0 +1,110 @@
+"""What defines a HyperSeg network, as data."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class HyperSegConfig:
+    """One network. Sequences over features run fine to coarse, over decoder levels coarse to fine.
+
+    Attributes:
+        name: registered name, or any other for a network of your own.
+        dataset: whose classes it predicts: ``"cityscapes"``, ``"camvid"``, ``"voc"`` or ``"custom"``.
+        num_classes: channels of the logits.
+        resolution: (H, W) it was published and timed at; it runs at any other.
+        encoder: name of a timm model.
+        static_padding_size: the nominal image size from which the official encoder fixes its "same" padding (SPEC
+            B.2); None leaves the encoder's own padding.
+        feature_channels: of the skip features, finest (stride 2) first; a 1x1 convolution reduces the encoder's own.
+        head_channels: of the stride-32 map that the context head reads.
+        context: ``"pyramid"`` (v1_0, unify) or ``"unet"`` (v0_1); SPEC C.
+        context_levels: resolutions in the context head.
+        kernel_sizes: of the levels' blocks: 1 a dynamic 1x1 convolution, 3 a dynamic inverted residual.
+        level_channels: outputs of all levels but the last, which gives ``num_classes``.
+        expand_ratio: hidden over input channels of the inverted residuals.
+        weight_groups: groups of each weight generator.
+        merged_from: the first level that shares one generator with all finer ones; None if none does.
+        signal_ranges: ``"disjoint"``, or ``"overlapping"``: each range starts at channel 0, as v1_0 does (SPEC D.2).
+        division: how signal channels are shared out: ``"remainder"`` (SPEC D.1) or ``"legacy"`` (D.3).
+        halo: ``"own"`` or ``"neighbour"``, see :func:`hyperseg.ops.patch_inverted_residual`.
+        drop_path_rate, head_dropout: regularisation of the encoder in training (SPEC B.1).
+        mean, std: of RGB in [0, 1], to normalise images with.
+        class_names: for a data set of your own.
+    """
+
+    name: str
+    dataset: str
+    num_classes: int
+    resolution: tuple[int, int]
+    encoder: str
+    feature_channels: tuple[int, ...]
+    head_channels: int
+    context: str
+    context_levels: int
+    kernel_sizes: tuple[int, ...]
+    level_channels: tuple[int, ...]
+    weight_groups: tuple[int, ...]
+    signal_ranges: str
+    division: str
+    halo: str
+    expand_ratio: float = 2
+    merged_from: int | None = None
+    static_padding_size: int | None = None
+    drop_path_rate: float = 0.2
+    head_dropout: float = 0.2
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {self.num_classes}.")
+        for field, choices in _CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise ValueError(f"{field} must be one of {', '.join(choices)}, got {getattr(self, field)!r}.")
+        if len(self.level_channels) != len(self.kernel_sizes) - 1:
+            raise ValueError(
+                f"{len(self.kernel_sizes)} levels need {len(self.kernel_sizes) - 1} level_channels (the last level "
+                f"gives the classes), got {len(self.level_channels)}."
+            )
+        if any(k not in (1, 3) for k in self.kernel_sizes):
+            raise ValueError(f"kernel_sizes can be 1 or 3, got {self.kernel_sizes}.")
+        if not 5 <= len(self.kernel_sizes) <= 6 or len(self.feature_channels) != 5:
+            raise ValueError("A network has five skip features and five or six levels.")
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise ValueError(f"{len(self.class_names)} class names were given for {self.num_classes} classes.")
+
+    def replace(self, **changes: Any) -> "HyperSegConfig":
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "HyperSegConfig":
+        """The inverse of :meth:`to_dict`, also after a round trip through JSON.
+
+        Raises:
+            ValueError: a field is missing, unknown or invalid; the message names it.
+        """
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(fields))
+        missing = sorted(n for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING)
+        if unknown or missing:
+            raise ValueError(f"Not a HyperSeg configuration: missing fields {missing}, unknown fields {unknown}.")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+_CHOICES = {
+    "context": ("pyramid", "unet"),
+    "signal_ranges": ("overlapping", "disjoint"),
+    "division": ("remainder", "legacy"),
+    "halo": ("own", "neighbour"),
+}

@@ -1,0 +1,151 @@
+"""The encoder: five skip features and the stride-32 map, from EfficientNet as published or from any timm model."""
+
+import timm
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hyperseg.models.config import HyperSegConfig
+from hyperseg.models.layers import conv_norm, conv_norm_act
+
+_STRIDES = (2, 4, 8, 16, 32)
+# After these stages the next convolution halves the map, or the trunk ends (SPEC B.3).
+_EFFICIENTNET_TAPS = (0, 1, 2, 4, 6)
+_EFFICIENTNET_MOMENTUM = 0.01
+
+
+class StaticSameConv2d(nn.Conv2d):
+    """A convolution whose zero padding (left, right, top, bottom) was fixed for one nominal image size (SPEC B.2)."""
+
+    def __init__(self, conv: nn.Conv2d, padding: tuple[int, int, int, int]):
+        super().__init__(
+            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, groups=conv.groups, bias=False
+        )
+        self.weight = conv.weight
+        self.static_padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right, top, bottom = self.static_padding
+        if (left, top) == (right, bottom):
+            return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), groups=self.groups)
+        x = F.pad(x, self.static_padding)
+        return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
+
+
+class EfficientNetTrunk(nn.Module):
+    """timm's EfficientNet with the official norm momentum and, if asked, the official static padding."""
+
+    def __init__(self, name: str, pretrained: bool, drop_path_rate: float, nominal: int | None):
+        super().__init__()
+        net = timm.create_model(name, pretrained=pretrained, num_classes=0, drop_path_rate=drop_path_rate)
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = _EFFICIENTNET_MOMENTUM
+        self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks
+        self.conv_head, self.bn2 = net.conv_head, net.bn2
+        self.channels = [_out_channels(self.blocks[i]) for i in _EFFICIENTNET_TAPS]
+        self.head_channels = net.conv_head.out_channels
+        if nominal is not None:
+            self._fix_padding(nominal)
+
+    def _fix_padding(self, size: int) -> None:
+        size, self.conv_stem = _static(self.conv_stem, size)
+        for stage in self.blocks:
+            for block in stage:
+                size, block.conv_dw = _static(block.conv_dw, size)
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        x = self.bn1(self.conv_stem(x))
+        features = []
+        for i, stage in enumerate(self.blocks):
+            x = stage(x)
+            if i in _EFFICIENTNET_TAPS:
+                features.append(x)
+        return features, self.bn2(self.conv_head(x))
+
+
+def _out_channels(stage: nn.Sequential) -> int:
+    block = stage[-1]
+    return (block.conv_pwl if hasattr(block, "conv_pwl") else block.conv_pw).out_channels
+
+
+def _static(conv: nn.Conv2d, size: int) -> tuple[int, nn.Conv2d]:
+    """``(size behind it, the convolution with the padding of that nominal size)``."""
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    out = -(-size // stride)
+    total = max((out - 1) * stride + kernel - size, 0)
+    before, after = total // 2, total - total // 2
+    return out, StaticSameConv2d(conv, (before, after, before, after))
+
+
+class TimmTrunk(nn.Module):
+    """Any timm model with ``features_only``: its maps at strides 2 to 32, the head map by a 1x1 convolution.
+
+    Where the model has no stride-2 map (ConvNeXt, Swin ...) a 3x3 convolution of the image gives one.
+    """
+
+    def __init__(self, name: str, pretrained: bool, drop_path_rate: float, head_channels: int, stem_channels: int):
+        super().__init__()
+        self.net = _features_only(name, pretrained, drop_path_rate)
+        strides, channels = self.net.feature_info.reduction(), self.net.feature_info.channels()
+        by_stride = dict(zip(strides, range(len(strides)), strict=True))
+        missing = [s for s in _STRIDES[1:] if s not in by_stride]
+        if missing:
+            raise ValueError(
+                f"The encoder {name!r} gives maps at strides {strides}; HyperSeg needs 4, 8, 16 and 32 (2 is optional). "
+                "Choose a hierarchical model, such as resnet18, convnext_tiny or mobilenetv3_large_100."
+            )
+        self.taps = [by_stride[s] for s in _STRIDES if s in by_stride]
+        self.channels = [channels[i] for i in self.taps]
+        self.stem = None
+        if 2 not in by_stride:
+            self.stem = conv_norm_act(3, stem_channels, 3, stride=2, padding=1, act=nn.SiLU)
+            self.channels.insert(0, stem_channels)
+        self.head = conv_norm_act(channels[self.taps[-1]], head_channels, 1, act=nn.SiLU)
+        self.head_channels = head_channels
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        maps = self.net(x)
+        features = [maps[i] for i in self.taps]
+        wanted = self.channels[-len(features) :]
+        features = [f if f.shape[1] == c else f.permute(0, 3, 1, 2) for f, c in zip(features, wanted, strict=True)]
+        if self.stem is not None:
+            features.insert(0, self.stem(x))
+        return features, self.head(features[-1])
+
+
+def _features_only(name: str, pretrained: bool, drop_path_rate: float) -> nn.Module:
+    if not timm.is_model(name):
+        similar = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
+        raise ValueError(f"timm has no model {name!r}; similar names: {', '.join(similar) or 'none'}.")
+    options = {"pretrained": pretrained, "features_only": True}
+    try:
+        return timm.create_model(name, drop_path_rate=drop_path_rate, **options)
+    except TypeError:  # models without stochastic depth
+        return timm.create_model(name, **options)
+    except (RuntimeError, AttributeError, KeyError) as error:
+        raise ValueError(f"timm cannot give the feature maps of {name!r} ({error}); choose another encoder.") from error
+
+
+class Encoder(nn.Module):
+    """``[N, 3, H, W]`` -> five features, finest first, reduced to the configured channels, and the head map (SPEC B)."""
+
+    def __init__(self, config: HyperSegConfig, pretrained: bool = False):
+        super().__init__()
+        if config.static_padding_size is not None:
+            self.trunk = EfficientNetTrunk(
+                config.encoder, pretrained, config.drop_path_rate, config.static_padding_size
+            )
+        else:
+            self.trunk = TimmTrunk(
+                config.encoder, pretrained, config.drop_path_rate, config.head_channels, config.feature_channels[0]
+            )
+        # No activation behind the reduction, and none where the channels are right already.
+        self.reduce = nn.ModuleList(
+            nn.Identity() if have == want else conv_norm(have, want, 1, eps=1e-3, momentum=_EFFICIENTNET_MOMENTUM)
+            for have, want in zip(self.trunk.channels, config.feature_channels, strict=True)
+        )
+        self.head_dropout = nn.Dropout(config.head_dropout)
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        features, head = self.trunk(images)
+        return [reduce(f) for reduce, f in zip(self.reduce, features, strict=True)], self.head_dropout(head)

@@ -1,0 +1,81 @@
+"""The network."""
+
+import torch
+from torch import Tensor, nn
+
+from hyperseg.models.config import HyperSegConfig
+from hyperseg.models.context import CONTEXTS
+from hyperseg.models.decoder import Decoder
+from hyperseg.models.encoder import Encoder
+from hyperseg.models.plan import decoder_plan
+from hyperseg.models.sizes import pad
+from hyperseg.ops.reference import resize_logits
+
+
+class HyperSeg(nn.Module):
+    """HyperSeg (CVPR 2021): encoder, context head, and a decoder whose convolution weights are generated per patch.
+
+    Args:
+        config: what to build.
+        pretrained_encoder: ImageNet weights for the encoder, through timm, which may download them.
+
+    Attributes:
+        config: the configuration.
+        output_stride: of the last level: 2, or 1 for networks with six levels.
+    """
+
+    def __init__(self, config: HyperSegConfig, pretrained_encoder: bool = False):
+        super().__init__()
+        self.config = config
+        plan = decoder_plan(config)
+        self.encoder = Encoder(config, pretrained_encoder)
+        self.context = CONTEXTS[config.context](config.head_channels, config.context_levels)
+        self.decoder = Decoder(plan, config.halo)
+        self.output_stride = 2 ** (6 - len(plan.levels))
+        self.takes_one_more = config.static_padding_size is not None and self.output_stride > 1
+        if not pretrained_encoder:
+            self._xavier()
+
+    def _xavier(self) -> None:
+        """As the official training starts without ImageNet weights (SPEC A.3)."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_normal_(module.weight)
+        for generator in self.decoder.generators:
+            nn.init.xavier_normal_(generator)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits at image size.
+
+        Args:
+            images: ``[N, 3, H, W]``, floating point, normalised with ``config.mean`` and ``config.std``; any H and W:
+                sizes that do not fit are padded by repeating the last row and column, and the logits cut back.
+
+        Returns:
+            ``[N, num_classes, H, W]``.
+
+        Raises:
+            ValueError, TypeError: images are of another shape or not floating point.
+        """
+        height, width = images.shape[-2:]
+        logits = self.forward_strided(images)
+        padded = pad(images[:1, :1], self.takes_one_more).shape[2:]
+        return resize_logits(logits, *padded)[:, :, :height, :width]
+
+    def forward_strided(self, images: Tensor) -> Tensor:
+        """Logits as the last level gives them: of the padded image, at ``output_stride``."""
+        _check_images(images)
+        images = pad(images, self.takes_one_more)
+        features, head = self.encoder(images)
+        used = None if self.training else self.decoder.plan.used_channels
+        return self.decoder(self.context(head, used), features, images)
+
+
+def _check_images(images: Tensor) -> None:
+    if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise ValueError(f"Images must be [N, 3, H, W], got {list(images.shape)}.")
+    if not torch.is_floating_point(images):
+        raise TypeError(
+            f"Images must be floating point, normalised with the model's mean and std, got {images.dtype}; "
+            "hyperseg.build_engine takes uint8 frames."
+        )

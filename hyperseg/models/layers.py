@@ -1,0 +1,33 @@
+"""Convolution, norm and activation, in the order and under the names that every part of the network uses."""
+
+from torch import nn
+
+
+def conv_norm(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    stride: int = 1,
+    padding: int = 0,
+    eps: float = 1e-5,
+    momentum: float = 0.1,
+) -> nn.Sequential:
+    """``conv`` without bias, then ``norm``."""
+    layers = nn.Sequential()
+    layers.add_module("conv", nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False))
+    layers.add_module("norm", nn.BatchNorm2d(out_channels, eps, momentum))
+    return layers
+
+
+def conv_norm_act(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    stride: int = 1,
+    padding: int = 0,
+    act: type[nn.Module] = nn.ReLU,
+) -> nn.Sequential:
+    """``conv`` without bias, ``norm``, ``act``."""
+    layers = conv_norm(in_channels, out_channels, kernel_size, stride, padding)
+    layers.add_module("act", act(inplace=True))
+    return layers

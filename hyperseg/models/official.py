@@ -1,0 +1,261 @@
+"""Checkpoints of the official code, read and written (SPEC A.4, I). Nothing in a file is executed or downloaded."""
+
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hyperseg.models import official_arch
+from hyperseg.models.config import HyperSegConfig
+from hyperseg.models.hyperseg import HyperSeg
+from hyperseg.models.registry import model_config
+from hyperseg.models.storage import CheckpointError, atomic, compare
+from hyperseg.ops.reference import coordinates
+
+_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_CONV = ("weight",)
+_BIASED = ("weight", "bias")
+
+
+def load_official(
+    path: str | os.PathLike, name: str | None = None, device: str | torch.device = "cpu"
+) -> HyperSeg:
+    """Read a ``.pth`` of the official code.
+
+    Args:
+        path: as its trainer writes them, or as released: without optimiser, or a bare state dict.
+        name: the network, for a file that does not say (no ``arch``); see :func:`hyperseg.list_models`.
+
+    Returns:
+        The network, in eval mode, on ``device``.
+
+    Raises:
+        CheckpointError: the file cannot be read, contains anything but tensors and plain data, describes a network
+            that is not HyperSeg's, or does not fit it: missing, surplus and misshapen keys are listed by name.
+    """
+    path = Path(path)
+    content = _read(path)
+    state = content.get("state_dict", content)
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{path} is not a HyperSeg checkpoint: it has no state_dict of tensors.")
+    config = _configuration(path, content, name)
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    try:
+        model = HyperSeg(config)
+    except ValueError as error:
+        raise CheckpointError(f"{path} describes a network that cannot be built: {error}") from error
+    from_official(model, state, str(path))
+    return model.eval().to(device)
+
+
+def save_official(model: HyperSeg, path: str | os.PathLike) -> None:
+    """Write the network for the official code: ``arch`` and ``state_dict``, under its key names and in its order.
+
+    Raises:
+        ValueError: the official code has no such network.
+    """
+    content = {"state_dict": to_official(model), "arch": official_arch.write(model.config), "epoch": 0}
+    with atomic(Path(path)) as temporary:
+        torch.save(content, temporary)
+
+
+def from_official(model: HyperSeg, state: dict[str, Tensor], source: str = "the state_dict") -> None:
+    """Load an official state dict.
+
+    Raises:
+        CheckpointError: keys or shapes are not the network's, or its cached coordinates are not coordinates.
+    """
+    expected = OrderedDict((key, value.shape) for key, value in to_official(model).items())
+    # Cached coordinates (SPEC F) hold nothing that is learnt, and which sizes are cached does not matter.
+    cached = {key: value for key, value in state.items() if key.startswith("decoder.coord")}
+    weights = {key: value for key, value in state.items() if key not in cached}
+    compare(weights, {k: v for k, v in expected.items() if not k.startswith("decoder.coord")}, source)
+    for key, value in cached.items():
+        truth = coordinates(*value.shape[-2:], like=value) if value.dim() == 4 else value[..., None]
+        if value.shape != truth.shape or not torch.allclose(value, truth, atol=1e-5):
+            raise CheckpointError(f"{source}: {key} does not hold coordinates from -1 to 1; its answers would differ.")
+    ours = model.state_dict()
+    model.load_state_dict(
+        {name: weights[key].reshape(ours[name].shape) for key, name in _names(model) if name is not None}
+    )
+
+
+def to_official(model: HyperSeg) -> "OrderedDict[str, Tensor]":
+    """The state dict of the network under the official names, shapes and order, cached coordinates included."""
+    ours = model.state_dict()
+    generators = {f"decoder.generators.{i}" for i in range(len(model.decoder.generators))}
+    result = OrderedDict()
+    for key, name in _names(model):
+        if name is None:
+            height, width = map(int, key.removeprefix("decoder.coord").split("_"))
+            result[key] = coordinates(height, width, like=torch.empty(0))
+        else:
+            result[key] = ours[name][:, :, None, None] if name in generators else ours[name]
+    return result
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist.")
+    try:
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} was refused, and nothing in it was executed: it contains more than tensors and plain data. "
+            f"{_first_sentence(error)}"
+        ) from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, IndexError) as error:
+        raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint: {_first_sentence(error)}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is not a HyperSeg checkpoint: it holds a {type(content).__name__}.")
+    return content
+
+
+def _numpy_scalars() -> list:
+    """``best_iou`` is a numpy scalar; these are all that one needs, under the names of NumPy 1 and 2."""
+    core = getattr(np, "_core", None) or np.core
+    scalar = core.multiarray.scalar
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    return [*((scalar, name) for name in names), np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
+
+
+_NUMPY_SCALARS = _numpy_scalars()
+
+
+def _first_sentence(error: Exception) -> str:
+    text = str(error).split("WeightsUnpickler error:")[-1].strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+def _configuration(path: Path, content: dict[str, Any], name: str | None) -> HyperSegConfig:
+    if name is not None:
+        return model_config(name)
+    arch = content.get("arch")
+    if not isinstance(arch, str):
+        raise CheckpointError(f"{path} does not say which network it is (no arch); give its name.")
+    try:
+        return official_arch.parse(arch)
+    except ValueError as error:
+        raise CheckpointError(f"{path} was refused, and nothing in it was executed: {error}.") from error
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Names
+
+
+def _names(model: HyperSeg) -> Iterator[tuple[str, str | None]]:
+    """``(official key, our key)`` in the official order; None for cached coordinates."""
+    module = official_arch.module_of(model.config)
+    yield from _encoder_names(model)
+    yield from _coordinate_names(model.config)
+    if module == "hyperseg_v1_0":
+        yield from _decoder_v1_0(model)
+        yield from _pyramid_names(model)
+    elif module == "hyperseg_v1_0_unify":
+        yield from _decoder_unify(model)
+        yield from _pyramid_names(model)
+    else:
+        yield from _decoder_v0_1(model)
+        yield from _unet_names(model)
+
+
+def _each(official: str, ours: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for suffix in suffixes:
+        yield f"{official}.{suffix}", f"{ours}.{suffix}"
+
+
+def _conv_norm(official: str, ours: str) -> Iterator[tuple[str, str]]:
+    yield from _each(f"{official}.0", f"{ours}.conv", _CONV)
+    yield from _each(f"{official}.1", f"{ours}.norm", _NORM)
+
+
+def _encoder_names(model: HyperSeg) -> Iterator[tuple[str, str]]:
+    yield from _each("backbone._conv_stem", "encoder.trunk.conv_stem", _CONV)
+    yield from _each("backbone._bn0", "encoder.trunk.bn1", _NORM)
+    number = 0
+    for s, stage in enumerate(model.encoder.trunk.blocks):
+        for b, block in enumerate(stage):
+            official, ours = f"backbone._blocks.{number}", f"encoder.trunk.blocks.{s}.{b}"
+            number += 1
+            expands = hasattr(block, "conv_pwl")
+            if expands:
+                yield from _each(f"{official}._expand_conv", f"{ours}.conv_pw", _CONV)
+                yield from _each(f"{official}._bn0", f"{ours}.bn1", _NORM)
+            yield from _each(f"{official}._depthwise_conv", f"{ours}.conv_dw", _CONV)
+            yield from _each(f"{official}._bn1", f"{ours}.bn2" if expands else f"{ours}.bn1", _NORM)
+            yield from _each(f"{official}._se_reduce", f"{ours}.se.conv_reduce", _BIASED)
+            yield from _each(f"{official}._se_expand", f"{ours}.se.conv_expand", _BIASED)
+            yield from _each(
+                f"{official}._project_conv", f"{ours}.conv_pwl" if expands else f"{ours}.conv_pw", _CONV
+            )
+            yield from _each(f"{official}._bn2", f"{ours}.bn3" if expands else f"{ours}.bn2", _NORM)
+    for i, reduce in enumerate(model.encoder.reduce):
+        if not isinstance(reduce, torch.nn.Identity):
+            yield from _conv_norm(f"backbone._feat_fc_{i}", f"encoder.reduce.{i}")
+    yield from _each("backbone._conv_head", "encoder.trunk.conv_head", _CONV)
+    yield from _each("backbone._bn1", "encoder.trunk.bn2", _NORM)
+
+
+def _coordinate_names(config: HyperSegConfig) -> Iterator[tuple[str, None]]:
+    for height, width in official_arch.coordinate_sizes(config):
+        for level in range(len(config.kernel_sizes)):
+            yield f"decoder.coord{height >> level}_{width >> level}", None
+
+
+def _generator(official: str, index: int) -> tuple[str, str]:
+    return f"{official}.signal2weights.weight", f"decoder.generators.{index}"
+
+
+def _norms(model: HyperSeg, level: int, official: list[str]) -> Iterator[tuple[str, str]]:
+    for i, name in enumerate(official):
+        yield from _each(name, f"decoder.levels.{level}.norms.{i}", _NORM)
+
+
+def _decoder_v1_0(model: HyperSeg) -> Iterator[tuple[str, str]]:
+    for i, level in enumerate(model.decoder.plan.levels):
+        official = f"decoder.level_{i}.0"
+        if level.hidden:
+            yield from _norms(model, i, [f"{official}.bn{k}" for k in (1, 2, 3)])
+            yield _generator(official, i)
+        else:
+            yield _generator(f"{official}.0", i)
+            yield from _norms(model, i, [f"{official}.1"])
+
+
+def _decoder_unify(model: HyperSeg) -> Iterator[tuple[str, str]]:
+    for i, level in enumerate(model.decoder.plan.levels):
+        official = f"decoder.level_blocks.{i}.0"
+        names = [f"{official}.bn{k}" for k in (1, 2, 3)] if level.hidden else [f"{official}.1"]
+        yield from _norms(model, i, names)
+    for w in range(len(model.decoder.generators)):
+        yield _generator(f"decoder.weight_blocks.{w}", w)
+
+
+def _decoder_v0_1(model: HyperSeg) -> Iterator[tuple[str, str]]:
+    for i, level in enumerate(model.decoder.plan.levels):
+        official = f"decoder.level_{i}.0"
+        names = [f"{official}.conv.{k}.1" for k in range(3)] if level.hidden else [f"{official}.1"]
+        yield from _norms(model, i, names)
+
+
+def _pyramid_names(model: HyperSeg) -> Iterator[tuple[str, str]]:
+    for kind in ("down", "up"):
+        for i in range(model.config.context_levels - 1):
+            yield from _conv_norm(f"weight_mapper.{kind}_blocks.{i}", f"context.{kind}.{i}")
+    yield from _conv_norm("weight_mapper.in_conv", "context.reduce")
+
+
+def _unet_names(model: HyperSeg) -> Iterator[tuple[str, str]]:
+    for i in range(model.config.context_levels - 1):
+        for kind in ("down", "flat"):
+            yield from _conv_norm(f"weight_mapper.{kind}_{i}", f"context.{kind}.{i}")
+    for w in range(len(model.decoder.generators)):
+        yield f"weight_mapper.out_conv.conv_{w}.weight", f"decoder.generators.{w}"

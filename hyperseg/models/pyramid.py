@@ -1,0 +1,39 @@
+"""Test-time augmentation over scales and flips, as the official code does for list inputs (SPEC H.1)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hyperseg.ops.reference import resize_logits
+
+
+def forward_pyramid(model: nn.Module, pyramid: Sequence[Tensor], hflip: bool = True, gather: str = "mean") -> Tensor:
+    """Logits of one image seen at several scales.
+
+    Args:
+        pyramid: the same images ``[N, 3, H_i, W_i]`` at several sizes; the first sets the size of the answer.
+        hflip: of each, take the larger of its logits and the (un-flipped) logits of its mirror image.
+        gather: ``"mean"`` is the official running half-average: three scales count 1/4, 1/4, 1/2, not 1/3 each;
+            ``"max"`` takes the largest.
+
+    Returns:
+        ``[N, num_classes, H_0, W_0]``.
+
+    Raises:
+        ValueError: the pyramid is empty or gather unknown.
+    """
+    if not pyramid or gather not in ("mean", "max"):
+        raise ValueError(f"Needs at least one image and gather 'mean' or 'max', got {len(pyramid)} and {gather!r}.")
+    height, width = pyramid[0].shape[2:]
+    result = None
+    for images in pyramid:
+        logits = model(images)
+        if hflip:
+            logits = torch.maximum(logits, model(images.flip(-1)).flip(-1))
+        logits = resize_logits(logits, height, width)
+        if result is None:
+            result = logits
+        else:
+            result = (logits + result) / 2 if gather == "mean" else torch.maximum(result, logits)
+    return result

@@ -1,0 +1,113 @@
+"""The five published networks (SPEC A.1) and what was published about them."""
+
+from dataclasses import dataclass
+
+from hyperseg.models.config import HyperSegConfig
+
+_B1 = {"encoder": "tf_efficientnet_b1", "static_padding_size": 240, "head_channels": 1280, "head_dropout": 0.2}
+_V1_0 = {
+    "context": "pyramid",
+    "context_levels": 2,
+    "signal_ranges": "overlapping",
+    "division": "remainder",
+    "halo": "own",
+}
+
+VARIANTS: dict[str, HyperSegConfig] = {
+    config.name: config
+    for config in (
+        HyperSegConfig(
+            name="hyperseg-m-cityscapes",
+            dataset="cityscapes",
+            num_classes=19,
+            resolution=(512, 1024),
+            feature_channels=(16, 6, 10, 28, 80),
+            kernel_sizes=(1, 1, 1, 3, 3),
+            level_channels=(64, 32, 16, 16),
+            weight_groups=(32, 16, 8, 16, 4),
+            **_B1,
+            **_V1_0,
+        ),
+        HyperSegConfig(
+            name="hyperseg-s-cityscapes",
+            dataset="cityscapes",
+            num_classes=19,
+            resolution=(768, 1536),
+            feature_channels=(16, 4, 8, 28, 128),
+            kernel_sizes=(1, 1, 1, 3, 3),
+            level_channels=(32, 16, 8, 8),
+            weight_groups=(32, 16, 8, 16),
+            merged_from=3,
+            **_B1,
+            **(_V1_0 | {"signal_ranges": "disjoint"}),
+        ),
+        HyperSegConfig(
+            name="hyperseg-s-camvid",
+            dataset="camvid",
+            num_classes=12,
+            resolution=(576, 768),
+            feature_channels=(4, 6, 10, 28, 80),
+            kernel_sizes=(1, 1, 1, 3, 3),
+            level_channels=(64, 32, 16, 16),
+            weight_groups=(64, 32, 32, 16, 8),
+            **_B1,
+            **_V1_0,
+        ),
+        HyperSegConfig(
+            name="hyperseg-l-camvid",
+            dataset="camvid",
+            num_classes=12,
+            resolution=(768, 1024),
+            feature_channels=(4, 6, 10, 28, 80),
+            kernel_sizes=(1, 1, 1, 3, 3, 3),
+            level_channels=(64, 32, 16, 16, 16),
+            weight_groups=(64, 32, 32, 16, 8, 8),
+            **_B1,
+            **_V1_0,
+        ),
+        HyperSegConfig(
+            name="hyperseg-l-voc",
+            dataset="voc",
+            num_classes=21,
+            resolution=(512, 512),
+            encoder="tf_efficientnet_b3",
+            static_padding_size=300,
+            feature_channels=(6, 8, 12, 34, 96),
+            head_channels=1536,
+            head_dropout=0.3,
+            context="unet",
+            context_levels=3,
+            kernel_sizes=(1, 1, 3, 3, 3, 3),
+            level_channels=(96, 34, 12, 8, 6),
+            weight_groups=(16, 16, 16, 16, 16, 16),
+            signal_ranges="disjoint",
+            division="legacy",
+            halo="neighbour",
+        ),
+    )
+}
+
+ALIASES = {
+    "hyperseg-s": "hyperseg-s-cityscapes",
+    "hyperseg-m": "hyperseg-m-cityscapes",
+    "hyperseg-l": "hyperseg-l-voc",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the authors report (paper tables 2 to 4; FPS on a GTX 1080 Ti). Not measured by this project."""
+
+    miou_val: float | None
+    miou_test: float | None
+    fps: float | None
+    weights: bool  # whether the authors released a checkpoint
+
+
+PUBLISHED = {
+    "hyperseg-m-cityscapes": Published(76.2, 75.8, 36.9, True),
+    "hyperseg-s-cityscapes": Published(78.2, 78.1, 16.1, True),
+    "hyperseg-s-camvid": Published(None, 78.4, 38.0, True),
+    "hyperseg-l-camvid": Published(None, 79.1, 16.6, False),
+    "hyperseg-l-voc": Published(80.6, None, None, True),
+}

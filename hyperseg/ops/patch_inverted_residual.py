@@ -1,0 +1,192 @@
+"""``patch_inverted_residual``: expand, depthwise 3x3, project with a patch's own weights; with folded or batch norms."""
+
+import torch
+from torch import Tensor
+
+from hyperseg.ops import checks, reference
+from hyperseg.ops.registration import define, define_backward
+
+HALOS = ("own", "neighbour")
+_FOLDED = "patch_inverted_residual"
+_BATCH = "patch_inverted_residual_batch_norm"
+_FOLDED_ARGUMENTS = "Tensor x, Tensor weights, Tensor? bias, int hidden, int out_channels, str halo"
+_BATCH_ARGUMENTS = (
+    "Tensor x, Tensor weights, Tensor scale, Tensor shift, int hidden, int out_channels, str halo, float eps"
+)
+
+
+def check_block(operator: str, x: Tensor, weights: Tensor, hidden: int, out_channels: int, halo: str) -> None:
+    """What both forms, and ``decoder_level``, ask of map and weights."""
+    checks.map_4d(operator, "x", x)
+    checks.positive(operator, hidden=hidden, out_channels=out_channels)
+    checks.one_of(operator, "halo", halo, HALOS)
+    parameters = reference.level_parameters(x.shape[1], hidden, out_channels)
+    checks.patch_weights(operator, weights, x, parameters, "in * hidden + 9 * hidden + hidden * out_channels")
+    checks.same_kind(operator, x=x, weights=weights)
+    checks.reflectable(operator, x, (1, 1))
+
+
+def _check_folded(x, weights, bias, hidden, out_channels, halo):
+    check_block(_FOLDED, x, weights, hidden, out_channels, halo)
+    checks.same_kind(_FOLDED, x=x, bias=bias)
+    checks.vector(_FOLDED, "bias", bias, 2 * hidden + out_channels, "expand | depthwise | project")
+
+
+def _check_batch(x, weights, scale, shift, hidden, out_channels, halo, eps):
+    check_block(_BATCH, x, weights, hidden, out_channels, halo)
+    checks.same_kind(_BATCH, scale=scale, shift=shift)
+    for name, value in (("scale", scale), ("shift", shift)):
+        checks.vector(_BATCH, name, value, 2 * hidden + out_channels, "expand | depthwise | project")
+
+
+def _fake_map(x, out_channels):
+    n, _, h, w = x.shape
+    return torch.empty(
+        (n, out_channels, h, w), dtype=x.dtype, device=x.device, memory_format=reference.format_of(x)
+    )
+
+
+def _fake_folded(x, weights, bias, hidden, out_channels, halo):
+    return _fake_map(x, out_channels)
+
+
+def _fake_batch(x, weights, scale, shift, hidden, out_channels, halo, eps):
+    return _fake_map(x, out_channels), scale.new_empty(scale.shape), scale.new_empty(scale.shape)
+
+
+def block_flops(x: tuple, weights: tuple, hidden: int, out_channels: int, halo: str) -> int:
+    """Two a multiply-add, halo pixels of ``"own"`` counted as often as they are expanded (SPEC K)."""
+    n, c, h, w = x
+    fh, fw = weights[1], weights[2]
+    expanded = fh * fw * (h // fh + 2) * (w // fw + 2) if halo == "own" else h * w
+    return 2 * n * (expanded * c * hidden + h * w * hidden * (9 + out_channels))
+
+
+def _flops_folded(x, weights, bias, hidden, out_channels, halo, *args, out_shape=None, **kwargs):
+    return block_flops(x, weights, hidden, out_channels, halo)
+
+
+def _flops_batch(x, weights, scale, shift, hidden, out_channels, halo, *args, out_shape=None, **kwargs):
+    return block_flops(x, weights, hidden, out_channels, halo)
+
+
+def _setup_folded(ctx, inputs, output):
+    x, weights, bias, *ctx.constants = inputs
+    ctx.save_for_backward(x, weights, bias)
+
+
+def _backward_folded(ctx, grad):
+    x, weights, bias = ctx.saved_tensors
+    d_x, d_weights, d_bias = _folded_backward(grad, x, weights, bias, *ctx.constants)
+    return d_x, d_weights, None if bias is None else d_bias, None, None, None
+
+
+def _setup_batch(ctx, inputs, output):
+    x, weights, scale, shift, *ctx.constants = inputs
+    ctx.mark_non_differentiable(output[1], output[2])
+    ctx.save_for_backward(x, weights, scale, shift)
+
+
+def _backward_batch(ctx, grad, _mean, _variance):
+    gradients = _batch_backward(grad, *ctx.saved_tensors, *ctx.constants)
+    return *gradients, None, None, None, None
+
+
+define(
+    _FOLDED,
+    _FOLDED_ARGUMENTS,
+    "Tensor",
+    reference=reference.patch_inverted_residual,
+    check=_check_folded,
+    fake=_fake_folded,
+    flops=_flops_folded,
+)
+_folded_backward = define_backward(
+    _FOLDED,
+    _FOLDED_ARGUMENTS,
+    "(Tensor, Tensor, Tensor)",
+    reference=reference.patch_inverted_residual,
+    differentiable=(0, 1, 2),
+    setup_context=_setup_folded,
+    backward=_backward_folded,
+)
+define(
+    _BATCH,
+    _BATCH_ARGUMENTS,
+    "(Tensor, Tensor, Tensor)",
+    reference=reference.patch_inverted_residual_batch_norm,
+    check=_check_batch,
+    fake=_fake_batch,
+    flops=_flops_batch,
+)
+_batch_backward = define_backward(
+    _BATCH,
+    _BATCH_ARGUMENTS,
+    "(Tensor, Tensor, Tensor, Tensor)",
+    reference=reference.patch_inverted_residual_batch_norm,
+    differentiable=(0, 1, 2, 3),
+    setup_context=_setup_batch,
+    backward=_backward_batch,
+)
+
+
+def patch_inverted_residual(
+    x: Tensor,
+    weights: Tensor,
+    bias: Tensor | None = None,
+    *,
+    hidden: int,
+    out_channels: int,
+    halo: str = "own",
+) -> Tensor:
+    """Expand (1x1), depthwise (3x3) and project (1x1) each patch with its own weights; ReLU6 after the first two.
+
+    The norms of the network are folded: their scales are in the weights, their shifts are ``bias``. The border of the
+    map is reflected. Paper section 3.3; SPEC E (order of the weights), G (the two halos).
+
+    Args:
+        x: ``[N, C, H, W]``, floating point, at least 2x2 pixels, any memory format.
+        weights: ``[N, fh, fw, P]`` with ``P = C * hidden + 9 * hidden + hidden * out_channels``.
+        bias: ``[2 * hidden + out_channels]``: after expand, depthwise, project.
+        halo: where the hidden values around a patch come from: ``"own"`` (HyperSeg v1.0 and unify) recomputes them
+            with the patch's own weights, ``"neighbour"`` (v0.1) takes those of the neighbouring patches.
+
+    Returns:
+        ``[N, out_channels, H, W]``, in channels-last memory if x is.
+
+    Raises:
+        ValueError, TypeError: the shapes, dtypes or devices do not fit together.
+    """
+    return torch.ops.hyperseg.patch_inverted_residual.default(x, weights, bias, hidden, out_channels, halo)
+
+
+def patch_inverted_residual_batch_norm(
+    x: Tensor,
+    weights: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    *,
+    hidden: int,
+    out_channels: int,
+    halo: str = "own",
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`patch_inverted_residual` for training: each of the three steps is normalised by its batch statistics.
+
+    With ``halo="own"`` the first norm counts the halo pixels of every patch: ``N * fh * fw * (ph+2) * (pw+2)`` values
+    a channel (SPEC G); all others count ``N * H * W``.
+
+    Args:
+        scale, shift: ``[2 * hidden + out_channels]``: the affine parameters after expand, depthwise, project;
+            float32 also where x is float16 or bfloat16.
+
+    Returns:
+        ``(y, mean, variance)``: y like x; mean and biased variance ``[2 * hidden + out_channels]``, which carry no
+        gradient and are there for the running statistics.
+
+    Raises:
+        ValueError, TypeError: the shapes, dtypes or devices do not fit together.
+    """
+    return torch.ops.hyperseg.patch_inverted_residual_batch_norm.default(
+        x, weights, scale, shift, hidden, out_channels, halo, eps
+    )

@@ -1,0 +1,301 @@
+"""The operators in plain PyTorch. These functions define what every other backend must compute.
+
+Conventions: maps are ``[N, C, H, W]``; the image is cut into a grid of ``fh x fw`` patches of ``ph x pw`` pixels
+(``H = fh * ph``); generated weights are patch-major, ``[N, fh, fw, P]``: one flat parameter vector a patch.
+Nothing here validates its input (``hyperseg.ops`` does) and every function is differentiable by autograd.
+SPEC.md sections E, F, G and A.3 hold the facts.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Patches
+
+
+def to_patches(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """``[N, C, H, W]`` -> one small map a patch, ``[N * fh * fw, C, ph, pw]``."""
+    n, c, h, w = x.shape
+    fh, fw = grid
+    x = x.reshape(n, c, fh, h // fh, fw, w // fw)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(n * fh * fw, c, h // fh, w // fw)
+
+
+def from_patches(patches: Tensor, n: int, grid: tuple[int, int]) -> Tensor:
+    """The inverse of :func:`to_patches`."""
+    fh, fw = grid
+    _, c, ph, pw = patches.shape
+    x = patches.reshape(n, fh, fw, c, ph, pw).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(n, c, fh * ph, fw * pw)
+
+
+def to_windows(x: Tensor, grid: tuple[int, int], halo: tuple[int, int], padding_mode: str = "reflect") -> Tensor:
+    """Patches with ``halo`` pixels of their surroundings on each side, ``[N * fh * fw, C, ph + 2*hh, pw + 2*hw]``."""
+    n, c, h, w = x.shape
+    fh, fw = grid
+    ph, pw = h // fh, w // fw
+    hh, hw = halo
+    if hh or hw:
+        mode = "constant" if padding_mode == "zeros" else padding_mode
+        x = F.pad(x, (hw, hw, hh, hh), mode=mode)
+    windows = x.unfold(2, ph + 2 * hh, ph).unfold(3, pw + 2 * hw, pw)
+    return windows.permute(0, 2, 3, 1, 4, 5).reshape(n * fh * fw, c, ph + 2 * hh, pw + 2 * hw)
+
+
+def pointwise(patches: Tensor, weight: Tensor) -> Tensor:
+    """A 1x1 convolution with a patch's own weights: ``[B, I, h, w]`` x ``[B, O, I]`` -> ``[B, O, h, w]``."""
+    b, _, h, w = patches.shape
+    return torch.bmm(weight, patches.flatten(2)).reshape(b, -1, h, w)
+
+
+def depthwise3x3(windows: Tensor, weight: Tensor) -> Tensor:
+    """Depthwise, unpadded, with a patch's own weights: ``[B, C, h+2, w+2]`` x ``[B, C, 9]`` -> ``[B, C, h, w]``."""
+    b, c, h, w = windows.shape
+    out = F.conv2d(windows.reshape(1, b * c, h, w), weight.reshape(b * c, 1, 3, 3), groups=b * c)
+    return out.reshape(b, c, h - 2, w - 2)
+
+
+def follow_format(out: Tensor, like: Tensor) -> Tensor:
+    """``out`` in channels-last memory if ``like`` is in channels-last memory, else contiguous."""
+    return out.contiguous(memory_format=format_of(like))
+
+
+def format_of(x: Tensor) -> torch.memory_format:
+    """The memory format an operator's output takes: that of its (first) map."""
+    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Weight generation and the dynamic convolutions
+
+
+def generate_weights(
+    signal: Tensor, generators: list[Tensor], offsets: list[int], groups: list[int], sizes: list[int]
+) -> Tensor:
+    """Grouped 1x1 convolutions of channel ranges of the signal; the results one after the other (SPEC D.5, E)."""
+    parts = []
+    for generator, offset, group, size in zip(generators, offsets, groups, sizes, strict=True):
+        channels = generator.shape[1] * group
+        part = F.conv2d(signal[:, offset : offset + channels], generator[:, :, None, None], groups=group)
+        parts.append(part[:, :size])
+    return torch.cat(parts, 1).permute(0, 2, 3, 1).contiguous()
+
+
+def patch_conv2d(
+    x: Tensor,
+    weights: Tensor,
+    bias: Tensor | None,
+    out_channels: int,
+    kernel_size: list[int],
+    groups: int,
+    dilation: list[int],
+    padding_mode: str,
+) -> Tensor:
+    """Each window of the padded map, convolved with its patch's own weights (SPEC G, generic patch convolution)."""
+    n, fh, fw, _ = weights.shape
+    halo = (dilation[0] * (kernel_size[0] // 2), dilation[1] * (kernel_size[1] // 2))
+    windows = to_windows(x, (fh, fw), halo, padding_mode)
+    b, c, h, w = windows.shape
+    out = F.conv2d(
+        windows.reshape(1, b * c, h, w),
+        weights.reshape(b * out_channels, c // groups, *kernel_size),
+        dilation=dilation,
+        groups=b * groups,
+    ).reshape(b, out_channels, h - 2 * halo[0], w - 2 * halo[1])
+    out = from_patches(out, n, (fh, fw))
+    return follow_format(out if bias is None else out + bias[:, None, None], x)
+
+
+def split_inverted_residual(weights: Tensor, channels: int, hidden: int, out_channels: int) -> tuple[Tensor, ...]:
+    """The expand ``[B, h, I]``, depthwise ``[B, h, 9]`` and project ``[B, O, h]`` weights of each patch (SPEC E)."""
+    flat = weights.reshape(-1, weights.shape[-1])
+    w1, w2, w3 = flat.split([channels * hidden, 9 * hidden, hidden * out_channels], 1)
+    return (
+        w1.reshape(-1, hidden, channels),
+        w2.reshape(-1, hidden, 9),
+        w3.reshape(-1, out_channels, hidden),
+    )
+
+
+def inverted_residual(x, weights, hidden, out_channels, halo, norms):
+    """Expand, depthwise 3x3, project with a patch's own weights (SPEC G); ``norms`` are applied after each of the three.
+
+    ``halo="own"`` (v1_0, unify): a patch recomputes the hidden values around it from the true pixels there, with its
+    own expand weights. ``halo="neighbour"`` (v0_1): it takes them from its neighbours' hidden maps.
+    """
+    n, fh, fw, _ = weights.shape
+    grid = (fh, fw)
+    w1, w2, w3 = split_inverted_residual(weights, x.shape[1], hidden, out_channels)
+    norm1, norm2, norm3 = norms
+    if halo == "own":
+        a = F.relu6(norm1(pointwise(to_windows(x, grid, (1, 1)), w1)))
+    else:
+        full = from_patches(pointwise(to_patches(x, grid), w1), n, grid)
+        a = to_windows(F.relu6(norm1(full)), grid, (1, 1))
+    c = F.relu6(norm2(depthwise3x3(a, w2)))
+    y = norm3(pointwise(c, w3))
+    return follow_format(from_patches(y, n, grid), x)
+
+
+def patch_inverted_residual(
+    x: Tensor, weights: Tensor, bias: Tensor | None, hidden: int, out_channels: int, halo: str
+) -> Tensor:
+    """With norms folded: their scales in the weights, their shifts in ``bias`` (expand | depthwise | project)."""
+    if bias is None:
+        norms = [lambda z: z] * 3
+    else:
+        norms = [
+            lambda z, b=b: z + b[:, None, None] for b in bias.to(x.dtype).split([hidden, hidden, out_channels])
+        ]
+    return inverted_residual(x, weights, hidden, out_channels, halo, norms)
+
+
+def patch_inverted_residual_batch_norm(
+    x: Tensor, weights: Tensor, scale: Tensor, shift: Tensor, hidden: int, out_channels: int, halo: str, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """With norms by batch statistics, which it returns: ``(y, mean, biased variance)``, concatenated like ``scale``.
+
+    With ``halo="own"`` the first norm sees the halo pixels of every patch, as often as they occur (SPEC G).
+    """
+    widths = [hidden, hidden, out_channels]
+    means, variances = [], []
+
+    def batch_norm(z, gamma, beta):
+        z32 = z.to(gamma.dtype)
+        mean = z32.mean((0, 2, 3))
+        var = z32.var((0, 2, 3), unbiased=False)
+        means.append(mean)
+        variances.append(var)
+        factor = gamma * (var + eps).rsqrt()
+        return (z32 * factor[:, None, None] + (beta - mean * factor)[:, None, None]).to(z.dtype)
+
+    norms = [
+        lambda z, g=g, b=b: batch_norm(z, g, b) for g, b in zip(scale.split(widths), shift.split(widths), strict=True)
+    ]
+    y = inverted_residual(x, weights, hidden, out_channels, halo, norms)
+    return y, torch.cat(means), torch.cat(variances)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A decoder level
+
+
+def coordinates(height: int, width: int, like: Tensor) -> Tensor:
+    """``[1, 2, height, width]``: x then y, from -1 to 1 between the centres of the corner pixels (SPEC F)."""
+    precise = torch.promote_types(like.dtype, torch.float32)
+    x = torch.linspace(-1, 1, width, device=like.device, dtype=precise)
+    y = torch.linspace(-1, 1, height, device=like.device, dtype=precise)
+    xy = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
+    return xy[None].to(like.dtype)
+
+
+def level_input(skip: Tensor, previous: Tensor | None) -> Tensor:
+    """What a level's block sees: coordinates, skip feature, upsampled previous output, on channels (SPEC F)."""
+    n, _, h, w = skip.shape
+    parts = [coordinates(h, w, skip).expand(n, -1, -1, -1), skip]
+    if previous is not None:
+        if previous.shape[2:] != skip.shape[2:]:
+            previous = F.interpolate(previous, size=(h, w), mode="bilinear", align_corners=False)
+        parts.append(previous)
+    return torch.cat(parts, 1)
+
+
+def level_parameters(in_channels: int, hidden: int, out_channels: int) -> int:
+    """How many generated parameters a patch of a level takes; ``hidden = 0`` is a 1x1 level (SPEC E)."""
+    if hidden:
+        return in_channels * hidden + 9 * hidden + hidden * out_channels
+    return in_channels * out_channels
+
+
+def decoder_level(
+    skip: Tensor,
+    previous: Tensor | None,
+    source: Tensor,
+    generator: Tensor | None,
+    bias: Tensor,
+    offset: int,
+    groups: int,
+    out_channels: int,
+    hidden: int,
+    halo: str,
+) -> Tensor:
+    """Upsample, concatenate, coordinates, block, folded norms. ``source``: the signal, or the weights themselves."""
+    x = level_input(skip, previous)
+    if generator is None:
+        weights = source
+    else:
+        size = level_parameters(x.shape[1], hidden, out_channels)
+        weights = generate_weights(source, [generator], [offset], [groups], [size])
+    if hidden:
+        y = patch_inverted_residual(x, weights, bias, hidden, out_channels, halo)
+    else:
+        n, fh, fw, _ = weights.shape
+        weights = weights.reshape(-1, out_channels, x.shape[1])
+        y = from_patches(pointwise(to_patches(x, (fh, fw)), weights), n, (fh, fw))
+        y = F.relu(y + bias.to(y.dtype)[:, None, None])
+    return follow_format(y, skip)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The network's two ends: labels and loss
+
+
+def resize_logits(logits: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear, ``align_corners=False``; untouched if the size is right."""
+    if logits.shape[2:] == (height, width):
+        return logits
+    return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def upsample_argmax(logits: Tensor, height: int, width: int) -> Tensor:
+    """The class of each full-size pixel, uint8; of equal scores the lowest class."""
+    return resize_logits(logits, height, width).argmax(1).to(torch.uint8)
+
+
+def pixel_losses(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    """Cross-entropy of each pixel of the label map, ``[N, H * W]``, at least float32; 0 where ignored."""
+    logits = resize_logits(logits, *labels.shape[1:])
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none").flatten(1)
+
+
+def loss_selection(losses: Tensor, labels: Tensor, ignore_index: int, bootstrap: int, threshold: float) -> Tensor:
+    """Which pixels count and how much: a row ``(cut, weight above the cut, weight at the cut)`` an image, ``[N, 3]``.
+
+    Plain (``bootstrap = 0``): every valid pixel of the batch counts the same. Bootstrapped (SPEC A.3): of each image
+    the pixels above ``threshold`` if they are more than ``bootstrap``, else the ``bootstrap`` worst; pixels that tie
+    at the cut share what is left.
+    """
+    n, pixels = losses.shape
+    if not bootstrap:
+        valid = (labels != ignore_index).sum().clamp(min=1)
+        row = losses.new_tensor([-torch.inf, 0.0, 0.0])
+        row[1] = 1 / valid
+        return row.expand(n, 3).contiguous()
+    k = min(bootstrap, pixels)
+    worst = losses.topk(min(k + 1, pixels), dim=1).values
+    many = worst[:, -1] > threshold if pixels > k else torch.zeros_like(worst[:, 0], dtype=torch.bool)
+    cut = torch.where(many, threshold, worst[:, k - 1])
+    above = (losses > cut[:, None]).sum(1)
+    ties = (losses == cut[:, None]).sum(1)
+    weight_above = torch.where(many, 1 / above, 1 / k)
+    weight_at = torch.where(many, 0.0, (k - above) / (k * ties.clamp(min=1)))
+    return torch.stack([cut, weight_above / n, weight_at / n], 1).to(losses.dtype)
+
+
+def upsample_cross_entropy(
+    logits: Tensor, labels: Tensor, ignore_index: int, bootstrap: int, threshold: float
+) -> tuple[Tensor, Tensor]:
+    """``(loss, selection)``: the weighted sum of pixel losses, and the weights as :func:`loss_selection` gives them."""
+    losses = pixel_losses(logits, labels, ignore_index)
+    selection = loss_selection(losses.detach(), labels, ignore_index, bootstrap, threshold)
+    return (losses * pixel_weights(losses, selection)).sum(), selection
+
+
+def pixel_weights(losses: Tensor, selection: Tensor) -> Tensor:
+    """The weight of each pixel, ``[N, H * W]``, from the rows of :func:`loss_selection`."""
+    cut, above, at = selection[:, :, None].unbind(1)
+    zero = torch.zeros_like(above)
+    return torch.where(losses > cut, above, torch.where(losses == cut, at, zero))

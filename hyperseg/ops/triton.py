@@ -1,0 +1,62 @@
+"""The Triton backend: kernels in ``hyperseg.kernels``, imported on first use."""
+
+import functools
+import importlib
+import importlib.util
+import os
+
+import torch
+
+from hyperseg.ops.backends import Backend, Implementation, register
+
+
+def _interpreting() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _unavailable() -> list[str]:
+    if not _installed():
+        return ["Triton is not installed; `pip install triton` (Linux)"]
+    if not torch.cuda.is_available() and not _interpreting():
+        return ["this machine has no CUDA device that PyTorch can use (TRITON_INTERPRET=1 runs the kernels on the CPU)"]
+    return []
+
+
+@functools.cache
+def _installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _objections(*args) -> list[str]:
+    first = next(a for a in args if isinstance(a, torch.Tensor))
+    if first.device.type == "cuda":
+        return []
+    if not _interpreting():
+        return [f"it takes cuda tensors, not {first.device.type}"]
+    if first.dtype == torch.bfloat16:
+        return ["Triton's interpreter computes bfloat16 wrongly"]
+    return []
+
+
+def _objections_no_double(*args) -> list[str]:
+    first = next(a for a in args if isinstance(a, torch.Tensor))
+    return _objections(*args) + (["it has no float64 kernels"] if first.dtype == torch.float64 else [])
+
+
+def _call(name: str):
+    @functools.cache
+    def function():
+        return getattr(importlib.import_module(f"hyperseg.kernels.{name}"), name)
+
+    return lambda *args: function()(*args)
+
+
+_NAMES = ("upsample_argmax",)
+register(
+    Backend(
+        "triton",
+        "Triton kernels, on CUDA devices",
+        _unavailable,
+        {name: Implementation(_call(name), _objections_no_double) for name in _NAMES},
+    )
+)

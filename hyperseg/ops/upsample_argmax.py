@@ -1,0 +1,46 @@
+"""``upsample_argmax``: from logits to the label of every full-size pixel."""
+
+import torch
+from torch import Tensor
+
+from hyperseg.ops import checks, reference
+from hyperseg.ops.registration import define
+
+_NAME = "upsample_argmax"
+
+
+def _check(logits, height, width):
+    checks.map_4d(_NAME, "logits", logits, "[N, C, h, w]")
+    checks.positive(_NAME, height=height, width=width)
+    if logits.shape[1] > 256:
+        raise ValueError(f"{_NAME}: labels are uint8, so there can be 256 classes at most, got {logits.shape[1]}.")
+
+
+def _fake(logits, height, width):
+    return logits.new_empty((logits.shape[0], height, width), dtype=torch.uint8)
+
+
+define(
+    _NAME,
+    "Tensor logits, SymInt height, SymInt width",
+    "Tensor",
+    reference=reference.upsample_argmax,
+    check=_check,
+    fake=_fake,
+)
+
+
+def upsample_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """The class of each pixel of the bilinearly upsampled logits, which need never exist.
+
+    Args:
+        logits: ``[N, C, h, w]``, floating point, any strides, at most 256 classes.
+        size: ``(H, W)`` of the labels; sampling as ``interpolate(mode="bilinear", align_corners=False)``.
+
+    Returns:
+        uint8 ``[N, H, W]``; of equal scores the lowest class; a NaN counts as the largest score.
+
+    Raises:
+        ValueError, TypeError: more than 256 classes, or not a floating-point ``[N, C, h, w]``.
+    """
+    return torch.ops.hyperseg.upsample_argmax.default(logits, *size)

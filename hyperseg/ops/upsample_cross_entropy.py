@@ -1,0 +1,122 @@
+"""``upsample_cross_entropy``: the training loss at label size, plain and bootstrapped."""
+
+import torch
+from torch import Tensor
+
+from hyperseg.ops import backends, checks, reference
+from hyperseg.ops.registration import LIBRARY, OPERATORS, REFERENCE, define
+
+_NAME = "upsample_cross_entropy"
+
+
+def _check(logits, labels, ignore_index, bootstrap, threshold):
+    checks.map_4d(_NAME, "logits", logits, "[N, C, h, w]")
+    if labels.dim() != 3 or labels.dtype != torch.int64:
+        raise ValueError(
+            f"{_NAME}: labels must be int64 [N, H, W], got {labels.dtype} {list(labels.shape)}; "
+            "convert them with labels.long()."
+        )
+    if labels.shape[0] != logits.shape[0] or 0 in labels.shape:
+        raise ValueError(
+            f"{_NAME}: labels {list(labels.shape)} do not belong to logits of {logits.shape[0]} images."
+        )
+    if labels.device != logits.device:
+        raise ValueError(f"{_NAME}: labels are on {labels.device} but logits on {logits.device}; move them together.")
+    if bootstrap < 0:
+        raise ValueError(f"{_NAME}: bootstrap must be 0 (off) or a number of pixels, got {bootstrap}.")
+
+
+def _fake(logits, labels, ignore_index, bootstrap, threshold):
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return logits.new_empty((), dtype=dtype), logits.new_empty((logits.shape[0], 3), dtype=dtype)
+
+
+def _reference_backward(grad: Tensor, logits: Tensor, labels: Tensor, selection: Tensor, ignore_index: int) -> Tensor:
+    def loss(values):
+        losses = reference.pixel_losses(values, labels, ignore_index)
+        return (losses * reference.pixel_weights(losses.detach(), selection)).sum()
+
+    with torch.enable_grad():
+        _, vjp = torch.func.vjp(loss, logits.detach())
+    return vjp(grad)[0].to(logits.dtype).clone(memory_format=torch.contiguous_format)
+
+
+def _setup_context(ctx, inputs, output):
+    logits, labels, ctx.ignore_index, _, _ = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(logits, labels, output[1])
+
+
+def _backward(ctx, grad, _selection):
+    logits, labels, selection = ctx.saved_tensors
+    gradient = torch.ops.hyperseg.upsample_cross_entropy_backward.default(
+        grad, logits, labels, selection, ctx.ignore_index
+    )
+    return gradient, None, None, None, None
+
+
+define(
+    _NAME,
+    "Tensor logits, Tensor labels, int ignore_index, int bootstrap, float threshold",
+    "(Tensor, Tensor)",
+    reference=reference.upsample_cross_entropy,
+    check=_check,
+    fake=_fake,
+)
+
+# Not by define_backward: this backward takes the forward's selection instead of ranking the pixels once more.
+_BACKWARD = f"{_NAME}_backward"
+LIBRARY.define(
+    f"{_BACKWARD}(Tensor grad, Tensor logits, Tensor labels, Tensor selection, int ignore_index) -> Tensor",
+    tags=[torch.Tag.pt2_compliant_tag],
+)
+LIBRARY.impl(_BACKWARD, lambda *args: backends.select(_BACKWARD, *args).function(*args), "CompositeExplicitAutograd")
+torch.library.register_fake(
+    f"hyperseg::{_BACKWARD}", lambda grad, logits, *args: logits.new_empty(logits.shape), lib=LIBRARY
+)
+torch.library.register_autograd(f"hyperseg::{_NAME}", _backward, setup_context=_setup_context, lib=LIBRARY)
+REFERENCE.implementations[_BACKWARD] = backends.Implementation(_reference_backward)
+OPERATORS.append(_BACKWARD)
+
+
+def upsample_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    ignore_index: int = 255,
+    bootstrap: int = 0,
+    threshold: float = 0.3,
+) -> Tensor:
+    """Cross-entropy of the bilinearly upsampled logits against full-size labels.
+
+    Args:
+        logits: ``[N, C, h, w]``, floating point.
+        labels: int64 ``[N, H, W]``, each ``ignore_index`` or in ``[0, C)``.
+        bootstrap: 0 for the mean over all valid pixels. Else, of each image: the mean of the pixel losses above
+            ``threshold`` if there are more than ``bootstrap`` of them, otherwise of the ``bootstrap`` largest (all, in
+            a smaller image); ignored pixels count as 0; then the mean over images. The paper's runs use 4096 and 0.3
+            (SPEC A.3).
+
+    Returns:
+        A scalar, float32 (float64 for float64 logits). A batch without any valid pixel gives 0, with zero gradients.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices do not fit together, or a label is no class.
+    """
+    if not torch.compiler.is_compiling() and not _capturing(logits):
+        _check_label_range(logits, labels, ignore_index)
+    loss, _ = torch.ops.hyperseg.upsample_cross_entropy.default(logits, labels, ignore_index, bootstrap, threshold)
+    return loss
+
+
+def _capturing(x: Tensor) -> bool:
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _check_label_range(logits: Tensor, labels: Tensor, ignore_index: int) -> None:
+    wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= logits.shape[1]))]
+    if wrong.numel():
+        raise ValueError(
+            f"{_NAME}: {wrong.numel()} labels are outside 0..{logits.shape[1] - 1} and not {ignore_index} (ignored), "
+            f"such as {wrong.unique()[:5].tolist()}; map the label files to classes first."
+        )
