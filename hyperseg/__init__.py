@@ -1,5 +1,6 @@
 """HyperSeg (CVPR 2021): real-time semantic segmentation with patch-wise generated convolution weights."""
 
+import importlib
 from pathlib import Path
 
 __version__ = "0.1.0"
@@ -8,3 +9,27 @@ _here = Path(__file__).resolve().parent
 if not (_here / "kernels").is_dir():
     # A source checkout: kernels/ lies beside hyperseg/ and an installation puts it inside.
     __path__.append(str(_here.parent))
+
+# Loaded on first use: torch and timm take seconds to import, `hyperseg --help` should not.
+_EXPORTS = {
+    "build_engine": "hyperseg.runtime",
+    "create_model": "hyperseg.models",
+    "list_models": "hyperseg.models",
+    "load": "hyperseg.models",
+    "load_official": "hyperseg.models",
+    "save": "hyperseg.models",
+    "save_official": "hyperseg.models",
+    "synthesize_weights": "hyperseg.models",
+}
+
+__all__ = ["__version__", *_EXPORTS]
+
+
+def __getattr__(name: str):
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module 'hyperseg' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS])

@@ -6,6 +6,7 @@ from hyperseg.models.official import load_official, save_official
 from hyperseg.models.pyramid import forward_pyramid
 from hyperseg.models.registry import create_model, list_models, model_config
 from hyperseg.models.storage import CheckpointError, load, save
+from hyperseg.models.synthetic import probe_frames, synthesize_weights
 from hyperseg.models.variants import ALIASES, PUBLISHED, VARIANTS
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "load",
     "load_official",
     "model_config",
+    "probe_frames",
     "save",
     "save_official",
+    "synthesize_weights",
 ]

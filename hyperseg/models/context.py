@@ -34,19 +34,18 @@ class PyramidContext(nn.Module):
 
     def __init__(self, channels: int, levels: int):
         super().__init__()
-        half = channels // 2
-        self.half = half
+        half = self.reduced = channels // 2
         self.reduce = conv_norm_act(channels, half, 1)
         self.down = nn.ModuleList(conv_norm_act(half, half, 2, stride=2) for _ in range(levels - 1))
         self.up = nn.ModuleList(conv_norm_act(channels, half, 1) for _ in range(levels - 1))
 
     def forward(self, x: Tensor, channels: int | None = None) -> Tensor:
-        """``[N, C, h, w]`` -> ``[N, C, h, w]``; if only the first ``channels`` are needed, maybe just ``[N, C/2, h, w]``.
+        """``[N, C, h, w]`` -> the same shape; or half the channels, if no more than the first ``channels`` are needed.
 
         In v1_0 no weight generator reads beyond the first half (SPEC D.2), so inference can spare itself the rest.
         """
         features = [self.reduce(x)]
-        if channels is not None and channels <= self.half:
+        if channels is not None and channels <= self.reduced:
             return features[0]
         for block in self.down:
             features.append(_halve(block, features[-1]))

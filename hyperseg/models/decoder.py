@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperseg import ops
-from hyperseg.models.plan import Level, Plan
+from hyperseg.models.plan import Generator, Level, Plan
 from hyperseg.ops import reference
 
 
@@ -51,8 +51,8 @@ class DynamicLevel(nn.Module):
         y, mean, variance = ops.patch_inverted_residual_batch_norm(
             x,
             weights,
-            torch.cat([norm.weight for norm in self.norms]),
-            torch.cat([norm.bias for norm in self.norms]),
+            torch.cat([norm.get_parameter("weight") for norm in self.norms]),
+            torch.cat([norm.get_parameter("bias") for norm in self.norms]),
             hidden=level.hidden,
             out_channels=level.out_channels,
             halo=self.halo,
@@ -109,12 +109,13 @@ class Decoder(nn.Module):
         skips = skip_features(features, images)[: len(self.levels)]
         if not any(norm.training for level in self.levels for norm in level.norms):
             return decode(self.plan, self.halo, *self.fold(), signal, skips)
-        x = None
+        x: Tensor | None = None
         for spec, generator in zip(self.plan.generators, self.generators, strict=True):
             weights = _generate(spec, generator, signal)
             sizes = [self.plan.levels[i].parameters for i in spec.levels]
             for i, part in zip(spec.levels, weights.split(sizes, -1), strict=True):
                 x = self.levels[i](skips[i], x, part)
+        assert x is not None
         return x
 
 
@@ -127,8 +128,9 @@ def decode(
     plan: Plan, halo: str, generators: Sequence[Tensor], biases: Sequence[Tensor], signal: Tensor, skips: list[Tensor]
 ) -> Tensor:
     """All levels with folded norms."""
-    x = None
+    x: Tensor | None = None
     for spec, generator in zip(plan.generators, generators, strict=True):
+        sources: list[tuple[Tensor, Tensor | None]]
         if len(spec.levels) == 1:
             sources = [(signal, generator)]
         else:
@@ -147,8 +149,9 @@ def decode(
                 offset=spec.offset,
                 groups=spec.groups,
             )
+    assert x is not None
     return x
 
 
-def _generate(spec, generator: Tensor, signal: Tensor) -> Tensor:
+def _generate(spec: Generator, generator: Tensor, signal: Tensor) -> Tensor:
     return ops.generate_weights(signal, generator, offsets=spec.offset, groups=spec.groups, sizes=spec.size)

@@ -1,5 +1,7 @@
 """The encoder: five skip features and the stride-32 map, from EfficientNet as published or from any timm model."""
 
+from typing import Any
+
 import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -91,8 +93,8 @@ class TimmTrunk(nn.Module):
         missing = [s for s in _STRIDES[1:] if s not in by_stride]
         if missing:
             raise ValueError(
-                f"The encoder {name!r} gives maps at strides {strides}; HyperSeg needs 4, 8, 16 and 32 (2 is optional). "
-                "Choose a hierarchical model, such as resnet18, convnext_tiny or mobilenetv3_large_100."
+                f"The encoder {name!r} gives maps at strides {strides}; HyperSeg needs 4, 8, 16 and 32 "
+                "(2 is optional). Choose a hierarchical model, such as resnet18 or convnext_tiny."
             )
         self.taps = [by_stride[s] for s in _STRIDES if s in by_stride]
         self.channels = [channels[i] for i in self.taps]
@@ -117,7 +119,7 @@ def _features_only(name: str, pretrained: bool, drop_path_rate: float) -> nn.Mod
     if not timm.is_model(name):
         similar = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
         raise ValueError(f"timm has no model {name!r}; similar names: {', '.join(similar) or 'none'}.")
-    options = {"pretrained": pretrained, "features_only": True}
+    options: dict[str, Any] = {"pretrained": pretrained, "features_only": True}
     try:
         return timm.create_model(name, drop_path_rate=drop_path_rate, **options)
     except TypeError:  # models without stochastic depth
@@ -127,10 +129,11 @@ def _features_only(name: str, pretrained: bool, drop_path_rate: float) -> nn.Mod
 
 
 class Encoder(nn.Module):
-    """``[N, 3, H, W]`` -> five features, finest first, reduced to the configured channels, and the head map (SPEC B)."""
+    """``[N, 3, H, W]`` -> five features of the configured channels, finest first, and the head map (SPEC B)."""
 
     def __init__(self, config: HyperSegConfig, pretrained: bool = False):
         super().__init__()
+        self.trunk: EfficientNetTrunk | TimmTrunk
         if config.static_padding_size is not None:
             self.trunk = EfficientNetTrunk(
                 config.encoder, pretrained, config.drop_path_rate, config.static_padding_size

@@ -8,7 +8,7 @@ from hyperseg.models.context import CONTEXTS
 from hyperseg.models.decoder import Decoder
 from hyperseg.models.encoder import Encoder
 from hyperseg.models.plan import decoder_plan
-from hyperseg.models.sizes import pad
+from hyperseg.models.sizes import pad, padded_size
 from hyperseg.ops.reference import resize_logits
 
 
@@ -59,7 +59,7 @@ class HyperSeg(nn.Module):
         """
         height, width = images.shape[-2:]
         logits = self.forward_strided(images)
-        padded = pad(images[:1, :1], self.takes_one_more).shape[2:]
+        padded = padded_size((height, width), self.takes_one_more)
         return resize_logits(logits, *padded)[:, :, :height, :width]
 
     def forward_strided(self, images: Tensor) -> Tensor:

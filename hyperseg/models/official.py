@@ -24,9 +24,7 @@ _CONV = ("weight",)
 _BIASED = ("weight", "bias")
 
 
-def load_official(
-    path: str | os.PathLike, name: str | None = None, device: str | torch.device = "cpu"
-) -> HyperSeg:
+def load_official(path: str | os.PathLike, name: str | None = None, device: str | torch.device = "cpu") -> HyperSeg:
     """Read a ``.pth`` of the official code.
 
     Args:
@@ -78,7 +76,7 @@ def from_official(model: HyperSeg, state: dict[str, Tensor], source: str = "the 
     weights = {key: value for key, value in state.items() if key not in cached}
     compare(weights, {k: v for k, v in expected.items() if not k.startswith("decoder.coord")}, source)
     for key, value in cached.items():
-        truth = coordinates(*value.shape[-2:], like=value) if value.dim() == 4 else value[..., None]
+        truth = coordinates(value.shape[-2], value.shape[-1], like=value) if value.dim() == 4 else value[..., None]
         if value.shape != truth.shape or not torch.allclose(value, truth, atol=1e-5):
             raise CheckpointError(f"{source}: {key} does not hold coordinates from -1 to 1; its answers would differ.")
     ours = model.state_dict()
@@ -140,7 +138,9 @@ def _configuration(path: Path, content: dict[str, Any], name: str | None) -> Hyp
         return model_config(name)
     arch = content.get("arch")
     if not isinstance(arch, str):
-        raise CheckpointError(f"{path} does not say which network it is (no arch); give its name.")
+        raise CheckpointError(
+            f"{path} does not say which network it is (no arch); give its name (load_official(path, name), or --model)."
+        )
     try:
         return official_arch.parse(arch)
     except ValueError as error:
@@ -193,9 +193,7 @@ def _encoder_names(model: HyperSeg) -> Iterator[tuple[str, str]]:
             yield from _each(f"{official}._bn1", f"{ours}.bn2" if expands else f"{ours}.bn1", _NORM)
             yield from _each(f"{official}._se_reduce", f"{ours}.se.conv_reduce", _BIASED)
             yield from _each(f"{official}._se_expand", f"{ours}.se.conv_expand", _BIASED)
-            yield from _each(
-                f"{official}._project_conv", f"{ours}.conv_pwl" if expands else f"{ours}.conv_pw", _CONV
-            )
+            yield from _each(f"{official}._project_conv", f"{ours}.conv_pwl" if expands else f"{ours}.conv_pw", _CONV)
             yield from _each(f"{official}._bn2", f"{ours}.bn3" if expands else f"{ours}.bn2", _NORM)
     for i, reduce in enumerate(model.encoder.reduce):
         if not isinstance(reduce, torch.nn.Identity):

@@ -1,4 +1,4 @@
-"""The ``arch`` string of official checkpoints: which network, written as a Python call (SPEC A.4). Parsed, never run."""
+"""The ``arch`` string of official checkpoints: a network as a Python call (SPEC A.4). Parsed, never run."""
 
 import ast
 from collections.abc import Mapping
@@ -191,9 +191,7 @@ def write(config: HyperSegConfig) -> str:
     legacy = module == "hyperseg_v0_1"
     arguments: dict[str, Any] = {"pretrained": True, "levels": config.context_levels}
     if any(round(c * 0.25) != f for c, f in zip(channels, config.feature_channels, strict=True)):
-        arguments["out_feat_scale"] = [
-            round(f / c, 3) for f, c in zip(config.feature_channels, channels, strict=True)
-        ]
+        arguments["out_feat_scale"] = [round(f / c, 3) for f, c in zip(config.feature_channels, channels, strict=True)]
     arguments["kernel_sizes"] = config.kernel_sizes
     if not legacy:
         # One more than is used, as the official configurations have it.

@@ -70,7 +70,7 @@ def decoder_plan(config: HyperSegConfig) -> Plan:
         previous = out
 
     first_merged = len(levels) if config.merged_from is None else config.merged_from
-    served = [(i,) for i in range(first_merged)]
+    served: list[tuple[int, ...]] = [(i,) for i in range(first_merged)]
     if first_merged < len(levels):
         served.append(tuple(range(first_merged, len(levels))))
     sizes = [sum(levels[i].parameters for i in group) for group in served]
@@ -83,9 +83,7 @@ def decoder_plan(config: HyperSegConfig) -> Plan:
     offsets = [0] * len(widths) if overlapping else [0, *accumulate(widths)][:-1]
     generators = tuple(
         Generator(group, offset, width, groups, math.ceil(size / groups) * groups, size)
-        for group, offset, width, groups, size in zip(
-            served, offsets, widths, config.weight_groups, sizes, strict=True
-        )
+        for group, offset, width, groups, size in zip(served, offsets, widths, config.weight_groups, sizes, strict=True)
     )
     used = max(g.offset + g.channels for g in generators)
     return Plan(tuple(levels), generators, signal_channels, used)

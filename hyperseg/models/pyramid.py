@@ -26,14 +26,13 @@ def forward_pyramid(model: nn.Module, pyramid: Sequence[Tensor], hflip: bool = T
     if not pyramid or gather not in ("mean", "max"):
         raise ValueError(f"Needs at least one image and gather 'mean' or 'max', got {len(pyramid)} and {gather!r}.")
     height, width = pyramid[0].shape[2:]
-    result = None
-    for images in pyramid:
-        logits = model(images)
-        if hflip:
-            logits = torch.maximum(logits, model(images.flip(-1)).flip(-1))
-        logits = resize_logits(logits, height, width)
-        if result is None:
-            result = logits
-        else:
-            result = (logits + result) / 2 if gather == "mean" else torch.maximum(result, logits)
+    result = _logits(model, pyramid[0], hflip)
+    for images in pyramid[1:]:
+        logits = resize_logits(_logits(model, images, hflip), height, width)
+        result = (logits + result) / 2 if gather == "mean" else torch.maximum(result, logits)
     return result
+
+
+def _logits(model: nn.Module, images: Tensor, hflip: bool) -> Tensor:
+    logits = model(images)
+    return torch.maximum(logits, model(images.flip(-1)).flip(-1)) if hflip else logits

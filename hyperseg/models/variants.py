@@ -1,11 +1,17 @@
 """The five published networks (SPEC A.1) and what was published about them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from hyperseg.models.config import HyperSegConfig
 
-_B1 = {"encoder": "tf_efficientnet_b1", "static_padding_size": 240, "head_channels": 1280, "head_dropout": 0.2}
-_V1_0 = {
+_B1: dict[str, Any] = {
+    "encoder": "tf_efficientnet_b1",
+    "static_padding_size": 240,
+    "head_channels": 1280,
+    "head_dropout": 0.2,
+}
+_V1_0: dict[str, Any] = {
     "context": "pyramid",
     "context_levels": 2,
     "signal_ranges": "overlapping",

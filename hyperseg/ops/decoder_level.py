@@ -34,7 +34,9 @@ def _check(skip, previous, source, generator, bias, offset, groups, out_channels
     channels = 2 + skip.shape[1] + (0 if previous is None else previous.shape[1])
     parameters = reference.level_parameters(channels, hidden, out_channels)
     if generator is None:
-        checks.patch_weights(_NAME, source, skip, parameters, f"the parameters of {channels} -> {out_channels} channels")
+        checks.patch_weights(
+            _NAME, source, skip, parameters, f"the parameters of {channels} -> {out_channels} channels"
+        )
         return
     checks.map_4d(_NAME, "source", source, "[N, C, fh, fw], the signal")
     if source.shape[0] != skip.shape[0]:

@@ -46,9 +46,7 @@ def _check(x, weights, bias, out_channels, kernel_size, groups, dilation, paddin
 
 def _fake(x, weights, bias, out_channels, *args):
     n, _, h, w = x.shape
-    return torch.empty(
-        (n, out_channels, h, w), dtype=x.dtype, device=x.device, memory_format=reference.format_of(x)
-    )
+    return torch.empty((n, out_channels, h, w), dtype=x.dtype, device=x.device, memory_format=reference.format_of(x))
 
 
 def _flops(x, weights, bias, out_channels, kernel_size, groups, *args, out_shape=None, **kwargs):

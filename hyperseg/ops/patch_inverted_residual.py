@@ -1,4 +1,4 @@
-"""``patch_inverted_residual``: expand, depthwise 3x3, project with a patch's own weights; with folded or batch norms."""
+"""``patch_inverted_residual``: expand, depthwise 3x3, project with a patch's own weights; folded or batch norms."""
 
 import torch
 from torch import Tensor
@@ -41,9 +41,7 @@ def _check_batch(x, weights, scale, shift, hidden, out_channels, halo, eps):
 
 def _fake_map(x, out_channels):
     n, _, h, w = x.shape
-    return torch.empty(
-        (n, out_channels, h, w), dtype=x.dtype, device=x.device, memory_format=reference.format_of(x)
-    )
+    return torch.empty((n, out_channels, h, w), dtype=x.dtype, device=x.device, memory_format=reference.format_of(x))
 
 
 def _fake_folded(x, weights, bias, hidden, out_channels, halo):

@@ -6,6 +6,9 @@ Nothing here validates its input (``hyperseg.ops`` does) and every function is d
 SPEC.md sections E, F, G and A.3 hold the facts.
 """
 
+import functools
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -119,8 +122,19 @@ def split_inverted_residual(weights: Tensor, channels: int, hidden: int, out_cha
     )
 
 
-def inverted_residual(x, weights, hidden, out_channels, halo, norms):
-    """Expand, depthwise 3x3, project with a patch's own weights (SPEC G); ``norms`` are applied after each of the three.
+def _identity(z: Tensor) -> Tensor:
+    return z
+
+
+def inverted_residual(
+    x: Tensor,
+    weights: Tensor,
+    hidden: int,
+    out_channels: int,
+    halo: str,
+    norms: Sequence[Callable[[Tensor], Tensor]],
+) -> Tensor:
+    """Expand, depthwise 3x3, project with a patch's own weights (SPEC G); ``norms`` come after each of the three.
 
     ``halo="own"`` (v1_0, unify): a patch recomputes the hidden values around it from the true pixels there, with its
     own expand weights. ``halo="neighbour"`` (v0_1): it takes them from its neighbours' hidden maps.
@@ -144,11 +158,9 @@ def patch_inverted_residual(
 ) -> Tensor:
     """With norms folded: their scales in the weights, their shifts in ``bias`` (expand | depthwise | project)."""
     if bias is None:
-        norms = [lambda z: z] * 3
-    else:
-        norms = [
-            lambda z, b=b: z + b[:, None, None] for b in bias.to(x.dtype).split([hidden, hidden, out_channels])
-        ]
+        return inverted_residual(x, weights, hidden, out_channels, halo, [_identity] * 3)
+    shifts = bias.to(x.dtype)[:, None, None].split([hidden, hidden, out_channels])
+    norms = [functools.partial(torch.add, shift) for shift in shifts]
     return inverted_residual(x, weights, hidden, out_channels, halo, norms)
 
 

@@ -93,7 +93,7 @@ def define_backward(
             return out[0] if isinstance(out, tuple) else out
 
         with torch.enable_grad():
-            _, vjp = torch.func.vjp(forward, *[_detached(args[i]) for i in wanted])
+            vjp = torch.func.vjp(forward, *[_detached(args[i]) for i in wanted])[1]
         found = dict(zip(wanted, vjp(grad), strict=True))
         results = [_like(found[i], args[i]) if i in found else grad.new_empty(0) for i in differentiable]
         return tuple(results) if len(results) > 1 else results[0]
@@ -103,9 +103,7 @@ def define_backward(
         return tuple(results) if len(results) > 1 else results[0]
 
     LIBRARY.define(f"{operator}(Tensor grad, {arguments}) -> {gradients}", tags=[torch.Tag.pt2_compliant_tag])
-    LIBRARY.impl(
-        operator, lambda *args: backends.select(operator, *args).function(*args), "CompositeExplicitAutograd"
-    )
+    LIBRARY.impl(operator, lambda *args: backends.select(operator, *args).function(*args), "CompositeExplicitAutograd")
     torch.library.register_fake(f"hyperseg::{operator}", fake, lib=LIBRARY)
     torch.library.register_autograd(f"hyperseg::{name}", backward, setup_context=setup_context, lib=LIBRARY)
     REFERENCE.implementations[operator] = backends.Implementation(reference_backward)
@@ -120,7 +118,12 @@ def _detached(value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
 def _like(gradient: Tensor | list[Tensor], argument: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
     """Gradients are fresh, contiguous tensors: what the fake promises and what a kernel finds easiest to write."""
     if isinstance(argument, list):
-        return [_like(g, a) for g, a in zip(gradient, argument, strict=True)]
+        return [_fresh(g, a) for g, a in zip(gradient, argument, strict=True)]
+    assert isinstance(gradient, Tensor)
+    return _fresh(gradient, argument)
+
+
+def _fresh(gradient: Tensor, argument: Tensor) -> Tensor:
     return gradient.to(argument.dtype).clone(memory_format=torch.contiguous_format)
 
 

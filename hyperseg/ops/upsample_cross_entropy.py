@@ -17,9 +17,7 @@ def _check(logits, labels, ignore_index, bootstrap, threshold):
             "convert them with labels.long()."
         )
     if labels.shape[0] != logits.shape[0] or 0 in labels.shape:
-        raise ValueError(
-            f"{_NAME}: labels {list(labels.shape)} do not belong to logits of {logits.shape[0]} images."
-        )
+        raise ValueError(f"{_NAME}: labels {list(labels.shape)} do not belong to logits of {logits.shape[0]} images.")
     if labels.device != logits.device:
         raise ValueError(f"{_NAME}: labels are on {labels.device} but logits on {logits.device}; move them together.")
     if bootstrap < 0:
@@ -37,7 +35,7 @@ def _reference_backward(grad: Tensor, logits: Tensor, labels: Tensor, selection:
         return (losses * reference.pixel_weights(losses.detach(), selection)).sum()
 
     with torch.enable_grad():
-        _, vjp = torch.func.vjp(loss, logits.detach())
+        vjp = torch.func.vjp(loss, logits.detach())[1]
     return vjp(grad)[0].to(logits.dtype).clone(memory_format=torch.contiguous_format)
 
 

@@ -1,0 +1,59 @@
+PYTHON ?= python3
+VENV ?= .venv
+FPS_ARGS ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.hyperseg-installed
+EXTENSION := build/.extension-built
+CSRC := $(shell find csrc -type f)
+
+.DEFAULT_GOAL := help
+.PHONY: help install ext test gpu-test lint format fps clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  Variables: PYTHON=$(PYTHON) VENV=$(VENV) PYTEST_ARGS='$(PYTEST_ARGS)' FPS_ARGS='$(FPS_ARGS)'"
+
+install: $(INSTALLED) ## create VENV and install the package into it, editable, with pinned versions
+
+ext: $(EXTENSION) ## build the C++ and CUDA extension in place
+
+test: $(EXTENSION) ## set up and run the tests
+	$(BIN)/python -m pytest tests/ $(PYTEST_ARGS)
+
+gpu-test: $(EXTENSION) ## only the tests that need a GPU
+	$(BIN)/python -m pytest tests/ -m gpu $(PYTEST_ARGS)
+
+lint: $(INSTALLED) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CSRC)
+
+format: $(INSTALLED) ## rewrite the sources in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CSRC)
+
+fps: $(EXTENSION) ## set up and measure frames per second on whatever this machine has
+	$(BIN)/python bench/fps.py --model hyperseg-s $(FPS_ARGS)
+
+clean: ## remove what was built; VENV stays
+	rm -rf build dist *.egg-info hyperseg/_C*.so compile_commands.json .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Without build isolation the extension is built against the torch that is installed, not against another copy of it;
+# its build requirements have to be there first.
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -c constraints.txt torch setuptools cmake ninja
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+# No stamp without an extension: a machine that lacks a compiler today may have one tomorrow.
+$(EXTENSION): $(INSTALLED) setup.py CMakeLists.txt $(CSRC)
+	$(BIN)/python setup.py build_ext
+	@mkdir -p $(@D) && if test -f hyperseg/_C.abi3.so; then touch $@; fi

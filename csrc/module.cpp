@@ -1,0 +1,34 @@
+#include <Python.h>
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/simd.h"
+
+// Every operator the extension has; csrc/<device>/<op>.* registers what runs it on that device.
+STABLE_TORCH_LIBRARY(hyperseg_native, m) {
+  m.def("upsample_argmax(Tensor logits, SymInt height, SymInt width) -> Tensor");
+}
+
+// How this library was built, as string attributes of hyperseg._C; `python -m hyperseg.info` prints them.
+PyMODINIT_FUNC PyInit__C(void) {
+  static struct PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  PyObject* module = PyModule_Create(&definition);
+  if (!module) return nullptr;
+  const char* const build[][2] = {
+      {"compiler", HYPERSEG_COMPILER},
+      {"build_type", HYPERSEG_BUILD_TYPE},
+      {"torch_version", HYPERSEG_TORCH_VERSION},    // whose headers it was compiled against
+      {"torch_minimum", HYPERSEG_TORCH_MINIMUM},    // the stable ABI it keeps to
+      {"cpu_versions", HYPERSEG_CPU_VERSIONS},      // instruction sets to choose from at load time
+      {"cuda_version", HYPERSEG_CUDA_VERSION},      // "" without CUDA kernels
+      {"cuda_architectures", HYPERSEG_CUDA_ARCHS},  // likewise
+      {"cuda_kernels", HYPERSEG_CUDA_KERNELS},      // names, or why there are none
+  };
+  for (const auto& [name, value] : build) {
+    if (PyModule_AddStringConstant(module, name, value) < 0) {
+      Py_DECREF(module);
+      return nullptr;
+    }
+  }
+  return module;
+}

@@ -1,0 +1,25 @@
+"""Data sets and their label tables."""
+
+from hyperseg.data.labels import (
+    CAMVID,
+    CITYSCAPES,
+    IGNORE_COLOR,
+    VOC,
+    LabelSet,
+    colorize,
+    default_label_set,
+    label_set,
+    palette,
+)
+
+__all__ = [
+    "CAMVID",
+    "CITYSCAPES",
+    "IGNORE_COLOR",
+    "VOC",
+    "LabelSet",
+    "colorize",
+    "default_label_set",
+    "label_set",
+    "palette",
+]

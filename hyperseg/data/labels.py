@@ -1,0 +1,190 @@
+"""Label tables: the classes of each data set, in the order of the networks' outputs, and the colours to draw them in.
+
+>>> label_set("camvid").classes[8]
+'Car'
+>>> len(palette(VOC))
+768
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Color = tuple[int, int, int]
+
+IGNORE_COLOR: Color = (224, 224, 192)  # what the PASCAL VOC palette gives to 255: the pale seam around its objects
+UNUSED_COLOR: Color = (255, 0, 255)  # an index that no class has: magenta, so that a wrong label is seen at once
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Names and RGB colours of classes 0..n-1, and the index that means "not labelled".
+
+    `background` is the class, if any, that stands for "nothing of interest"; overlays leave it uncoloured.
+    Raises ValueError when names and colours do not pair up or do not fit in uint8 labels.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    colors: tuple[Color, ...]
+    ignore_index: int = 255
+    background: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != len(self.colors):
+            raise ValueError(
+                f"label set {self.name!r} has {len(self.classes)} classes but {len(self.colors)} colours; "
+                "give one colour for each class"
+            )
+        if not 1 <= len(self.classes) <= 255:
+            raise ValueError(
+                f"label set {self.name!r} has {len(self.classes)} classes; "
+                "uint8 labels hold 1 to 255 beside the ignore index"
+            )
+        if not len(self.classes) <= self.ignore_index <= 255:
+            raise ValueError(
+                f"label set {self.name!r} ignores index {self.ignore_index}; take one from {len(self.classes)} to 255, "
+                "which no class has"
+            )
+        for color in self.colors:
+            if len(color) != 3 or not all(0 <= value <= 255 for value in color):
+                raise ValueError(f"label set {self.name!r} has the colour {color}; give (R, G, B), each 0 to 255")
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
+def _table(name: str, rows: str, background: int | None = None) -> LabelSet:
+    """`rows`: one class a line, "name R G B"."""
+    fields = [line.rsplit(maxsplit=3) for line in rows.strip().splitlines()]
+    return LabelSet(
+        name,
+        classes=tuple(field[0].strip() for field in fields),
+        colors=tuple((int(r), int(g), int(b)) for _, r, g, b in fields),
+        background=background,
+    )
+
+
+def bit_shuffle_color(index: int) -> Color:
+    """The PASCAL VOC colour of label `index` (0..255): bits 3j, 3j+1, 3j+2 become bit 7-j of R, G, B. All distinct."""
+    channels = [0, 0, 0]
+    for bit in range(8):
+        channels[bit % 3] |= (index >> bit & 1) << (7 - bit // 3)
+    return channels[0], channels[1], channels[2]
+
+
+# Order of the train ids.
+CITYSCAPES = _table(
+    "cityscapes",
+    """
+    road           128  64 128
+    sidewalk       244  35 232
+    building        70  70  70
+    wall           102 102 156
+    fence          190 153 153
+    pole           153 153 153
+    traffic light  250 170  30
+    traffic sign   220 220   0
+    vegetation     107 142  35
+    terrain        152 251 152
+    sky             70 130 180
+    person         220  20  60
+    rider          255   0   0
+    car              0   0 142
+    truck            0   0  70
+    bus              0  60 100
+    train            0  80 100
+    motorcycle       0   0 230
+    bicycle        119  11  32
+    """,
+)
+
+# The official code spells class 9 "Pedestrain", and trains and scores Void as a class like any other.
+CAMVID = _table(
+    "camvid",
+    """
+    Sky          128 128 128
+    Building     128   0   0
+    Column-Pole  192 192 128
+    Road         128  64 128
+    Sidewalk       0   0 192
+    Tree         128 128   0
+    Sign-Symbol  192 128 128
+    Fence         64  64 128
+    Car           64   0 128
+    Pedestrian    64  64   0
+    Bicyclist      0 128 192
+    Void           0   0   0
+    """,
+)
+
+VOC = _table(
+    "voc",
+    """
+    background      0   0   0
+    aeroplane     128   0   0
+    bicycle         0 128   0
+    bird          128 128   0
+    boat            0   0 128
+    bottle        128   0 128
+    bus             0 128 128
+    car           128 128 128
+    cat            64   0   0
+    chair         192   0   0
+    cow            64 128   0
+    dining table  192 128   0
+    dog            64   0 128
+    horse         192   0 128
+    motorbike      64 128 128
+    person        192 128 128
+    potted plant    0  64   0
+    sheep         128  64   0
+    sofa            0 192   0
+    train         128 192   0
+    tv/monitor      0  64 128
+    """,
+    background=0,
+)
+
+_LABEL_SETS = {table.name: table for table in (CITYSCAPES, CAMVID, VOC)}
+
+
+def label_set(dataset: str) -> LabelSet:
+    """The table of "cityscapes", "camvid" or "voc" (any case). Raises ValueError for another name."""
+    try:
+        return _LABEL_SETS[dataset.lower()]
+    except KeyError:
+        raise ValueError(
+            f"there is no label table for {dataset!r}; there is one for {', '.join(_LABEL_SETS)}, "
+            "and default_label_set(n) for n classes of your own"
+        ) from None
+
+
+def default_label_set(n: int, classes: Sequence[str] | None = None) -> LabelSet:
+    """A table for `n` classes of your own (1..255): distinct colours, and names "class 0", ... unless given.
+
+    Raises ValueError when `n` is out of range or `classes` has another length.
+    """
+    if not 1 <= n <= 255:
+        raise ValueError(f"a label table for {n} classes was asked for; uint8 labels hold 1 to 255 classes")
+    names = tuple(classes) if classes is not None else tuple(f"class {index}" for index in range(n))
+    if len(names) != n:
+        raise ValueError(f"{len(names)} class names were given for {n} classes; give one for each class")
+    return LabelSet("custom", names, tuple(bit_shuffle_color(index) for index in range(n)))
+
+
+def palette(labels: LabelSet) -> list[int]:
+    """768 numbers, R G B for each index 0..255: the palette of a PNG in mode "P".
+
+    Classes have their colours, the ignore index a pale one, and every other index magenta.
+    """
+    colors = [UNUSED_COLOR] * 256
+    colors[: len(labels)] = labels.colors
+    colors[labels.ignore_index] = IGNORE_COLOR
+    return [value for color in colors for value in color]
+
+
+def colorize(labels: np.ndarray, table: LabelSet) -> np.ndarray:
+    """Labels uint8 [H, W] in the colours of `table`: uint8 [H, W, 3]."""
+    return np.array(palette(table), dtype=np.uint8).reshape(256, 3)[labels]

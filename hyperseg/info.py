@@ -1,0 +1,83 @@
+"""``python -m hyperseg.info``: what is built here, which backend each operator would take, and why not the others."""
+
+import platform
+from typing import Any
+
+import torch
+
+import hyperseg
+from hyperseg import ops
+from hyperseg.ops import backends, native
+
+
+def report() -> dict[str, Any]:
+    """Everything that :func:`main` prints, for machines."""
+    module, sentence = native.extension()
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    return {
+        "versions": {
+            "hyperseg": hyperseg.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "triton": _version("triton"),
+            "timm": _version("timm"),
+        },
+        "devices": {
+            "cpu": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, "
+            f"{torch.backends.cpu.get_cpu_capability()}",
+            "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+            if torch.cuda.is_available()
+            else "none that PyTorch can use",
+        },
+        "extension": sentence or _build(module),
+        "backends": {b.name: {"description": b.description, "missing": b.unavailable()} for b in ops.BACKENDS.values()},
+        "named_backend": backends.named_backend(),
+        "operators": {
+            device: {
+                name: dict(zip(("backend", "passed_over"), backends.chosen(name, device), strict=True))
+                for name in ops.OPERATORS
+            }
+            for device in devices
+        },
+    }
+
+
+def _version(package: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _build(module) -> dict[str, str]:
+    return {name: str(getattr(module, name)) for name in sorted(dir(module)) if not name.startswith("_")}
+
+
+def main() -> None:
+    """Print the report."""
+    facts = report()
+    print("HyperSeg", ", ".join(f"{k} {v}" for k, v in facts["versions"].items() if k != "hyperseg"))
+    for device, description in facts["devices"].items():
+        print(f"  {device:10} {description if isinstance(description, str) else ', '.join(description)}")
+    print("\nExtension hyperseg._C")
+    if isinstance(facts["extension"], str):
+        print(f"  {facts['extension']}")
+    else:
+        for key, value in facts["extension"].items():
+            print(f"  {key:22} {value or '-'}")
+    print("\nBackends")
+    for name, backend in facts["backends"].items():
+        print(f"  {name:10} {backend['description']}: {'; '.join(backend['missing']) or 'usable'}")
+    if facts["named_backend"]:
+        print(f"  HYPERSEG_BACKEND names {facts['named_backend']}: every operator must take it, or fails.")
+    for device, operators in facts["operators"].items():
+        print(f"\nOperators on {device}")
+        for name, choice in operators.items():
+            why = "; ".join(f"not {b}: {', '.join(r)}" for b, r in choice["passed_over"].items())
+            print(f"  {name:44} {choice['backend']:10} {why}")
+
+
+if __name__ == "__main__":
+    main()

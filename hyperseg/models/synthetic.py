@@ -1,0 +1,57 @@
+"""Weights and frames for networks that were never trained: to try a pipeline, to test, to time."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hyperseg.models.hyperseg import HyperSeg
+from hyperseg.ops.reference import resize_logits
+
+_GAIN = 1.4  # about what half-rectifying activations take away
+
+
+@torch.no_grad()
+def synthesize_weights(model: HyperSeg, seed: int = 0) -> HyperSeg:
+    """Fill a network with seeded random weights of the scale that trained ones have, batch statistics included.
+
+    Its answers mean nothing, but they are numerically like those of a trained network. With freshly initialised weights
+    and statistics (mean 0, variance 1) the logits fade to zero, and any two implementations would agree on them.
+
+    Returns:
+        The model.
+    """
+    random = torch.Generator().manual_seed(seed)
+
+    def values(like: Tensor, scale: float) -> Tensor:
+        uniform = torch.rand(like.shape, generator=random, dtype=torch.float32) - 0.5
+        return (uniform * (scale * math.sqrt(12))).to(like.device, like.dtype)
+
+    generators = set(model.decoder.generators)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            gain = 1.0 if parameter in generators else _GAIN
+            parameter.copy_(values(parameter, gain / math.sqrt(parameter[0].numel())))
+        else:
+            parameter.copy_(values(parameter, 0.1))
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            weight, mean, variance = module.weight, module.running_mean, module.running_var
+            assert mean is not None
+            assert variance is not None
+            weight.add_(1)
+            mean.copy_(values(mean, 0.1))
+            variance.copy_(values(variance, 0.2).exp())
+    return model
+
+
+def probe_frames(batch: int, size: tuple[int, int], seed: int = 0) -> Tensor:
+    """Smooth random uint8 frames ``[N, H, W, 3]``: structure at all scales, as photographs have."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = size
+    image = torch.zeros(batch, 3, height, width)
+    for cell in (256, 64, 16, 4):
+        coarse = torch.rand(batch, 3, -(-height // cell) + 1, -(-width // cell) + 1, generator=generator) - 0.5
+        image += resize_logits(coarse, height, width) * (cell / 256) ** 0.5
+    image = 127.5 + 127.5 * image / image.abs().amax((1, 2, 3), keepdim=True)
+    return image.permute(0, 2, 3, 1).round().to(torch.uint8).contiguous()

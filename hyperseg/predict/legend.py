@@ -1,0 +1,50 @@
+"""The strip under an overlay that says which colour is which class."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from hyperseg.data.labels import LabelSet
+from hyperseg.predict.pipeline import ClassShare
+
+_PAPER, _INK, _FRAME = (255, 255, 255), (32, 32, 32), (150, 150, 150)
+
+
+def legend_strip(shares: Sequence[ClassShare], table: LabelSet, width: int, scale: int) -> np.ndarray:
+    """A strip uint8 [h, w, 3], at least `width` wide: a swatch, the name and the share of each class, in columns.
+
+    scale: the picture's smaller side; the text grows with it.
+    """
+    font_size = min(max(round(scale / 28), 13), 48)
+    font = ImageFont.load_default(font_size)
+    texts = [(share.name, percent(share.share)) for share in shares]
+    gap = round(font_size * 0.6)
+    swatch = font_size
+    name_width = max((round(font.getlength(name)) for name, _ in texts), default=0)
+    share_width = max((round(font.getlength(text)) for _, text in texts), default=0)
+    cell = swatch + gap + name_width + gap + share_width
+    margin, between = gap, 3 * gap
+    columns = max(1, min(len(texts), (width - 2 * margin + between) // (cell + between)))
+    rows = -(-len(texts) // columns)
+    line = round(font_size * 1.5)
+    strip = Image.new("RGB", (max(width, cell + 2 * margin), rows * line + 2 * margin), _PAPER)
+    draw = ImageDraw.Draw(strip)
+    for index, (share, (name, text)) in enumerate(zip(shares, texts, strict=True)):
+        column, row = divmod(index, rows)
+        left, middle = margin + column * (cell + between), margin + row * line + line // 2
+        top = middle - swatch // 2
+        fill = _PAPER if share.index == table.background else table.colors[share.index]  # overlays leave that one clear
+        draw.rectangle((left, top, left + swatch, top + swatch), fill=fill, outline=_FRAME)
+        draw.text((left + swatch + gap, middle), name, fill=_INK, font=font, anchor="lm")
+        draw.text((left + cell, middle), text, fill=_INK, font=font, anchor="rm")
+    return np.asarray(strip)
+
+
+def percent(share: float) -> str:
+    """0.3329 -> "33.3%"; a class that is there never reads "0.0%", and one that is not alone never "100.0%"."""
+    if 0 < share < 0.001:
+        return "<0.1%"
+    if 0.999 < share < 1:
+        return ">99.9%"
+    return f"{share:.1%}"

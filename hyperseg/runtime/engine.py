@@ -1,0 +1,280 @@
+"""The engine: a network made ready to run at one size, from camera frames to labels."""
+
+import copy
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hyperseg import ops
+from hyperseg.models.hyperseg import HyperSeg
+from hyperseg.models.sizes import padded_size
+from hyperseg.models.synthetic import probe_frames
+from hyperseg.ops.reference import resize_logits
+from hyperseg.runtime.folding import FoldedNetwork
+
+logger = logging.getLogger("hyperseg.runtime")
+
+MODES = ("eager", "compile", "cudagraph")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+# Largest allowed root-mean-square difference to the module in float32, relative to its logits. float32: other order of
+# summation. float16 and bfloat16 (11 and 8 bits) round each of about 100 layers: 0.2 to 0.9 % and 2 to 7 % were
+# measured on the five networks.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 1.5e-1}
+
+
+class EngineError(RuntimeError):
+    """The engine cannot be built so, or does not give the module's answer; the message says which."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How the engine's logits compare to the module's in float32, on a probe frame."""
+
+    relative_rms: float
+    relative_max: float
+    label_agreement: float
+
+
+def build_engine(
+    model: HyperSeg,
+    size: tuple[int, int],
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+    batch: int = 1,
+    mode: str = "eager",
+    check: bool = True,
+) -> "Engine":
+    """Make a network ready to run on frames of one size.
+
+    Norms are folded (in float64), unread context is dropped, memory is channels-last. When built, the engine's answer
+    is compared to the module's in float32 with the reference operators.
+
+    Args:
+        model: any HyperSeg network; it is copied, not changed.
+        size: (H, W) of the frames, any.
+        dtype: float32, float16 or bfloat16.
+        device: default: the first CUDA device if there is one, else the CPU.
+        batch: frames in one call.
+        mode: ``"eager"``; ``"compile"``: through torch.compile (minutes to build); ``"cudagraph"``: captured once and
+            replayed, CUDA only.
+        check: False leaves the comparison out, where the same network was compared before (at another size, say).
+
+    Raises:
+        EngineError: these settings do not go together, or the engine's answer is not the module's.
+        ValueError: an argument is out of range.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    height, width = size
+    if height < 1 or width < 1 or batch < 1:
+        raise ValueError(f"size and batch must be positive, got {height}x{width} and {batch}.")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(str(d)[6:] for d in DTYPES)}, got {dtype}.")
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}.")
+    if mode == "cudagraph" and device.type != "cuda":
+        raise EngineError(f"mode 'cudagraph' needs a CUDA device, not {device}; use 'eager' or 'compile'.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise EngineError("This PyTorch sees no CUDA device; use device='cpu'.")
+    engine = Engine(model, (height, width), dtype, device, batch, mode)
+    if check:
+        engine.parity = engine.check(model)
+        logger.info("engine for %s at %dx%d: %s", model.config.name, height, width, engine.parity)
+    return engine
+
+
+class Engine:
+    """Built by :func:`build_engine`. Four nested scopes, each of which runs in the engine's mode.
+
+    Attributes:
+        config, size, dtype, device, batch, mode: what it was built for.
+        parity: how its logits compared to the module's.
+    """
+
+    def __init__(self, model, size, dtype, device, batch, mode):
+        self.config, self.size, self.dtype, self.device = model.config, size, dtype, device
+        self.batch, self.mode = batch, mode
+        self.parity: Parity | None = None
+        self.folded = FoldedNetwork(model).to(device, dtype).to(memory_format=torch.channels_last)
+        # The network's last resize goes to the padded image; see forward_strided.
+        self.padded = padded_size(size, model.takes_one_more)
+        scale = torch.tensor(model.config.std, dtype=torch.float64) * 255
+        shift = torch.tensor(model.config.mean, dtype=torch.float64) * 255
+        self._scale = (1 / scale).to(device, torch.float32)[:, None, None]
+        self._shift = (-shift / scale).to(device, torch.float32)[:, None, None]
+        self._run = {
+            "network": self._prepare(self._network),
+            "labels": self._prepare(self._labels),
+            "frames": self._prepare(self._frames),
+        }
+
+    # The stages, as plain functions
+
+    def _network(self, images: Tensor) -> Tensor:
+        return self.folded(images)
+
+    def _labels(self, images: Tensor) -> Tensor:
+        height, width = self.size
+        labels = ops.upsample_argmax(self._network(images), self.padded)
+        return labels[:, :height, :width].contiguous()
+
+    def _frames(self, frames: Tensor) -> Tensor:
+        return self._labels(self.normalise(frames))
+
+    def normalise(self, frames: Tensor) -> Tensor:
+        """uint8 ``[N, H, W, 3]`` -> normalised ``[N, 3, H, W]`` in channels-last memory and the engine's dtype."""
+        images = torch.addcmul(self._shift, frames.permute(0, 3, 1, 2).to(torch.float32), self._scale)
+        return images.to(self.dtype, memory_format=torch.channels_last)
+
+    # The four scopes
+
+    def network(self, images: Tensor) -> Tensor:
+        """Normalised ``[N, 3, H, W]`` on the device -> logits at the network's output stride.
+
+        In mode ``"cudagraph"`` the answer lies in a buffer that the next call overwrites.
+        """
+        return self._call("network", self._images(images))
+
+    def labels(self, images: Tensor) -> Tensor:
+        """Normalised ``[N, 3, H, W]`` on the device -> uint8 labels ``[N, H, W]``."""
+        return self._owned(self._call("labels", self._images(images)))
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """uint8 RGB frames ``[N, H, W, 3]`` -> uint8 labels ``[N, H, W]``, on the side (host, device) of the frames."""
+        self._check_frames(frames)
+        if frames.device != self.device:
+            return self.from_host(frames)
+        return self._owned(self._call("frames", frames))
+
+    def from_host(self, frames: Tensor) -> Tensor:
+        """The same from and to host memory; pinned frames are copied faster. Returns when the labels are there."""
+        self._check_frames(frames)
+        labels = self._call("frames", frames.to(self.device, non_blocking=True))
+        return labels.cpu() if self.device.type != "cpu" else labels
+
+    def logits(self, frames: Tensor) -> Tensor:
+        """uint8 ``[N, H, W, 3]`` -> float32 logits ``[N, num_classes, H, W]`` on the engine's device."""
+        self._check_frames(frames)
+        height, width = self.size
+        strided = self._call("network", self.normalise(frames.to(self.device))).float()
+        return resize_logits(strided, *self.padded)[:, :, :height, :width].clone()
+
+    def check(self, model: HyperSeg) -> Parity:
+        """Compare the engine's logits on a probe frame to the module's in float32 with the reference operators.
+
+        Raises:
+            EngineError: they differ by more than rounding in the engine's dtype explains.
+        """
+        frames = probe_frames(self.batch, self.size).to(self.device)
+        images = self.normalise(frames).float()
+        logits, expected = self.logits(frames), reference_logits(model, images, self.device)
+        parity = compare_logits(logits, expected)
+        if expected.amax() - expected.amin() < 1e-30:
+            warnings.warn(
+                "The network gives the same logits everywhere, so the engine's answer proves nothing. Load trained "
+                "weights, or fill it with random ones of a sane scale by hyperseg.synthesize_weights.",
+                stacklevel=3,
+            )
+        elif not parity.relative_rms <= self._tolerance(model, images, expected, parity):
+            hint = "Its weights may not fit float16; try bfloat16 or float32."
+            raise EngineError(
+                f"The engine ({self.mode}, {str(self.dtype)[6:]}, {self.device}) does not give the module's answer: "
+                f"{parity}, where a relative RMS of {TOLERANCE[self.dtype]} is allowed. "
+                + (hint if self.dtype == torch.float16 else "")
+            )
+        return parity
+
+    def _tolerance(self, model: HyperSeg, images: Tensor, expected: Tensor, parity: Parity) -> float:
+        """More than usual only for a network so ill-conditioned that float32 itself does not determine its answer."""
+        usual = TOLERANCE[self.dtype]
+        if parity.relative_rms <= usual or self.dtype != torch.float32:
+            return usual
+        exact = reference_logits(model, images.double(), self.device)
+        return max(usual, 4 * compare_logits(expected, exact).relative_rms)
+
+    # How a stage runs
+
+    def _prepare(self, stage: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        if self.mode == "compile":
+            return torch.compile(stage, fullgraph=True, dynamic=False)
+        if self.mode == "cudagraph":
+            return _Captured(stage)
+        return stage
+
+    def _call(self, stage: str, x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return self._run[stage](x)
+
+    def _owned(self, labels: Tensor) -> Tensor:
+        return labels.clone() if self.mode == "cudagraph" else labels
+
+    def _images(self, images: Tensor) -> Tensor:
+        expected = (self.batch, 3, *self.size)
+        if tuple(images.shape) != expected or images.dtype != self.dtype or images.device.type != self.device.type:
+            raise ValueError(
+                f"This engine takes images {list(expected)} {str(self.dtype)[6:]} on {self.device}, got "
+                f"{list(images.shape)} {str(images.dtype)[6:]} on {images.device}; build one for these."
+            )
+        return images
+
+    def _check_frames(self, frames: Tensor) -> None:
+        expected = (self.batch, *self.size, 3)
+        if frames.dtype != torch.uint8 or tuple(frames.shape) != expected:
+            raise ValueError(
+                f"This engine takes uint8 frames {list(expected)} (RGB), got {str(frames.dtype)[6:]} "
+                f"{list(frames.shape)}; build one for that size."
+            )
+
+
+class _Captured:
+    """A stage in a CUDA graph: captured on the first call, then replayed on buffers of its own."""
+
+    def __init__(self, stage: Callable[[Tensor], Tensor]):
+        self.stage = stage
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        graph = self.graph or self._capture(x)
+        self.input.copy_(x)
+        graph.replay()
+        return self.output
+
+    def _capture(self, x: Tensor) -> torch.cuda.CUDAGraph:
+        self.input = x.clone()
+        # Lazy initialisation (cuDNN plans, Triton kernels) must happen before the capture.
+        stream = torch.cuda.Stream(x.device)
+        stream.wait_stream(torch.cuda.current_stream(x.device))
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self.stage(self.input)
+        torch.cuda.current_stream(x.device).wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.output = self.stage(self.input)
+        return self.graph
+
+
+def reference_logits(model: HyperSeg, images: Tensor, device: torch.device) -> Tensor:
+    """What the module answers in eval mode, in the precision of the images (TF32 off), with the reference operators."""
+    exact = copy.deepcopy(model).to(device, images.dtype).eval()
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        with ops.use_backend("reference"), torch.inference_mode():
+            return exact(images.contiguous())
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+
+
+def compare_logits(logits: Tensor, expected: Tensor) -> Parity:
+    """Relative to the expected logits' root mean square and largest magnitude."""
+    difference = (logits.double() - expected.double()).abs()
+    tiny = torch.finfo(torch.float64).tiny
+    rms = difference.square().mean().sqrt() / expected.double().square().mean().sqrt().clamp(min=tiny)
+    largest = difference.max() / expected.double().abs().max().clamp(min=tiny)
+    agreement = (logits.argmax(1) == expected.argmax(1)).double().mean()
+    return Parity(rms.item(), largest.item(), agreement.item())

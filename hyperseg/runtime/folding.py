@@ -1,0 +1,73 @@
+"""The network as it runs: batch norms folded into the convolutions before them, in float64; never left out."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from hyperseg.models.decoder import decode, skip_features
+from hyperseg.models.encoder import EfficientNetTrunk
+from hyperseg.models.hyperseg import HyperSeg
+from hyperseg.models.sizes import pad
+
+
+class FoldedNetwork(nn.Module):
+    """A copy of a network for inference: no batch norms, no dropout, no context that nothing reads (SPEC C.1).
+
+    The norms of encoders other than EfficientNet stay, in eval mode: timm does not say which belongs to which
+    convolution.
+    """
+
+    def __init__(self, model: HyperSeg):
+        super().__init__()
+        model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.plan, self.halo = model.decoder.plan, model.decoder.halo
+        self.takes_one_more = model.takes_one_more
+        generators, biases = model.decoder.double().fold()
+        self.generators = nn.ParameterList(nn.Parameter(g.float(), requires_grad=False) for g in generators)
+        self.biases = nn.ParameterList(nn.Parameter(b.float(), requires_grad=False) for b in biases)
+        self.encoder, self.context = model.encoder.float(), model.context.float()
+        if isinstance(self.encoder.trunk, EfficientNetTrunk):
+            _fold_efficientnet(self.encoder.trunk)
+        for module in [*self.encoder.modules(), *self.context.modules()]:
+            if isinstance(module, nn.Sequential) and hasattr(module, "conv") and hasattr(module, "norm"):
+                fold_norm(module.conv, module.norm)
+                module.norm = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised ``[N, 3, H, W]`` -> logits of the padded image at the network's output stride."""
+        images = pad(images, self.takes_one_more)
+        features, head = self.encoder(images)
+        signal = self.context(head, self.plan.used_channels)
+        skips = skip_features(features, images)[: len(self.plan.levels)]
+        return decode(self.plan, self.halo, list(self.generators), list(self.biases), signal, skips)
+
+
+def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Put the norm's affine map (of its running statistics) into the convolution, which gets a bias."""
+    scale = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
+    bias = norm.bias.double() - norm.running_mean.double() * scale
+    if conv.bias is not None:
+        bias = bias + conv.bias.double() * scale
+    weight = conv.weight.double() * scale[:, None, None, None]
+    conv.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
+    conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
+
+
+def _fold_efficientnet(trunk: EfficientNetTrunk) -> None:
+    _fold_with_activation(trunk, "conv_stem", "bn1")
+    for stage in trunk.blocks:
+        for block in stage:
+            if hasattr(block, "conv_pwl"):
+                pairs = [("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")]
+            else:
+                pairs = [("conv_dw", "bn1"), ("conv_pw", "bn2")]
+            for conv, norm in pairs:
+                _fold_with_activation(block, conv, norm)
+    _fold_with_activation(trunk, "conv_head", "bn2")
+
+
+def _fold_with_activation(parent: nn.Module, conv: str, norm: str) -> None:
+    """timm's norms carry the activation behind them: that is what stays."""
+    fold_norm(getattr(parent, conv), getattr(parent, norm))
+    setattr(parent, norm, getattr(parent, norm).act)

@@ -1,0 +1,166 @@
+"""Builds hyperseg._C with CMake (see CMakeLists.txt); the rest of the package is declared in pyproject.toml."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+DEFAULT_ARCHS = ("8.0", "9.0", "10.0")  # the last one also as PTX, for GPUs to come
+
+
+def say(sentence: str) -> None:
+    print(f"hyperseg: {sentence}", flush=True)
+
+
+def run(command: list) -> None:
+    if subprocess.run(command).returncode:
+        sys.exit("hyperseg._C could not be built; the error is above. HYPERSEG_CUDA=0 leaves the CUDA part out.")
+
+
+def find_tool(name: str) -> str | None:
+    """The program of this name: of the pip package if there is one, else of the PATH."""
+    if importlib.util.find_spec(name):
+        module = importlib.import_module(name)
+        folder = getattr(module, "CMAKE_BIN_DIR", None) or module.BIN_DIR
+        if found := shutil.which(name, path=folder):
+            return found
+    return shutil.which(name)
+
+
+def missing_tools() -> list[str]:
+    compiler = os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))
+    return ([] if compiler else ["a C++ compiler"]) + [name for name in ("cmake", "ninja") if not find_tool(name)]
+
+
+def cuda_root(nvcc: str) -> Path | None:
+    """The toolkit that this nvcc belongs to, which may lie elsewhere: the nvcc on the PATH is often a wrapper."""
+    plan = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True).stderr
+    top = re.search(r"^#\$ TOP=(.+)$", plan, re.MULTILINE)
+    root = Path(top[1].strip()).resolve() if top else Path(nvcc).resolve().parent.parent
+    return root if (root / "include/cuda_runtime.h").is_file() else None
+
+
+def find_cuda() -> tuple[Path | None, str]:
+    """The CUDA toolkit to build with, or None and the reason."""
+    import torch
+
+    wish = os.environ.get("HYPERSEG_CUDA", "")
+    if wish == "0":
+        return None, "HYPERSEG_CUDA=0 asks for it"
+    if torch.version.cuda is None:
+        return None, f"the installed torch {torch.__version__} has no CUDA"
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    nvcc = shutil.which("nvcc", path=Path(home, "bin")) if home else shutil.which("nvcc")
+    nvcc = nvcc or (None if home else shutil.which("nvcc", path="/usr/local/cuda/bin"))
+    if nvcc is None:
+        return None, f"there is no nvcc in {home}/bin" if home else "there is no nvcc on the PATH or in CUDA_HOME"
+    root = cuda_root(nvcc)
+    if root is None:
+        return None, f"{nvcc} does not belong to a CUDA toolkit with include/cuda_runtime.h (set CUDA_HOME to one)"
+    release = re.search(r"release (\d+)\.(\d+)", subprocess.check_output([nvcc, "--version"], text=True))
+    if release is None or release[1] != torch.version.cuda.split(".")[0]:
+        found = release[0].removeprefix("release ") if release else "of an unknown version"
+        return (
+            None,
+            f"nvcc is {found} but torch was built with CUDA {torch.version.cuda}; the major versions must agree",
+        )
+    return root, ""
+
+
+def cuda_architectures(nvcc: Path) -> str:
+    """TORCH_CUDA_ARCH_LIST, or the GPUs of this machine, or the default, in CMake's words."""
+    import torch
+
+    wanted = re.split(r"[;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip())
+    if wanted == [""] and torch.cuda.is_available():
+        devices = range(torch.cuda.device_count())
+        wanted = sorted({"{}.{}".format(*torch.cuda.get_device_capability(device)) for device in devices})
+    elif wanted == [""]:
+        known = subprocess.check_output([nvcc, "--list-gpu-arch"], text=True).split()
+        wanted = [arch for arch in DEFAULT_ARCHS if f"compute_{arch.replace('.', '')}" in known]
+        wanted[-1] += "+PTX"
+    words = []
+    for arch in wanted:
+        match = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", arch)
+        if match is None:
+            sys.exit(f'TORCH_CUDA_ARCH_LIST has {arch!r}; write it like "8.0;9.0+PTX".')
+        words.append(match[1] + match[2] + ("" if match[3] else "-real"))
+    return ";".join(words)
+
+
+class CMakeBuild(build_ext):
+    def finalize_options(self) -> None:
+        # `python setup.py build_ext` alone makes a checkout usable; as a step of a wheel, build_lib is where it goes.
+        if self.distribution.commands == ["build_ext"] and self.build_lib is None:
+            self.inplace = True
+        super().finalize_options()
+
+    def run(self) -> None:
+        if not importlib.util.find_spec("torch"):
+            sys.exit(f"PyTorch is not installed for {sys.executable}; install torch>=2.11, then build again.")
+        if missing := missing_tools():
+            lack = f"hyperseg._C is not built, as this machine lacks {' and '.join(missing)}"
+            if os.environ.get("HYPERSEG_REQUIRE_EXTENSION") == "1":
+                sys.exit(f"{lack}; HYPERSEG_REQUIRE_EXTENSION=1 makes this an error.")
+            say(f"{lack}: the package will run on its reference operators in plain PyTorch.")
+            self.extensions = []
+        super().run()
+
+    def build_extension(self, ext: Extension) -> None:
+        cmake = find_tool("cmake")
+        build = ROOT / "build" / f"cmake-{self.plat_name}"  # kept, whichever command builds: the next build is quick
+        debug = self.debug or os.environ.get("DEBUG") == "1"
+        options = {
+            "CMAKE_MAKE_PROGRAM": find_tool("ninja"),
+            "CMAKE_BUILD_TYPE": "Debug" if debug else "Release",
+            "Python3_EXECUTABLE": sys.executable,
+            "HYPERSEG_SANITIZE": os.environ.get("HYPERSEG_SANITIZE", ""),
+            "HYPERSEG_CUDA": "OFF",
+        }
+        root, reason = find_cuda()
+        if root is None:
+            say(f"building for the CPU only: {reason}.")
+        else:
+            nvcc = root / "bin/nvcc"
+            options |= {
+                "HYPERSEG_CUDA": "ON",
+                "CMAKE_CUDA_COMPILER": nvcc,
+                "CMAKE_CUDA_ARCHITECTURES": cuda_architectures(nvcc),
+            }
+            say(f"using the CUDA toolkit in {root} for architectures {options['CMAKE_CUDA_ARCHITECTURES']}.")
+        self.configure([cmake, "-S", ROOT, "-B", build, "-G", "Ninja"], options, build)
+        jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
+        run([cmake, "--build", build, *jobs])
+
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # a running process may have the old file mapped
+        shutil.copy2(build / "_C.abi3.so", target)
+
+    def configure(self, command: list, options: dict, build: Path) -> None:
+        """Run CMake unless its last answer still holds; a changed CMakeLists.txt is noticed by the build itself."""
+        import torch
+
+        command += [f"-D{name}={value}" for name, value in options.items()]
+        question = "\n".join(map(str, [*command, torch.__file__, torch.__version__]))
+        asked = build / "configured.txt"
+        if not asked.is_file() or asked.read_text() != question:
+            asked.unlink(missing_ok=True)
+            run(command)
+            asked.write_text(question)
+
+
+setup(
+    # Found, not listed: a new folder of the package cannot be forgotten in the wheel.
+    packages=[*find_packages(include=["hyperseg", "hyperseg.*"]), "hyperseg.kernels"],
+    ext_modules=[Extension("hyperseg._C", sources=[], py_limited_api=True)],
+    cmdclass={"build_ext": CMakeBuild},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+)

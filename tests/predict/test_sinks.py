@@ -1,0 +1,141 @@
+"""What is written: label PNGs read back pixel by pixel, overlays, legends, and nothing half-written."""
+
+import os
+import stat
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hyperseg.data import CAMVID, CITYSCAPES, VOC, colorize, palette
+from hyperseg.predict import Frame, LabelSink, OverlaySink, Prediction, class_shares, overlay, save_image, with_legend
+from hyperseg.predict.legend import legend_strip, percent
+
+
+@pytest.fixture
+def prediction(photos, voc_labels):
+    labels = voc_labels.copy()
+    labels[:10] = 255
+    return Prediction(Frame("voc", photos["voc"]), labels, VOC)
+
+
+def test_label_png_read_back(prediction, tmp_path):
+    path = LabelSink(tmp_path / "new" / "folder").write(prediction)
+    assert path == tmp_path / "new" / "folder" / "voc_labels.png"
+    image = Image.open(path)
+    assert image.mode == "P"
+    assert image.getpalette() == palette(VOC)
+    assert np.array_equal(np.asarray(image), prediction.labels), "a pixel is its class"
+    assert np.array_equal(np.asarray(image.convert("RGB")), colorize(prediction.labels, VOC))
+
+
+@pytest.mark.parametrize("table", [CITYSCAPES, CAMVID])
+def test_label_png_of_every_index(table, tmp_path):
+    labels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image = Image.open(
+        LabelSink(tmp_path).write(Prediction(Frame("all", np.zeros((16, 16, 3), np.uint8)), labels, table))
+    )
+    assert np.array_equal(np.asarray(image), labels)
+    assert np.asarray(image.convert("RGB")).reshape(-1, 3)[: len(table)].tolist() == [list(c) for c in table.colors]
+
+
+def test_label_png_of_strided_labels(prediction, tmp_path):
+    turned = Prediction(Frame("t", prediction.frame.image), prediction.labels[::-1, ::2], VOC)
+    assert np.array_equal(np.asarray(Image.open(LabelSink(tmp_path).write(turned))), prediction.labels[::-1, ::2])
+
+
+def test_overlay(prediction):
+    photo, labels = prediction.frame.image, prediction.labels
+    blended = overlay(photo, labels, VOC, alpha=0.25)
+    assert blended.dtype == np.uint8
+    kept = (labels == 0) | (labels == 255)
+    assert np.array_equal(blended[kept], photo[kept]), "background and ignored pixels keep the photo"
+    expected = np.rint(photo[~kept] * 0.75 + colorize(labels, VOC)[~kept] * 0.25)
+    assert np.abs(blended[~kept] - expected).max() <= 1, "float32 may round a half the other way"
+    assert np.array_equal(overlay(photo, labels, VOC, alpha=0), photo)
+    assert np.array_equal(overlay(photo, labels, VOC, alpha=1)[~kept], colorize(labels, VOC)[~kept])
+
+
+def test_overlay_colours_class_0_where_it_is_no_background(photos):
+    photo = photos["rocket"]
+    labels = np.zeros(photo.shape[:2], np.uint8)
+    assert (overlay(photo, labels, CITYSCAPES, alpha=1) == (128, 64, 128)).all()
+
+
+def test_overlay_refuses(photos):
+    with pytest.raises(ValueError, match="they must be of one size"):
+        overlay(photos["voc"], np.zeros((5, 5), np.uint8), VOC)
+    with pytest.raises(ValueError, match=r"alpha is 1\.5"):
+        overlay(photos["voc"], np.zeros((375, 500), np.uint8), VOC, alpha=1.5)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+@pytest.mark.parametrize("legend", [False, True])
+def test_overlay_file(prediction, tmp_path, kind, legend):
+    path = OverlaySink(tmp_path, alpha=0.5, legend=legend, kind=kind).write(prediction)
+    assert path == tmp_path / f"voc_overlay.{kind}"
+    image = Image.open(path)
+    assert image.format == {"png": "PNG", "jpg": "JPEG"}[kind]
+    written = np.asarray(image)
+    assert written.shape[1:] == (500, 3)
+    assert (written.shape[0] > 375) == legend
+    expected = overlay(prediction.frame.image, prediction.labels, VOC, 0.5)
+    assert np.abs(written[:375].astype(int) - expected).mean() < (3 if kind == "jpg" else 0.001)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (33, 21), (375, 500), (1281, 1920), (512, 40), (40, 900)])
+def test_legend_names_every_class_present(size):
+    """Each class's own colour is in the strip, whatever the size of the picture, and no other class's."""
+    height, width = size
+    labels = (np.arange(height * width) % 19).astype(np.uint8).reshape(size)
+    shares = class_shares(labels, CITYSCAPES)
+    picture = with_legend(np.full((*size, 3), 7, np.uint8), shares, CITYSCAPES)
+    assert (picture[:height, :width] == 7).all()
+    strip = picture[height:]
+    for index, color in enumerate(CITYSCAPES.colors):
+        assert ((strip == color).all(axis=2).sum() > 60) == (index in labels), CITYSCAPES.classes[index]
+    ink = (strip < 90).all(axis=2)
+    assert not ink[:, -2:].any(), "no text runs over the edge"
+    assert ink.any()
+
+
+def test_legend_columns_do_not_overlap():
+    labels = np.arange(19, dtype=np.uint8).reshape(1, 19)
+    shares = class_shares(labels, CITYSCAPES)
+    narrow, wide = (legend_strip(shares, CITYSCAPES, width, 400) for width in (150, 2000))
+    assert narrow.shape[0] > 3 * wide.shape[0]
+    assert wide.shape[1] == 2000
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(1, "100.0%"), (0.9999, ">99.9%"), (0.3329, "33.3%"), (0.001, "0.1%"), (1e-6, "<0.1%"), (0, "0.0%")],
+)
+def test_percent(share, text):
+    assert percent(share) == text
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    save_image(Image.new("RGB", (4, 4), "red"), path)
+    before = path.read_bytes()
+
+    def fails(self, file, **options):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", fails)
+    with pytest.raises(OSError, match="disk full"):
+        save_image(Image.new("RGB", (4, 4), "blue"), path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_files_follow_the_umask(tmp_path):
+    old = os.umask(0o022)
+    try:
+        save_image(Image.new("RGB", (4, 4)), tmp_path / "a.png")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a.png").stat().st_mode) == 0o644

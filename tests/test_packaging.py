@@ -1,0 +1,156 @@
+"""What is built, what is shipped, and what importing the package does not do."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = ("setup.py", "pyproject.toml", "CMakeLists.txt", "MANIFEST.in", "LICENSE", "README.md", "CHANGELOG.md")
+
+pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="these tests are about a source checkout")
+needs_cmake = pytest.mark.skipif(
+    importlib.util.find_spec("cmake") is None or importlib.util.find_spec("ninja") is None,
+    reason="building needs the packages cmake and ninja",
+)
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="this machine has no C++ compiler"
+)
+
+
+def run(*command: object, cwd: Path, **environment: str) -> str:
+    """What the command printed; its failure is the test's, with that text."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HYPERSEG_", "PYTHONPATH", "TRITON_INTERPRET"))}
+    result = subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        env=kept | environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
+def copy_of_checkout(to: Path) -> Path:
+    to.mkdir()
+    for name in SHIPPED:
+        if (ROOT / name).is_file():
+            shutil.copy(ROOT / name, to)
+    for folder in ("csrc", "kernels", "hyperseg"):
+        shutil.copytree(ROOT / folder, to / folder, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    return to
+
+
+def sources(folder: str) -> set[str]:
+    return {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*.py")}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    return copy_of_checkout(tmp_path / "checkout")
+
+
+def in_fresh_python(code: str, cwd: Path = ROOT, **environment: str) -> str:
+    return run(sys.executable, "-c", code, cwd=cwd, **environment)
+
+
+def test_import_is_lean():
+    """No CUDA context, no compiler, and none of the slow imports that only some uses need."""
+    code = """
+import subprocess, sys, torch
+before = set(sys.modules)
+def refuse(self, command, **options):
+    sys.exit(f"importing hyperseg started {command}")
+subprocess.Popen.__init__ = refuse
+import hyperseg
+assert not torch.cuda.is_initialized()
+slow = {"torchvision", "timm", "triton", "jsonargparse", "PIL", "skimage"}
+print("imported:", sorted(slow & (set(sys.modules) - before)))
+"""
+    assert in_fresh_python(code).strip().endswith("imported: []")
+
+
+def test_kernels_belong_to_hyperseg():
+    where = in_fresh_python(
+        "import importlib.util; print(importlib.util.find_spec('hyperseg.kernels.upsample_argmax').origin)"
+    )
+    assert Path(where.strip()) == ROOT / "kernels/upsample_argmax.py"
+
+
+def test_another_package_named_kernels_wins(tmp_path: Path):
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels/__init__.py").write_text("")
+    where = in_fresh_python("import kernels; print(kernels.__file__)", PYTHONPATH=str(tmp_path))
+    assert Path(where.strip()) == tmp_path / "kernels/__init__.py"
+
+
+def test_sdist(checkout: Path, tmp_path: Path):
+    run(sys.executable, "-c", f"import setuptools.build_meta as b; b.build_sdist({str(tmp_path)!r})", cwd=checkout)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as contents:
+        names = {name.partition("/")[2] for name in contents.getnames()}
+    native = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.*")}
+    wanted = sources("hyperseg") | sources("kernels") | native | {"setup.py", "CMakeLists.txt", "LICENSE"}
+    assert wanted <= names, f"missing: {sorted(wanted - names)} (see MANIFEST.in)"
+
+
+def test_without_a_compiler_the_package_is_installed_and_says_so(checkout: Path):
+    nothing = {"PATH": str(checkout / "empty"), "CXX": ""}
+    said = run(sys.executable, "setup.py", "build_ext", cwd=checkout, **nothing)
+    assert re.search(r"_C is not built, as this machine lacks a C\+\+ compiler.*reference operators", said)
+    assert not list(checkout.rglob("*.so"))
+
+
+def test_a_required_extension_fails_without_a_compiler(checkout: Path):
+    nothing = {"PATH": str(checkout / "empty"), "CXX": "", "HYPERSEG_REQUIRE_EXTENSION": "1"}
+    with pytest.raises(AssertionError, match="HYPERSEG_REQUIRE_EXTENSION=1 makes this an error"):
+        run(sys.executable, "setup.py", "build_ext", cwd=checkout, **nothing)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A copy of the checkout after a bare `python setup.py build_ext`, and what that printed."""
+    checkout = copy_of_checkout(tmp_path_factory.mktemp("built") / "checkout")
+    return checkout, run(sys.executable, "setup.py", "build_ext", cwd=checkout, HYPERSEG_CUDA="0")
+
+
+@pytest.mark.slow
+@needs_cmake
+@needs_compiler
+class TestBuilding:
+    def test_bare_build_ext_builds_in_place(self, built: tuple[Path, str]):
+        checkout, said = built
+        assert "building for the CPU only: HYPERSEG_CUDA=0 asks for it." in said
+        code = "import torch, hyperseg._C as c; print(c.__file__, c.torch_minimum, repr(c.cuda_architectures))"
+        answer = in_fresh_python(code, cwd=checkout).split()
+        assert answer == [str(checkout / "hyperseg/_C.abi3.so"), "2.11", "''"]
+
+    def test_wheel(self, built: tuple[Path, str], tmp_path: Path):
+        code = f"import setuptools.build_meta as b; b.build_wheel({str(tmp_path)!r})"
+        said = run(sys.executable, "-c", code, cwd=built[0], HYPERSEG_CUDA="0", HYPERSEG_REQUIRE_EXTENSION="1")
+        assert "no work to do" in said, "the build directory was not reused"
+        (wheel,) = tmp_path.glob("*.whl")
+        assert "-cp310-abi3-" in wheel.name
+        names = set(zipfile.ZipFile(wheel).namelist())
+        assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"hyperseg"}
+        wanted = sources("hyperseg") | {f"hyperseg/{name}" for name in sources("kernels")} | {"hyperseg/_C.abi3.so"}
+        assert wanted <= names, f"missing: {sorted(wanted - names)} (a folder without __init__.py?)"
+
+    def test_a_compile_error_is_not_swallowed(self, built: tuple[Path, str]):
+        source = built[0] / "csrc/module.cpp"
+        intact = source.read_text()
+        source.write_text("this is not C++\n")
+        try:
+            with pytest.raises(AssertionError, match=r"error: (.|\n)*hyperseg\._C could not be built"):
+                run(sys.executable, "setup.py", "build_ext", cwd=built[0], HYPERSEG_CUDA="0")
+        finally:
+            source.write_text(intact)
