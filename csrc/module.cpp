@@ -6,6 +6,16 @@
 // Every operator the extension has; csrc/<device>/<op>.* registers what runs it on that device.
 STABLE_TORCH_LIBRARY(hyperseg_native, m) {
   m.def("upsample_argmax(Tensor logits, SymInt height, SymInt width) -> Tensor");
+  m.def("generate_weights(Tensor signal, Tensor[] generators, int[] offsets, int[] groups, int[] sizes) -> Tensor");
+  m.def(
+      "patch_conv2d(Tensor x, Tensor weights, Tensor? bias, int out_channels, int[] kernel_size, int groups, "
+      "int[] dilation, str padding_mode) -> Tensor");
+  m.def(
+      "patch_inverted_residual(Tensor x, Tensor weights, Tensor? bias, int hidden, int out_channels, str halo) -> "
+      "Tensor");
+  m.def(
+      "decoder_level(Tensor skip, Tensor? previous, Tensor source, Tensor? generator, Tensor bias, int offset, "
+      "int groups, int out_channels, int hidden, str halo) -> Tensor");
 }
 
 // How this library was built, as string attributes of hyperseg._C; `python -m hyperseg.info` prints them.

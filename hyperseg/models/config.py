@@ -62,8 +62,18 @@ class HyperSegConfig:
     class_names: tuple[str, ...] | None = None
 
     def __post_init__(self):
-        if self.num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {self.num_classes}.")
+        for field in _COUNTS:
+            value, several = getattr(self, field), field in _SEQUENCES
+            counts = value if several else (value,)
+            if not (
+                isinstance(counts, tuple) and all(isinstance(count, int) and 1 <= count <= _LARGEST for count in counts)
+            ):
+                kind = "a tuple of integers" if several else "an integer"
+                raise ValueError(f"{field} must be {kind} from 1 to {_LARGEST}, got {value!r:.100}.")
+        if self.context_levels > _MOST_CONTEXT_LEVELS:
+            raise ValueError(f"context_levels must be at most {_MOST_CONTEXT_LEVELS}, got {self.context_levels}.")
+        if not isinstance(self.expand_ratio, int | float) or not 0 < self.expand_ratio <= _MOST_EXPANSION:
+            raise ValueError(f"expand_ratio must be a number up to {_MOST_EXPANSION}, got {self.expand_ratio!r:.100}.")
         for field, choices in _CHOICES.items():
             if getattr(self, field) not in choices:
                 raise ValueError(f"{field} must be one of {', '.join(choices)}, got {getattr(self, field)!r}.")
@@ -102,6 +112,10 @@ class HyperSegConfig:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
+_SEQUENCES = ("resolution", "feature_channels", "kernel_sizes", "level_channels", "weight_groups")
+_COUNTS = ("num_classes", "head_channels", "context_levels", *_SEQUENCES)
+# A configuration out of a file must not ask for memory without end.
+_LARGEST, _MOST_CONTEXT_LEVELS, _MOST_EXPANSION = 65536, 8, 64
 _CHOICES = {
     "context": ("pyramid", "unet"),
     "signal_ranges": ("overlapping", "disjoint"),

@@ -43,8 +43,8 @@ class DynamicLevel(nn.Module):
         if not level.hidden:
             y = ops.patch_conv2d(x, weights, out_channels=level.out_channels)
             return F.relu(self.norms[0](y))
-        if any(type(norm) is not nn.BatchNorm2d for norm in self.norms):
-            # SyncBatchNorm and the like know best how to gather their statistics.
+        if any(type(norm) is not nn.BatchNorm2d or not norm.training for norm in self.norms):
+            # SyncBatchNorm and the like know best how to gather their statistics, and frozen norms have theirs.
             return reference.inverted_residual(
                 x, weights, level.hidden, level.out_channels, self.halo, list(self.norms)
             )
@@ -106,12 +106,14 @@ class Decoder(nn.Module):
         return folded, list(biases)
 
     def forward(self, signal: Tensor, features: Sequence[Tensor], images: Tensor) -> Tensor:
-        skips = skip_features(features, images)[: len(self.levels)]
+        # Under autocast the signal comes in a half type, images and parameters in float32.
+        skips = [skip.to(signal.dtype) for skip in skip_features(features, images)[: len(self.levels)]]
         if not any(norm.training for level in self.levels for norm in level.norms):
-            return decode(self.plan, self.halo, *self.fold(), signal, skips)
+            generators, biases = ([t.to(signal.dtype) for t in folded] for folded in self.fold())
+            return decode(self.plan, self.halo, generators, biases, signal, skips)
         x: Tensor | None = None
         for spec, generator in zip(self.plan.generators, self.generators, strict=True):
-            weights = _generate(spec, generator, signal)
+            weights = _generate(spec, generator.to(signal.dtype), signal)
             sizes = [self.plan.levels[i].parameters for i in spec.levels]
             for i, part in zip(spec.levels, weights.split(sizes, -1), strict=True):
                 x = self.levels[i](skips[i], x, part)

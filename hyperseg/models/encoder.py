@@ -1,8 +1,10 @@
 """The encoder: five skip features and the stride-32 map, from EfficientNet as published or from any timm model."""
 
+import contextlib
 from typing import Any
 
 import timm
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,6 +14,7 @@ from hyperseg.models.layers import conv_norm, conv_norm_act
 _STRIDES = (2, 4, 8, 16, 32)
 # After these stages the next convolution halves the map, or the trunk ends (SPEC B.3).
 _EFFICIENTNET_TAPS = (0, 1, 2, 4, 6)
+_EFFICIENTNET_STAGES = 7
 _EFFICIENTNET_MOMENTUM = 0.01
 
 
@@ -38,7 +41,12 @@ class EfficientNetTrunk(nn.Module):
 
     def __init__(self, name: str, pretrained: bool, drop_path_rate: float, nominal: int | None):
         super().__init__()
+        _check_known(name)
         net = timm.create_model(name, pretrained=pretrained, num_classes=0, drop_path_rate=drop_path_rate)
+        stages = list(net.blocks.children()) if isinstance(net, timm.models.EfficientNet) else []
+        depthwise = all(hasattr(block, "conv_dw") for stage in stages for block in stage.children())
+        if len(stages) != _EFFICIENTNET_STAGES or not depthwise:
+            raise ValueError(f"Only EfficientNet B0 to B7 have static padding; for {name!r} set it to None.")
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = _EFFICIENTNET_MOMENTUM
@@ -104,25 +112,52 @@ class TimmTrunk(nn.Module):
             self.channels.insert(0, stem_channels)
         self.head = conv_norm_act(channels[self.taps[-1]], head_channels, 1, act=nn.SiLU)
         self.head_channels = head_channels
+        self.channels_first = getattr(self.net, "output_fmt", "NCHW") == "NCHW"
+        self._try(name)
+
+    @torch.no_grad()
+    def _try(self, name: str) -> None:
+        """Models that take one image size only, or round maps otherwise, show it on an image of another size."""
+        height, width = 64, 96
+        try:
+            features, _ = self.eval()(torch.zeros(1, 3, height, width))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise ValueError(
+                f"The encoder {name!r} does not run at {height}x{width}, and HyperSeg takes images of any size; choose "
+                f"another encoder. ({error})"
+            ) from error
+        finally:
+            self.train()
+        for f, channels, stride in zip(features, self.channels, _STRIDES, strict=True):
+            expected = (channels, height // stride, width // stride)
+            if f.shape[1:] != expected:
+                raise ValueError(
+                    f"The encoder {name!r} gives a map of {list(f.shape[1:])} at {height}x{width}, where HyperSeg "
+                    f"needs {list(expected)}; choose another encoder."
+                )
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         maps = self.net(x)
-        features = [maps[i] for i in self.taps]
-        wanted = self.channels[-len(features) :]
-        features = [f if f.shape[1] == c else f.permute(0, 3, 1, 2) for f, c in zip(features, wanted, strict=True)]
+        features = [maps[i] if self.channels_first else maps[i].permute(0, 3, 1, 2) for i in self.taps]
         if self.stem is not None:
             features.insert(0, self.stem(x))
         return features, self.head(features[-1])
 
 
-def _features_only(name: str, pretrained: bool, drop_path_rate: float) -> nn.Module:
+def _check_known(name: str) -> None:
     if not timm.is_model(name):
         similar = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
         raise ValueError(f"timm has no model {name!r}; similar names: {', '.join(similar) or 'none'}.")
+
+
+def _features_only(name: str, pretrained: bool, drop_path_rate: float) -> nn.Module:
+    _check_known(name)
     options: dict[str, Any] = {"pretrained": pretrained, "features_only": True}
+    # Swin and its kin take one image size unless told otherwise; not every model knows these options.
     try:
-        return timm.create_model(name, drop_path_rate=drop_path_rate, **options)
-    except TypeError:  # models without stochastic depth
+        for extra in ({"drop_path_rate": drop_path_rate, "strict_img_size": False}, {"drop_path_rate": drop_path_rate}):
+            with contextlib.suppress(TypeError):
+                return timm.create_model(name, **extra, **options)
         return timm.create_model(name, **options)
     except (RuntimeError, AttributeError, KeyError) as error:
         raise ValueError(f"timm cannot give the feature maps of {name!r} ({error}); choose another encoder.") from error

@@ -57,8 +57,8 @@ class HyperSeg(nn.Module):
         Raises:
             ValueError, TypeError: images are of another shape or not floating point.
         """
-        height, width = images.shape[-2:]
         logits = self.forward_strided(images)
+        height, width = images.shape[-2:]
         padded = padded_size((height, width), self.takes_one_more)
         return resize_logits(logits, *padded)[:, :, :height, :width]
 

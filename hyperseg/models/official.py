@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -41,13 +42,13 @@ def load_official(path: str | os.PathLike, name: str | None = None, device: str 
     path = Path(path)
     content = _read(path)
     state = content.get("state_dict", content)
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(f"{path} is not a HyperSeg checkpoint: it has no state_dict of tensors.")
     config = _configuration(path, content, name)
     state = {key.removeprefix("module."): value for key, value in state.items()}
     try:
         model = HyperSeg(config)
-    except ValueError as error:
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise CheckpointError(f"{path} describes a network that cannot be built: {error}") from error
     from_official(model, state, str(path))
     return model.eval().to(device)
@@ -101,17 +102,24 @@ def to_official(model: HyperSeg) -> "OrderedDict[str, Tensor]":
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist.")
+        raise CheckpointError(
+            f"{path} is a directory, not a .pth file." if path.is_dir() else f"{path} does not exist."
+        )
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
         raise CheckpointError(
-            f"{path} was refused, and nothing in it was executed: it contains more than tensors and plain data. "
-            f"{_first_sentence(error)}"
+            f"{path} was refused, and nothing in it was executed: "
+            + (
+                f"it contains more than tensors and plain data, namely {wanted[1]}."
+                if wanted
+                else f"it is damaged or not a PyTorch checkpoint ({_reason(error)})."
+            )
         ) from error
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, IndexError) as error:
-        raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint: {_first_sentence(error)}") from error
+        raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint ({_reason(error)}).") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a HyperSeg checkpoint: it holds a {type(content).__name__}.")
     return content
@@ -128,9 +136,10 @@ def _numpy_scalars() -> list:
 _NUMPY_SCALARS = _numpy_scalars()
 
 
-def _first_sentence(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """The first sentence, without the advice to switch the safety off."""
     text = str(error).split("WeightsUnpickler error:")[-1].strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
+    return text.splitlines()[0].split(". ")[0][:200] if text else type(error).__name__
 
 
 def _configuration(path: Path, content: dict[str, Any], name: str | None) -> HyperSegConfig:

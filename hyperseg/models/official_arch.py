@@ -63,7 +63,7 @@ def parse(arch: str) -> HyperSegConfig:
         return _published(_config(module, arguments))
     except KeyError as error:
         raise ValueError(f"its arch lacks the argument {error}") from error
-    except TypeError as error:
+    except (TypeError, ArithmeticError) as error:
         raise ValueError(f"its arch has an argument of the wrong kind: {error}") from error
 
 

@@ -57,7 +57,7 @@ def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> HyperSe
     try:
         config = HyperSegConfig.from_dict(json.loads(config_file.read_text()))
         model = HyperSeg(config)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise CheckpointError(f"{config_file} is not a usable configuration: {error}") from error
     try:
         state = load_file(weights)

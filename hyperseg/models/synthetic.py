@@ -9,6 +9,8 @@ from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.ops.reference import resize_logits
 
 _GAIN = 1.4  # about what half-rectifying activations take away
+# Less for the generators: features times generated weights grow from level to level, until rounding decides the labels.
+_GENERATOR_GAIN = 0.5
 
 
 @torch.no_grad()
@@ -30,7 +32,7 @@ def synthesize_weights(model: HyperSeg, seed: int = 0) -> HyperSeg:
     generators = set(model.decoder.generators)
     for parameter in model.parameters():
         if parameter.dim() > 1:
-            gain = 1.0 if parameter in generators else _GAIN
+            gain = _GENERATOR_GAIN if parameter in generators else _GAIN
             parameter.copy_(values(parameter, gain / math.sqrt(parameter[0].numel())))
         else:
             parameter.copy_(values(parameter, 0.1))

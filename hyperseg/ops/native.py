@@ -55,5 +55,14 @@ def _implementations(device_type: str, *names: str) -> dict[str, Implementation]
     return {name: Implementation(_call(name), _objections_for(device_type)) for name in names}
 
 
-register(Backend("cpp", "C++ on the CPU", _unavailable_cpp, _implementations("cpu", "upsample_argmax")))
+register(
+    Backend(
+        "cpp",
+        "C++ on the CPU",
+        _unavailable_cpp,
+        _implementations(
+            "cpu", "upsample_argmax", "generate_weights", "patch_conv2d", "patch_inverted_residual", "decoder_level"
+        ),
+    )
+)
 register(Backend("cuda", "CUDA C++", _unavailable_cuda, _implementations("cuda")))

@@ -37,6 +37,11 @@ def _check_batch(x, weights, scale, shift, hidden, out_channels, halo, eps):
     checks.same_kind(_BATCH, scale=scale, shift=shift)
     for name, value in (("scale", scale), ("shift", shift)):
         checks.vector(_BATCH, name, value, 2 * hidden + out_channels, "expand | depthwise | project")
+        if value.device != x.device:
+            raise ValueError(f"{_BATCH}: {name} is on {value.device} but x on {x.device}; move them together.")
+        precise = torch.promote_types(x.dtype, torch.float32)
+        if value.dtype not in (precise, x.dtype):
+            raise TypeError(f"{_BATCH}: {name} must be {precise}, for a map of {x.dtype}, got {value.dtype}.")
 
 
 def _fake_map(x, out_channels):

@@ -284,17 +284,18 @@ def loss_selection(losses: Tensor, labels: Tensor, ignore_index: int, bootstrap:
     if not bootstrap:
         valid = (labels != ignore_index).sum().clamp(min=1)
         row = losses.new_tensor([-torch.inf, 0.0, 0.0])
-        row[1] = 1 / valid
+        row[1] = 1 / valid.to(losses.dtype)
         return row.expand(n, 3).contiguous()
     k = min(bootstrap, pixels)
     worst = losses.topk(min(k + 1, pixels), dim=1).values
     many = worst[:, -1] > threshold if pixels > k else torch.zeros_like(worst[:, 0], dtype=torch.bool)
     cut = torch.where(many, threshold, worst[:, k - 1])
-    above = (losses > cut[:, None]).sum(1)
-    ties = (losses == cut[:, None]).sum(1)
+    # In the losses' own dtype: a quotient of integers would be rounded to float32.
+    above = (losses > cut[:, None]).sum(1).to(losses.dtype)
+    ties = (losses == cut[:, None]).sum(1).to(losses.dtype)
     weight_above = torch.where(many, 1 / above, 1 / k)
     weight_at = torch.where(many, 0.0, (k - above) / (k * ties.clamp(min=1)))
-    return torch.stack([cut, weight_above / n, weight_at / n], 1).to(losses.dtype)
+    return torch.stack([cut, weight_above / n, weight_at / n], 1)
 
 
 def upsample_cross_entropy(

@@ -5,7 +5,8 @@ contract: its implementation asks :mod:`hyperseg.ops.backends` who serves the ca
 keeps it a single opaque node for ``torch.compile``, ``torch.export`` and CUDA graphs.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -92,9 +93,9 @@ def define_backward(
             out = reference(*filled)
             return out[0] if isinstance(out, tuple) else out
 
-        with torch.enable_grad():
-            vjp = torch.func.vjp(forward, *[_detached(args[i]) for i in wanted])[1]
-        found = dict(zip(wanted, vjp(grad), strict=True))
+        with differentiating():
+            gradients = torch.func.vjp(forward, *[_detached(args[i]) for i in wanted])[1](grad)
+        found = dict(zip(wanted, gradients, strict=True))
         results = [_like(found[i], args[i]) if i in found else grad.new_empty(0) for i in differentiable]
         return tuple(results) if len(results) > 1 else results[0]
 
@@ -106,9 +107,39 @@ def define_backward(
     LIBRARY.impl(operator, lambda *args: backends.select(operator, *args).function(*args), "CompositeExplicitAutograd")
     torch.library.register_fake(f"hyperseg::{operator}", fake, lib=LIBRARY)
     torch.library.register_autograd(f"hyperseg::{name}", backward, setup_context=setup_context, lib=LIBRARY)
+    refuse_second_derivatives(operator)
     REFERENCE.implementations[operator] = backends.Implementation(reference_backward)
     OPERATORS.append(operator)
     return getattr(torch.ops.hyperseg, operator).default
+
+
+@contextlib.contextmanager
+def differentiating() -> Iterator[None]:
+    """Inside an operator: have torch.func differentiate.
+
+    A dispatch mode (FlopCounterMode, opcheck) calls operators with torch.func's dispatch keys excluded; without them it
+    would hand its wrappers to kernels that know nothing of them.
+    """
+    needed = ("FuncTorchDynamicLayerFrontMode", "FuncTorchDynamicLayerBackMode", "FuncTorchGradWrapper")
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    for key in needed:
+        excluded = excluded - torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+    with (
+        torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded),
+        torch.enable_grad(),
+    ):
+        yield
+
+
+def refuse_second_derivatives(operator: str) -> None:
+    """Without this, differentiating a backward would give whatever part of the answer autograd happens to see."""
+
+    def backward(ctx, *gradients):
+        raise NotImplementedError(
+            f"{operator}: second derivatives are not implemented; differentiate the function of hyperseg.ops.reference."
+        )
+
+    torch.library.register_autograd(f"hyperseg::{operator}", backward, lib=LIBRARY)
 
 
 def _detached(value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:

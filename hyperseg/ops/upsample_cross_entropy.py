@@ -2,9 +2,10 @@
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from hyperseg.ops import backends, checks, reference
-from hyperseg.ops.registration import LIBRARY, OPERATORS, REFERENCE, define
+from hyperseg.ops.registration import LIBRARY, OPERATORS, REFERENCE, define, differentiating, refuse_second_derivatives
 
 _NAME = "upsample_cross_entropy"
 
@@ -34,9 +35,9 @@ def _reference_backward(grad: Tensor, logits: Tensor, labels: Tensor, selection:
         losses = reference.pixel_losses(values, labels, ignore_index)
         return (losses * reference.pixel_weights(losses.detach(), selection)).sum()
 
-    with torch.enable_grad():
-        vjp = torch.func.vjp(loss, logits.detach())[1]
-    return vjp(grad)[0].to(logits.dtype).clone(memory_format=torch.contiguous_format)
+    with differentiating():
+        gradient = torch.func.vjp(loss, logits.detach())[1](grad)[0]
+    return gradient.to(logits.dtype).clone(memory_format=torch.contiguous_format)
 
 
 def _setup_context(ctx, inputs, output):
@@ -73,6 +74,7 @@ torch.library.register_fake(
     f"hyperseg::{_BACKWARD}", lambda grad, logits, *args: logits.new_empty(logits.shape), lib=LIBRARY
 )
 torch.library.register_autograd(f"hyperseg::{_NAME}", _backward, setup_context=_setup_context, lib=LIBRARY)
+refuse_second_derivatives(_BACKWARD)
 REFERENCE.implementations[_BACKWARD] = backends.Implementation(_reference_backward)
 OPERATORS.append(_BACKWARD)
 
@@ -101,10 +103,14 @@ def upsample_cross_entropy(
     Raises:
         ValueError, TypeError: shapes, dtypes or devices do not fit together, or a label is no class.
     """
-    if not torch.compiler.is_compiling() and not _capturing(logits):
+    if not torch.compiler.is_compiling() and not _without_values(labels) and not _capturing(logits):
         _check_label_range(logits, labels, ignore_index)
     loss, _ = torch.ops.hyperseg.upsample_cross_entropy.default(logits, labels, ignore_index, bootstrap, threshold)
     return loss
+
+
+def _without_values(x: Tensor) -> bool:
+    return x.is_meta or isinstance(x, FakeTensor)
 
 
 def _capturing(x: Tensor) -> bool:

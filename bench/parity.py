@@ -1,0 +1,149 @@
+"""Whether the callable being timed computes the network. No speed is printed for one that does not.
+
+The reference is the plain module in float32 with the reference backend and TF32 off, on the same frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """`relative` bounds max|d| / max|reference|, `rms` bounds rms(d) / rms(reference).
+
+    `agreement` and `clear_agreement` are percentages of pixels with the reference's label: of all pixels, and of those
+    whose two best reference scores lie further apart than six times the error allowed on average.
+    """
+
+    relative: float
+    rms: float
+    agreement: float
+    clear_agreement: float
+    why: str
+
+
+# The one table of thresholds. Random weights are the hard case: scores of different classes lie much closer together
+# than those of a trained network, so more labels flip for the same error.
+TOLERANCES = {
+    "float32": Tolerance(1e-4, 1e-4, 99.99, 100.0, "only the order of float32 sums may differ"),
+    "float16": Tolerance(5e-2, 2e-2, 98.0, 99.9, "11 significant bits, rounded after each of about 100 layers"),
+    "bfloat16": Tolerance(4e-1, 1.5e-1, 90.0, 99.0, "8 significant bits: eight times float16's rounding"),
+}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The comparison of one callable with the reference; `reason` is empty if it passed."""
+
+    passed: bool
+    reason: str = ""
+    max_abs: float | None = None
+    relative: float | None = None
+    rms: float | None = None
+    agreement: float | None = None
+    clear_agreement: float | None = None
+    clear_pixels: float | None = None
+
+    def sentence(self, row: tuple[str, ...], when: str) -> str:
+        """Why a row gets no speed."""
+        mode, backend, scope = row
+        return f"No speed for mode {mode}, backend {backend}, scope {scope}: {when}, {self.reason}."
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class BadReference(RuntimeError):
+    """The reference itself is degenerate, so that comparing with it would prove nothing."""
+
+
+def check_reference(logits: torch.Tensor) -> dict[str, float]:
+    """Refuse a reference that anything would agree with: vanished, constant or exploded scores, a single class."""
+    if not torch.isfinite(logits).all():
+        raise BadReference("The reference network's scores are not finite: these weights cannot be used for a check.")
+    std = logits.float().std().item()
+    counts = torch.bincount(logits.argmax(1).flatten(), minlength=logits.shape[1])
+    classes = int((counts > 0.001 * counts.sum()).sum())
+    if std <= 1e-3:
+        raise BadReference(
+            f"The reference network's scores hardly vary (standard deviation {std:.1e}): every comparison would pass. "
+            "Are the BatchNorm statistics those of a trained or calibrated network?"
+        )
+    if classes < 2:
+        raise BadReference("The reference network answers with one class only: label agreement would prove nothing.")
+    return {"std": std, "classes": classes, "max_abs": logits.abs().max().item()}
+
+
+def clear_mask(reference: torch.Tensor, tolerance: Tolerance) -> torch.Tensor:
+    top = reference.topk(2, dim=1).values
+    return (top[:, 0] - top[:, 1]) > 6 * tolerance.rms * reference.double().square().mean().sqrt()
+
+
+def compare_labels(labels: torch.Tensor, reference: torch.Tensor, tolerance: Tolerance) -> Parity:
+    """Labels [N, H, W] against reference scores [N, C, H, W]."""
+    expected = reference.argmax(1)
+    if labels.shape != expected.shape:
+        return Parity(False, f"it answered with shape {tuple(labels.shape)}, not {tuple(expected.shape)}")
+    if labels.dtype != torch.uint8:
+        return Parity(False, f"its labels are {labels.dtype}, not torch.uint8")
+    same = labels.to(expected.device).long() == expected
+    clear = clear_mask(reference, tolerance)
+    pixels = int(clear.sum())
+    result = Parity(
+        passed=True,
+        agreement=100 * same.double().mean().item(),
+        clear_agreement=100 * same[clear].double().mean().item() if pixels else None,
+        clear_pixels=100 * pixels / clear.numel(),
+    )
+    if result.agreement < tolerance.agreement:
+        reason = f"only {result.agreement:.4f} % of the labels agree with the reference; {tolerance.agreement} % must"
+        return replace(result, passed=False, reason=reason)
+    if result.clear_agreement is not None and result.clear_agreement < tolerance.clear_agreement:
+        reason = f"where the reference is clear, only {result.clear_agreement:.4f} % of the labels agree"
+        return replace(result, passed=False, reason=f"{reason}; {tolerance.clear_agreement} % must")
+    return result
+
+
+def compare_logits(logits: torch.Tensor, reference: torch.Tensor, tolerance: Tolerance) -> Parity:
+    """Scores [N, C, H, W] against the reference's."""
+    logits = logits.to(reference.device, torch.float32)
+    if logits.shape != reference.shape:
+        return Parity(False, f"it answered with shape {tuple(logits.shape)}, the reference {tuple(reference.shape)}")
+    if not torch.isfinite(logits).all():
+        return Parity(False, "its scores are not finite")
+    difference = (logits - reference).double()
+    labels = compare_labels(logits.argmax(1).to(torch.uint8), reference, tolerance)
+    result = replace(
+        labels,
+        max_abs=difference.abs().max().item(),
+        relative=(difference.abs().max() / reference.abs().max()).item(),
+        rms=(difference.square().mean().sqrt() / reference.double().square().mean().sqrt()).item(),
+    )
+    if result.relative > tolerance.relative:
+        reason = f"its largest error is {result.relative:.1e} of the largest score; {tolerance.relative:.0e} is allowed"
+        return replace(result, passed=False, reason=reason)
+    if result.rms > tolerance.rms:
+        reason = f"its root mean square error is {result.rms:.1e} of the scores'; {tolerance.rms:.0e} is allowed"
+        return replace(result, passed=False, reason=reason)
+    return result
+
+
+def worst(results: list[Parity]) -> Parity:
+    """The first that failed, else the figures of the worst over all inputs."""
+    for result in results:
+        if not result.passed:
+            return result
+
+    def extreme(name: str, pick: Any) -> Any:
+        values = [getattr(r, name) for r in results if getattr(r, name) is not None]
+        return pick(values) if values else None
+
+    return Parity(
+        passed=True,
+        **{name: extreme(name, max) for name in ("max_abs", "relative", "rms")},
+        **{name: extreme(name, min) for name in ("agreement", "clear_agreement", "clear_pixels")},
+    )

@@ -1,0 +1,165 @@
+"""How far a measured time is from what the machine could do: ceilings measured in this run, FLOPs and bytes counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from bench.harness import synchronize
+
+MOVES_NOTHING = {"as_strided", "detach", "alias", "_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty"}
+OWN_NAMESPACES = ("hyperseg", "hyperseg_native")
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """The best of several attempts on this device, with this many threads and this type."""
+
+    copy_bytes_per_second: float
+    matmul_flops_per_second: float
+    copy_bytes: int
+    matmul_size: int
+    dtype: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The shortest time the roofline allows, and which of its two sides sets it."""
+
+    seconds: float
+    by: str
+
+    def percent(self, measured_seconds: float) -> float:
+        return 100 * self.seconds / measured_seconds
+
+
+def bound(flops: float, bytes_moved: float, ceilings: Ceilings) -> Bound:
+    arithmetic = flops / ceilings.matmul_flops_per_second
+    memory = bytes_moved / ceilings.copy_bytes_per_second
+    return Bound(arithmetic, "arithmetic") if arithmetic >= memory else Bound(memory, "memory")
+
+
+def best_seconds(step: Callable[[], object], device: torch.device, repeats: int, limit: float) -> float:
+    """The fastest of up to `repeats` runs after one untimed; stops after `limit` seconds."""
+    step()
+    synchronize(device)
+    best = float("inf")
+    began = time.perf_counter()
+    for _ in range(repeats):
+        start = time.perf_counter()
+        step()
+        synchronize(device)
+        best = min(best, time.perf_counter() - start)
+        if time.perf_counter() - began > limit:
+            break
+    return best
+
+
+def measure_ceilings(device: torch.device, dtype: torch.dtype, quick: bool = False) -> Ceilings:
+    """Copy bandwidth (bytes read plus bytes written) and the rate of a large matrix product on random data."""
+    cuda = device.type == "cuda"
+    limit = 0.5 if quick else 2.0
+    size = (64 if quick else 256) * 2**20
+    if cuda:
+        free, _ = torch.cuda.mem_get_info(device)
+        size = max(2**20, min(2 * 2**30, free // 8))
+    moved, copy = time_copy(device, size, limit)
+    # Grow the product until it takes long enough to time: some types are orders of magnitude slower on a CPU.
+    n, largest = (2048, 8192) if cuda else (256, 1024 if quick else 2048)
+    product = time_product(device, dtype, n, limit)
+    while n < largest and product < limit / 8:
+        n *= 2
+        product = time_product(device, dtype, n, limit)
+    if cuda:
+        torch.cuda.empty_cache()
+    return Ceilings(moved / copy, 2 * n**3 / product, moved, n, str(dtype).removeprefix("torch."))
+
+
+def time_copy(device: torch.device, size: int, limit: float) -> tuple[int, float]:
+    """Bytes read and written by copying `size` bytes, and the seconds it takes."""
+    source = torch.empty(size // 4, device=device, dtype=torch.float32).uniform_()
+    target = torch.empty_like(source)
+    return 2 * source.nbytes, best_seconds(lambda: target.copy_(source), device, 20, limit)
+
+
+def time_product(device: torch.device, dtype: torch.dtype, n: int, limit: float) -> float:
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    out = torch.empty(n, n, device=device, dtype=dtype)
+    return best_seconds(lambda: torch.mm(a, b, out=out), device, 20, limit)
+
+
+def tensor_bytes(tensors: Iterable[Any]) -> int:
+    """Bytes of the elements of distinct tensors; an expanded one counts what it stores, a strided one what it shows."""
+    seen: set[tuple[int, int, torch.Size]] = set()
+    total = 0
+    for t in tensors:
+        if not isinstance(t, torch.Tensor):
+            continue
+        key = (t.untyped_storage()._cdata, t.storage_offset(), t.shape)
+        if key in seen:
+            continue
+        seen.add(key)
+        elements = 1
+        for length, stride in zip(t.shape, t.stride(), strict=True):
+            elements *= length if stride != 0 else 1
+        total += elements * t.element_size()
+    return total
+
+
+class TrafficMode(TorchDispatchMode):
+    """Bytes if every operator reads its inputs and writes its outputs once: what an unfused execution moves.
+
+    Views move nothing. An operator of ours counts as one, whatever it does inside.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+        self.operators = 0
+        self.uncounted_flops: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        packet = func._overloadpacket
+        if not func.is_view and packet.__name__ not in MOVES_NOTHING:
+            inputs = list(tree_leaves((args, kwargs)))
+            written = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+            storages = {t.untyped_storage()._cdata for t in inputs if isinstance(t, torch.Tensor)}
+            # `reshape`, `to` and `contiguous` may answer with their own input: nothing moved then.
+            aliases = all(t.untyped_storage()._cdata in storages for t in written) and not func._schema.is_mutable
+            if not (written and aliases):
+                self.bytes += tensor_bytes(inputs) + tensor_bytes(written)
+                self.operators += 1
+        if func.namespace in OWN_NAMESPACES and packet not in flop_registry:
+            self.uncounted_flops.add(str(packet))
+        return out
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one step does, counted and not estimated."""
+
+    flops: int
+    unfused_bytes: int
+    operators: int
+    uncounted: list[str]
+
+
+def count(step: Callable[[], object]) -> Work:
+    """FLOPs (two for a multiply-add, convolutions and products only) and unfused bytes of one eager step."""
+    traffic = TrafficMode()
+    flops = FlopCounterMode(display=False)
+    with torch.no_grad(), flops, traffic:
+        step()
+    return Work(flops.get_total_flops(), traffic.bytes, traffic.operators, sorted(traffic.uncounted_flops))

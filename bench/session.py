@@ -1,0 +1,334 @@
+"""One run of bench/fps.py: for each network compare, time in alternation, compare again, print, write."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from bench import environment, paper, report, roofline
+from bench.harness import Budget, Case, Samples, measure, median, summarise
+from bench.parity import BadReference, Parity
+from bench.subject import Refused, Subject, load, one_line, out_of_memory
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def say(*parts: object) -> None:
+    tqdm.write(" ".join(str(p) for p in parts), file=sys.stdout)
+    sys.stdout.flush()
+
+
+def throughput(samples: Samples) -> dict[str, Any]:
+    fps = samples.fps()
+    middle = median(fps)
+    spread = 100 * (max(fps) - min(fps)) / middle
+    return {"fps": middle, "min": min(fps), "max": max(fps), "spread_percent": spread, "fps_by_window": fps}
+
+
+@dataclass
+class Prepared:
+    """A case that computes the network, and the engine it belongs to, kept alive for as long as the case."""
+
+    case: Case
+    engine: Any
+    parity: Parity
+    peak_mib: float | None = None
+
+
+def comparisons(rows: list[dict[str, Any]]) -> list[str]:
+    """Rows of one scope against its first, round by round: a drift of the machine divides out."""
+    found: dict[str, list[str]] = {}
+    for scope in dict.fromkeys(row["scope"] for row in rows):
+        first, *others = [row for row in rows if row["scope"] == scope]
+        for row in others:
+            pairs = zip(row["throughput"]["fps_by_window"], first["throughput"]["fps_by_window"], strict=True)
+            ratios = sorted(a / b for a, b in pairs)
+            key = f"{row['mode']} {row['backend']} over {first['mode']} {first['backend']}"
+            text = f"{scope} {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            found.setdefault(key, []).append(text)
+    return [f"FPS of {key}, by round: {', '.join(texts)}." for key, texts in found.items()]
+
+
+class Session:
+    """One run of the script: what it measures with, what it found."""
+
+    def __init__(
+        self, args: argparse.Namespace, device: torch.device, models: list[str], modes: list[str], budget: Budget
+    ) -> None:
+        self.args, self.device, self.models, self.modes, self.budget = args, device, models, modes, budget
+        self.cuda = device.type == "cuda"
+        self.backends = list(dict.fromkeys(args.backend))
+        self.scopes = list(report.SCOPES) if "all" in args.scope else list(dict.fromkeys(args.scope))
+        self.rotate = 4 if self.cuda else 2
+        self.dtype = DTYPES[args.dtype]
+        self.watch = environment.Watch(self.device)
+        self.wrong = 0
+        self.unable = 0
+        self.ceilings: roofline.Ceilings | None = None
+        self.document: dict[str, Any] = {
+            "schema_version": report.SCHEMA_VERSION,
+            "kind": "hyperseg-fps",
+            "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+            "environment": environment.describe(self.device),
+            "readings": self.watch.readings,
+            "ceilings": None,
+            "inputs": {"rotated": self.rotate, "caches": "warm, nothing is flushed", "kind": "synthetic photographs"},
+            "models": [],
+        }
+
+    def run(self) -> int:
+        from hyperseg import info
+
+        first = self.watch.read("before")
+        self.document["backends"] = info.report()
+        say(report.header(self.document["environment"], first))
+        say(f"settings  {self.args.dtype}, TF32 off, batch {self.args.batch}, seed {self.args.seed}")
+        if not self.cuda and self.args.device == "auto":
+            say("\nNo CUDA device was found: this measures the CPU, with fewer iterations.")
+        if not self.args.paper:
+            self.ceilings = roofline.measure_ceilings(self.device, self.dtype, self.args.quick)
+            self.document["ceilings"] = self.ceilings.to_dict()
+            say(
+                f"ceilings  measured now: copy {self.ceilings.copy_bytes_per_second / 1e9:.4g} GB/s (read + written), "
+                f"matmul {self.ceilings.matmul_flops_per_second / 1e12:.4g} TFLOP/s in {self.args.dtype}"
+            )
+        for name in self.models:
+            entry: dict[str, Any] = {"name": name, "rows": [], "refused": []}
+            self.document["models"].append(entry)
+            try:
+                self.model(name, entry)
+            except (Refused, BadReference) as refusal:
+                self.refuse(entry, str(refusal))
+            except Exception as error:
+                if out_of_memory(error):
+                    self.refuse(entry, self.memory_sentence(name))
+                else:
+                    # A fault of ours: leave its traceback, and keep what the other models give.
+                    traceback.print_exception(error, file=sys.stderr)
+                    self.refuse(entry, f"{name} could not be measured ({type(error).__name__}): {one_line(error)}")
+            finally:
+                self.watch.read("after")
+                self.save()
+            self.clean()
+        self.finish()
+        return 2 if self.wrong else 1 if self.unable else 0
+
+    def progress(self, text: str) -> None:
+        """A passing word for someone who watches; a log gets none."""
+        if sys.stderr.isatty():
+            print(f"\r{text[:100]:<100}\r", end="", file=sys.stderr, flush=True)
+
+    def clean(self) -> None:
+        """Nothing of one model may weigh on the next."""
+        gc.collect()
+        if "compile" in self.modes:
+            torch.compiler.reset()
+        if self.cuda:
+            torch.cuda.empty_cache()
+
+    def memory_sentence(self, name: str) -> str:
+        size = f" of the GPU ({torch.cuda.mem_get_info(self.device)[1] / 2**30:.0f} GiB)" if self.cuda else ""
+        return (
+            f"The memory{size} is not enough for {name}: try a smaller --batch or --resolution, or fewer modes at once."
+        )
+
+    def refuse(self, entry: dict[str, Any], sentence: str, wrong: bool = False) -> None:
+        entry["refused"].append(sentence)
+        self.wrong += wrong
+        self.unable += not wrong
+        say(f"\n{sentence}")
+
+    def save(self) -> None:
+        self.document["summary"] = {when: self.watch.summary(when) for when in ("before", "during", "after")}
+        self.document["warnings"] = self.watch.warnings()
+        if self.args.json is not None:
+            report.write_json(self.args.json, self.document)
+
+    def finish(self) -> None:
+        rows = [row for entry in self.document["models"] for row in entry["rows"]]
+        if self.cuda:
+            say("\nGPU while measuring: " + report.gpu_state(self.watch.summary("during")))
+        for warning in self.watch.warnings():
+            say(warning)
+        if rows and self.args.paper:
+            say("\n" + report.bullets(paper.NOTES))
+        elif rows:
+            ceilings = self.document["ceilings"]
+            say("\n" + report.footnotes(rows, self.cuda, ceilings, self.rotate))
+        if self.args.json is not None:
+            say(f"\nEvery sample is in {self.args.json}.")
+
+    def model(self, name: str, entry: dict[str, Any]) -> None:
+        """Prepare one network, compare, time, compare again, print."""
+        network, weights = load(name, self.args.weights, self.args.seed)
+        config = network.config
+        size = self.args.resolution or tuple(config.resolution)
+        parameters = sum(p.numel() for p in network.parameters())
+        subject = Subject(name, network, size, self.args.batch, self.dtype, self.device, self.rotate, self.args.seed)
+        entry |= {
+            "resolution": list(size),
+            "published_resolution": list(config.resolution),
+            "batch": self.args.batch,
+            "dtype": self.args.dtype,
+            "parameters": parameters,
+            "weights": weights,
+        }
+        note = "" if size == tuple(config.resolution) else ", not the published resolution"
+        say(
+            f"\n{name}: {size[0]}x{size[1]} (height x width{note}), {config.num_classes} classes, "
+            f"{parameters / 1e6:.2f} M parameters, weights {weights['source']}"
+        )
+        self.progress(f"preparing {name}: reference")
+        subject.prepare()
+        entry["reference"] = subject.reference_scale
+        if self.args.paper:
+            paper.run(self, subject, entry)
+            return
+        prepared = self.cases(subject, entry)
+        if not prepared:
+            return
+        work = self.work(subject, prepared)
+        for item, samples in zip(prepared, self.time(prepared), strict=True):
+            # On a CPU a quick look can afford one frame for the second comparison; the first saw them all.
+            only = self.rotate - 1 if self.args.quick and not self.cuda else None
+            after = subject.check(item.case, only)
+            if not after.passed:
+                self.refuse(entry, after.sentence(item.case.name, "after timing"), wrong=True)
+                continue
+            entry["rows"].append(self.row(subject, item, after, samples, work.get(item.case.name[2])))
+        if entry["rows"]:
+            say("\n" + report.rows_table(entry["rows"], self.cuda))
+            for note in self.notes(entry):
+                say(note)
+
+    def cases(self, subject: Subject, entry: dict[str, Any]) -> list[Prepared]:
+        """Every row that can be run here and computes the network."""
+        prepared: list[Prepared] = []
+        todo = [(mode, backend) for backend in self.backends for mode in self.modes]
+        for mode, backend in todo:
+            self.progress(f"preparing {subject.name}: {mode} {backend}")
+            base = 0
+            if self.cuda:
+                torch.cuda.synchronize(self.device)
+                torch.cuda.reset_peak_memory_stats(self.device)
+                base = torch.cuda.memory_allocated(self.device)
+            found: list[Prepared] = []
+            try:
+                engine = subject.build(mode, backend)
+                for scope in self.scopes:
+                    case = subject.case(engine, mode, backend, scope)
+                    result = subject.check(case)
+                    if result.passed:
+                        found.append(Prepared(case, engine, result))
+                    else:
+                        self.refuse(entry, result.sentence(case.name, "before timing"), wrong=True)
+            except Exception as error:
+                self.refuse(entry, self.engine_sentence(error, mode, backend))
+                if mode == "compile" and ("eager", backend) not in todo:
+                    say("Mode eager takes its place.")
+                    todo.append(("eager", backend))
+                continue
+            if self.cuda:
+                for item in found:
+                    item.peak_mib = (torch.cuda.max_memory_allocated(self.device) - base) / 2**20
+            prepared += found
+        return prepared
+
+    def engine_sentence(self, error: Exception, mode: str, backend: str) -> str:
+        """Why an engine could not be built or called; what is not the user's doing also leaves its traceback."""
+        import hyperseg
+
+        what = f"Mode {mode}, backend {backend} cannot run here"
+        if out_of_memory(error):
+            return f"{what}: {self.memory_sentence('it')}"
+        if not isinstance(error, (hyperseg.ops.BackendError, ValueError, NotImplementedError)):
+            traceback.print_exception(error, file=sys.stderr)
+            what += f" ({type(error).__name__})"
+        return f"{what}: {one_line(error)}"
+
+    def work(self, subject: Subject, prepared: list[Prepared]) -> dict[str, roofline.Work | None]:
+        """FLOPs and bytes of each scope, counted on an engine in eager mode: a graph shows its operators to nobody."""
+        eager = {item.case.name[2]: item.case for item in reversed(prepared) if item.case.name[0] == "eager"}
+        found: dict[str, roofline.Work | None] = {}
+        try:
+            if not eager:
+                engine = subject.build("eager", self.backends[0])
+                eager = {scope: subject.case(engine, "eager", self.backends[0], scope) for scope in self.scopes}
+            for scope, case in eager.items():
+                if scope == "host" and "frame" in eager and not self.cuda:
+                    continue
+                with case.context():
+                    found[scope] = roofline.count(lambda case=case: case.step(0))
+            if "frame" in found:
+                found.setdefault("host", found["frame"])  # on a CPU they are the same
+        except Exception as error:  # a count is worth less than the times it stands beside
+            say(f"FLOPs and unfused bytes could not be counted ({type(error).__name__}: {one_line(error)}).")
+        return found
+
+    def time(self, prepared: list[Prepared]) -> list[Samples]:
+        cases = [item.case for item in prepared]
+        total = len(cases) * self.budget.rounds
+        with tqdm(total=total, desc="timing", unit="slice", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
+
+            def on_slice(case: Case) -> None:
+                bar.set_postfix_str(" ".join(case.name), refresh=False)
+                bar.update()
+
+            def on_round(done: int) -> None:
+                self.watch.read_if_quick("during")
+
+            return measure(cases, self.device, self.budget, on_slice, on_round)
+
+    def row(
+        self, subject: Subject, item: Prepared, after: Parity, samples: Samples, work: roofline.Work | None
+    ) -> dict[str, Any]:
+        mode, backend, scope = item.case.name
+        steps = [n / item.case.images for n in samples.window_images]
+        step_seconds = median([ms / n for ms, n in zip(samples.window_ms, steps, strict=True)]) / 1e3
+        compulsory = subject.compulsory_bytes(scope)
+        roof = None
+        if work is not None and self.ceilings is not None:
+            limit = roofline.bound(work.flops, compulsory, self.ceilings)
+            roof = {"seconds": limit.seconds, "by": limit.by, "percent": limit.percent(step_seconds)}
+        return {
+            "mode": mode,
+            "backend": backend,
+            "scope": scope,
+            "parity_before": item.parity.to_dict(),
+            "parity_after": after.to_dict(),
+            "latency_ms": summarise(samples.latency_ms),
+            "device_ms": summarise(samples.device_ms) if samples.device_ms else None,
+            "throughput": throughput(samples),
+            "work": {
+                "flops": work.flops if work else None,
+                "compulsory_bytes": compulsory,
+                "unfused_bytes": work.unfused_bytes if work else None,
+                "operators": work.operators if work else None,
+                "uncounted_operators": work.uncounted if work else None,
+            },
+            "roofline": roof,
+            "peak_memory_mib": item.peak_mib,
+            "warmup": {"steps": samples.warmup_steps, "stable": samples.warmup_stable},
+            "raw": asdict(samples),
+        }
+
+    def notes(self, entry: dict[str, Any]) -> list[str]:
+        """What this model's table cannot say in its columns."""
+        rows = entry["rows"]
+        out = [*comparisons(rows)]
+        if peaks := {(r["mode"], r["backend"]): r["peak_memory_mib"] for r in rows if r["peak_memory_mib"] is not None}:
+            each = ", ".join(f"{' '.join(key)} {mib:.0f} MiB" for key, mib in peaks.items())
+            out.append(f"Peak GPU memory of building and running an engine, above the float32 module: {each}.")
+        if restless := [f"{r['mode']} {r['backend']} {r['scope']}" for r in rows if not r["warmup"]["stable"]]:
+            out.append(f"Not yet steady when the warm-up ended: {', '.join(restless)}.")
+        if uncounted := {op for r in rows for op in r["work"]["uncounted_operators"] or [] if "upsample" not in op}:
+            out.append(f"No FLOP formula is known for {', '.join(sorted(uncounted))}: GFLOP and roofline are too low.")
+        return out

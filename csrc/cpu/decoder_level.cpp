@@ -1,0 +1,54 @@
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+
+#include "generate_weights.h"
+#include "operands.h"
+
+namespace hyperseg::cpu {
+namespace {
+
+Tensor decoder_level(const Tensor& skip, std::optional<Tensor> previous, const Tensor& source,
+                     std::optional<Tensor> generator, const Tensor& bias, int64_t offset, int64_t groups,
+                     int64_t out_channels, int64_t hidden, std::string halo) {
+  Tensor out = new_map(skip, out_channels);
+  const int64_t channels = 2 + skip.size(1) + (previous ? previous->size(1) : 0);
+  const int64_t size = hidden ? (channels + 9 + out_channels) * hidden : channels * out_channels;
+  // A patch that looks at its neighbours' weights needs them all to be there.
+  const bool ahead = generator && hidden && halo != "own";
+  const Tensor weights = ahead ? generate_weights(source, {*generator}, {offset}, {groups}, {size}) : source;
+  with_type(skip, "decoder_level", [&](auto type) {
+    using scalar_t = decltype(type);
+    Level<scalar_t> level;
+    level.skip = read<scalar_t>(skip);
+    if (previous) level.previous = read<scalar_t>(*previous);
+    level.images = skip.size(0);
+    level.hidden = hidden;
+    level.out_channels = out_channels;
+    level.own_halo = halo == "own";
+    level.last = Activation::kRelu;
+    level.bias = values<scalar_t>(bias);
+    level.out = write<scalar_t>(out);
+    if (generator && !ahead) {
+      const Generator<acc_t<scalar_t>> transposed(static_cast<const scalar_t*>(generator->const_data_ptr()),
+                                                  generator->stride(0), generator->stride(1), generator->size(0),
+                                                  generator->size(1), groups, size);
+      level.generator = &transposed;
+      level.signal = read<scalar_t>(source);
+      level.signal_offset = offset;
+      level.grid_h = source.size(2);
+      level.grid_w = source.size(3);
+      level.run();
+    } else {
+      set_weights(level, weights);
+      level.run();
+    }
+  });
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hyperseg_native, CPU, m) { m.impl("decoder_level", TORCH_BOX(&decoder_level)); }
+
+}  // namespace hyperseg::cpu

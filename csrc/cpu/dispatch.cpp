@@ -1,0 +1,43 @@
+#include "primitives.h"
+
+namespace hyperseg::cpu {
+
+#define HYPERSEG_DECLARE(isa)                 \
+  extern const Primitives<float> float_##isa; \
+  extern const Primitives<double> double_##isa;
+HYPERSEG_DECLARE(baseline)
+#ifdef HYPERSEG_X86
+HYPERSEG_DECLARE(avx2)
+HYPERSEG_DECLARE(avx512)
+
+namespace {
+int level() {
+  static const int found = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                                   __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
+                               ? 2
+                           : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 1
+                                                                                             : 0;
+  return found;
+}
+}  // namespace
+
+template <>
+const Primitives<float>& primitives<float>() {
+  return level() == 2 ? float_avx512 : level() == 1 ? float_avx2 : float_baseline;
+}
+template <>
+const Primitives<double>& primitives<double>() {
+  return level() == 2 ? double_avx512 : level() == 1 ? double_avx2 : double_baseline;
+}
+#else
+template <>
+const Primitives<float>& primitives<float>() {
+  return float_baseline;
+}
+template <>
+const Primitives<double>& primitives<double>() {
+  return double_baseline;
+}
+#endif
+
+}  // namespace hyperseg::cpu

@@ -1,0 +1,57 @@
+#include "generate_weights.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <type_traits>
+
+#include "operands.h"
+
+namespace hyperseg::cpu {
+
+Tensor generate_weights(const Tensor& signal, std::vector<Tensor> generators, std::vector<int64_t> offsets,
+                        std::vector<int64_t> groups, std::vector<int64_t> sizes) {
+  const int64_t n = signal.size(0), fh = signal.size(2), fw = signal.size(3);
+  int64_t total = 0;
+  for (int64_t size : sizes) total += size;
+  Tensor out = torch::stable::new_empty(signal, {n, fh, fw, total});
+  with_type(signal, "generate_weights", [&](auto type) {
+    using scalar_t = decltype(type);
+    using T = acc_t<scalar_t>;
+    const Primitives<T>& run = primitives<T>();
+    const Map<const scalar_t> map = read<scalar_t>(signal);
+    scalar_t* target = static_cast<scalar_t*>(out.mutable_data_ptr());
+    int64_t begin_of = 0;
+    for (size_t i = 0; i < generators.size(); ++i) {
+      const Tensor& g = generators[i];
+      const Generator<T> generator(static_cast<const scalar_t*>(g.const_data_ptr()), g.stride(0), g.stride(1),
+                                   g.size(0), g.size(1), groups[i], sizes[i]);
+      const int64_t channels = g.size(1) * groups[i], first = begin_of, patches = 16;
+      const int64_t runs = (fw + patches - 1) / patches;
+      torch::stable::parallel_for(0, n * fh * runs, 1, [&](int64_t begin, int64_t end) {
+        std::vector<T> read_signal(patches * channels), made(std::is_same_v<scalar_t, T> ? 0 : patches * sizes[i]);
+        for (int64_t task = begin; task < end; ++task) {
+          const int64_t x0 = task % runs * patches, x1 = std::min(x0 + patches, fw);
+          const int64_t y = task / runs % fh, image = task / runs / fh;
+          for (int64_t x = x0; x < x1; ++x)
+            for (int64_t c = 0; c < channels; ++c)
+              read_signal[(x - x0) * channels + c] = static_cast<T>(*map.at(image, offsets[i] + c, y, x));
+          scalar_t* row = target + ((image * fh + y) * fw + x0) * total + first;
+          if constexpr (std::is_same_v<scalar_t, T>) {
+            generator.generate(run, x1 - x0, read_signal.data(), row, total);
+          } else {
+            generator.generate(run, x1 - x0, read_signal.data(), made.data(), sizes[i]);
+            for (int64_t x = 0; x < x1 - x0; ++x)
+              for (int64_t p = 0; p < sizes[i]; ++p) row[x * total + p] = static_cast<scalar_t>(made[x * sizes[i] + p]);
+          }
+        }
+      });
+      begin_of += sizes[i];
+    }
+  });
+  return out;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(hyperseg_native, CPU, m) { m.impl("generate_weights", TORCH_BOX(&generate_weights)); }
+
+}  // namespace hyperseg::cpu

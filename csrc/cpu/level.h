@@ -1,0 +1,118 @@
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "../common/acc.h"
+#include "primitives.h"
+
+// The body of decoder_level, patch_inverted_residual and 1x1 patch_conv2d: patches in runs along a row of the grid,
+// each run a task. A task reads its part of the level's input (upsampling as it reads) into a small planar tile, makes
+// the run's weights if they are to be generated, and computes each patch in tiles whose hidden maps stay in the caches.
+namespace hyperseg::cpu {
+
+inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// A map [N, C, H, W] with any strides.
+template <typename S>
+struct Map {
+  S* data = nullptr;
+  int64_t channels = 0, height = 0, width = 0;
+  int64_t stride_n = 0, stride_c = 0, stride_h = 0, stride_w = 0;
+
+  explicit operator bool() const { return data != nullptr; }
+  S* at(int64_t n, int64_t c, int64_t y, int64_t x) const {
+    return data + n * stride_n + c * stride_c + y * stride_h + x * stride_w;
+  }
+};
+
+// One grouped 1x1 convolution, transposed: for each group [K, columns], columns padded for vector reads.
+template <typename T>
+struct Generator {
+  std::vector<T> weights;
+  int64_t groups, depth, rows_per_group, padded, size;  // size <= groups * rows_per_group
+
+  template <typename S>
+  Generator(const S* g, int64_t stride_row, int64_t stride_column, int64_t rows, int64_t depth, int64_t groups,
+            int64_t size)
+      : groups(groups),
+        depth(depth),
+        rows_per_group(rows / groups),
+        padded(round_up(rows / groups, kPadding)),
+        size(size) {
+    weights.resize(groups * depth * padded + kPadding);
+    torch::stable::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t q = begin; q < end; ++q)
+        for (int64_t r0 = 0; r0 < rows_per_group; r0 += 16)
+          for (int64_t k = 0; k < depth; ++k)
+            for (int64_t r = r0; r < std::min(r0 + 16, rows_per_group); ++r)
+              weights[(q * depth + k) * padded + r] =
+                  static_cast<T>(g[(q * rows_per_group + r) * stride_row + k * stride_column]);
+    });
+  }
+
+  // signal [patches, groups * depth] -> out [patches, stride].
+  void generate(const Primitives<T>& run, int64_t patches, const T* signal, T* out, int64_t stride) const {
+    for (int64_t q = 0; q < groups && q * rows_per_group < size; ++q) {
+      const int64_t columns = std::min(rows_per_group, size - q * rows_per_group);
+      run.gemm(patches, columns, depth, signal + q * depth, groups * depth, weights.data() + q * depth * padded, padded,
+               out + q * rows_per_group, stride, nullptr, Activation::kNone);
+    }
+  }
+};
+
+// Where the pixels along one axis sample the previous output: bilinear, half-pixel centres.
+template <typename T>
+struct Axis {
+  std::vector<int32_t> low, high;
+  std::vector<T> weight;  // of `high`
+
+  Axis(int64_t in, int64_t out) : low(out), high(out), weight(out) {
+    const T scale = static_cast<T>(in) / static_cast<T>(out);
+    for (int64_t i = 0; i < out; ++i) {
+      const T source = std::max((static_cast<T>(i) + T(0.5)) * scale - T(0.5), T(0));
+      low[i] = static_cast<int32_t>(std::min(static_cast<int64_t>(source), in - 1));
+      high[i] = static_cast<int32_t>(std::min<int64_t>(low[i] + 1, in - 1));
+      weight[i] = source - static_cast<T>(low[i]);
+    }
+  }
+};
+
+// From -1 to 1, as torch.linspace computes it.
+template <typename T>
+std::vector<T> coordinates(int64_t count) {
+  std::vector<T> values(count, T(-1));
+  const T step = count > 1 ? T(2) / static_cast<T>(count - 1) : T(0);
+  for (int64_t i = 0; i < count; ++i)
+    values[i] =
+        i < count / 2 || count == 1 ? T(-1) + step * static_cast<T>(i) : T(1) - step * static_cast<T>(count - 1 - i);
+  return values;
+}
+
+template <typename S>
+struct Level {
+  using T = acc_t<S>;
+
+  Map<const S> skip, previous;  // previous may be empty
+  bool with_coordinates = true;
+  int64_t images = 0, grid_h = 0, grid_w = 0, hidden = 0, out_channels = 0;
+  bool own_halo = true;
+  Activation last = Activation::kNone;  // after a 1x1 level
+  std::vector<T> bias;                  // empty, or [2 * hidden + out_channels]
+  // Either weights [N, fh, fw, P] ...
+  const S* weights = nullptr;
+  int64_t weights_n = 0, weights_h = 0, weights_w = 0, weights_p = 1;
+  // ... or a signal and the generator that makes them of it.
+  Map<const S> signal;
+  int64_t signal_offset = 0;
+  const Generator<T>* generator = nullptr;
+  Map<S> out;
+
+  void run() const;
+};
+
+}  // namespace hyperseg::cpu

@@ -1,0 +1,110 @@
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <string>
+
+#include "operands.h"
+
+// A patch at a time, in tiles of pixels: the pixels under each tap are gathered into a matrix [I / groups * kh * kw,
+// pixels], and the patch's weights, as they lie, multiply it.
+namespace hyperseg::cpu {
+namespace {
+
+constexpr int64_t kTile = 256;
+
+// Where pixel i of a padded axis lies in the map; -1 for zero.
+int64_t inside(int64_t i, int64_t size, const std::string& mode) {
+  if (i >= 0 && i < size) return i;
+  if (mode == "zeros") return -1;
+  if (mode == "replicate") return i < 0 ? 0 : size - 1;
+  if (mode == "circular") return i < 0 ? i + size : i - size;
+  return i < 0 ? -i : 2 * (size - 1) - i;
+}
+
+template <typename S>
+struct Convolution {
+  using T = acc_t<S>;
+
+  Map<const S> x;
+  Map<S> out;
+  Level<S> weights;  // only its weights and grid
+  std::vector<T> bias;
+  int64_t images, groups, kernel_h, kernel_w, dilation_h, dilation_w;
+  std::vector<int64_t> ys, xs;  // from a padded coordinate, counted from -halo, to a pixel or -1
+
+  void patch(int64_t n, int64_t gy, int64_t gx) const {
+    const Primitives<T>& run = primitives<T>();
+    const int64_t ph = x.height / weights.grid_h, pw = x.width / weights.grid_w;
+    const int64_t inputs = x.channels / groups, outputs = out.channels / groups, taps = kernel_h * kernel_w;
+    const int64_t depth = inputs * taps;
+    std::vector<T> converted(out.channels * depth), columns(depth * kTile + kPadding), result(outputs * kTile);
+    const S* source = weights.weights + n * weights.weights_n + gy * weights.weights_h + gx * weights.weights_w;
+    for (int64_t i = 0; i < out.channels * depth; ++i) converted[i] = static_cast<T>(source[i * weights.weights_p]);
+    for (int64_t first = 0; first < ph * pw; first += kTile) {
+      const int64_t pixels = std::min(kTile, ph * pw - first);
+      for (int64_t group = 0; group < groups; ++group) {
+        gather(n, gy * ph, gx * pw, pw, first, pixels, group * inputs, inputs, columns.data());
+        run.gemm(outputs, pixels, depth, converted.data() + group * outputs * depth, depth, columns.data(), kTile,
+                 result.data(), kTile, bias.empty() ? nullptr : bias.data() + group * outputs, Activation::kNone);
+        for (int64_t o = 0; o < outputs; ++o)
+          for (int64_t p = 0; p < pixels; ++p)
+            *out.at(n, group * outputs + o, gy * ph + (first + p) / pw, gx * pw + (first + p) % pw) =
+                static_cast<S>(result[o * kTile + p]);
+      }
+    }
+  }
+
+  void gather(int64_t n, int64_t top, int64_t left, int64_t pw, int64_t first, int64_t pixels, int64_t channel,
+              int64_t inputs, T* to) const {
+    for (int64_t c = 0; c < inputs; ++c)
+      for (int64_t ky = 0; ky < kernel_h; ++ky)
+        for (int64_t kx = 0; kx < kernel_w; ++kx, to += kTile)
+          for (int64_t p = 0; p < pixels; ++p) {
+            const int64_t y = ys[top + (first + p) / pw + ky * dilation_h];
+            const int64_t column = xs[left + (first + p) % pw + kx * dilation_w];
+            to[p] = y < 0 || column < 0 ? T(0) : static_cast<T>(*x.at(n, channel + c, y, column));
+          }
+  }
+};
+
+std::vector<int64_t> axis(int64_t size, int64_t kernel, int64_t dilation, const std::string& mode) {
+  const int64_t halo = dilation * (kernel / 2);
+  std::vector<int64_t> pixels(size + 2 * halo);
+  for (int64_t i = 0; i < int64_t(pixels.size()); ++i) pixels[i] = inside(i - halo, size, mode);
+  return pixels;
+}
+
+Tensor patch_conv2d(const Tensor& x, const Tensor& weights, std::optional<Tensor> bias, int64_t out_channels,
+                    std::vector<int64_t> kernel_size, int64_t groups, std::vector<int64_t> dilation,
+                    std::string padding_mode) {
+  Tensor out = new_map(x, out_channels);
+  with_type(x, "patch_conv2d", [&](auto type) {
+    using S = decltype(type);
+    Convolution<S> convolution{
+        .x = read<S>(x),
+        .out = write<S>(out),
+        .weights = {},
+        .bias = values<S>(bias),
+        .images = x.size(0),
+        .groups = groups,
+        .kernel_h = kernel_size[0],
+        .kernel_w = kernel_size[1],
+        .dilation_h = dilation[0],
+        .dilation_w = dilation[1],
+        .ys = axis(x.size(2), kernel_size[0], dilation[0], padding_mode),
+        .xs = axis(x.size(3), kernel_size[1], dilation[1], padding_mode),
+    };
+    set_weights(convolution.weights, weights);
+    const int64_t fh = weights.size(1), fw = weights.size(2);
+    torch::stable::parallel_for(0, x.size(0) * fh * fw, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) convolution.patch(i / fw / fh, i / fw % fh, i % fw);
+    });
+  });
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hyperseg_native, CPU, m) { m.impl("patch_conv2d", TORCH_BOX(&patch_conv2d)); }
+
+}  // namespace hyperseg::cpu

@@ -1,0 +1,64 @@
+import pytest
+import torch
+from torch import nn
+
+from bench import roofline
+from bench.roofline import Ceilings
+
+CPU = torch.device("cpu")
+
+
+def test_the_larger_side_bounds():
+    ceilings = Ceilings(1e9, 1e12, 0, 0, "float32")
+    memory = roofline.bound(flops=1e9, bytes_moved=1e8, ceilings=ceilings)
+    assert (memory.by, memory.seconds) == ("memory", pytest.approx(0.1))
+    assert memory.percent(0.4) == pytest.approx(25)
+    assert roofline.bound(flops=1e12, bytes_moved=1e8, ceilings=ceilings).by == "arithmetic"
+
+
+def test_work_of_a_small_network_by_hand():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    images = torch.randn(1, 3, 18, 18)
+    work = roofline.count(lambda: network(images))
+    assert work.flops == 2 * 27 * 8 * 16 * 16
+    inner = 8 * 16 * 16
+    assert work.unfused_bytes == 4 * (images.numel() + 27 * 8 + 8 + inner + inner + 32 + inner + inner + inner)
+    assert work.operators == 3
+
+
+def test_views_move_nothing():
+    x = torch.randn(4, 6)
+    assert roofline.count(lambda: x.view(24).reshape(6, 4).t()[1:].expand(3, 3, 6)).unfused_bytes == 0
+
+
+def test_an_expanded_tensor_counts_what_it_stores():
+    assert roofline.tensor_bytes([torch.zeros(1, 4).expand(100, 4)]) == 16
+    x = torch.zeros(10)
+    assert roofline.tensor_bytes([x, x, x[:5], "no tensor"]) == 40 + 20
+
+
+def test_our_operators_count_once():
+    from hyperseg import ops
+
+    scores = torch.randn(1, 4, 8, 8)
+    work = roofline.count(lambda: ops.upsample_argmax(scores, size=(16, 16)))
+    assert work.operators == 1
+    assert work.unfused_bytes == scores.nbytes + 16 * 16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ceilings_are_measured(dtype, monkeypatch):
+    monkeypatch.setattr(roofline, "time_copy", lambda device, size, limit: (2 * size, 0.5))
+    monkeypatch.setattr(roofline, "time_product", lambda device, dtype, n, limit: 1.0 if n >= 512 else 1e-3)
+    found = roofline.measure_ceilings(CPU, dtype, quick=True)
+    assert found.copy_bytes_per_second == 4 * 64 * 2**20
+    assert found.matmul_size == 512
+    assert found.matmul_flops_per_second == 2 * 512**3
+    assert found.dtype == str(dtype).removeprefix("torch.")
+
+
+def test_a_copy_and_a_product_take_time():
+    moved, seconds = roofline.time_copy(CPU, 2**16, 0.01)
+    assert moved == 2**17
+    assert seconds > 0
+    assert roofline.time_product(CPU, torch.float32, 16, 0.01) > 0

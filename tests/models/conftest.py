@@ -1,0 +1,25 @@
+import socket
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Maps this small are slower on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """Building a network or reading a checkpoint never reaches for the network, nor for pretrained weights."""
+
+    def refuse(*_, **__):
+        raise AssertionError("a test tried to download something")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr("timm.models._builder.load_pretrained", refuse)

@@ -1,0 +1,49 @@
+"""Half precision on the CPU."""
+
+import copy
+
+import pytest
+import torch
+
+from hyperseg.runtime.engine import TOLERANCE
+from tests.models.networks import NAMES, images, network, relative_rms
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_is_near_float32(name, dtype):
+    x = images(64, 96)
+    with torch.inference_mode():
+        expected = network(name)(x)
+        logits = copy.deepcopy(network(name)).to(dtype)(x.to(dtype))
+    assert logits.dtype == dtype
+    assert logits.isfinite().all()
+    assert 0 < relative_rms(logits, expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float32_is_near_float64(name):
+    """So near that the comparisons of other tests mean something."""
+    x = images(64, 96)
+    with torch.inference_mode():
+        exact = copy.deepcopy(network(name)).double()(x.double())
+        assert exact.dtype == torch.float64
+        assert 0 < relative_rms(network(name)(x), exact) < 1e-4
+        # Far from a constant, too.
+        assert exact.std((2, 3)).min() > 1e-2
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
+@pytest.mark.parametrize("name", ["hyperseg-l-camvid", "hyperseg-s-cityscapes", "hyperseg-l-voc"])
+def test_autocast(name, training):
+    model = copy.deepcopy(network(name))
+    model.decoder.train(training)
+    x = images(64, 128, batch=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(x)
+    assert logits.dtype == torch.bfloat16
+    logits.float().square().mean().backward()
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert all(p.grad.isfinite().all() for p in model.decoder.parameters())
+    # Batch statistics of this few pixels add to what rounding does.
+    assert 0 < relative_rms(logits, model(x)) < 2 * TOLERANCE[torch.bfloat16]

@@ -1,0 +1,158 @@
+"""Images of any size."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hyperseg.models.sizes import pad, padded_size
+from hyperseg.ops.reference import resize_logits
+from tests.models.networks import KINDS, NAMES, images, network, relative_rms
+
+
+def sizes(*listed):
+    return pytest.mark.parametrize("size", listed, ids=lambda size: f"{size[0]}x{size[1]}")
+
+
+@pytest.mark.parametrize(
+    ("size", "one_more", "expected"),
+    [
+        ((64, 64), True, (64, 64)),
+        ((1, 1), True, (32, 32)),
+        ((33, 57), True, (33, 64)),
+        ((33, 57), False, (64, 64)),
+        ((65, 65), True, (65, 65)),
+        ((65, 65), False, (96, 96)),
+        ((129, 193), True, (129, 193)),
+        ((577, 769), True, (577, 769)),
+        ((577, 769), False, (608, 800)),
+        ((720, 960), True, (736, 960)),
+        ((375, 500), True, (384, 512)),
+        ((1080, 1920), True, (1088, 1920)),
+        ((1024, 2048), False, (1024, 2048)),
+    ],
+)
+def test_padded_size(size, one_more, expected):
+    assert padded_size(size, one_more) == expected
+
+
+def test_padded_size_of_every_side():
+    for side, one_more in itertools.product(range(1, 300), (False, True)):
+        padded = padded_size((side, 64), one_more)[0]
+        assert side <= padded < side + 32
+        assert padded % 32 == 0 or (one_more and padded % 32 == 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"),
+    [
+        ("hyperseg-s-camvid", True),
+        ("hyperseg-l-camvid", False),
+        ("hyperseg-m-cityscapes", True),
+        ("hyperseg-s-cityscapes", True),
+        ("hyperseg-l-voc", False),
+    ],
+)
+def test_only_five_level_networks_take_one_pixel_more(name, takes):
+    """SPEC C.3: 577x769 runs as it is in those, and their last resize makes up for the odd size."""
+    assert network(name).takes_one_more == takes
+    x = images(129, 193)
+    assert (pad(x, takes) is x) == takes
+
+
+@sizes((1, 1), (33, 57), (64, 64), (65, 65), (129, 193))
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_at_image_size(name, size):
+    model = network(name)
+    x = images(*size, batch=2)
+    with torch.inference_mode():
+        logits = model(x)
+    assert logits.shape == (2, model.config.num_classes, *size)
+    assert logits.isfinite().all()
+
+
+@sizes((1, 1), (31, 97), (40, 65))
+@pytest.mark.parametrize("name", KINDS)
+def test_padding_is_of_the_image_and_cut_from_the_logits(name, size):
+    """Exactly: by its own last row and column, at the bottom and the right."""
+    model = network(name)
+    x = images(*size)
+    height, width = padded_size(size, model.takes_one_more)
+    with torch.inference_mode():
+        padded = F.pad(x, (0, width - size[1], 0, height - size[0]), mode="replicate")
+        assert torch.equal(model(x), model(padded)[:, :, : size[0], : size[1]])
+
+
+@sizes((64, 96), (65, 97), (96, 33))
+def test_native_sizes_are_not_padded(size):
+    model = network("hyperseg-s-camvid")
+    x = images(*size)
+    with torch.inference_mode():
+        features, head = model.encoder(x)
+        assert [f.shape[2] for f in features] == [size[0] // s for s in (2, 4, 8, 16, 32)]
+        logits = model.decoder(model.context(head), features, x)
+        assert torch.equal(model.forward_strided(x), logits)
+        assert torch.equal(model(x), resize_logits(logits, *size))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_of_the_batch_is_answered_alone(name):
+    model = network(name)
+    first, second, third = images(64, 96, batch=3).split(1)
+    with torch.inference_mode():
+        pair = model(torch.cat([first, second]))
+        assert torch.equal(pair[:1], model(torch.cat([first, third]))[:1])
+        assert relative_rms(pair[:1], model(first)) < 1e-4
+        assert relative_rms(pair[1:], model(second)) < 1e-4
+        assert relative_rms(pair[1:], pair[:1]) > 1e-2
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_channels_last_memory(name):
+    model = network(name)
+    x = images(65, 70)
+    with torch.inference_mode():
+        logits = model(x.contiguous(memory_format=torch.channels_last))
+        assert relative_rms(logits, model(x)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), TypeError, "floating point, normalised .* got torch.uint8"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.int64), TypeError, "got torch.int64"),
+        (torch.zeros(3, 64, 64), ValueError, r"Images must be \[N, 3, H, W\], got \[3, 64, 64\]"),
+        (torch.zeros(64), ValueError, r"Images must be \[N, 3, H, W\], got \[64\]"),
+        (torch.zeros(()), ValueError, r"Images must be \[N, 3, H, W\], got \[\]"),
+        (torch.zeros(1, 4, 64, 64), ValueError, r"got \[1, 4, 64, 64\]"),
+        (torch.zeros(1, 64, 64, 3), ValueError, r"got \[1, 64, 64, 3\]"),
+        (torch.zeros(0, 3, 64, 64), ValueError, r"got \[0, 3, 64, 64\]"),
+        (torch.zeros(1, 3, 0, 64), ValueError, r"got \[1, 3, 0, 64\]"),
+    ],
+    ids=["uint8", "int64", "3d", "1d", "0d", "4-channels", "channels-behind", "no-images", "no-rows"],
+)
+def test_what_is_not_a_batch_of_images(bad, error, message):
+    with pytest.raises(error, match=message):
+        network("hyperseg-s-camvid")(bad)
+
+
+@pytest.mark.slow
+@sizes((720, 960), (375, 500), (1080, 1920), (33, 57))
+@pytest.mark.parametrize("name", NAMES)
+def test_sizes_that_the_official_code_refuses(name, size):
+    with torch.inference_mode():
+        logits = network(name)(images(*size))
+    assert logits.shape == (1, network(name).config.num_classes, *size)
+    assert logits.isfinite().all()
+    # Nothing is filled in at the far border, as v0_1 does (SPEC C.3).
+    assert logits[:, :, -1].std(2).min() > 0
+    assert logits[:, :, :, -1].std(2).min() > 0
+
+
+@pytest.mark.parametrize("name", ["hyperseg-s-camvid", "hyperseg-m-cityscapes"])
+def test_a_photograph_size(name):
+    with torch.inference_mode():
+        logits = network(name)(images(375, 500))
+    assert logits.shape == (1, network(name).config.num_classes, 375, 500)
+    assert logits.isfinite().all()

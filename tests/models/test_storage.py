@@ -1,0 +1,191 @@
+"""Our own checkpoints: ``config.json`` and ``model.safetensors``."""
+
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import hyperseg
+from hyperseg.models import CheckpointError, create_model, storage, synthesize_weights
+from tests.models.networks import KINDS, NAMES, images, network
+
+S = "hyperseg-s-camvid"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A checkpoint to copy and spoil."""
+    return hyperseg.save(network(S), tmp_path_factory.mktemp("saved") / "network")
+
+
+@pytest.fixture
+def spoiled(saved, tmp_path):
+    directory = tmp_path / "network"
+    directory.mkdir()
+    (directory / "config.json").write_bytes((saved / "config.json").read_bytes())
+    os.link(saved / "model.safetensors", directory / "model.safetensors")
+    return directory
+
+
+def refused(path, match):
+    with pytest.raises(CheckpointError, match=match) as caught:
+        hyperseg.load(path)
+    return str(caught.value)
+
+
+def rewrite_config(directory, change):
+    values = json.loads((directory / "config.json").read_text())
+    change(values)
+    (directory / "config.json").write_text(json.dumps(values))
+
+
+def rewrite_weights(directory, change):
+    state = load_file(directory / "model.safetensors")
+    change(state)
+    (directory / "model.safetensors").unlink()
+    save_file(state, directory / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_round_trip(name, tmp_path):
+    directory = hyperseg.save(network(name), tmp_path / "deep" / "folder")
+    assert sorted(os.listdir(directory)) == ["config.json", "model.safetensors"]
+    model = hyperseg.load(directory)
+    assert not model.training
+    assert model.config == network(name).config
+    x = images(32, 64)
+    with torch.inference_mode():
+        assert torch.equal(model(x), network(name)(x))
+
+
+def test_round_trip_of_a_network_of_ones_own(tmp_path):
+    model = create_model(
+        "hyperseg-m", num_classes=2, encoder="mobilenetv3_small_100", class_names=("no", "yes"), mean=(0.5, 0.5, 0.5)
+    )
+    synthesize_weights(model).eval()
+    again = hyperseg.load(hyperseg.save(model, tmp_path))
+    assert again.config == model.config
+    assert again.config.class_names == ("no", "yes")
+    x = images(33, 64)
+    with torch.inference_mode():
+        assert torch.equal(again(x), model(x))
+
+
+def test_the_weights_file_is_as_good_as_its_directory(saved):
+    found = hyperseg.load(saved / "model.safetensors").state_dict()
+    assert all(torch.equal(found[key], value) for key, value in network(S).state_dict().items())
+    assert hyperseg.load(str(saved)).config == network(S).config
+
+
+def test_memory_format_and_dtype_do_not_matter(tmp_path):
+    model = create_model("hyperseg-s", encoder="mobilenetv3_small_100").to(memory_format=torch.channels_last).half()
+    again = hyperseg.load(hyperseg.save(model, tmp_path))
+    assert all(torch.equal(again.state_dict()[k], v.to(again.state_dict()[k])) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_missing_files(name, spoiled):
+    (spoiled / name).unlink()
+    assert str(spoiled / name) in refused(spoiled, "does not exist; a checkpoint is a directory with config.json and")
+
+
+def test_missing_directory(tmp_path):
+    refused(tmp_path / "nothing", "does not exist; a checkpoint is a directory with")
+
+
+def test_unknown_and_missing_fields(spoiled):
+    rewrite_config(spoiled, lambda v: v.update(colour="red"))
+    refused(spoiled, r"config\.json is not a usable configuration: .*unknown fields \['colour'\]")
+    rewrite_config(spoiled, lambda v: (v.pop("colour"), v.pop("halo")))
+    refused(spoiled, r"missing fields \['halo'\]")
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"num_classes": "12"}, "num_classes must be an integer"),
+        ({"num_classes": None}, "num_classes must be an integer"),
+        ({"context": ["pyramid"]}, "context must be one of"),
+        ({"kernel_sizes": 3}, "kernel_sizes must be a tuple of integers"),
+        ({"weight_groups": [64]}, "5 weight generators need as many weight_groups"),
+        ({"encoder": "resnet18x", "static_padding_size": None}, "timm has no model 'resnet18x'"),
+        ({"encoder": "resnet18"}, "Only EfficientNet B0 to B7 have static padding; for 'resnet18'"),
+        ({"encoder": "tf_efficientnetv2_b0"}, "Only EfficientNet B0 to B7 have static padding"),
+        ({"encoder": "tf_efficientnet_b99"}, "timm has no model 'tf_efficientnet_b99'"),
+        ({"encoder": 18, "static_padding_size": None}, "is not a usable configuration"),
+        ({"context_levels": 10**9}, "context_levels must be"),
+    ],
+    ids=lambda value: ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
+)
+def test_invalid_configurations(values, match, spoiled):
+    rewrite_config(spoiled, lambda v: v.update(values))
+    assert "config.json is not a usable configuration: " in refused(spoiled, match)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "12", '"text"', "\x00", "[" * 100_000])
+def test_files_that_are_no_configuration(text, spoiled):
+    (spoiled / "config.json").write_text(text)
+    refused(spoiled, r"config\.json is not a usable configuration")
+
+
+def test_a_configuration_that_is_no_text(spoiled):
+    (spoiled / "config.json").write_bytes(b"\xff\xfe\x00")
+    refused(spoiled, r"config\.json is not a usable configuration")
+
+
+@pytest.mark.parametrize("part", [0, 0.0001, 0.5, 0.999])
+def test_truncated_weights(part, spoiled):
+    path = spoiled / "model.safetensors"
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data[: int(len(data) * part)])
+    refused(spoiled, r"model\.safetensors is not a readable safetensors file")
+
+
+@pytest.mark.parametrize("data", [b"not safetensors at all", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0{}"])
+def test_files_that_are_no_weights(data, spoiled):
+    (spoiled / "model.safetensors").unlink()
+    (spoiled / "model.safetensors").write_bytes(data)
+    refused(spoiled, "is not a readable safetensors file|does not fit the network")
+
+
+def test_other_keys_and_shapes_are_listed(spoiled):
+    def change(state):
+        del state["decoder.generators.0"]
+        state["more"] = torch.zeros(1)
+        state["context.reduce.norm.bias"] = torch.zeros(3)
+
+    rewrite_weights(spoiled, change)
+    lines = [line.strip() for line in refused(spoiled, "3 keys disagree").splitlines()[1:]]
+    assert lines == [
+        "missing: decoder.generators.0 (5248, 7)",
+        "surplus: more",
+        "misshapen: context.reduce.norm.bias is (3,), expected (640,)",
+    ]
+
+
+def test_weights_of_another_network(spoiled):
+    rewrite_config(spoiled, lambda v: v.update(num_classes=13))
+    assert "decoder.levels.4.norms.2.weight is (12,), expected (13,)" in refused(spoiled, "does not fit the network")
+
+
+@pytest.mark.parametrize("name", KINDS[1:])
+def test_a_failed_write_leaves_the_old_checkpoint(name, spoiled, monkeypatch):
+    before = {path.name: path.read_bytes() for path in spoiled.iterdir()}
+
+    def fail(_, path, **__):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(storage, "save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        hyperseg.save(network(name), spoiled)
+    assert {path.name: path.read_bytes() for path in spoiled.iterdir()} == before
+
+
+def test_saving_over_a_checkpoint(spoiled):
+    hyperseg.save(network("hyperseg-s-cityscapes"), spoiled)
+    assert hyperseg.load(spoiled).config == network("hyperseg-s-cityscapes").config
+    assert sorted(os.listdir(spoiled)) == ["config.json", "model.safetensors"]

@@ -1,0 +1,445 @@
+"""The cases of every operator: arguments in the order of its schema, made in float64 and rounded to a dtype."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from hyperseg.models.plan import decoder_plan
+from hyperseg.models.variants import VARIANTS
+from hyperseg.ops import reference
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+EXACT = (torch.float32, torch.float64)
+HALOS = ("own", "neighbour")
+
+
+@dataclass(frozen=True)
+class Case:
+    """``build`` gets a random generator. ``dtypes``: those in which an answer can be compared."""
+
+    operator: str
+    name: str
+    build: Callable[[torch.Generator], tuple]
+    dtypes: tuple[torch.dtype, ...] = DTYPES
+
+    @property
+    def id(self) -> str:
+        return f"{self.operator}-{self.name}"
+
+    def arguments(self, dtype: torch.dtype, device: str = "cpu") -> tuple:
+        """What the operator is called with; the same at every call."""
+        generator = torch.Generator().manual_seed(zlib.crc32(self.id.encode()))
+        wide = torch.promote_types(dtype, torch.float32)
+        # Statistics' affine parameters stay float32 beside half-precision maps.
+        kept = (2, 3) if self.operator.endswith("batch_norm") else ()
+        values = enumerate(self.build(generator))
+        return tuple(convert(v, wide if i in kept else dtype, device) for i, v in values)
+
+
+def convert(value, dtype: torch.dtype | None = None, device: str | None = None):
+    """Floating-point tensors, also in lists, to ``dtype``; all to ``device``; a slice stays one; the rest as it is."""
+    if isinstance(value, list) and value and isinstance(value[0], Tensor):
+        return [convert(v, dtype, device) for v in value]
+    if not isinstance(value, Tensor):
+        return value
+    if value._base is not None:
+        return convert(value._base, dtype, device).as_strided(value.shape, value.stride(), value.storage_offset())
+    return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+
+
+def double(args: tuple) -> tuple:
+    """The same (rounded) arguments for a float64 evaluation on the CPU."""
+    return tuple(convert(a, torch.float64, "cpu") for a in args)
+
+
+def outputs(result) -> list[Tensor]:
+    return [result] if isinstance(result, Tensor) else list(result)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Arguments
+
+
+def normal(g: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=g, dtype=torch.float64)
+
+
+def block_weights(g: torch.Generator, lead: tuple, channels: int, hidden: int, out: int) -> Tensor:
+    """Parameters of an inverted residual whose values stay of order one, on either side of ReLU6's corners."""
+    parts = [(channels * hidden, channels / 6), (9 * hidden, 3), (hidden * out, hidden / 2)]
+    return torch.cat([normal(g, *lead, n) / fan**0.5 for n, fan in parts], -1)
+
+
+def level_weights(g: torch.Generator, lead: tuple, channels: int, hidden: int, out: int) -> Tensor:
+    if hidden:
+        return block_weights(g, lead, channels, hidden, out)
+    return normal(g, *lead, channels * out) / channels**0.5
+
+
+def conv(
+    n=2, c=3, out=4, grid=(2, 3), patch=(2, 2), kernel=(3, 3), groups=1, dilation=(1, 1), mode="reflect", bias=True
+):
+    def build(g):
+        fan = c // groups * kernel[0] * kernel[1]
+        x = normal(g, n, c, grid[0] * patch[0], grid[1] * patch[1])
+        weights = normal(g, n, *grid, out * fan) / fan**0.5
+        return x, weights, normal(g, out) if bias else None, out, list(kernel), groups, list(dilation), mode
+
+    return build
+
+
+def residual(n=2, c=3, hidden=5, out=4, grid=(2, 3), patch=(2, 2), halo="own", bias=True):
+    def build(g):
+        x = normal(g, n, c, grid[0] * patch[0], grid[1] * patch[1])
+        weights = block_weights(g, (n, *grid), c, hidden, out)
+        shift = normal(g, 2 * hidden + out) if bias else None
+        return x, weights, shift, hidden, out, halo
+
+    return build
+
+
+def batch_norm(n=2, c=3, hidden=5, out=4, grid=(2, 3), patch=(2, 2), halo="own", eps=1e-5):
+    def build(g):
+        x, weights, _, *rest = residual(n, c, hidden, out, grid, patch, halo, bias=False)(g)
+        width = 2 * hidden + out
+        return x, weights, 1 + 0.2 * normal(g, width), 0.5 + 0.5 * normal(g, width), *rest, eps
+
+    return build
+
+
+def generators(n=2, channels=12, grid=(2, 3), parts=((0, 12, 1, 10, 10),)):
+    """``parts``: (offset, channels, groups, rows, size) of each generator."""
+
+    def build(g):
+        signal = normal(g, n, channels, *grid)
+        tensors = [normal(g, rows, width // groups) / (width / groups) ** 0.5 for _, width, groups, rows, _ in parts]
+        offsets, _, groups, _, sizes = map(list, zip(*parts, strict=True))
+        return signal, tensors, offsets, groups, sizes
+
+    return build
+
+
+def level(
+    n=2, skip=3, previous=4, out=5, hidden=0, grid=(2, 3), patch=(4, 4), size=None, halo="own", signal=None, spare=0
+):
+    """``size`` of the previous map, by default half; ``signal``: (channels, offset, width, groups, rows) or weights.
+
+    ``spare``: weights are a slice of wider ones, with so many parameters on each side.
+    """
+
+    def build(g):
+        h, w = grid[0] * patch[0], grid[1] * patch[1]
+        before = normal(g, n, previous, *(size or ((h + 1) // 2, (w + 1) // 2))) if previous else None
+        inputs = 2 + skip + previous
+        args = normal(g, n, skip, h, w), before
+        shift = normal(g, 2 * hidden + out)
+        if signal is None:
+            source = level_weights(g, (n, *grid), inputs, hidden, out)
+            if spare:
+                wide = torch.full((*source.shape[:3], source.shape[3] + 2 * spare), torch.nan, dtype=source.dtype)
+                wide[..., spare:-spare] = source
+                source = wide[..., spare:-spare]
+            return *args, source, None, shift, 0, 1, out, hidden, halo
+        channels, offset, width, groups, rows = signal
+        # The rows are scaled as the weights would be, so that the block's values stay of order one.
+        generator = torch.zeros(rows, width // groups, dtype=torch.float64)
+        size_ = reference.level_parameters(inputs, hidden, out)
+        generator[:size_] = level_weights(g, (width // groups,), inputs, hidden, out).T / (width / groups) ** 0.5
+        generator[size_:] = normal(g, rows - size_, width // groups)
+        return *args, normal(g, n, channels, *grid), generator, shift, offset, groups, out, hidden, halo
+
+    return build
+
+
+def logits(n=2, classes=5, size=(6, 8), to=(12, 16), whole=False):
+    """``whole``: small whole numbers, which every dtype interpolates exactly at a ratio of two; many of them tie."""
+
+    def build(g):
+        values = normal(g, n, classes, *size) * 2
+        return values.round().clamp(-7, 7) if whole else values, *to
+
+    return build
+
+
+def loss(n=2, classes=5, size=(5, 7), to=(11, 13), ignored=0.2, bootstrap=0, threshold=0.3, ties=False, scale=2.0):
+    def build(g):
+        values = torch.zeros(n, classes, *size, dtype=torch.float64) if ties else normal(g, n, classes, *size) * scale
+        labels = torch.randint(classes, (n, *to), generator=g)
+        labels[torch.rand(n, *to, generator=g) < ignored] = 255
+        return values, labels, 255, bootstrap, threshold
+
+    return build
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The five networks
+
+
+def network_grid(index: int) -> tuple[int, int]:
+    return (2, 3) if index < 4 else (1, 2)  # patches of 16x16 and 32x32 pixels are large enough
+
+
+def networks():
+    """``(variant, level index, level, generator, halo, signal channels)`` of every decoder level."""
+    for name, config in VARIANTS.items():
+        plan = decoder_plan(config)
+        for generator in plan.generators:
+            for index in generator.levels:
+                yield name.removeprefix("hyperseg-"), index, plan.levels[index], generator, config.halo, plan
+
+
+def network_cases() -> list[Case]:
+    cases = []
+    for variant, index, entry, generator, halo, plan in networks():
+        name = f"{variant}-{index}"
+        shape = {"grid": network_grid(index), "patch": (2**index, 2**index)}
+        signal = (plan.used_channels, generator.offset, generator.channels, generator.groups, generator.rows)
+        merged = len(generator.levels) > 1
+        cases.append(
+            Case(
+                "decoder_level",
+                name,
+                level(
+                    1,
+                    entry.skip_channels,
+                    entry.previous_channels,
+                    entry.out_channels,
+                    entry.hidden,
+                    halo=halo,
+                    signal=None if merged else signal,
+                    spare=7 if merged else 0,
+                    **shape,
+                ),
+            )
+        )
+        width = (1, entry.in_channels, entry.hidden, entry.out_channels)
+        if entry.hidden:
+            cases.append(Case("patch_inverted_residual", name, residual(*width, halo=halo, **shape)))
+            cases.append(Case("patch_inverted_residual_batch_norm", name, batch_norm(*width, halo=halo, **shape)))
+        else:
+            cases.append(Case("patch_conv2d", name, conv(1, width[1], width[3], kernel=(1, 1), bias=False, **shape)))
+    for variant, config in VARIANTS.items():
+        plan = decoder_plan(config)
+        parts = tuple((g.offset, g.channels, g.groups, g.rows, g.size) for g in plan.generators)
+        build = generators(1, plan.used_channels, (2, 3), parts)
+        cases.append(Case("generate_weights", variant.removeprefix("hyperseg-"), build))
+    return cases
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The tables
+
+
+def table(operator: str, **builds: Callable) -> list[Case]:
+    return [Case(operator, name.replace("_", "-"), build) for name, build in builds.items()]
+
+
+GENERATE_WEIGHTS = table(
+    "generate_weights",
+    one=generators(),
+    grouped=generators(parts=((0, 12, 3, 9, 9),)),
+    surplus_rows=generators(parts=((0, 12, 4, 12, 9),)),
+    one_parameter=generators(parts=((0, 12, 4, 4, 1),)),
+    range_inside=generators(parts=((3, 6, 2, 8, 7),)),
+    several=generators(parts=((0, 4, 2, 6, 5), (4, 8, 1, 7, 7))),
+    overlapping=generators(parts=((0, 12, 4, 8, 8), (0, 8, 2, 6, 5), (2, 3, 3, 3, 2))),
+    one_patch=generators(1, grid=(1, 1)),
+    one_row_of_patches=generators(grid=(1, 7), parts=((0, 12, 2, 10, 9),)),
+    depthwise=generators(parts=((0, 12, 12, 24, 23),)),
+)
+
+PATCH_CONV2D = [
+    *table(
+        "patch_conv2d",
+        kernel_1=conv(kernel=(1, 1)),
+        kernel_3=conv(),
+        kernel_5=conv(kernel=(5, 5), patch=(3, 2)),
+        kernel_1x3=conv(kernel=(1, 3)),
+        kernel_3x1=conv(kernel=(3, 1), grid=(3, 2)),
+        no_bias=conv(bias=False),
+        patch_1=conv(patch=(1, 1)),
+        patch_3x5=conv(patch=(3, 5), grid=(3, 2)),
+        grid_1xN=conv(grid=(1, 5), patch=(3, 1)),
+        grid_Nx1=conv(grid=(5, 1), patch=(1, 3)),
+        one_patch=conv(1, grid=(1, 1), patch=(5, 7)),
+        one_pixel=conv(1, grid=(1, 1), patch=(1, 1), kernel=(1, 1)),
+        groups_2=conv(c=4, out=6, groups=2),
+        depthwise=conv(c=4, out=4, groups=4),
+        depthwise_multiplier=conv(c=3, out=6, groups=3),
+        dilation_2=conv(dilation=(2, 2), patch=(3, 3)),
+        dilation_1x3=conv(dilation=(1, 3), patch=(2, 3)),
+        dilation_beyond_patch=conv(dilation=(3, 2), patch=(2, 2), kernel=(3, 3), grid=(3, 3)),
+        dilated_kernel_5=conv(c=2, out=2, kernel=(5, 5), dilation=(2, 2), grid=(3, 3), patch=(3, 3)),
+    ),
+    *[
+        Case("patch_conv2d", f"{mode}-{k}", conv(kernel=k_, groups=groups, c=4, patch=(2, 3), mode=mode))
+        for mode in ("zeros", "replicate", "circular")
+        for k, k_, groups in (("kernel-3", (3, 3), 1), ("kernel-5-groups-2", (5, 5), 2))
+    ],
+    Case("patch_conv2d", "circular-whole-map", conv(kernel=(5, 5), grid=(2, 2), patch=(1, 1), mode="circular")),
+]
+
+
+def _blocks(operator: str, build: Callable) -> list[Case]:
+    return [
+        case
+        for halo in HALOS
+        for case in (
+            Case(operator, f"{halo}-patch-1", build(patch=(1, 1), halo=halo)),
+            Case(operator, f"{halo}-patch-2", build(halo=halo)),
+            Case(operator, f"{halo}-patch-3x5", build(patch=(3, 5), halo=halo)),
+            Case(operator, f"{halo}-patch-1x2", build(patch=(1, 2), grid=(3, 2), halo=halo)),
+            Case(operator, f"{halo}-grid-1x5", build(grid=(1, 5), patch=(2, 3), halo=halo)),
+            Case(operator, f"{halo}-one-patch", build(n=1, grid=(1, 1), patch=(5, 7), halo=halo)),
+            Case(operator, f"{halo}-smallest", build(n=1, c=1, hidden=1, out=1, grid=(2, 2), patch=(1, 1), halo=halo)),
+            Case(operator, f"{halo}-odd-widths", build(n=1, c=7, hidden=13, out=19, patch=(4, 4), halo=halo)),
+        )
+    ]
+
+
+PATCH_INVERTED_RESIDUAL = [
+    *_blocks("patch_inverted_residual", residual),
+    *[Case("patch_inverted_residual", f"{halo}-no-bias", residual(halo=halo, bias=False)) for halo in HALOS],
+]
+BATCH_NORM = [
+    *[c for c in _blocks("patch_inverted_residual_batch_norm", batch_norm) if not c.name.endswith("smallest")],
+    *[
+        Case("patch_inverted_residual_batch_norm", f"{halo}-large-eps", batch_norm(halo=halo, eps=0.1))
+        for halo in HALOS
+    ],
+]
+
+_SIGNAL = (20, 4, 12, 4, 12 * 8)
+DECODER_LEVEL = [
+    *table(
+        "decoder_level",
+        pointwise_weights=level(),
+        pointwise_weights_first=level(previous=0),
+        pointwise_weights_same_size=level(size=(8, 12)),
+        pointwise_weights_odd_size=level(size=(3, 7)),
+        pointwise_weights_larger_previous=level(size=(11, 25)),
+        pointwise_weights_one_pixel_previous=level(size=(1, 1)),
+        pointwise_weights_slice=level(spare=3),
+        pointwise_signal=level(signal=_SIGNAL),
+        pointwise_signal_first=level(previous=0, signal=_SIGNAL),
+        pointwise_patch_1=level(patch=(1, 1), signal=_SIGNAL),
+        pointwise_grid_1x5=level(grid=(1, 5), patch=(3, 2)),
+        pointwise_one_pixel=level(1, previous=0, grid=(1, 1), patch=(1, 1)),
+        pointwise_one_row=level(grid=(1, 4), patch=(1, 3), size=(1, 5)),
+    ),
+    *[
+        case
+        for halo in HALOS
+        for case in (
+            Case("decoder_level", f"{halo}-weights", level(hidden=6, halo=halo)),
+            Case("decoder_level", f"{halo}-weights-first", level(hidden=6, previous=0, halo=halo)),
+            Case("decoder_level", f"{halo}-weights-same-size", level(hidden=6, size=(8, 12), halo=halo)),
+            Case("decoder_level", f"{halo}-weights-odd-size", level(hidden=6, size=(5, 5), patch=(3, 5), halo=halo)),
+            Case("decoder_level", f"{halo}-weights-slice", level(hidden=6, spare=5, halo=halo)),
+            Case("decoder_level", f"{halo}-signal", level(hidden=6, signal=(20, 4, 12, 4, 140), halo=halo)),
+            Case("decoder_level", f"{halo}-patch-1", level(hidden=6, patch=(1, 1), halo=halo)),
+            Case("decoder_level", f"{halo}-grid-1x5", level(hidden=6, grid=(1, 5), patch=(2, 3), halo=halo)),
+        )
+    ],
+]
+
+UPSAMPLE_ARGMAX = table(
+    "upsample_argmax",
+    double=logits(),
+    double_ties=logits(whole=True, size=(9, 7), to=(18, 14)),
+    identity=logits(size=(7, 5), to=(7, 5)),
+    identity_ties=logits(whole=True, size=(7, 5), to=(7, 5)),
+    fourfold=logits(to=(24, 32)),
+    ratio_13_to_29=logits(size=(13, 11), to=(29, 17)),
+    downsizing=logits(size=(13, 18), to=(5, 7)),
+    half_size=logits(size=(12, 18), to=(6, 9)),
+    stretched=logits(size=(12, 5), to=(7, 21)),
+    one_class=logits(classes=1),
+    classes_256=logits(classes=256, size=(3, 4), to=(6, 8)),
+    classes_256_ties=logits(classes=256, size=(3, 4), to=(6, 8), whole=True),
+    one_pixel=logits(size=(1, 1), to=(5, 3)),
+    to_one_pixel=logits(size=(5, 3), to=(1, 1)),
+    one_row=logits(size=(1, 9), to=(2, 18)),
+    one_column=logits(size=(9, 1), to=(18, 2)),
+    cityscapes=logits(1, 19, (16, 32), (32, 64)),
+    camvid=logits(2, 12, (18, 24), (36, 48)),
+    pascal_voc=logits(1, 21, (32, 32), (33, 63)),
+    cityscapes_ties=logits(1, 19, (16, 32), (32, 64), whole=True),
+)
+
+_BOOTSTRAPPED = {
+    "bootstrap_few_above": loss(bootstrap=100, threshold=2.5),
+    "bootstrap_many_above": loss(bootstrap=20, threshold=0.3),
+    "bootstrap_more_than_pixels": loss(bootstrap=1000),
+    "bootstrap_all_pixels": loss(bootstrap=143),
+    "bootstrap_all_but_one": loss(bootstrap=142, threshold=0.0),
+    "bootstrap_one": loss(bootstrap=1, threshold=100.0),
+    "bootstrap_images_differ": loss(3, bootstrap=60, threshold=1.5),
+}
+UPSAMPLE_CROSS_ENTROPY = [
+    *table(
+        "upsample_cross_entropy",
+        plain=loss(),
+        plain_double=loss(size=(6, 8), to=(12, 16)),
+        plain_identity=loss(size=(6, 8), to=(6, 8)),
+        plain_downsizing=loss(size=(11, 13), to=(4, 6)),
+        plain_nothing_ignored=loss(ignored=0.0),
+        plain_all_ignored=loss(ignored=1.1),
+        plain_one_class=loss(classes=1),
+        plain_one_pixel=loss(size=(1, 1), to=(1, 1), ignored=0.0),
+        plain_large_logits=loss(scale=60.0),
+        plain_cityscapes=loss(1, 19, (16, 32), (32, 64)),
+        bootstrap_all_ignored=loss(ignored=1.1, bootstrap=20),
+        bootstrap_ties=loss(ties=True, ignored=0.0, bootstrap=30, threshold=3.0),
+        bootstrap_ties_with_ignored=loss(ties=True, ignored=0.9, bootstrap=100, threshold=3.0),
+        bootstrap_ties_above=loss(ties=True, bootstrap=30),
+    ),
+    # In half types other pixels are among the worst: their losses tie within rounding.
+    *[Case("upsample_cross_entropy", k.replace("_", "-"), build, EXACT) for k, build in _BOOTSTRAPPED.items()],
+]
+
+CASES = [
+    *GENERATE_WEIGHTS,
+    *PATCH_CONV2D,
+    *PATCH_INVERTED_RESIDUAL,
+    *BATCH_NORM,
+    *DECODER_LEVEL,
+    *UPSAMPLE_ARGMAX,
+    *UPSAMPLE_CROSS_ENTROPY,
+    *network_cases(),
+]
+BY_ID = {case.id: case for case in CASES}
+assert len(BY_ID) == len(CASES)
+
+# One or two of each operator, for what does not depend on shapes.
+TYPICAL = [
+    BY_ID[i]
+    for i in (
+        "generate_weights-overlapping",
+        "patch_conv2d-kernel-3",
+        "patch_conv2d-no-bias",
+        "patch_inverted_residual-own-patch-2",
+        "patch_inverted_residual-neighbour-no-bias",
+        "patch_inverted_residual_batch_norm-own-patch-2",
+        "patch_inverted_residual_batch_norm-neighbour-patch-3x5",
+        "decoder_level-pointwise-weights",
+        "decoder_level-own-signal",
+        "decoder_level-neighbour-weights-first",
+        "upsample_argmax-double",
+        "upsample_cross_entropy-plain",
+        "upsample_cross_entropy-bootstrap-few-above",
+    )
+]
+
+
+@cache
+def differentiable(operator: str) -> tuple[int, ...]:
+    """The positions of the arguments that get gradients, by the operator's schema: its floating-point tensors."""
+    overload = getattr(torch.ops.hyperseg, operator).default
+    types = [str(a.type) for a in overload._schema.arguments]
+    found = tuple(i for i, kind in enumerate(types) if "Tensor" in kind)
+    return {"upsample_argmax": (), "upsample_cross_entropy": (0,)}.get(operator, found)

@@ -1,0 +1,211 @@
+"""The operators once more, literally from SPEC.md, patch by patch and slowly, so that the reference itself is judged.
+
+Every function takes the arguments of its operator. Nothing here is shared with ``hyperseg.ops``.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def generate_weights(signal, generators, offsets, groups, sizes):
+    """Group q maps its share of a generator's channels to its share of the rows; surplus rows are cut (SPEC D.5)."""
+    n, _, fh, fw = signal.shape
+    out = signal.new_zeros(n, fh, fw, sum(sizes))
+    for b in range(n):
+        for i in range(fh):
+            for j in range(fw):
+                parameters = []
+                for generator, offset, g, size in zip(generators, offsets, groups, sizes, strict=True):
+                    rows, width = generator.shape
+                    outputs = []
+                    for q in range(g):
+                        channels = signal[b, offset + q * width : offset + (q + 1) * width, i, j]
+                        outputs.append(generator[q * rows // g : (q + 1) * rows // g] @ channels)
+                    parameters.append(torch.cat(outputs)[:size])
+                out[b, i, j] = torch.cat(parameters)
+    return out
+
+
+def windows(x: Tensor, weights: Tensor, halo: tuple[int, int], mode: str = "reflect"):
+    """``(image, patch row, patch column, window [1, C, ph + 2*hh, pw + 2*hw])`` of every patch of the padded map."""
+    fh, fw = weights.shape[1:3]
+    ph, pw = x.shape[2] // fh, x.shape[3] // fw
+    hh, hw = halo
+    if mode == "zeros":
+        padded = F.pad(x, (hw, hw, hh, hh))
+    else:
+        padded = F.pad(x, (hw, hw, hh, hh), mode=mode) if hh or hw else x
+    for b in range(x.shape[0]):
+        for i in range(fh):
+            for j in range(fw):
+                rows = slice(i * ph, i * ph + ph + 2 * hh)
+                columns = slice(j * pw, j * pw + pw + 2 * hw)
+                yield b, i, j, padded[b : b + 1, :, rows, columns]
+
+
+def tile(patches: dict, x: Tensor, weights: Tensor) -> Tensor:
+    """``{(image, row, column): [1, C, ph, pw]}`` -> ``[N, C, H, W]``."""
+    fh, fw = weights.shape[1:3]
+    images = []
+    for b in range(x.shape[0]):
+        rows = [torch.cat([patches[b, i, j] for j in range(fw)], 3) for i in range(fh)]
+        images.append(torch.cat(rows, 2))
+    return torch.cat(images)
+
+
+def patch_conv2d(x, weights, bias, out_channels, kernel_size, groups, dilation, padding_mode):
+    """Each window convolved without padding by its patch's own [out, in / groups, kh, kw] (SPEC G)."""
+    kh, kw = kernel_size
+    inputs = x.shape[1] // groups
+    halo = (dilation[0] * (kh // 2), dilation[1] * (kw // 2))
+    patches = {}
+    for b, i, j, window in windows(x, weights, halo, padding_mode):
+        flat = weights[b, i, j]
+        kernel = torch.stack(
+            [
+                torch.stack([flat[(o * inputs + c) * kh * kw :][: kh * kw].reshape(kh, kw) for c in range(inputs)])
+                for o in range(out_channels)
+            ]
+        )
+        patches[b, i, j] = F.conv2d(window, kernel, bias, dilation=tuple(dilation), groups=groups)
+    return tile(patches, x, weights)
+
+
+def split(flat: Tensor, channels: int, hidden: int, out: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Convolution kernels from a patch's parameters: indices c*in + i, c*9 + 3*ky + kx and o*h + c (SPEC E)."""
+    start2 = channels * hidden
+    start3 = start2 + 9 * hidden
+    w1 = torch.stack([flat[c * channels : (c + 1) * channels] for c in range(hidden)])
+    w2 = torch.stack([flat[start2 + 9 * c : start2 + 9 * c + 9].reshape(1, 3, 3) for c in range(hidden)])
+    w3 = torch.stack([flat[start3 + o * hidden : start3 + (o + 1) * hidden] for o in range(out)])
+    return w1[:, :, None, None], w2, w3[:, :, None, None]
+
+
+def relu6(z: Tensor) -> Tensor:
+    return torch.minimum(torch.maximum(z, torch.zeros_like(z)), torch.full_like(z, 6))
+
+
+def inverted_residual(x, weights, hidden, out_channels, halo, norms):
+    """``norms``: three functions of a list of maps [1, C, *, *], whose statistics run over all of them together."""
+    kernels = {}
+    for b, i, j, _ in windows(x, weights, (0, 0)):
+        kernels[b, i, j] = split(weights[b, i, j], x.shape[1], hidden, out_channels)
+    around = (1, 1) if halo == "own" else (0, 0)
+    expanded = {(b, i, j): F.conv2d(w, kernels[b, i, j][0]) for b, i, j, w in windows(x, weights, around)}
+    expanded = dict(zip(expanded, norms[0](list(expanded.values())), strict=True))
+    expanded = {key: relu6(z) for key, z in expanded.items()}
+    if halo == "neighbour":
+        full = tile(expanded, x, weights)
+        expanded = {(b, i, j): w for b, i, j, w in windows(full, weights, (1, 1))}
+    filtered = {key: F.conv2d(z, kernels[key][1], groups=hidden) for key, z in expanded.items()}
+    filtered = dict(zip(filtered, norms[1](list(filtered.values())), strict=True))
+    projected = {key: F.conv2d(relu6(z), kernels[key][2]) for key, z in filtered.items()}
+    projected = dict(zip(projected, norms[2](list(projected.values())), strict=True))
+    return tile(projected, x, weights)
+
+
+def patch_inverted_residual(x, weights, bias, hidden, out_channels, halo):
+    bias = x.new_zeros(2 * hidden + out_channels) if bias is None else bias
+    shifts = bias[:hidden], bias[hidden : 2 * hidden], bias[2 * hidden :]
+    norms = [lambda maps, s=s: [z + s.reshape(1, -1, 1, 1) for z in maps] for s in shifts]
+    return inverted_residual(x, weights, hidden, out_channels, halo, norms)
+
+
+def patch_inverted_residual_batch_norm(x, weights, scale, shift, hidden, out_channels, halo, eps):
+    """Batch norms by ``F.batch_norm`` over the values of all patches; own windows bring their halo along."""
+    means, variances = [], []
+
+    def norm(start, stop):
+        def apply(maps):
+            values = torch.cat([z[0].flatten(1) for z in maps], 1).T  # [population, C]
+            means.append(values.mean(0))
+            variances.append((values - values.mean(0)).square().mean(0))
+            normed = F.batch_norm(
+                values, None, None, scale[start:stop], shift[start:stop], training=True, momentum=0.0, eps=eps
+            )
+            parts = normed.split([z[0, 0].numel() for z in maps])
+            return [p.T.reshape(z.shape) for p, z in zip(parts, maps, strict=True)]
+
+        return apply
+
+    norms = [norm(0, hidden), norm(hidden, 2 * hidden), norm(2 * hidden, 2 * hidden + out_channels)]
+    y = inverted_residual(x, weights, hidden, out_channels, halo, norms)
+    return y, torch.cat(means), torch.cat(variances)
+
+
+def axis_weights(size: int, to: int) -> Tensor:
+    """[to, size]: linear interpolation between pixel centres, the border pixels repeated (align_corners=False)."""
+    matrix = torch.zeros(to, size, dtype=torch.float64)
+    for o in range(to):
+        source = max((o + 0.5) * size / to - 0.5, 0.0)
+        low = min(math.floor(source), size - 1)
+        high = min(low + 1, size - 1)
+        matrix[o, low] += 1 - (source - low)
+        matrix[o, high] += source - low
+    return matrix
+
+
+def resize(x: Tensor, height: int, width: int) -> Tensor:
+    return axis_weights(x.shape[2], height) @ x @ axis_weights(x.shape[3], width).T
+
+
+def coordinate(index: int, size: int) -> float:
+    return -1.0 if size == 1 else -1.0 + 2.0 * index / (size - 1)
+
+
+def decoder_level(skip, previous, source, generator, bias, offset, groups, out_channels, hidden, halo):
+    """Channels: x, y, skip, previous upsampled (SPEC F); then the block with folded norms (SPEC G)."""
+    n, _, h, w = skip.shape
+    xy = [[[coordinate(x, w) for x in range(w)]] * h, [[coordinate(y, h)] * w for y in range(h)]]
+    parts = [torch.tensor([xy], dtype=skip.dtype).repeat(n, 1, 1, 1), skip]
+    if previous is not None:
+        parts.append(resize(previous, h, w))
+    x = torch.cat(parts, 1)
+    if generator is None:
+        weights = source
+    else:
+        channels = x.shape[1]
+        count = channels * out_channels
+        if hidden:
+            count = channels * hidden + 9 * hidden + hidden * out_channels
+        weights = generate_weights(source, [generator], [offset], [groups], [count])
+    if hidden:
+        return patch_inverted_residual(x, weights, bias, hidden, out_channels, halo)
+    return patch_conv2d(x, weights, bias, out_channels, [1, 1], 1, [1, 1], "reflect").relu()
+
+
+def upsample_argmax(logits, height, width):
+    """Class by class: greater wins, the first of equals stays, NaN beats all numbers and the first NaN stays."""
+    scores = resize(logits, height, width)
+    best, label = scores[:, 0].clone(), torch.zeros(scores[:, 0].shape, dtype=torch.uint8)
+    for c in range(1, logits.shape[1]):
+        better = (scores[:, c] > best) | (scores[:, c].isnan() & ~best.isnan())
+        best[better] = scores[:, c][better]
+        label[better] = c
+    return label
+
+
+def pixel_losses(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    """-log softmax at the label, [N, H, W]; ignored pixels are 0 and stay in the list."""
+    scores = resize(logits, *labels.shape[1:])
+    ignored = labels == ignore_index
+    chosen = scores.gather(1, labels.masked_fill(ignored, 0)[:, None])[:, 0]
+    return (scores.logsumexp(1) - chosen).masked_fill(ignored, 0)
+
+
+def upsample_cross_entropy(logits, labels, ignore_index, bootstrap, threshold):
+    """SPEC A.3, image by image; an image of ``bootstrap`` pixels or fewer counts all of them. The loss alone."""
+    losses = pixel_losses(logits, labels, ignore_index)
+    if not bootstrap:
+        return losses.sum() / max(int((labels != ignore_index).sum()), 1)
+    per_image = []
+    for image in losses:
+        ranked = image.flatten().sort(descending=True).values
+        if len(ranked) > bootstrap and ranked[bootstrap] > threshold:
+            per_image.append(ranked[ranked > threshold].mean())
+        else:
+            per_image.append(ranked[:bootstrap].mean())
+    return torch.stack(per_image).mean()

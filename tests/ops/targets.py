@@ -1,0 +1,75 @@
+"""Which backend runs where: test parameters made from the registry, so that a backend is tested by being listed."""
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from hyperseg.ops import BACKENDS, backends, triton
+from tests.ops.cases import Case
+
+
+@dataclass(frozen=True)
+class Target:
+    """A backend on a kind of device."""
+
+    backend: str
+    device: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.backend}-{self.device}"
+
+    @property
+    def marks(self) -> list:
+        return [pytest.mark.gpu] if self.device == "cuda" else []
+
+    @functools.cache  # noqa: B019 - a handful of targets, kept anyway
+    def reasons(self, operator: str) -> list[str]:
+        """Why it serves no call of this operator here, whatever the arguments."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            return ["this machine has no CUDA device that PyTorch can use"]
+        if missing := BACKENDS[self.backend].unavailable():
+            return missing
+        served = BACKENDS[self.backend].implementations
+        return [] if operator in served else [f"it has no implementation of {operator}"]
+
+    def serve(self, operator: str, args: tuple):
+        """The operator's answer from this backend; skips with the backend's objections to these arguments."""
+        skip_objections(self, operator, args)
+        with backends.use_backend(self.backend):
+            return getattr(torch.ops.hyperseg, operator).default(*args)
+
+
+def skip_objections(target: Target, operator: str, args: tuple) -> None:
+    if objections := BACKENDS[target.backend].objections(operator, target.device, args):
+        pytest.skip(f"{target.id}: {'; '.join(objections)}")
+
+
+def targets() -> list[Target]:
+    """Every backend on every kind of device that it is preferred for; Triton on the CPU in its interpreter."""
+    found = [Target(name, device) for device, names in backends.PREFERENCE.items() for name in names]
+    return [*found, Target("triton", "cpu")] if triton._interpreting() else found
+
+
+def served(cases: Iterable[Case], suffix: str = "") -> list:
+    """Parameters ``(target, case)``; of those that a target cannot serve one for each of its reasons, skipped with it.
+
+    Args:
+        suffix: ``"_backward"`` if it is the backward operators that matter.
+    """
+    parameters = []
+    for target in targets():
+        told = set()
+        for case in cases:
+            operator = case.operator + suffix
+            reason = "; ".join(target.reasons(operator))
+            if not reason:
+                parameters.append(pytest.param(target, case, id=f"{target.id}-{case.id}", marks=target.marks))
+            elif reason not in told:
+                told.add(reason)
+                marks = [*target.marks, pytest.mark.skip(reason=f"{target.id}: {reason}")]
+                parameters.append(pytest.param(target, None, id=f"{target.id}-{operator}", marks=marks))
+    return parameters

@@ -1,0 +1,232 @@
+"""Which backend serves a call: by name, by environment, automatically; and what is said when none can."""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from hyperseg import ops
+from hyperseg.ops import BACKENDS, OPERATORS, BackendError, backends, use_backend
+from hyperseg.ops.backends import Backend, Implementation
+
+ROOT = Path(__file__).resolve().parents[2]
+LOGITS = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
+
+
+def constant(value: int) -> Implementation:
+    """An implementation of upsample_argmax that is recognised by its answer."""
+    return Implementation(lambda logits, h, w: torch.full((logits.shape[0], h, w), value, dtype=torch.uint8))
+
+
+def label() -> int:
+    """Who served: 1 is the reference, the right answer."""
+    return int(ops.upsample_argmax(LOGITS, (1, 1)))
+
+
+@pytest.fixture(autouse=True)
+def automatic(monkeypatch):
+    """Whatever the session runs with."""
+    monkeypatch.delenv("HYPERSEG_BACKEND", raising=False)
+    monkeypatch.setattr(backends, "_logged", set())
+
+
+@pytest.fixture
+def others(monkeypatch):
+    """Three more backends: one that works, one that is missing something, one that objects to arguments."""
+    made = {
+        "working": Backend("working", "", lambda: [], {"upsample_argmax": constant(7)}),
+        "missing": Backend("missing", "", lambda: ["no compiler", "no device"], {"upsample_argmax": constant(8)}),
+        "picky": Backend(
+            "picky",
+            "",
+            lambda: [],
+            {
+                "upsample_argmax": Implementation(
+                    constant(9).function,
+                    lambda logits, h, w: [] if h > 1 else ["one row is too few", f"{w} columns too"],
+                )
+            },
+        ),
+    }
+    for name, backend in made.items():
+        monkeypatch.setitem(BACKENDS, name, backend)
+    return made
+
+
+def prefer(monkeypatch, *names: str) -> None:
+    monkeypatch.setitem(backends.PREFERENCE, "cpu", names)
+
+
+def test_a_named_backend_serves(others):
+    with use_backend("working"):
+        assert label() == 7
+    with use_backend("reference"):
+        assert label() == 1
+
+
+def test_names_nest_and_end_with_their_block(others):
+    with use_backend("reference"):
+        with use_backend("working"):
+            assert label() == 7
+            with use_backend("reference"):
+                assert label() == 1
+            assert label() == 7
+        assert label() == 1
+    assert backends.named_backend() is None
+
+
+def test_a_name_ends_with_its_block_after_an_error_too(others):
+    with pytest.raises(ZeroDivisionError), use_backend("working"):
+        _ = 1 / 0
+    assert backends.named_backend() is None
+
+
+def test_auto_returns_to_the_automatic_choice(others, monkeypatch):
+    prefer(monkeypatch, "reference")
+    monkeypatch.setenv("HYPERSEG_BACKEND", "working")
+    with use_backend("working"), use_backend("auto"):
+        assert backends.named_backend() is None
+        assert label() == 1
+
+
+def test_unknown_names(monkeypatch):
+    with (
+        pytest.raises(BackendError, match=r"There is no backend 'cuddn'; the backends are .*cpp.*reference"),
+        use_backend("cuddn"),
+    ):
+        pass
+    monkeypatch.setenv("HYPERSEG_BACKEND", "fastest")
+    with pytest.raises(BackendError, match="There is no backend 'fastest'"):
+        label()
+
+
+def test_the_environment_names_a_backend(others, monkeypatch):
+    monkeypatch.setenv("HYPERSEG_BACKEND", "working")
+    assert label() == 7
+    with use_backend("reference"):
+        assert label() == 1
+    monkeypatch.setenv("HYPERSEG_BACKEND", "auto")
+    assert backends.named_backend() is None
+
+
+def test_the_environment_of_a_process():
+    """As a user sets it; the sentence reaches the user."""
+    code = "import torch; from hyperseg import ops; ops.upsample_argmax(torch.zeros(1, 2, 1, 1), (1, 1))"
+    environment = os.environ | {"HYPERSEG_BACKEND": "triton", "CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "0"}
+    refused = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert "The backend 'triton' cannot serve upsample_argmax of (1, 2, 1, 1) float32 cpu:" in refused.stderr
+    assert "Backends that can: " in refused.stderr
+
+
+def test_a_named_backend_raises_what_is_missing(others):
+    with use_backend("missing"), pytest.raises(BackendError) as caught:
+        label()
+    message = str(caught.value)
+    assert message.startswith("The backend 'missing' cannot serve upsample_argmax of (1, 2, 1, 1) float32 cpu:\n")
+    assert "\n  - no compiler\n  - no device\n" in message
+    able = message.splitlines()[-1].removeprefix("Backends that can: ").removesuffix(".").split(", ")
+    assert {"reference", "working"} <= set(able)
+    assert not {"missing", "picky"} & set(able)
+
+
+def test_a_named_backend_raises_its_objections_to_arguments(others):
+    with use_backend("picky"):
+        assert int(ops.upsample_argmax(LOGITS, (2, 1))[0, 0, 0]) == 9
+        with pytest.raises(BackendError, match="one row is too few\n  - 5 columns too"):
+            ops.upsample_argmax(LOGITS, (1, 5))
+
+
+def test_a_named_backend_without_the_operator(others):
+    with use_backend("working"), pytest.raises(BackendError, match="it has no implementation of patch_conv2d"):
+        ops.patch_conv2d(torch.zeros(1, 2, 2, 2), torch.zeros(1, 1, 1, 4), out_channels=2)
+
+
+def test_automatic_takes_the_first_that_can(others, monkeypatch):
+    prefer(monkeypatch, "missing", "picky", "working", "reference")
+    assert label() == 7
+    assert int(ops.upsample_argmax(LOGITS, (2, 1))[0, 0, 0]) == 9
+    prefer(monkeypatch, "reference", "working")
+    assert label() == 1
+
+
+def test_automatic_logs_once_who_was_passed_over_and_why(others, monkeypatch, caplog):
+    prefer(monkeypatch, "missing", "picky", "reference")
+    caplog.set_level(logging.DEBUG, "hyperseg.ops")
+    for _ in range(3):
+        label()
+    assert [(r.levelname, r.message) for r in caplog.records] == [
+        ("DEBUG", "missing passed over for upsample_argmax: no compiler; no device"),
+        ("DEBUG", "picky passed over for upsample_argmax: one row is too few; 1 columns too"),
+    ]
+    ops.upsample_argmax(LOGITS, (1, 3))
+    assert caplog.records[-1].message.endswith("3 columns too"), "another reason is worth another line"
+
+
+def test_automatic_is_silent_above_debug(others, monkeypatch, caplog):
+    prefer(monkeypatch, "missing", "reference")
+    caplog.set_level(logging.INFO, "hyperseg.ops")
+    label()
+    assert not caplog.records
+
+
+def test_automatic_without_any_backend_left(others, monkeypatch):
+    prefer(monkeypatch, "missing")
+    with pytest.raises(BackendError, match="No backend serves upsample_argmax on cpu"):
+        label()
+
+
+def test_a_name_holds_in_every_thread(others):
+    """Backward passes run on autograd's threads, not on the one that named the backend."""
+    found = []
+    with use_backend("working"):
+        thread = threading.Thread(target=lambda: found.append(label()))
+        thread.start()
+        thread.join()
+    assert found == [7]
+
+
+def test_the_backward_is_chosen_as_the_forward_is(others, monkeypatch):
+    called = []
+
+    def backward(grad, x, weights, bias, *rest):
+        called.append(tuple(grad.shape))
+        return torch.zeros_like(x), torch.zeros_like(weights), grad.new_empty(0)
+
+    forward = BACKENDS["reference"].implementations["patch_conv2d"]
+    monkeypatch.setitem(others["working"].implementations, "patch_conv2d", forward)
+    monkeypatch.setitem(others["working"].implementations, "patch_conv2d_backward", Implementation(backward))
+    x = torch.ones(1, 2, 2, 2, requires_grad=True)
+    with use_backend("working"):
+        ops.patch_conv2d(x, torch.ones(1, 1, 1, 4), out_channels=2).sum().backward()
+    assert called == [(1, 2, 2, 2)]
+    assert (x.grad == 0).all()
+
+
+def test_what_info_tells(others, monkeypatch):
+    prefer(monkeypatch, "missing", "working", "reference")
+    assert backends.chosen("upsample_argmax", "cpu") == ("working", {"missing": ["no compiler", "no device"]})
+    name, why = backends.chosen("patch_conv2d", "cpu")
+    assert name == "reference"
+    assert why["working"] == ["it has no implementation of patch_conv2d"]
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_the_reference_serves_every_operator_everywhere(operator):
+    assert operator in BACKENDS["reference"].implementations
+    assert BACKENDS["reference"].unavailable() == []
+    assert all("reference" in names for names in [*backends.PREFERENCE.values(), backends.OTHER_DEVICES])
+
+
+@pytest.mark.parametrize("name", list(BACKENDS))
+def test_backends_implement_known_operators_and_answer_in_sentences(name):
+    backend = BACKENDS[name]
+    assert set(backend.implementations) <= set(OPERATORS)
+    assert backend.name == name
+    assert backend.description
+    assert all(isinstance(reason, str) and len(reason) > 10 for reason in backend.unavailable())

@@ -1,0 +1,198 @@
+"""opcheck, torch.compile without graph breaks or recompilation, torch.export: each operator stays one opaque node."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from hyperseg import ops
+from tests.ops.cases import TYPICAL, Case, block_weights, convert, differentiable, level_weights, normal, outputs
+from tests.ops.test_gradients import with_gradients
+from tests.ops.test_memory import apply, channels_last, offset
+from tests.ops.test_parity import backward_arguments
+
+F32 = torch.float32
+DIFFERENTIABLE = [c for c in TYPICAL if differentiable(c.operator)]
+CHECKS = {
+    "contiguous": lambda case: tuple(apply(offset, a) for a in case.arguments(F32)),
+    "channels_last": lambda case: tuple(apply(channels_last, a) for a in case.arguments(F32)),
+    "requires_grad": lambda case: with_gradients(case, case.arguments(F32))[0],
+}
+
+
+@pytest.fixture(autouse=True)
+def reset():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+@pytest.mark.parametrize("case", TYPICAL, ids=lambda case: case.id)
+def test_opcheck(case: Case, kind: str):
+    operator = getattr(torch.ops.hyperseg, case.operator).default
+    torch.library.opcheck(operator, CHECKS[kind](case))
+
+
+@pytest.mark.parametrize("case", DIFFERENTIABLE, ids=lambda case: case.id)
+def test_opcheck_backward(case: Case):
+    operator = getattr(torch.ops.hyperseg, f"{case.operator}_backward").default
+    torch.library.opcheck(operator, backward_arguments(case, F32, "cpu"))
+
+
+# Every public function on a small batch of any image size; what torch.compile and torch.export see of a network. No
+# two dimensions of the first size agree by chance: torch.compile would take it for a rule.
+
+FIRST, SECOND, THIRD = (2, 7, 9), (8, 11, 10), (9, 5, 13)  # images, rows and columns of patches
+SIGNAL, SKIP, PREVIOUS, OUT, HIDDEN = 12, 3, 4, 5, 6
+INPUTS = 2 + SKIP + PREVIOUS
+
+
+def inputs(n: int, fh: int, fw: int) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    h, w = 4 * fh, 4 * fw
+    tensors = {
+        "skip": normal(g, n, SKIP, h, w),
+        "previous": normal(g, n, PREVIOUS, h // 2, w // 2),
+        "signal": normal(g, n, SIGNAL, fh, fw),
+        "pointwise": level_weights(g, (n, fh, fw), SKIP, 0, OUT),
+        "block": block_weights(g, (n, fh, fw), SKIP, HIDDEN, OUT),
+        "generator": normal(g, 140, SIGNAL // 4) / 2,
+        "bias": normal(g, 2 * HIDDEN + OUT),
+    }
+    return tensors | {"labels": torch.randint(OUT, (n, h, w), generator=g)}
+
+
+class GenerateWeights(torch.nn.Module):
+    def forward(self, signal, generator):
+        return ops.generate_weights(signal, [generator, generator], offsets=0, groups=4, sizes=[138, 9])
+
+
+class PatchConv(torch.nn.Module):
+    def forward(self, skip, pointwise):
+        return ops.patch_conv2d(skip, pointwise, out_channels=OUT)
+
+
+class Block(torch.nn.Module):
+    def forward(self, skip, block, bias):
+        return ops.patch_inverted_residual(skip, block, bias, hidden=HIDDEN, out_channels=OUT)
+
+
+class TrainedBlock(torch.nn.Module):
+    def forward(self, skip, block, bias):
+        y, mean, variance = ops.patch_inverted_residual_batch_norm(
+            skip, block, 1 + bias, bias, hidden=HIDDEN, out_channels=OUT, halo="neighbour"
+        )
+        return y + mean.sum() + variance.sum()
+
+
+class Level(torch.nn.Module):
+    def forward(self, skip, previous, signal, generator, bias):
+        return ops.decoder_level(
+            skip, previous, signal, bias, out_channels=OUT, hidden=HIDDEN, generator=generator, groups=4
+        )
+
+
+class Labels(torch.nn.Module):
+    def forward(self, previous):
+        return ops.upsample_argmax(previous, (previous.shape[2] * 2, previous.shape[3] * 2))
+
+
+class Loss(torch.nn.Module):
+    def forward(self, previous, labels):
+        return ops.upsample_cross_entropy(previous, labels % PREVIOUS, bootstrap=20)
+
+
+MODULES = {
+    "generate_weights": GenerateWeights,
+    "patch_conv2d": PatchConv,
+    "patch_inverted_residual": Block,
+    "patch_inverted_residual_batch_norm": TrainedBlock,
+    "decoder_level": Level,
+    "upsample_argmax": Labels,
+    "upsample_cross_entropy": Loss,
+}
+modules = pytest.mark.parametrize("name", MODULES)
+
+
+def arguments(module: torch.nn.Module, *size: int) -> dict[str, Tensor]:
+    names = module.forward.__code__.co_varnames[1 : module.forward.__code__.co_argcount]
+    return {name: inputs(*size)[name] for name in names}
+
+
+def answers(module, given: dict[str, Tensor]) -> list[Tensor]:
+    """The answer and, where it has any, the gradients of all inputs."""
+    leaves = {k: t.clone().requires_grad_() if t.is_floating_point() else t for k, t in given.items()}
+    y = module(**leaves)
+    if not y.requires_grad:
+        return [y]
+    wanted = [t for t in leaves.values() if t.requires_grad]
+    return [y.detach(), *torch.autograd.grad(y.square().sum(), wanted)]
+
+
+def compare(compiled, module, *size: int) -> None:
+    given = arguments(module, *size)
+    for a, e in zip(answers(compiled, given), answers(module, given), strict=True):
+        torch.testing.assert_close(a, e)
+
+
+@modules
+def test_compiled_for_any_size(name):
+    """Two sizes, forward and backward, from one compilation."""
+    module = MODULES[name]()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
+    compare(compiled, module, *FIRST)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        compare(compiled, module, *SECOND)
+        compare(compiled, module, *THIRD)
+
+
+@modules
+def test_compiled_for_one_size(name):
+    module = MODULES[name]()
+    compare(torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=False), module, 1, 2, 3)
+
+
+@pytest.mark.slow
+@modules
+def test_compiled_by_inductor(name):
+    module = MODULES[name]()
+    compiled = torch.compile(module, fullgraph=True, dynamic=True)
+    compare(compiled, module, *FIRST)
+    compare(compiled, module, *SECOND)
+
+
+@modules
+def test_exported(name):
+    """One node an operator."""
+    module = MODULES[name]()
+    given = arguments(module, 1, 2, 3)
+    program = torch.export.export(module, (), given)
+    nodes = [n for n in program.graph.nodes if str(n.target).startswith("hyperseg.")]
+    assert [str(n.target) for n in nodes] == [f"hyperseg.{name}.default"]
+    torch.testing.assert_close(program.module()(**given), module(**given))
+
+
+@modules
+def test_exported_for_any_size(name):
+    module = MODULES[name]()
+    given = arguments(module, *FIRST)
+    spatial = {k: (1, 2) if k in ("labels", "pointwise", "block") else (2, 3) for k in given}
+    shapes = {k: dict.fromkeys(spatial[k], torch.export.Dim.AUTO) if given[k].dim() > 2 else None for k in given}
+    program = torch.export.export(module, (), given, dynamic_shapes=shapes)
+    other = arguments(module, FIRST[0], *SECOND[1:])
+    torch.testing.assert_close(program.module()(**other), module(**other))
+
+
+def test_every_operator_has_a_module():
+    assert set(MODULES) == {case.operator for case in TYPICAL}
+    assert {n for n in ops.OPERATORS if not n.endswith("_backward")} == set(MODULES)
+
+
+@pytest.mark.parametrize("case", TYPICAL, ids=lambda case: case.id)
+def test_meta_tensors(case: Case):
+    """Shapes can be had without memory."""
+    args = case.arguments(F32)
+    operator = getattr(torch.ops.hyperseg, case.operator).default
+    found = outputs(operator(*[convert(a, None, "meta") for a in args]))
+    expected = outputs(operator(*args))
+    assert [(t.shape, t.dtype, t.device.type) for t in found] == [(t.shape, t.dtype, "meta") for t in expected]

@@ -1,0 +1,139 @@
+"""What ``FlopCounterMode`` counts: SPEC K's formulas, two operations a multiply-add, and its totals."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from hyperseg import ops
+from hyperseg.models.plan import Level, decoder_plan
+from hyperseg.models.variants import VARIANTS
+
+# SPEC K, GFLOPs at the published resolution: generators, decoder blocks.
+PUBLISHED = {
+    "hyperseg-s-camvid": (0.108, 0.666),
+    "hyperseg-l-camvid": (0.223, 4.206),
+    "hyperseg-m-cityscapes": (0.499, 1.492),
+    "hyperseg-s-cityscapes": (0.466, 2.055),
+    "hyperseg-l-voc": (0.316, 0.727),
+}
+
+
+def count(function, *args, **kwargs) -> int:
+    with FlopCounterMode(display=False) as counter:
+        function(*args, **kwargs)
+    return counter.get_total_flops()
+
+
+def meta(*shape: int) -> torch.Tensor:
+    return torch.empty(shape, device="meta")
+
+
+def maps(name: str):
+    """``(index, level, grid, map size)`` of every level at the published resolution."""
+    config = VARIANTS[name]
+    grid = tuple(s // 32 for s in config.resolution)
+    for index, level in enumerate(decoder_plan(config).levels):
+        yield index, level, grid, tuple(s * 2**index for s in grid)
+
+
+def multiply_adds(level: Level, grid, size, halo: str) -> int:
+    """SPEC K."""
+    pixels = size[0] * size[1]
+    if not level.hidden:
+        return pixels * level.in_channels * level.out_channels
+    ph, pw = size[0] // grid[0], size[1] // grid[1]
+    expanded = grid[0] * grid[1] * (ph + 2) * (pw + 2) if halo == "own" else pixels
+    depthwise_and_project = pixels * (9 * level.hidden + level.hidden * level.out_channels)
+    return expanded * level.in_channels * level.hidden + depthwise_and_project
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_generators_count_as_published(name):
+    config = VARIANTS[name]
+    plan = decoder_plan(config)
+    # SPEC K counted whole convolutions, with the surplus rows that are cut off; the operator leaves those out.
+    surplus = 0
+    total = 0
+    grid = [s // 32 for s in config.resolution]
+    for g in plan.generators:
+        generator = meta(g.rows, g.channels // g.groups)
+        signal = meta(1, plan.used_channels, *grid)
+        found = count(ops.generate_weights, signal, generator, offsets=g.offset, groups=g.groups, sizes=g.size)
+        assert found == 2 * grid[0] * grid[1] * g.size * (g.channels // g.groups)
+        surplus += 2 * grid[0] * grid[1] * (g.rows - g.size) * (g.channels // g.groups)
+        total += found
+    assert (total + surplus) / 1e9 == pytest.approx(PUBLISHED[name][0], abs=6e-4)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_blocks_count_as_published(name):
+    halo = VARIANTS[name].halo
+    total = 0
+    for _, level, grid, size in maps(name):
+        x = meta(1, level.in_channels, *size)
+        weights = meta(1, *grid, level.parameters)
+        if level.hidden:
+            width = {"hidden": level.hidden, "out_channels": level.out_channels, "halo": halo}
+            found = count(ops.patch_inverted_residual, x, weights, **width)
+            affine = meta(2 * level.hidden + level.out_channels)
+            assert count(ops.patch_inverted_residual_batch_norm, x, weights, affine, affine, **width) == found
+        else:
+            found = count(ops.patch_conv2d, x, weights, out_channels=level.out_channels)
+        assert found == 2 * multiply_adds(level, grid, size, halo)
+        total += found
+    assert total / 1e9 == pytest.approx(PUBLISHED[name][1], abs=6e-4)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_whole_levels_count_their_parts(name):
+    config = VARIANTS[name]
+    generators = {i: g for g in decoder_plan(config).generators for i in g.levels}
+    for index, level, grid, size in maps(name):
+        skip = meta(1, level.skip_channels, *size)
+        previous = meta(1, level.previous_channels, *[s // 2 for s in size]) if index else None
+        bias = meta(2 * level.hidden + level.out_channels)
+        width = {"hidden": level.hidden, "out_channels": level.out_channels, "halo": config.halo}
+        block = 2 * multiply_adds(level, grid, size, config.halo)
+        weights = meta(1, *grid, level.parameters)
+        assert count(ops.decoder_level, skip, previous, weights, bias, **width) == block
+        g = generators[index]
+        generator = meta(g.rows, g.channels // g.groups)
+        found = count(
+            ops.decoder_level,
+            skip,
+            previous,
+            meta(1, 1600, *grid),
+            bias,
+            generator=generator,
+            offset=g.offset,
+            groups=g.groups,
+            **width,
+        )
+        assert found == block + 2 * grid[0] * grid[1] * level.parameters * generator.shape[1]
+
+
+def test_a_convolution_counts_kernel_groups_and_batch():
+    x = meta(3, 6, 8, 10)
+    weights = meta(3, 2, 5, 4 * 3 * 3 * 5)
+    found = count(ops.patch_conv2d, x, weights, out_channels=4, kernel_size=(3, 5), groups=2)
+    assert found == 2 * (3 * 8 * 10) * 4 * 3 * 15
+
+
+def test_real_calls_count_once():
+    """Not the operator and what the reference computes it with."""
+    x, weights = torch.randn(1, 4, 4, 4), torch.randn(1, 2, 2, 12)
+    assert count(ops.patch_conv2d, x, weights, out_channels=3) == 2 * 16 * 12
+
+
+def test_training_can_be_counted():
+    """Under a dispatch mode the backward runs too; it is not counted."""
+    x = torch.randn(1, 4, 4, 4, requires_grad=True)
+    weights = torch.randn(1, 2, 2, 12, requires_grad=True)
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+
+    def step():
+        ops.patch_conv2d(x, weights, out_channels=3).sum().backward()
+        ops.upsample_cross_entropy(logits, torch.zeros(1, 8, 8, dtype=torch.int64), bootstrap=9).backward()
+
+    assert count(step) == 2 * 16 * 12
+    assert all(t.grad.isfinite().all() for t in (x, weights, logits))

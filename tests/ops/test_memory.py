@@ -1,0 +1,172 @@
+"""Inputs cut from larger tensors, transposed or expanded; outputs fresh and laid out as the fake promises."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from hyperseg.ops import reference
+from tests.ops.cases import BY_ID, TYPICAL, Case, convert, differentiable, outputs
+from tests.ops.targets import Target, served
+from tests.ops.test_parity import backward_arguments, flat
+from tests.tolerances import FORWARD, assert_close
+
+F32 = torch.float32
+DIFFERENTIABLE = [c for c in TYPICAL if differentiable(c.operator)]
+
+
+def sliced(t: Tensor) -> Tensor:
+    """From the middle of a larger tensor, whose other values would show: NaN, or no label."""
+    poison = torch.nan if t.is_floating_point() else -(10**6)
+    larger = t.new_full([s + 2 for s in t.shape], poison)
+    view = larger[tuple(slice(1, -1) for _ in t.shape)]
+    view.copy_(t)
+    return view
+
+
+def stepped(t: Tensor) -> Tensor:
+    """Every other element of a larger tensor."""
+    larger = t.new_full([2 * s for s in t.shape], torch.nan if t.is_floating_point() else -(10**6))
+    view = larger[tuple(slice(None, None, 2) for _ in t.shape)]
+    view.copy_(t)
+    return view
+
+
+def transposed(t: Tensor) -> Tensor:
+    """Dimensions stored in reverse order."""
+    order = tuple(reversed(range(t.dim())))
+    return t.permute(order).contiguous().permute(order)
+
+
+def expanded(t: Tensor) -> Tensor:
+    """The first image or row for all of them, with stride 0."""
+    return t[:1].expand_as(t) if t.dim() else t
+
+
+def offset(t: Tensor) -> Tensor:
+    """Contiguous, but not aligned to more than one element."""
+    return torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape)
+
+
+def channels_last(t: Tensor) -> Tensor:
+    return t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
+
+
+def apply(change: Callable[[Tensor], Tensor], value):
+    if isinstance(value, list) and value and isinstance(value[0], Tensor):
+        return [change(v) for v in value]
+    return change(value) if isinstance(value, Tensor) else value
+
+
+def tensors(args: tuple) -> list[Tensor]:
+    return [t for a in args for t in (a if isinstance(a, list) else [a]) if isinstance(t, Tensor)]
+
+
+def contiguous(args: tuple) -> tuple:
+    return tuple(apply(lambda t: t.clone(memory_format=torch.contiguous_format), a) for a in args)
+
+
+changes = pytest.mark.parametrize(
+    "change", [sliced, stepped, transposed, expanded, offset, channels_last], ids=lambda change: change.__name__
+)
+
+
+@changes
+@pytest.mark.parametrize(("target", "case"), served(TYPICAL))
+def test_any_strides(target: Target, case: Case, change):
+    args = tuple(apply(change, a) for a in case.arguments(F32, target.device))
+    actual = outputs(target.serve(case.operator, args))
+    expected = outputs(target.serve(case.operator, contiguous(args)))
+    for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        assert_close(f"output {i}", a, e, FORWARD[F32])
+
+
+@changes
+@pytest.mark.parametrize(("target", "case"), served(DIFFERENTIABLE, "_backward"))
+def test_any_strides_backward(target: Target, case: Case, change):
+    operator = f"{case.operator}_backward"
+    # Not the selection: expanded, it would no longer be that of these losses.
+    args = backward_arguments(case, F32, target.device)
+    keep = (3,) if case.operator == "upsample_cross_entropy" else ()
+    args = tuple(a if i in keep else apply(change, a) for i, a in enumerate(args))
+    actual, expected = flat(target.serve(operator, args)), flat(target.serve(operator, contiguous(args)))
+    for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        assert_close(f"gradient {i}", a, e, FORWARD[F32])
+
+
+@pytest.mark.parametrize("change", [offset, channels_last, sliced], ids=["contiguous", "channels_last", "sliced"])
+@pytest.mark.parametrize(("target", "case"), served(TYPICAL))
+def test_outputs_are_what_the_fake_promises(target: Target, case: Case, change):
+    """Shape, dtype and strides; a map follows its input into channels-last memory."""
+    args = tuple(apply(change, a) for a in case.arguments(F32, target.device))
+    check_against_fake(target, case.operator, args)
+    if change is channels_last and case.operator.startswith(("patch", "decoder")):
+        assert outputs(target.serve(case.operator, args))[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("change", [offset, channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize(("target", "case"), served(DIFFERENTIABLE, "_backward"))
+def test_gradients_are_what_the_fake_promises(target: Target, case: Case, change):
+    args = tuple(apply(change, a) for a in backward_arguments(case, F32, target.device))
+    check_against_fake(target, f"{case.operator}_backward", args)
+
+
+def check_against_fake(target: Target, operator: str, args: tuple) -> None:
+    real = flat(target.serve(operator, args))
+    fake = flat(getattr(torch.ops.hyperseg, operator).default(*[convert(a, None, "meta") for a in args]))
+    assert [(t.shape, t.dtype, t.stride()) for t in real] == [(t.shape, t.dtype, t.stride()) for t in fake]
+    assert {t.device.type for t in real} == {target.device}
+
+
+@pytest.mark.parametrize("suffix", ["", "_backward"], ids=["forward", "backward"])
+@pytest.mark.parametrize("change", [offset, sliced], ids=["contiguous", "sliced"])
+@pytest.mark.parametrize(("target", "case"), served(TYPICAL))
+def test_inputs_are_neither_changed_nor_given_back(target: Target, case: Case, change, suffix):
+    operator = case.operator + suffix
+    if suffix and (not differentiable(case.operator) or target.reasons(operator)):
+        pytest.skip(f"{target.id}: there is no {operator}")
+    make = backward_arguments if suffix else Case.arguments
+    args = tuple(apply(change, a) for a in make(case, F32, target.device))
+    before = [t.clone() for t in tensors(args)]
+    results = flat(target.serve(operator, args))
+    for t, kept in zip(tensors(args), before, strict=True):
+        assert torch.equal(t, kept), "an input was changed"
+    storages = [t.untyped_storage().data_ptr() for t in [*tensors(args), *results] if t.numel()]
+    fresh = storages[len(tensors(args)) :]
+    assert len(set(fresh)) == len(fresh), "two outputs share memory"
+    assert not set(fresh) & set(storages[: len(tensors(args))]), "an output is an input"
+
+
+WEIGHTS_AT = {"patch_conv2d": 1, "patch_inverted_residual": 1, "patch_inverted_residual_batch_norm": 1}
+
+
+@pytest.mark.parametrize(("target", "case"), served([c for c in TYPICAL if c.operator in WEIGHTS_AT]))
+def test_weights_may_be_a_slice_of_wider_ones(target: Target, case: Case):
+    """As one level's share of what a merged generator makes: ``[N, fh, fw, P']``."""
+    args = list(case.arguments(F32, target.device))
+    at = WEIGHTS_AT[case.operator]
+    weights = args[at].clone()
+    wide = torch.full((*weights.shape[:3], weights.shape[3] + 16), torch.nan, device=target.device)
+    wide[..., 7:-9] = weights
+    args[at] = wide[..., 7:-9]
+    actual = outputs(target.serve(case.operator, tuple(args)))
+    args[at] = weights
+    expected = outputs(target.serve(case.operator, tuple(args)))
+    for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        assert_close(f"output {i}", a, e, FORWARD[F32])
+
+
+def test_only_channels_last_memory_counts_as_such():
+    """A map of one channel is both: it stays contiguous, as PyTorch's own convolutions have it."""
+    x = torch.zeros(2, 3, 4, 5)
+    assert reference.format_of(x) == torch.contiguous_format
+    assert reference.format_of(channels_last(x)) == torch.channels_last
+    assert reference.format_of(channels_last(x[:, :1])) == torch.contiguous_format
+    assert reference.format_of(transposed(x)) == torch.contiguous_format
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize(("target", "case"), served([BY_ID["upsample_cross_entropy-plain"]]))
+def test_the_loss_of_half_types_is_float32(target: Target, case: Case, dtype):
+    assert target.serve(case.operator, case.arguments(dtype, target.device))[0].dtype == torch.float32

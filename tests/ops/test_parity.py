@@ -1,0 +1,105 @@
+"""Every backend, operator, case and dtype against the reference in float64, on the same rounded arguments."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from hyperseg.ops import BACKENDS, OPERATORS, backends, reference
+from tests.ops.cases import CASES, DTYPES, Case, convert, differentiable, double, outputs
+from tests.ops.targets import Target, served
+from tests.tolerances import FORWARD, GRADIENT, assert_close
+
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+DIFFERENTIABLE = [c for c in CASES if differentiable(c.operator)]
+
+
+def skip_uncomparable(case: Case, dtype: torch.dtype) -> None:
+    if dtype not in case.dtypes:
+        pytest.skip("rounding to this dtype changes which pixels are among the worst")
+
+
+@dtypes
+@pytest.mark.parametrize(("target", "case"), served([c for c in CASES if c.operator != "upsample_argmax"]))
+def test_forward(target: Target, case: Case, dtype: torch.dtype):
+    args = case.arguments(dtype, target.device)
+    actual = outputs(target.serve(case.operator, args))
+    expected = outputs(getattr(reference, case.operator)(*double(args)))
+    if case.operator == "upsample_cross_entropy" and dtype not in case.dtypes:
+        actual, expected = actual[:1], expected[:1]  # the loss, but not which pixels it came from
+    assert len(actual) == len(expected)
+    for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        assert_close(f"output {i}", a, e, FORWARD[dtype])
+
+
+@dtypes
+@pytest.mark.parametrize(("target", "case"), served([c for c in CASES if c.operator == "upsample_argmax"]))
+def test_labels(target: Target, case: Case, dtype: torch.dtype):
+    """The labels of the reference, but where its best classes are as close as rounding."""
+    args = case.arguments(dtype, target.device)
+    actual = target.serve(case.operator, args)
+    assert actual.dtype == torch.uint8
+    scores = reference.resize_logits(*double(args))
+    expected = scores.argmax(1)
+    actual = actual.cpu().long()
+    assert actual.shape == expected.shape
+    assert int(actual.max()) < scores.shape[1]
+    if case.name.endswith("ties"):  # of whole numbers, exact in every dtype: the lowest of the best classes
+        assert torch.equal(actual, expected)
+        return
+    behind = scores.gather(1, expected[:, None]) - scores.gather(1, actual[:, None])
+    assert behind.max() <= FORWARD[dtype].rms * scores.abs().max()
+    assert (actual == expected).double().mean() > (0.999 if dtype in (torch.float32, torch.float64) else 0.9)
+
+
+def backward_arguments(case: Case, dtype: torch.dtype, device: str) -> tuple:
+    """Those of ``<operator>_backward`` in this dtype: the gradient of the first output comes first."""
+    args = case.arguments(dtype, device)
+    result = outputs(getattr(reference, case.operator)(*args))
+    generator = torch.Generator().manual_seed(len(case.id))
+    grad = torch.randn(result[0].shape, generator=generator, dtype=torch.float64)
+    grad = convert(grad, result[0].dtype, device)
+    if case.operator == "upsample_cross_entropy":
+        return grad, *args[:2], result[1], args[2]
+    return grad, *args
+
+
+def flat(result) -> list[Tensor]:
+    """The gradients one after the other, lists opened."""
+    results = [result] if isinstance(result, Tensor) else result
+    return [t for r in results for t in (r if isinstance(r, list | tuple) else [r])]
+
+
+@dtypes
+@pytest.mark.parametrize(("target", "case"), served(DIFFERENTIABLE, "_backward"))
+def test_backward(target: Target, case: Case, dtype: torch.dtype):
+    skip_uncomparable(case, dtype)
+    operator = f"{case.operator}_backward"
+    args = backward_arguments(case, dtype, target.device)
+    actual = flat(target.serve(operator, args))
+    precise = double(args)
+    if case.operator == "upsample_cross_entropy":
+        # Each precision ranks the losses that it computed.
+        logits, labels, ignore_index = precise[1], precise[2], precise[4]
+        selection = reference.upsample_cross_entropy(logits, labels, ignore_index, *case.arguments(dtype)[3:])[1]
+        precise = (*precise[:3], selection, ignore_index)
+    expected = flat(BACKENDS["reference"].implementations[operator].function(*precise))
+    assert len(actual) == len(expected)
+    for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        assert_close(f"gradient {i}", a, e, GRADIENT[dtype])
+
+
+def test_every_operator_has_cases():
+    operators = {c.operator for c in CASES} | {f"{c.operator}_backward" for c in DIFFERENTIABLE}
+    assert operators == set(OPERATORS)
+
+
+def test_every_backend_is_preferred_somewhere():
+    """Or it would neither be chosen nor tested."""
+    assert {name for names in backends.PREFERENCE.values() for name in names} == set(BACKENDS)
+
+
+def test_fresh_memory_is_poisoned():
+    assert torch.empty(3).isnan().all()
+    assert torch.zeros(3, dtype=torch.float64).new_empty(3).isnan().all()
+    assert torch.empty((1, 2, 2, 2), memory_format=torch.channels_last).isnan().all()
+    assert (torch.empty(3, dtype=torch.uint8) == 255).all()

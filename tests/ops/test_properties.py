@@ -1,0 +1,178 @@
+"""Random shapes: every backend in float32 against the float64 reference."""
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+from hyperseg.ops import reference
+from tests.ops.cases import HALOS, Case, batch_norm, conv, double, generators, level, logits, loss, outputs, residual
+from tests.ops.targets import Target, targets
+from tests.tolerances import FORWARD, assert_close
+
+F32 = torch.float32
+few = settings(max_examples=25, deadline=None, derandomize=True)
+
+small = st.integers(1, 4)
+channels = st.integers(1, 9)
+grids = st.tuples(st.integers(1, 4), st.integers(1, 4))
+patches = st.tuples(st.integers(1, 6), st.integers(1, 6))
+sizes = st.tuples(st.integers(1, 12), st.integers(1, 12))
+
+
+def on_every_target(operator: str):
+    able = [pytest.param(t, id=t.id, marks=t.marks) for t in targets() if not t.reasons(operator)]
+    return pytest.mark.parametrize("target", able)
+
+
+def check(target: Target, operator: str, build) -> None:
+    case = Case(operator, "random", build)
+    args = case.arguments(F32, target.device)
+    actual = outputs(target.serve(operator, args))
+    expected = outputs(getattr(reference, operator)(*double(args)))
+    for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        assert_close(f"output {i}", a, e, FORWARD[F32])
+
+
+def large_enough(grid, patch) -> bool:
+    """To be reflected."""
+    return grid[0] * patch[0] > 1 and grid[1] * patch[1] > 1
+
+
+@st.composite
+def signals(draw):
+    parts = []
+    for _ in range(draw(st.integers(1, 3))):
+        groups = draw(small)
+        rows = groups * draw(st.integers(1, 9))
+        parts.append((draw(st.integers(0, 3)), groups * draw(small), groups, rows, draw(st.integers(1, rows))))
+    signal = max(offset + width for offset, width, *_ in parts) + draw(st.integers(0, 2))
+    return generators(draw(small), signal, draw(grids), tuple(parts))
+
+
+@on_every_target("generate_weights")
+@few
+@given(build=signals())
+def test_generate_weights(target, build):
+    check(target, "generate_weights", build)
+
+
+@st.composite
+def convolutions(draw):
+    groups = draw(st.integers(1, 3))
+    grid, patch = draw(grids), draw(patches)
+    kernel = draw(st.tuples(st.sampled_from([1, 3, 5]), st.sampled_from([1, 3, 5])))
+    dilation = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
+    halo = [d * (k // 2) for d, k in zip(dilation, kernel, strict=True)]
+    size = [g * p for g, p in zip(grid, patch, strict=True)]
+    modes = ["zeros", "replicate"]
+    modes += ["reflect"] * all(h < s for h, s in zip(halo, size, strict=True))
+    modes += ["circular"] * all(h <= s for h, s in zip(halo, size, strict=True))
+    return conv(
+        draw(small),
+        groups * draw(small),
+        groups * draw(small),
+        grid,
+        patch,
+        kernel,
+        groups,
+        dilation,
+        draw(st.sampled_from(modes)),
+        draw(st.booleans()),
+    )
+
+
+@on_every_target("patch_conv2d")
+@few
+@given(build=convolutions())
+def test_patch_conv2d(target, build):
+    check(target, "patch_conv2d", build)
+
+
+blocks = {
+    "n": small,
+    "c": channels,
+    "hidden": channels,
+    "out": channels,
+    "grid_and_patch": st.tuples(grids, patches).filter(lambda s: large_enough(*s)),
+    "halo": st.sampled_from(HALOS),
+}
+
+
+@on_every_target("patch_inverted_residual")
+@few
+@given(bias=st.booleans(), **blocks)
+def test_patch_inverted_residual(target, n, c, hidden, out, grid_and_patch, halo, bias):
+    check(target, "patch_inverted_residual", residual(n, c, hidden, out, *grid_and_patch, halo, bias))
+
+
+@on_every_target("patch_inverted_residual_batch_norm")
+@few
+@given(**blocks)
+def test_patch_inverted_residual_batch_norm(target, n, c, hidden, out, grid_and_patch, halo):
+    # A large eps: statistics of a handful of pixels may be as good as constant, and divide by rounding.
+    build = batch_norm(n, c, hidden, out, *grid_and_patch, halo, eps=0.1)
+    check(target, "patch_inverted_residual_batch_norm", build)
+
+
+@st.composite
+def levels(draw):
+    grid, patch = draw(grids), draw(patches)
+    hidden = draw(st.integers(0, 6)) if large_enough(grid, patch) else 0
+    skip, previous, out = draw(channels), draw(st.integers(0, 5)), draw(channels)
+    signal = None
+    if draw(st.booleans()):
+        groups, width, offset = draw(small), draw(small), draw(st.integers(0, 3))
+        rows = reference.level_parameters(2 + skip + previous, hidden, out)
+        signal = (offset + groups * width + 1, offset, groups * width, groups, -(-rows // groups) * groups)
+    return level(
+        draw(small),
+        skip,
+        previous,
+        out,
+        hidden,
+        grid,
+        patch,
+        draw(st.none() | sizes),
+        draw(st.sampled_from(HALOS)),
+        signal,
+        0 if signal else draw(st.integers(0, 3)),
+    )
+
+
+@on_every_target("decoder_level")
+@few
+@given(build=levels())
+def test_decoder_level(target, build):
+    check(target, "decoder_level", build)
+
+
+@on_every_target("upsample_argmax")
+@few
+@given(n=small, classes=st.integers(1, 30), size=sizes, to=sizes)
+def test_upsample_argmax(target, n, classes, size, to):
+    args = Case("upsample_argmax", "random", logits(n, classes, size, to)).arguments(F32, target.device)
+    labels = target.serve("upsample_argmax", args).cpu().long()
+    scores = reference.resize_logits(*double(args))
+    assert labels.shape == (n, *to)
+    behind = scores.amax(1) - scores.gather(1, labels[:, None])[:, 0]
+    assert behind.max() <= 1e-5 * scores.abs().max()
+
+
+@on_every_target("upsample_cross_entropy")
+@few
+@given(
+    n=small,
+    classes=st.integers(1, 12),
+    size=sizes,
+    to=sizes,
+    ignored=st.sampled_from([0.0, 0.3, 1.1]),
+    bootstrap=st.integers(0, 160),
+    threshold=st.sampled_from([0.0, 0.3, 2.0]),
+)
+def test_upsample_cross_entropy(target, n, classes, size, to, ignored, bootstrap, threshold):
+    build = loss(n, classes, size, to, ignored, bootstrap, threshold)
+    args = Case("upsample_cross_entropy", "random", build).arguments(F32, target.device)
+    actual = target.serve("upsample_cross_entropy", args)[0]
+    expected = reference.upsample_cross_entropy(*double(args))[0]
+    torch.testing.assert_close(actual.cpu().double(), expected, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,37 @@
+"""The Triton kernels without a GPU: the same tests in a process of its own, as Triton reads TRITON_INTERPRET once."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hyperseg.ops import BACKENDS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+FILES = ("test_parity.py", "test_memory.py", "test_gradients.py", "test_upsample_argmax.py")
+# The interpreter takes milliseconds a block and a class: large cases are for GPUs.
+CASES = "triton-cpu and not (255 or 256 or cityscapes or camvid or voc)"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this process is that one")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are tested on the GPU")
+def test_kernels_in_the_interpreter():
+    files = [f"tests/ops/{name}" for name in FILES]
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", CASES, *files],
+        cwd=ROOT,
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
+    passed = int(re.search(r"(\d+) passed", result.stdout)[1])
+    assert passed >= 10 * len(BACKENDS["triton"].implementations), result.stdout[-5000:]

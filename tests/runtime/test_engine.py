@@ -1,0 +1,343 @@
+"""The engine: from frames to labels at one size, and never another answer than the module's."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import hyperseg
+from hyperseg.models import create_model, probe_frames, synthesize_weights
+from hyperseg.runtime import EngineError, FoldedNetwork, Parity, build_engine
+from hyperseg.runtime import engine as engine_module
+from tests import golden
+from tests.models.networks import NAMES, images, network, relative_rms
+
+S = "hyperseg-s-camvid"
+names = pytest.mark.parametrize("name", NAMES)
+SIZES = [(33, 57), (64, 96), (65, 97), (100, 70)]
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+
+
+def normalised(frames, config):
+    mean, std = (torch.tensor(values)[:, None, None] for values in (config.mean, config.std))
+    return (frames.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def assert_same_labels(labels, logits, margin):
+    """Equal but where the two best classes are closer than ``margin``."""
+    labels, logits = labels.cpu().long(), logits.cpu().float()
+    chosen = logits.gather(1, labels[:, None])[:, 0]
+    assert (logits.amax(1) - chosen).max().item() <= margin
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@names
+def test_labels_and_logits_are_the_modules(name, size):
+    model = network(name)
+    engine = hyperseg.build_engine(model, size, device="cpu", batch=2)
+    frames = probe_frames(2, size, seed=3)
+    with torch.inference_mode():
+        expected = model(normalised(frames, model.config))
+    logits, labels = engine.logits(frames), engine(frames)
+    assert (logits.dtype, tuple(logits.shape)) == (torch.float32, (2, model.config.num_classes, *size))
+    assert relative_rms(logits, expected) < 1e-4
+    assert (labels.dtype, tuple(labels.shape)) == (torch.uint8, (2, *size))
+    assert_same_labels(labels, expected, 1e-3 * expected.abs().max().item())
+    assert (labels == expected.argmax(1)).float().mean() > 0.99
+    assert labels.unique().numel() > 1
+    assert engine.parity.relative_rms < 1e-4
+    assert engine.parity.label_agreement > 0.99
+
+
+@pytest.mark.parametrize("name", [S, "hyperseg-l-voc"])
+def test_golden_weights(name):
+    model = golden.golden_model(name).eval()
+    engine = build_engine(model, (64, 64), device="cpu")
+    x = golden.images()[:, :, :64, :64].contiguous()
+    with torch.inference_mode():
+        expected = model(x)
+    assert relative_rms(F.interpolate(engine.network(x), size=(64, 64), mode="bilinear"), expected) < 1e-4
+    assert_same_labels(engine.labels(x), expected, 1e-3 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@names
+def test_half_precision(name, dtype):
+    model, size = network(name), (65, 70)
+    engine = build_engine(model, size, dtype=dtype, device="cpu")
+    frames = probe_frames(1, size, seed=3)
+    with torch.inference_mode():
+        expected = model(normalised(frames, model.config))
+    assert engine.logits(frames).dtype == torch.float32
+    assert 0 < relative_rms(engine.logits(frames), expected) < engine_module.TOLERANCE[dtype]
+    assert engine.normalise(frames).dtype == dtype
+    assert 1e-4 < engine.parity.relative_rms < engine_module.TOLERANCE[dtype]
+
+
+def test_other_encoders_and_normalisation():
+    model = create_model("hyperseg-s", num_classes=3, encoder="resnet18", mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0))
+    model = synthesize_weights(model).eval()
+    engine = build_engine(model, (50, 70), device="cpu")
+    frames = probe_frames(1, (50, 70), seed=3)
+    with torch.inference_mode():
+        expected = model(normalised(frames, model.config))
+    torch.testing.assert_close(engine.normalise(frames), normalised(frames, model.config), rtol=1e-5, atol=1e-6)
+    assert relative_rms(engine.logits(frames), expected) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return build_engine(network(S), (40, 65), device="cpu")
+
+
+def test_normalise(engine):
+    frames = probe_frames(1, (40, 65))
+    found = engine.normalise(frames)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, normalised(frames, network(S).config), rtol=1e-5, atol=1e-6)
+
+
+def test_all_scopes_agree(engine):
+    frames = probe_frames(1, (40, 65), seed=4)
+    x = engine.normalise(frames)
+    strided = engine.network(x)
+    # 40x65 is padded to 64x65, and the network ends at half of that.
+    assert strided.shape == (1, 12, 32, 32)
+    labels = engine(frames)
+    assert torch.equal(engine.labels(x), labels)
+    assert torch.equal(engine.from_host(frames), labels)
+    assert_same_labels(labels, engine.logits(frames), 1e-4)
+
+
+def test_frames_need_not_be_contiguous(engine):
+    frames = probe_frames(1, (40, 65), seed=4)
+    flipped = frames.flip(2).contiguous().flip(2)
+    planar = frames.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    for view in (flipped, planar):
+        assert torch.equal(engine(view), engine(frames))
+
+
+def test_answers_are_not_overwritten(engine):
+    first, second = probe_frames(1, (40, 65), seed=4), probe_frames(1, (40, 65), seed=5)
+    labels, logits = engine(first), engine.logits(first)
+    kept = labels.clone(), logits.clone()
+    assert not torch.equal(engine(second), labels)
+    engine.logits(second)
+    assert torch.equal(labels, kept[0])
+    assert torch.equal(logits, kept[1])
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (torch.zeros(1, 40, 65, 3), r"takes uint8 frames \[1, 40, 65, 3\] \(RGB\), got float32"),
+        (torch.zeros(1, 40, 64, 3, dtype=torch.uint8), r"got uint8 \[1, 40, 64, 3\]; build one for that size"),
+        (torch.zeros(2, 40, 65, 3, dtype=torch.uint8), r"got uint8 \[2, 40, 65, 3\]"),
+        (torch.zeros(40, 65, 3, dtype=torch.uint8), r"got uint8 \[40, 65, 3\]"),
+        (torch.zeros(1, 3, 40, 65, dtype=torch.uint8), r"got uint8 \[1, 3, 40, 65\]"),
+        (torch.zeros(1, 40, 65, 4, dtype=torch.uint8), r"got uint8 \[1, 40, 65, 4\]"),
+    ],
+    ids=["float", "size", "batch", "one-frame", "planar", "alpha"],
+)
+@pytest.mark.parametrize("scope", ["__call__", "from_host", "logits"])
+def test_frames_of_another_kind(scope, frames, message, engine):
+    with pytest.raises(ValueError, match=message):
+        getattr(engine, scope)(frames)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [torch.zeros(1, 3, 40, 64), torch.zeros(1, 3, 40, 65).half(), torch.zeros(3, 40, 65), torch.zeros(2, 3, 40, 65)],
+    ids=["size", "dtype", "3d", "batch"],
+)
+@pytest.mark.parametrize("scope", ["network", "labels"])
+def test_images_of_another_kind(scope, x, engine):
+    with pytest.raises(ValueError, match=r"This engine takes images \[1, 3, 40, 65\] float32 on cpu, got"):
+        getattr(engine, scope)(x)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"mode": "cudagraph"}, EngineError, "mode 'cudagraph' needs a CUDA device, not cpu; use 'eager' or 'compile'"),
+        ({"mode": "fast"}, ValueError, "mode must be one of eager, compile, cudagraph, got 'fast'"),
+        ({"dtype": torch.float64}, ValueError, r"dtype must be one of float32, float16, bfloat16, got torch.float64"),
+        ({"dtype": torch.uint8}, ValueError, "dtype must be one of"),
+        ({"size": (0, 64)}, ValueError, "size and batch must be positive, got 0x64 and 1"),
+        ({"size": (64, -1)}, ValueError, "size and batch must be positive"),
+        ({"batch": 0}, ValueError, "size and batch must be positive, got 64x64 and 0"),
+    ],
+    ids=lambda value: ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
+)
+def test_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        build_engine(network(S), **({"size": (64, 64), "device": "cpu"} | arguments))
+
+
+def test_a_device_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EngineError, match="sees no CUDA device; use device='cpu'"):
+        build_engine(network(S), (64, 64), device="cuda")
+    assert build_engine(network(S), (32, 32), check=False).device == torch.device("cpu")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The comparison to the module
+
+
+def spoil(monkeypatch, change):
+    """Let every folded network come out wrong."""
+
+    class Spoiled(FoldedNetwork):
+        def __init__(self, model):
+            super().__init__(model)
+            with torch.no_grad():
+                change(self)
+
+    monkeypatch.setattr(engine_module, "FoldedNetwork", Spoiled)
+
+
+CORRUPTIONS = {
+    "generator": lambda folded: folded.generators[4][:20].mul_(1.1),
+    "bias": lambda folded: folded.biases[3].add_(0.05),
+    "last-bias": lambda folded: folded.biases[-1].add_(0.01),
+    "context": lambda folded: folded.context.reduce.conv.bias.add_(0.1),
+    "stem": lambda folded: folded.encoder.trunk.conv_stem.weight.mul_(1.05),
+    "nan": lambda folded: folded.biases[-1][-1].fill_(torch.nan),
+    "infinity": lambda folded: folded.biases[-1][-1].fill_(torch.inf),
+}
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+def test_an_engine_that_answers_otherwise_is_refused(corruption, monkeypatch):
+    spoil(monkeypatch, CORRUPTIONS[corruption])
+    with pytest.raises(EngineError, match=r"\(eager, float32, cpu\) does not give the module's answer: Parity"):
+        build_engine(network(S), (64, 64), device="cpu")
+
+
+def test_without_the_comparison(monkeypatch):
+    spoil(monkeypatch, CORRUPTIONS["bias"])
+    engine = build_engine(network(S), (64, 64), device="cpu", check=False)
+    assert engine.parity is None
+    with pytest.raises(EngineError, match="does not give the module's answer"):
+        engine.check(network(S))
+
+
+def test_overflow_of_float16_comes_with_advice():
+    model = copy.deepcopy(network(S))
+    with torch.no_grad():
+        model.decoder.levels[0].norms[0].weight.mul_(1e6)
+        model.decoder.levels[0].norms[0].bias.mul_(1e6)
+        model.decoder.levels[1].norms[0].running_var.mul_(1e12)
+    build_engine(model, (64, 64), device="cpu")
+    with pytest.raises(EngineError, match="may not fit float16; try bfloat16 or float32"):
+        build_engine(model, (64, 64), dtype=torch.float16, device="cpu")
+
+
+def test_constant_logits_prove_nothing():
+    model = copy.deepcopy(network(S))
+    with torch.no_grad():
+        model.decoder.levels[-1].norms[-1].weight.zero_()
+        model.decoder.levels[-1].norms[-1].bias.zero_()
+    with pytest.warns(UserWarning, match=r"gives the same logits everywhere.*hyperseg\.synthesize_weights") as caught:
+        build_engine(model, (64, 64), device="cpu")
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_engine(model, (64, 64), device="cpu", check=False)
+        build_engine(network(S), (64, 64), device="cpu")
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
+@pytest.mark.parametrize("name", [S, "hyperseg-s-cityscapes", "hyperseg-l-voc"])
+def test_the_model_is_left_as_it_was(name, training):
+    model = copy.deepcopy(network(name)).train(training)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    build_engine(model, (33, 57), dtype=torch.bfloat16, device="cpu")
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[key], value) and after[key].dtype == value.dtype for key, value in before.items())
+    assert all(module.training == training for module in model.modules())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_changing_the_model_later_does_not_change_the_engine():
+    model = copy.deepcopy(network(S))
+    engine = build_engine(model, (64, 64), device="cpu")
+    frames = probe_frames(1, (64, 64))
+    before = engine.logits(frames)
+    synthesize_weights(model, seed=1)
+    assert torch.equal(engine.logits(frames), before)
+
+
+def test_comparison_of_logits():
+    expected = torch.tensor([[[[3.0, 0.0]], [[4.0, 0.0]]]])
+    logits = torch.tensor([[[[3.0, 0.5]], [[4.0, 0.0]]]])
+    parity = engine_module.compare_logits(logits, expected)
+    assert parity == Parity(pytest.approx(0.1), pytest.approx(0.125), 1.0)
+    assert engine_module.compare_logits(-expected, expected).label_agreement == 0.5
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Modes and devices
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [S, "hyperseg-l-voc"])
+def test_compiled(name):
+    engine = build_engine(network(name), (33, 57), device="cpu", mode="compile")
+    eager = build_engine(network(name), (33, 57), device="cpu")
+    frames = probe_frames(1, (33, 57), seed=3)
+    assert relative_rms(engine.logits(frames), eager.logits(frames)) < 1e-4
+    assert (engine(frames) == eager(frames)).float().mean() > 0.99
+
+
+@needs_cuda
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["eager", "cudagraph"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=lambda d: str(d)[6:])
+@names
+def test_on_the_gpu(name, dtype, mode):
+    model, size = network(name), (100, 193)
+    engine = build_engine(model, size, dtype=dtype, device="cuda", batch=2, mode=mode)
+    first, second = probe_frames(2, size, seed=3), probe_frames(2, size, seed=4)
+    with torch.inference_mode():
+        expected = model(normalised(first, model.config))
+    labels = engine(first.cuda())
+    assert labels.device.type == "cuda"
+    kept = labels.clone()
+    assert not torch.equal(engine(second.cuda()), labels)
+    assert torch.equal(labels, kept), "a later call overwrites nothing that was handed out"
+    assert relative_rms(engine.logits(first).cpu(), expected) < engine_module.TOLERANCE[dtype]
+    from_host = engine.from_host(first.pin_memory())
+    assert from_host.device.type == "cpu"
+    assert torch.equal(from_host, labels.cpu())
+    assert torch.equal(engine(first), from_host)
+    if dtype == torch.float32:
+        assert_same_labels(labels, expected, 1e-3 * expected.abs().max().item())
+
+
+@needs_cuda
+@pytest.mark.gpu
+def test_the_gpu_is_the_default():
+    assert build_engine(network(S), (64, 64)).device.type == "cuda"
+
+
+@needs_cuda
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_compiled_on_the_gpu():
+    engine = build_engine(network(S), (65, 97), dtype=torch.float16, device="cuda", mode="compile")
+    frames = probe_frames(1, (65, 97), seed=3)
+    with torch.inference_mode():
+        expected = network(S)(normalised(frames, network(S).config))
+    assert relative_rms(engine.logits(frames).cpu(), expected) < engine_module.TOLERANCE[torch.float16]
+
+
+def test_one_engine_for_one_size(engine):
+    assert (engine.size, engine.batch, engine.dtype, engine.mode) == ((40, 65), 1, torch.float32, "eager")
+    assert engine.config is network(S).config
+    assert engine.network(images(40, 65)).is_inference()

@@ -1,0 +1,86 @@
+"""Folded networks give what their modules give."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from hyperseg.models import create_model, synthesize_weights
+from hyperseg.models.encoder import TimmTrunk
+from hyperseg.runtime import FoldedNetwork
+from hyperseg.runtime.folding import fold_norm
+from tests.models.networks import NAMES, images, network, relative_rms
+
+names = pytest.mark.parametrize("name", NAMES)
+
+
+def norms(module):
+    return [key for key, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_norm_folds_exactly(bias):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 8, 3, padding=1, groups=2, bias=bias).double()
+    norm = nn.BatchNorm2d(8, eps=1e-3).double().eval()
+    with torch.no_grad():
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            tensor.uniform_(0.1, 2)
+        x = torch.randn(2, 6, 5, 5, dtype=torch.float64)
+        expected = norm(conv(x))
+        fold_norm(conv, norm)
+        torch.testing.assert_close(conv(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@names
+def test_folded_equals_the_module_in_float64(name):
+    x = images(64, 96).double()
+    with torch.inference_mode():
+        expected = copy.deepcopy(network(name)).double().forward_strided(x)
+        folded = FoldedNetwork(network(name)).double()
+        # Folding is done in float64 and rounded to float32 once.
+        assert relative_rms(folded(x), expected) < 1e-5
+
+
+@names
+def test_no_norm_is_left(name):
+    assert norms(network(name))
+    folded = FoldedNetwork(network(name))
+    assert norms(folded) == []
+    assert not any(p.requires_grad for p in folded.parameters())
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "convnext_atto"])
+def test_other_encoders_keep_their_norms(encoder):
+    model = synthesize_weights(create_model("hyperseg-m", num_classes=5, encoder=encoder)).eval()
+    folded = FoldedNetwork(model)
+    assert isinstance(folded.encoder.trunk, TimmTrunk)
+    kept = norms(folded)
+    assert kept == [f"encoder.trunk.net.{key}" for key in norms(model.encoder.trunk.net)]
+    assert bool(kept) == (encoder == "resnet18")
+    assert not any(module.training for module in folded.encoder.modules())
+    x = images(33, 70)
+    with torch.inference_mode():
+        assert relative_rms(folded(x), model.forward_strided(x)) < 1e-4
+
+
+def test_a_network_in_training_mode_is_folded_as_in_eval_mode():
+    x = images(64, 64)
+    model = copy.deepcopy(network("hyperseg-s-camvid")).train()
+    with torch.inference_mode():
+        expected = FoldedNetwork(network("hyperseg-s-camvid"))(x)
+        assert torch.equal(FoldedNetwork(model)(x), expected)
+        assert torch.equal(FoldedNetwork(model)(x), expected), "no dropout, no changing statistics"
+    assert model.training
+
+
+@pytest.mark.parametrize("name", ["hyperseg-s-camvid", "hyperseg-l-voc"])
+def test_a_network_in_half_precision_is_folded_in_float32(name):
+    model = copy.deepcopy(network(name)).half()
+    folded = FoldedNetwork(model)
+    assert {p.dtype for p in folded.parameters()} == {torch.float32}
+    assert {p.dtype for p in model.parameters()} == {torch.float16}
+    x = images(64, 64)
+    with torch.inference_mode():
+        assert relative_rms(folded(x), model.float().forward_strided(x)) < 1e-4
