@@ -36,6 +36,7 @@ def _upsample_argmax_fwd_kernel(
     stride_c,
     stride_h,
     stride_w,
+    COPY: tl.constexpr,  # the map keeps its size: nothing is sampled, and no neighbour's infinity times 0 is NaN
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
 ):
@@ -61,7 +62,7 @@ def _upsample_argmax_fwd_kernel(
         b11 = tl.load(plane + row1 + col1, mask=m, other=0.0).to(tl.float32)
         upper = b00 * (1.0 - w_x) + b01 * w_x
         lower = b10 * (1.0 - w_x) + b11 * w_x
-        value = upper * (1.0 - w_y) + lower * w_y
+        value = b00 if COPY else upper * (1.0 - w_y) + lower * w_y
         # Greater, or NaN where the best is not: the first NaN wins, as in torch.argmax.
         better = (value > best) | ((value != value) & (best == best))
         best = tl.where(better, value, best)
@@ -104,6 +105,7 @@ def upsample_argmax(logits: Tensor, height: int, width: int) -> Tensor:
             h / height,
             w / width,
             *logits.stride(),
+            COPY=(h, w) == (height, width),
             BLOCK_H=BLOCK_H,
             BLOCK_W=BLOCK_W,
             num_warps=NUM_WARPS,

@@ -32,13 +32,15 @@ struct Axis {
   std::vector<int32_t> low, high;
   std::vector<T> weight;  // of `high`
 
-  Axis(int64_t in, int64_t out) : in(in), out(out), low(out), high(out), weight(out) {
+  // `copy`: both sides of the map keep their size. Nothing is sampled then: x/2 + x/2 is x, also where x * 0 is NaN.
+  Axis(int64_t in, int64_t out, bool copy) : in(in), out(out), low(out), high(out), weight(out) {
     const T scale = static_cast<T>(in) / static_cast<T>(out);
     for (int64_t i = 0; i < out; ++i) {
       const T source = std::max((static_cast<T>(i) + T(0.5)) * scale - T(0.5), T(0));
       low[i] = static_cast<int32_t>(std::min(static_cast<int64_t>(source), in - 1));
       high[i] = static_cast<int32_t>(std::min<int64_t>(low[i] + 1, in - 1));
       weight[i] = std::min(source - static_cast<T>(low[i]), T(1));
+      if (copy) high[i] = low[i], weight[i] = T(0.5);
     }
   }
 };
@@ -145,7 +147,8 @@ void run(const Tensor& logits, Tensor& labels) {
   const int64_t stride_h = logits.stride(2), stride_w = logits.stride(3);
   const auto* const data = logits.const_data_ptr<scalar_t>();
   auto* const out = labels.mutable_data_ptr<uint8_t>();
-  const Axis<T> rows(logits.size(2), H), columns(logits.size(3), W);
+  const bool copy = logits.size(2) == H && logits.size(3) == W;
+  const Axis<T> rows(logits.size(2), H, copy), columns(logits.size(3), W, copy);
   const int64_t tiles_x = (W + kTileWidth - 1) / kTileWidth, tiles_y = (H + kTileHeight - 1) / kTileHeight;
 
   torch::stable::parallel_for(0, N * tiles_y * tiles_x, 1, [&](int64_t begin, int64_t end) {

@@ -34,6 +34,10 @@ def synthesize_weights(model: HyperSeg, seed: int = 0) -> HyperSeg:
         if parameter.dim() > 1:
             gain = _GENERATOR_GAIN if parameter in generators else _GAIN
             parameter.copy_(values(parameter, gain / math.sqrt(parameter[0].numel())))
+            if parameter.dim() == 4 and parameter.shape[1] > 1:
+                # Filters blind to a common offset, as training with batch norms makes them nearly. Otherwise images
+                # with the wrong mean grow from block to block until float32 does not determine the logits.
+                parameter.sub_(parameter.mean((1, 2, 3), keepdim=True))
         else:
             parameter.copy_(values(parameter, 0.1))
     for module in model.modules():

@@ -84,7 +84,7 @@ def test_rows_have_what_a_sceptic_asks_for(run, capsys):
         assert f"scope {row['scope']}:" in out
     assert "not the published resolution" in out
     assert entry["reference"]["std"] > 1e-3
-    assert entry["reference"]["classes"] > 5
+    assert entry["reference"]["classes"] >= 2
 
 
 class WrongLabels(Engine):

@@ -73,3 +73,15 @@ def served(cases: Iterable[Case], suffix: str = "") -> list:
                 marks = [*target.marks, pytest.mark.skip(reason=f"{target.id}: {reason}")]
                 parameters.append(pytest.param(target, None, id=f"{target.id}-{operator}", marks=marks))
     return parameters
+
+
+def served_in(dtypes: Iterable[torch.dtype], cases: Iterable[Case], suffix: str = "") -> list:
+    """Parameters ``(target, case, dtype)``, but for the reference in float64, which would be compared with itself."""
+    parameters = []
+    for parameter in served(cases, suffix):
+        target, case = parameter.values
+        for dtype in dtypes if case else [None]:
+            if (target.id, dtype) != ("reference-cpu", torch.float64):
+                name = f"{parameter.id}-{str(dtype)[6:]}" if dtype else parameter.id
+                parameters.append(pytest.param(target, case, dtype, id=name, marks=parameter.marks))
+    return parameters

@@ -5,21 +5,19 @@ import torch
 from torch import Tensor
 
 from hyperseg.ops import BACKENDS, OPERATORS, backends, reference
-from tests.ops.cases import CASES, DTYPES, Case, convert, differentiable, double, outputs
-from tests.ops.targets import Target, served
+from tests.ops.cases import CASES, DTYPES, EXACT, Case, convert, differentiable, double, outputs
+from tests.ops.targets import Target, served_in
 from tests.tolerances import FORWARD, GRADIENT, assert_close
 
-dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 DIFFERENTIABLE = [c for c in CASES if differentiable(c.operator)]
 
 
-def skip_uncomparable(case: Case, dtype: torch.dtype) -> None:
-    if dtype not in case.dtypes:
-        pytest.skip("rounding to this dtype changes which pixels are among the worst")
+MAPS = [c for c in CASES if c.operator != "upsample_argmax"]
+LABELS = [c for c in CASES if c.operator == "upsample_argmax"]
+PRECISE = [c for c in DIFFERENTIABLE if c.dtypes == EXACT]
 
 
-@dtypes
-@pytest.mark.parametrize(("target", "case"), served([c for c in CASES if c.operator != "upsample_argmax"]))
+@pytest.mark.parametrize(("target", "case", "dtype"), served_in(DTYPES, MAPS))
 def test_forward(target: Target, case: Case, dtype: torch.dtype):
     args = case.arguments(dtype, target.device)
     actual = outputs(target.serve(case.operator, args))
@@ -31,8 +29,7 @@ def test_forward(target: Target, case: Case, dtype: torch.dtype):
         assert_close(f"output {i}", a, e, FORWARD[dtype])
 
 
-@dtypes
-@pytest.mark.parametrize(("target", "case"), served([c for c in CASES if c.operator == "upsample_argmax"]))
+@pytest.mark.parametrize(("target", "case", "dtype"), served_in(DTYPES, LABELS))
 def test_labels(target: Target, case: Case, dtype: torch.dtype):
     """The labels of the reference, but where its best classes are as close as rounding."""
     args = case.arguments(dtype, target.device)
@@ -69,10 +66,12 @@ def flat(result) -> list[Tensor]:
     return [t for r in results for t in (r if isinstance(r, list | tuple) else [r])]
 
 
-@dtypes
-@pytest.mark.parametrize(("target", "case"), served(DIFFERENTIABLE, "_backward"))
+@pytest.mark.parametrize(
+    ("target", "case", "dtype"),
+    served_in(DTYPES, [c for c in DIFFERENTIABLE if c not in PRECISE], "_backward")
+    + served_in(EXACT, PRECISE, "_backward"),
+)
 def test_backward(target: Target, case: Case, dtype: torch.dtype):
-    skip_uncomparable(case, dtype)
     operator = f"{case.operator}_backward"
     args = backward_arguments(case, dtype, target.device)
     actual = flat(target.serve(operator, args))
