@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 FPS_ARGS ?=
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -q
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.hyperseg-installed
@@ -9,7 +9,7 @@ EXTENSION := build/.extension-built
 CSRC := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help install ext test gpu-test lint format fps clean
+.PHONY: help install ext test test-all gpu-test lint format fps clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +19,10 @@ install: $(INSTALLED) ## create VENV and install the package into it, editable, 
 
 ext: $(EXTENSION) ## build the C++ and CUDA extension in place
 
-test: $(EXTENSION) ## set up and run the tests
+test: $(EXTENSION) ## set up and run the tests, but for those marked slow
+	$(BIN)/python -m pytest tests/ -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(EXTENSION) ## all tests
 	$(BIN)/python -m pytest tests/ $(PYTEST_ARGS)
 
 gpu-test: $(EXTENSION) ## only the tests that need a GPU

@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+import hyperseg
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons (NVML calls them "throttle reasons" up to CUDA 12.2).
@@ -303,7 +305,7 @@ def describe(device: torch.device) -> dict[str, Any]:
             "triton": version("triton"),
             "timm": version("timm"),
             "numpy": version("numpy"),
-            "hyperseg": version("hyperseg"),
+            "hyperseg": hyperseg.__version__,
             "os": platform.platform(),
         },
         "git": git(),

@@ -101,6 +101,19 @@ def header(environment: dict[str, Any], reading: dict[str, Any]) -> str:
     return aligned(lines)
 
 
+def operators(info: dict[str, Any], device_type: str) -> str:
+    """Which backend an engine's operators would take here without one being named, and why not a faster one."""
+    found = info.get("operators", {}).get(device_type, {})
+    chosen: dict[str, list[str]] = {}
+    why: list[str] = []
+    for name in ("generate_weights", "decoder_level", "upsample_argmax"):
+        if name in found:
+            chosen.setdefault(found[name]["backend"], []).append(name)
+            why += [f"not {b}: {r}" for b, reasons in found[name]["passed_over"].items() for r in reasons]
+    text = "; ".join(f"{backend} for {', '.join(names)}" for backend, names in chosen.items())
+    return "; ".join([f"auto takes {text}", *dict.fromkeys(why)])
+
+
 def dirt(dirty: object) -> str:
     if not readable(dirty):
         return ""
@@ -151,6 +164,8 @@ def footnotes(rows: Sequence[dict[str, Any]], cuda: bool, ceilings: dict[str, An
         f"Rows are timed in alternation (A B C A B C ...) in one process. Inputs rotate over {rotated} different "
         "frames; caches are not flushed: weights and activations stay as warm as they are in a video."
     )
+    if any(row["mode"] == "cudagraph" for row in rows):
+        notes.append("Mode cudagraph includes the copy of each input into the memory that the graph reads.")
     notes.append(
         "Norms are folded into the weights, never removed. Labels agree: worst over all inputs and over the checks "
         "before and after timing, against the plain float32 module (reference backend, TF32 off)."

@@ -91,8 +91,12 @@ class Session:
         self.document["backends"] = info.report()
         say(report.header(self.document["environment"], first))
         say(f"settings  {self.args.dtype}, TF32 off, batch {self.args.batch}, seed {self.args.seed}")
+        if "auto" in self.backends:
+            say(f"backends  {report.operators(self.document['backends'], self.device.type)}")
         if not self.cuda and self.args.device == "auto":
             say("\nNo CUDA device was found: this measures the CPU, with fewer iterations.")
+        if not self.cuda and self.dtype == torch.float16:
+            say("float16 has no fast path on most CPUs: a frame can take minutes. float32 and bfloat16 have one.")
         if not self.args.paper:
             self.ceilings = roofline.measure_ceilings(self.device, self.dtype, self.args.quick)
             self.document["ceilings"] = self.ceilings.to_dict()

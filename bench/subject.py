@@ -17,8 +17,9 @@ import hyperseg
 from bench import inputs, parity
 from bench.harness import Case, synchronize
 from bench.parity import Parity
-from hyperseg.models import synthesize_weights
+from hyperseg.models import CheckpointError, synthesize_weights
 from hyperseg.models.sizes import padded_size
+from hyperseg.models.storage import WEIGHTS_FILE
 
 
 class Refused(Exception):
@@ -60,14 +61,14 @@ def load(name: str, weights: Path | None, seed: int) -> tuple[nn.Module, dict[st
             inputs.temper(model, inputs.normalise(frames, model.config.mean, model.config.std))
         return model, {"source": "synthetic", "seed": seed}
     try:
-        read = hyperseg.load_official if weights.suffix in {".pth", ".pt"} else hyperseg.load
-        model = read(weights).eval()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        official = weights.suffix in {".pth", ".pt"}
+        model = (hyperseg.load_official(weights, name) if official else hyperseg.load(weights)).eval()
+    except (CheckpointError, OSError, ValueError) as error:
         raise Refused(f"The weights {weights} cannot be read: {one_line(error)}") from error
     if model.config.name != name:
         raise Refused(f"The weights {weights} are of {model.config.name}, not of {name}.")
-    digest = sha256(weights) if weights.is_file() else "a folder"
-    return model, {"source": weights.name, "sha256": digest}
+    file = weights / WEIGHTS_FILE if weights.is_dir() else weights
+    return model, {"source": weights.name, "sha256": sha256(file)}
 
 
 @dataclass

@@ -9,8 +9,9 @@ from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.ops.reference import resize_logits
 
 _GAIN = 1.4  # about what half-rectifying activations take away
-# Less for the generators: features times generated weights grow from level to level, until rounding decides the labels.
-_GENERATOR_GAIN = 0.5
+# Less for the generators: features times generated weights grow from level to level. With much less they fade, until
+# one class has every pixel.
+_GENERATOR_GAIN = 0.8
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """bench/fps.py as a whole: in process with engines at fault, and once as its users run it."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -11,9 +12,9 @@ import torch
 
 import hyperseg
 from bench import fps, session
-from bench.report import SCHEMA_VERSION, SCOPES, read_json
+from bench.report import SCHEMA_VERSION, read_json
 from bench.roofline import Ceilings
-from bench.subject import load
+from bench.subject import Refused, load
 
 ROOT = Path(__file__).parents[2]
 NAME = "hyperseg-m-cityscapes"
@@ -251,14 +252,31 @@ def test_unreadable_weights_are_said(tmp_path, capsys):
     assert "cannot be read" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("official", [True, False])
+def test_weights_of_a_file(loaded, tmp_path, official):
+    model, _ = loaded
+    if official:
+        file = path = tmp_path / "weights.pth"
+        hyperseg.save_official(model, path)
+    else:
+        path = hyperseg.save(model, tmp_path / "weights")
+        file = path / "model.safetensors"
+    found, about = load(NAME, path, 0)
+    assert about == {"source": path.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert torch.equal(found.decoder.generators[0], model.decoder.generators[0])
+    with pytest.raises(Refused, match=r"not of|does not fit"):
+        load("hyperseg-l-voc", path, 0)
+
+
 def test_as_its_users_run_it(tmp_path):
     path = tmp_path / "fps.json"
     command = [sys.executable, "bench/fps.py", *TINY, "--threads", "1", "--json", str(path)]
+    command += ["--scope", "network", "host"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    assert [line.split()[2] for line in done.stdout.splitlines() if line.startswith("eager ")] == list(SCOPES)
+    assert [line.split()[2] for line in done.stdout.splitlines() if line.startswith("eager ")] == ["network", "host"]
     document = json.loads(path.read_text())
-    assert [row["scope"] for row in document["models"][0]["rows"]] == list(SCOPES)
+    assert [row["scope"] for row in document["models"][0]["rows"]] == ["network", "host"]
     assert document["environment"]["cpu"]["threads"] == 1

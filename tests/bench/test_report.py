@@ -66,3 +66,10 @@ def test_percentiles_need_samples():
 def test_a_disagreement_is_never_rounded_away():
     check = {"agreement": 99.9999, "relative": None}
     assert report.parity_cell({"parity_before": check, "parity_after": check}) == "99.999 %"
+
+
+def test_operators_say_why_a_backend_is_passed_over():
+    slow = {"backend": "reference", "passed_over": {"cpp": ["not built"]}}
+    info = {"operators": {"cpu": {"decoder_level": slow, "upsample_argmax": slow}}}
+    expected = "auto takes reference for decoder_level, upsample_argmax; not cpp: not built"
+    assert report.operators(info, "cpu") == expected

@@ -59,7 +59,7 @@ def test_other_encoders_keep_their_norms(encoder):
     kept = norms(folded)
     assert kept == [f"encoder.trunk.net.{key}" for key in norms(model.encoder.trunk.net)]
     assert bool(kept) == (encoder == "resnet18")
-    assert not any(folded.encoder.get_submodule(key).training for key in kept)
+    assert not any(folded.get_submodule(key).training for key in kept)
     x = images(33, 70)
     with torch.inference_mode():
         assert relative_rms(folded(x), model.forward_strided(x)) < 1e-4
