@@ -3,15 +3,6 @@ import torch
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The maps are tiny: threads would only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True, scope="module")
 def poisoned_memory():
     """Fresh memory holds NaN, or the largest integer, in Python and in C++ alike: an output left unwritten shows."""
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -57,15 +57,6 @@ class Engine:
         return self.logits(frames).argmax(1).to(torch.uint8)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """For pictures this small, threads cost more than they bring, most of all where tests run side by side."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def network():
     return NearestColor().eval()
