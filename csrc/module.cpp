@@ -16,6 +16,10 @@ STABLE_TORCH_LIBRARY(hyperseg_native, m) {
   m.def(
       "decoder_level(Tensor skip, Tensor? previous, Tensor source, Tensor? generator, Tensor bias, int offset, "
       "int groups, int out_channels, int hidden, str halo) -> Tensor");
+  m.def(
+      "mbconv(Tensor x, Tensor? expand, Tensor? expand_bias, Tensor depthwise, Tensor depthwise_bias, Tensor reduce, "
+      "Tensor reduce_bias, Tensor gate, Tensor gate_bias, Tensor project, Tensor project_bias, int stride, "
+      "int[] padding, bool residual) -> Tensor");
 }
 
 // How this library was built, as string attributes of hyperseg._C; `python -m hyperseg.info` prints them.

@@ -5,6 +5,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
+#include <new>
+#include <type_traits>
 #include <vector>
 
 #include "../common/acc.h"
@@ -30,10 +33,32 @@ struct Map {
   }
 };
 
+// Memory for vectors: as std::vector, but on whole cache lines and not filled.
+template <typename T>
+class Buffer {
+ public:
+  T* reserve(int64_t count) {
+    if (count > capacity_) {
+      data_.reset(static_cast<T*>(::operator new(count * sizeof(T), kLine)));
+      capacity_ = count;
+    }
+    return data_.get();
+  }
+
+ private:
+  static constexpr std::align_val_t kLine{64};
+  struct Free {
+    void operator()(T* p) const { ::operator delete(p, kLine); }
+  };
+  std::unique_ptr<T, Free> data_;
+  int64_t capacity_ = 0;
+};
+
 // One grouped 1x1 convolution, transposed: for each group [K, columns], columns padded for vector reads.
 template <typename T>
 struct Generator {
-  std::vector<T> weights;
+  Buffer<T> buffer;
+  T* weights;
   int64_t groups, depth, rows_per_group, padded, size;  // size <= groups * rows_per_group
 
   template <typename S>
@@ -44,24 +69,37 @@ struct Generator {
         rows_per_group(rows / groups),
         padded(round_up(rows / groups, kPadding)),
         size(size) {
-    weights.resize(groups * depth * padded + kPadding);
+    weights = buffer.reserve(groups * depth * padded + kPadding);
+    const Primitives<T>& run = primitives<T>();
     torch::stable::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t q = begin; q < end; ++q)
-        for (int64_t r0 = 0; r0 < rows_per_group; r0 += 16)
-          for (int64_t k = 0; k < depth; ++k)
-            for (int64_t r = r0; r < std::min(r0 + 16, rows_per_group); ++r)
-              weights[(q * depth + k) * padded + r] =
-                  static_cast<T>(g[(q * rows_per_group + r) * stride_row + k * stride_column]);
+      for (int64_t q = begin; q < end; ++q) {
+        const S* from = g + q * rows_per_group * stride_row;
+        T* to = weights + q * depth * padded;
+        if constexpr (std::is_same_v<S, T>) {
+          if (stride_column == 1) {
+            run.transpose(rows_per_group, depth, from, stride_row, to, padded);
+            continue;
+          }
+        }
+        for (int64_t k = 0; k < depth; ++k)
+          for (int64_t r = 0; r < rows_per_group; ++r)
+            to[k * padded + r] = static_cast<T>(from[r * stride_row + k * stride_column]);
+      }
     });
   }
 
   // signal [patches, groups * depth] -> out [patches, stride].
   void generate(const Primitives<T>& run, int64_t patches, const T* signal, T* out, int64_t stride) const {
-    for (int64_t q = 0; q < groups && q * rows_per_group < size; ++q) {
-      const int64_t columns = std::min(rows_per_group, size - q * rows_per_group);
-      run.gemm(patches, columns, depth, signal + q * depth, groups * depth, weights.data() + q * depth * padded, padded,
-               out + q * rows_per_group, stride, nullptr, Activation::kNone);
-    }
+    for (int64_t q = 0; q < groups && q * rows_per_group < size; ++q)
+      run.gemm({.m = patches,
+                .n = std::min(rows_per_group, size - q * rows_per_group),
+                .k = depth,
+                .a = signal + q * depth,
+                .lda = groups * depth,
+                .b = weights + q * depth * padded,
+                .ldb = padded,
+                .c = out + q * rows_per_group,
+                .ldc = stride});
   }
 };
 

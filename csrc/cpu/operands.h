@@ -52,17 +52,19 @@ Map<S> write(Tensor& t) {
   return map_of<S>(t, static_cast<S*>(t.mutable_data_ptr()));
 }
 
+// The memory format of an operator's result is that of its map.
+inline bool channels_last(const Tensor& t) {
+  const int64_t c = t.size(1), h = t.size(2), w = t.size(3);
+  return t.stride(1) == 1 && t.stride(3) == c && t.stride(2) == w * c && (t.size(0) == 1 || t.stride(0) == h * w * c) &&
+         !t.is_contiguous();
+}
+
 // [N, channels, H, W] in the memory format of `like`.
 inline Tensor new_map(const Tensor& like, int64_t channels) {
   const int64_t n = like.size(0), h = like.size(2), w = like.size(3);
-  const bool last = like.stride(1) == 1 && like.stride(3) == like.size(1) && like.stride(2) == w * like.size(1) &&
-                    (n == 1 || like.stride(0) == h * w * like.size(1));
-  const bool contiguous = like.is_contiguous();
-  if (last && !contiguous) {
-    Tensor flat = torch::stable::new_empty(like, {n, h, w, channels});
-    return torch::stable::transpose(torch::stable::transpose(flat, 2, 3), 1, 2);
-  }
-  return torch::stable::new_empty(like, {n, channels, h, w});
+  if (!channels_last(like)) return torch::stable::new_empty(like, {n, channels, h, w});
+  const Tensor flat = torch::stable::new_empty(like, {n, h, w, channels});
+  return torch::stable::transpose(torch::stable::transpose(flat, 2, 3), 1, 2);
 }
 
 template <typename S>

@@ -44,8 +44,16 @@ struct Convolution {
       const int64_t pixels = std::min(kTile, ph * pw - first);
       for (int64_t group = 0; group < groups; ++group) {
         gather(n, gy * ph, gx * pw, pw, first, pixels, group * inputs, inputs, columns.data());
-        run.gemm(outputs, pixels, depth, converted.data() + group * outputs * depth, depth, columns.data(), kTile,
-                 result.data(), kTile, bias.empty() ? nullptr : bias.data() + group * outputs, Activation::kNone);
+        run.gemm({.m = outputs,
+                  .n = pixels,
+                  .k = depth,
+                  .a = converted.data() + group * outputs * depth,
+                  .lda = depth,
+                  .b = columns.data(),
+                  .ldb = kTile,
+                  .c = result.data(),
+                  .ldc = kTile,
+                  .row_bias = bias.empty() ? nullptr : bias.data() + group * outputs});
         for (int64_t o = 0; o < outputs; ++o)
           for (int64_t p = 0; p < pixels; ++p)
             *out.at(n, group * outputs + o, gy * ph + (first + p) / pw, gx * pw + (first + p) % pw) =

@@ -1,162 +1,196 @@
-// Compiled once for each instruction set, with HYPERSEG_ISA naming it. Nothing here may be inline with external
-// linkage: the linker keeps one copy of such a function, and it could be the one for the wrong CPU.
+// Compiled once for each instruction set, with HYPERSEG_ISA naming it.
 #include "primitives.h"
+
+#include "vectors.h"
 
 namespace hyperseg::cpu {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int64_t kBytes = 64, kColumns = 4;
-#elif defined(__AVX2__)
-constexpr int64_t kBytes = 32, kColumns = 2;
-#else
-constexpr int64_t kBytes = 16, kColumns = 4;
-#endif
-constexpr int64_t kRows = 6;  // kRows * kColumns accumulators and kColumns operands fit the registers
-
-template <typename T>
-struct Vector {
-  typedef T type __attribute__((vector_size(kBytes), aligned(alignof(T)), may_alias));
-  static constexpr int64_t lanes = kBytes / int64_t(sizeof(T));
-};
-template <typename T>
-using vec = typename Vector<T>::type;
-
-template <typename T>
-inline vec<T> load(const T* p) {
-  return *reinterpret_cast<const vec<T>*>(p);
-}
-
-template <typename T>
-inline vec<T> splat(T value) {
-  return vec<T>{} + value;
-}
-
-template <typename T>
-inline vec<T> activate(vec<T> v, Activation act) {
-  if (act == Activation::kNone) return v;
-  v = v > T(0) ? v : splat(T(0));
-  if (act == Activation::kRelu6) v = v < T(6) ? v : splat(T(6));
-  return v;
-}
-
-template <typename T>
-inline void store(T* p, vec<T> v, int64_t count) {
-  if (count >= Vector<T>::lanes) {
-    *reinterpret_cast<vec<T>*>(p) = v;
-  } else {
-    for (int64_t i = 0; i < count; ++i) p[i] = v[i];
-  }
+// Not in registers, all of which hold sums: its constants need some.
+template <typename T, int R, int C>
+inline void store_silu(const Product<T>& p, int64_t i, int64_t j, const vec<T> (&sums)[R][C]) {
+  constexpr int64_t L = Vector<T>::lanes;
+  alignas(kBytes) T values[R * C * L];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) store(values + (r * C + c) * L, sums[r][c]);
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < C; ++c)
+      store(p.c + (i + r) * p.ldc + j + c * L, activate<T>(load(values + (r * C + c) * L), Activation::kSilu),
+            p.n - j - c * L);
 }
 
 template <typename T, int R, int C>
-inline void tile(int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc,
-                 const T* bias, Activation act) {
+inline void tile(const Product<T>& p, int64_t i, int64_t j) {
   constexpr int64_t L = Vector<T>::lanes;
-  vec<T> sum[R][C];
+  const T *a = p.a + i * p.lda, *b = p.b + j;
+  vec<T> sums[R][C];
+  // Unrolled, so that the accumulators never see memory.
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
-    for (int j = 0; j < C; ++j) sum[r][j] = splat(bias ? bias[r] : T(0));
-  for (int64_t i = 0; i < k; ++i) {
-    vec<T> column[C];
-    for (int j = 0; j < C; ++j) column[j] = load(b + i * ldb + j * L);
-    for (int r = 0; r < R; ++r) {
-      const vec<T> value = splat(a[r * lda + i]);
-      for (int j = 0; j < C; ++j) sum[r][j] += value * column[j];
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) sums[r][c] = splat(p.row_bias ? p.row_bias[i + r] : T(0));
+  if (p.column_bias) {
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+      const vec<T> bias = load(p.column_bias + j + c * L);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) sums[r][c] += bias;
     }
   }
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < C; ++j) {
-      if (j * L < n) store(c + r * ldc + j * L, activate<T>(sum[r][j], act), n - j * L);
+  if (p.start) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) sums[r][c] += load(p.start + (i + r) * p.start_stride + j + c * L, p.n - j - c * L);
+  }
+  const int64_t lda = p.lda, ldb = p.ldb;
+  for (int64_t k = 0; k < p.k; ++k, ++a, b += ldb) {
+    vec<T> column[C];
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) column[c] = load(b + c * L);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const vec<T> value = splat(a[r * lda]);
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) sums[r][c] += value * column[c];
     }
+  }
+  if (p.act == Activation::kSilu) return store_silu<T, R, C>(p, i, j, sums);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c)
+      store(p.c + (i + r) * p.ldc + j + c * L, activate<T>(sums[r][c], p.act), p.n - j - c * L);
+}
+
+template <typename T, int R, int C>
+inline void last_rows(const Product<T>& p, int64_t i, int64_t j) {
+  if (p.m - i == R) return tile<T, R, C>(p, i, j);
+  if constexpr (R > 1) last_rows<T, R - 1, C>(p, i, j);
 }
 
 template <typename T, int C>
-inline void rows(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc,
-                 const T* bias, Activation act) {
+void rows(const Product<T>& p, int64_t j) {
+  // Fewer columns leave registers for more rows.
+  constexpr int R = 2 * C <= kColumns ? 2 * kRows : kRows;
   int64_t i = 0;
-  for (; i + kRows <= m; i += kRows)
-    tile<T, kRows, C>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, bias ? bias + i : nullptr, act);
-  const auto rest = [&](auto r) {
-    tile<T, decltype(r)::value, C>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, bias ? bias + i : nullptr, act);
-  };
-  struct R1 {
-    enum { value = 1 };
-  };
-  struct R2 {
-    enum { value = 2 };
-  };
-  struct R3 {
-    enum { value = 3 };
-  };
-  struct R4 {
-    enum { value = 4 };
-  };
-  struct R5 {
-    enum { value = 5 };
-  };
-  switch (m - i) {
-    case 1:
-      return rest(R1{});
-    case 2:
-      return rest(R2{});
-    case 3:
-      return rest(R3{});
-    case 4:
-      return rest(R4{});
-    case 5:
-      return rest(R5{});
+  for (; i + R <= p.m; i += R) tile<T, R, C>(p, i, j);
+  if (i < p.m) last_rows<T, R - 1, C>(p, i, j);
+}
+
+template <typename T, int C>
+inline void last_columns(const Product<T>& p, int64_t j) {
+  if (p.n - j > (C - 1) * Vector<T>::lanes) return rows<T, C>(p, j);
+  if constexpr (C > 1) last_columns<T, C - 1>(p, j);
+}
+
+template <typename T>
+void gemm(const Product<T>& p) {
+  constexpr int64_t step = kColumns * Vector<T>::lanes;
+  int64_t j = 0;
+  for (; j + step <= p.n; j += step) rows<T, kColumns>(p, j);
+  if (j < p.n) last_columns<T, kColumns>(p, j);
+}
+
+template <typename T>
+void gemv(int64_t m, int64_t k, const T* a, int64_t lda, const T* x, T* y, const T* bias, Activation act) {
+  constexpr int64_t L = Vector<T>::lanes;
+  for (int64_t i = 0; i < m; ++i) {
+    const T* row = a + i * lda;
+    vec<T> sums[2] = {};
+    int64_t l = 0;
+    for (; l + 2 * L <= k; l += 2 * L) {
+      sums[0] += load(row + l) * load(x + l);
+      sums[1] += load(row + l + L) * load(x + l + L);
+    }
+    for (; l < k; l += L) sums[0] += load(row + l, k - l) * load(x + l, k - l);
+    y[i] = activate<T>(splat(sum<T>(sums[0] + sums[1]) + (bias ? bias[i] : T(0))), act)[0];
   }
 }
 
-template <typename T>
-void gemm(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc,
-          const T* bias, Activation act) {
-  constexpr int64_t L = Vector<T>::lanes;
-  int64_t j = 0;
-  for (; j + (kColumns - 1) * L < n; j += kColumns * L)
-    rows<T, kColumns>(m, n - j, k, a, lda, b + j, ldb, c + j, ldc, bias, act);
-  for (; j < n; j += L) rows<T, 1>(m, n - j, k, a, lda, b + j, ldb, c + j, ldc, bias, act);
-}
-
-template <typename T>
-void dots(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc,
-          const T* bias, Activation act) {
-  constexpr int64_t L = Vector<T>::lanes;
-  for (int64_t i = 0; i < m; ++i)
-    for (int64_t j = 0; j < n; ++j) {
-      const T *x = a + i * lda, *y = b + j * ldb;
-      vec<T> sums = splat(T(0));
-      int64_t l = 0;
-      for (; l + L <= k; l += L) sums += load(x + l) * load(y + l);
-      T sum = bias ? bias[i] : T(0);
-      for (int64_t s = 0; s < L; ++s) sum += sums[s];
-      for (; l < k; ++l) sum += x[l] * y[l];
-      if (act != Activation::kNone) sum = sum > T(0) ? sum : T(0);
-      if (act == Activation::kRelu6) sum = sum < T(6) ? sum : T(6);
-      c[i * ldc + j] = sum;
+template <typename T, int R>
+inline void filter(const T* in, int64_t in_stride, const vec<T>* taps, vec<T> shift, T* out, int64_t out_stride) {
+  vec<T> sums[R];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) sums[r] = shift;
+#pragma GCC unroll 6
+  for (int y = 0; y < R + 2; ++y)
+#pragma GCC unroll 3
+    for (int x = 0; x < 3; ++x) {
+      const vec<T> value = load(in + y * in_stride + x);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r)
+        if (y >= r && y - r < 3) sums[r] += taps[(y - r) * 3 + x] * value;
     }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) store(out + r * out_stride, activate<T>(sums[r], Activation::kRelu6));
 }
 
 template <typename T>
-void depthwise(int64_t channels, int64_t count, int64_t stride, const T* in, int64_t in_map, const T* weights, T* out,
-               int64_t out_map, const T* bias) {
+void depthwise(int64_t channels, int64_t rows, const T* in, int64_t in_map, int64_t in_stride, const T* weights, T* out,
+               int64_t out_map, int64_t out_stride, const T* bias) {
   constexpr int64_t L = Vector<T>::lanes;
   for (int64_t ch = 0; ch < channels; ++ch) {
-    const T *source = in + ch * in_map, *w = weights + ch * 9;
+    const T* source = in + ch * in_map;
     T* target = out + ch * out_map;
-    vec<T> tap[9];
-    for (int t = 0; t < 9; ++t) tap[t] = splat(w[t]);
+    vec<T> taps[9];
+    for (int t = 0; t < 9; ++t) taps[t] = splat(weights[ch * 9 + t]);
     const vec<T> shift = splat(bias ? bias[ch] : T(0));
-    for (int64_t p = 0; p < count; p += L) {
-      vec<T> top = shift, middle = splat(T(0)), bottom = splat(T(0));
-      for (int t = 0; t < 3; ++t) {
-        top += tap[t] * load(source + p + t);
-        middle += tap[3 + t] * load(source + p + stride + t);
-        bottom += tap[6 + t] * load(source + p + 2 * stride + t);
-      }
-      *reinterpret_cast<vec<T>*>(target + p) = activate<T>(top + middle + bottom, Activation::kRelu6);
+    if (out_stride == in_stride) {
+      for (int64_t p = 0; p < rows * in_stride - 2; p += L)
+        filter<T, 1>(source + p, in_stride, taps, shift, target + p, out_stride);
+      continue;
     }
+    int64_t y = 0;
+    for (; y + 4 <= rows; y += 4)
+      for (int64_t x = 0; x < out_stride; x += L)
+        filter<T, 4>(source + y * in_stride + x, in_stride, taps, shift, target + y * out_stride + x, out_stride);
+    for (; y < rows; ++y)
+      for (int64_t x = 0; x < out_stride; x += L)
+        filter<T, 1>(source + y * in_stride + x, in_stride, taps, shift, target + y * out_stride + x, out_stride);
   }
+}
+
+template <typename T, int P>
+inline void filter_pixels(int64_t channels, int64_t padded, int64_t size, int64_t stride, const T* const* rows,
+                          int64_t at, const T* weights, const T* bias, T* out, int64_t out_stride, T* sums) {
+  constexpr int64_t L = Vector<T>::lanes;
+  for (int64_t c = 0; c < channels; c += L) {
+    vec<T> acc[P];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) acc[p] = load(bias + c);
+    const T* w = weights + c;
+    for (int64_t ky = 0; ky < size; ++ky) {
+      const T* in = rows[ky] + at + c;
+      for (int64_t kx = 0; kx < size; ++kx, w += padded, in += padded) {
+        const vec<T> tap = load(w);
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) acc[p] += tap * load(in + p * stride * padded);
+      }
+    }
+    vec<T> total = load(sums + c);
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) {
+      acc[p] = activate<T>(acc[p], Activation::kSilu);
+      total += acc[p];
+      store(out + p * out_stride + c, acc[p], channels - c);
+    }
+    store(sums + c, total);
+  }
+}
+
+template <typename T>
+void depthwise_row(int64_t channels, int64_t padded, int64_t pixels, int64_t size, int64_t stride, const T* const* rows,
+                   const T* weights, const T* bias, T* out, int64_t out_stride, T* sums) {
+  int64_t p = 0;
+  for (; p + 8 <= pixels; p += 8)
+    filter_pixels<T, 8>(channels, padded, size, stride, rows, p * stride * padded, weights, bias, out + p * out_stride,
+                        out_stride, sums);
+  for (; p < pixels; ++p)
+    filter_pixels<T, 1>(channels, padded, size, stride, rows, p * stride * padded, weights, bias, out + p * out_stride,
+                        out_stride, sums);
 }
 
 template <typename T>
@@ -165,20 +199,69 @@ void blend(const T* __restrict a, const T* __restrict b, T weight, int64_t count
 }
 
 template <typename T>
-void widen(const T* __restrict row, const int32_t* __restrict low, const int32_t* __restrict high,
-           const T* __restrict weight, int64_t count, T* __restrict out) {
-  for (int64_t i = 0; i < count; ++i) out[i] = row[low[i]] * (T(1) - weight[i]) + row[high[i]] * weight[i];
+void widen(const T* __restrict row, int64_t channels, const int32_t* low, const int32_t* high, const T* weight,
+           int64_t count, T* __restrict out, int64_t out_stride) {
+  for (int64_t i = 0; i < count; ++i)
+    blend(row + low[i] * channels, row + high[i] * channels, weight[i], channels, out + i * out_stride);
+}
+
+// L rows of one vector each, turned in registers: pairs of rows are interleaved at distances of 1, 2, 4, ... lanes.
+template <typename T>
+inline void turn(vec<T>* v) {
+  using integers = typename Vector<T>::integers;
+  constexpr int64_t L = Vector<T>::lanes;
+#pragma GCC unroll 4
+  for (int64_t step = 1; step < L; step *= 2) {
+    integers first, second;
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < L; ++i) {
+      first[i] = i & step ? i - step + L : i;
+      second[i] = i & step ? i + L : i + step;
+    }
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < L; ++i) {
+      if (i & step) continue;
+      const vec<T> a = v[i], b = v[i + step];
+      v[i] = __builtin_shuffle(a, b, first);
+      v[i + step] = __builtin_shuffle(a, b, second);
+    }
+  }
+}
+
+template <typename T>
+void transpose(int64_t rows, int64_t columns, const T* in, int64_t in_stride, T* out, int64_t out_stride) {
+  constexpr int64_t L = Vector<T>::lanes;
+  for (int64_t i = 0; i < rows; i += L)
+    for (int64_t j = 0; j < columns; j += L) {
+      vec<T> block[L];
+      const int64_t left = columns - j, above = rows - i;
+      if (above >= L && left >= L) {
+#pragma GCC unroll 16
+        for (int64_t r = 0; r < L; ++r) block[r] = load(in + (i + r) * in_stride + j);
+        turn<T>(block);
+#pragma GCC unroll 16
+        for (int64_t r = 0; r < L; ++r) store(out + (j + r) * out_stride + i, block[r]);
+      } else if (above * left < 4 * L) {
+        for (int64_t c = j; c < columns && c < j + L; ++c)
+          for (int64_t r = i; r < rows && r < i + L; ++r) out[c * out_stride + r] = in[r * in_stride + c];
+      } else {
+        for (int64_t r = 0; r < L; ++r) block[r] = r < above ? load(in + (i + r) * in_stride + j, left) : vec<T>{};
+        turn<T>(block);
+        for (int64_t r = 0; r < L && r < left; ++r) store(out + (j + r) * out_stride + i, block[r], above);
+      }
+    }
 }
 
 }  // namespace
 
 #define HYPERSEG_JOIN_(a, b) a##b
 #define HYPERSEG_JOIN(a, b) HYPERSEG_JOIN_(a, b)
-extern const Primitives<float> HYPERSEG_JOIN(float_, HYPERSEG_ISA);
-extern const Primitives<double> HYPERSEG_JOIN(double_, HYPERSEG_ISA);
-const Primitives<float> HYPERSEG_JOIN(float_, HYPERSEG_ISA) = {gemm<float>, dots<float>, depthwise<float>, blend<float>,
-                                                               widen<float>};
-const Primitives<double> HYPERSEG_JOIN(double_, HYPERSEG_ISA) = {gemm<double>, dots<double>, depthwise<double>,
-                                                                 blend<double>, widen<double>};
+#define HYPERSEG_TABLE(T)                                                                 \
+  extern const Primitives<T> HYPERSEG_JOIN(T##_, HYPERSEG_ISA);                           \
+  const Primitives<T> HYPERSEG_JOIN(T##_, HYPERSEG_ISA) = {                               \
+      gemm<T>, gemv<T>, depthwise<T>, depthwise_row<T>, blend<T>, widen<T>, transpose<T>, \
+  };
+HYPERSEG_TABLE(float)
+HYPERSEG_TABLE(double)
 
 }  // namespace hyperseg::cpu

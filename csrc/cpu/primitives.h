@@ -4,29 +4,53 @@
 
 namespace hyperseg::cpu {
 
-enum class Activation : int { kNone, kRelu, kRelu6 };
+enum class Activation : int { kNone, kRelu, kRelu6, kSilu };
 
 // Rows of a matrix that vectors read must be readable up to a multiple of this many elements.
 constexpr int64_t kPadding = 16;
 
-// What the operators are made of, for one instruction set and one type (float or double). Matrices are row-major.
+// c[m, n] = act(sum_k a[m, k] * b[k, n] + row_bias[m] + column_bias[n] + start[m, n]); row-major. a is broadcast, b and
+// column_bias are read in vectors along n (padded), start is read and c written exactly. c may be start.
+template <typename T>
+struct Product {
+  int64_t m, n, k;
+  const T* a;
+  int64_t lda;
+  const T* b;
+  int64_t ldb;
+  T* c;
+  int64_t ldc;
+  const T* row_bias = nullptr;
+  const T* column_bias = nullptr;
+  const T* start = nullptr;
+  int64_t start_stride = 0;
+  Activation act = Activation::kNone;
+};
+
+// What the operators are made of, for one instruction set and one type (float or double). Matrices are row-major, maps
+// of a tile either planar (channel after channel) or, as images with channels last, pixel after pixel.
 template <typename T>
 struct Primitives {
-  // c[m, n] = act(sum_k a[m, k] * b[k, n] + bias[m]): a broadcast, b read in vectors along n (padded), c written
-  // exactly.
-  void (*gemm)(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc,
-               const T* bias, Activation act);
-  // c[m, n] = act(sum_k a[m, k] * b[n, k] + bias[m]) for few n: dot products along k.
-  void (*dots)(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc,
-               const T* bias, Activation act);
-  // Depthwise 3x3 of maps [channels, rows + 2, stride] with weights [channels, 9], at every position of the first
-  // `count` of each map, counted in the map's own stride; then bias and ReLU6.
-  void (*depthwise)(int64_t channels, int64_t count, int64_t stride, const T* in, int64_t in_map, const T* weights,
-                    T* out, int64_t out_map, const T* bias);
+  void (*gemm)(const Product<T>& product);
+  // y[m] = act(sum_k a[m, k] * x[k] + bias[m])
+  void (*gemv)(int64_t m, int64_t k, const T* a, int64_t lda, const T* x, T* y, const T* bias, Activation act);
+  // Planar depthwise 3x3 with weights [channels, 9], then bias and ReLU6. With out_stride = in_stride - 2, a multiple
+  // of kPadding, only the result is computed; with out_stride = in_stride two positions between its rows are as well.
+  void (*depthwise)(int64_t channels, int64_t rows, const T* in, int64_t in_map, int64_t in_stride, const T* weights,
+                    T* out, int64_t out_map, int64_t out_stride, const T* bias);
+  // One row of a depthwise convolution of `size` x `size` taps, pixel after pixel: pixel p of tap row ky lies at
+  // rows[ky] + (p * stride + kx) * padded. Weights are [size * size, padded]; then bias and SiLU. The values are
+  // added to sums[channels]. All but `out`
+  // are `padded` values wide.
+  void (*depthwise_row)(int64_t channels, int64_t padded, int64_t pixels, int64_t size, int64_t stride,
+                        const T* const* rows, const T* weights, const T* bias, T* out, int64_t out_stride, T* sums);
   // out[i] = a[i] * (1 - weight) + b[i] * weight
   void (*blend)(const T* a, const T* b, T weight, int64_t count, T* out);
-  // out[i] = row[low[i]] * (1 - weight[i]) + row[high[i]] * weight[i]
-  void (*widen)(const T* row, const int32_t* low, const int32_t* high, const T* weight, int64_t count, T* out);
+  // For pixels of `channels` values: out[i] = row[low[i]] * (1 - weight[i]) + row[high[i]] * weight[i]
+  void (*widen)(const T* row, int64_t channels, const int32_t* low, const int32_t* high, const T* weight, int64_t count,
+                T* out, int64_t out_stride);
+  // out[j, i] = in[i, j] for i < rows, j < columns; strides in elements.
+  void (*transpose)(int64_t rows, int64_t columns, const T* in, int64_t in_stride, T* out, int64_t out_stride);
 };
 
 template <typename T>

@@ -8,6 +8,7 @@ from hyperseg.ops import native, triton
 from hyperseg.ops.backends import BACKENDS, BackendError, use_backend
 from hyperseg.ops.decoder_level import decoder_level
 from hyperseg.ops.generate_weights import generate_weights
+from hyperseg.ops.mbconv import mbconv
 from hyperseg.ops.patch_conv2d import patch_conv2d
 from hyperseg.ops.patch_inverted_residual import patch_inverted_residual, patch_inverted_residual_batch_norm
 from hyperseg.ops.registration import OPERATORS
@@ -20,6 +21,7 @@ __all__ = [
     "BackendError",
     "decoder_level",
     "generate_weights",
+    "mbconv",
     "native",
     "patch_conv2d",
     "patch_inverted_residual",

@@ -127,6 +127,11 @@ def chosen(operator: str, device_type: str) -> tuple[str, dict[str, list[str]]]:
     return "none", why
 
 
+def has_kernel(operator: str, device_type: str) -> bool:
+    """Whether ``auto`` serves the operator by more than its plain PyTorch definition on this kind of device."""
+    return chosen(operator, device_type)[0] not in ("reference", "none")
+
+
 def _refusal(name: str, operator: str, device_type: str, args: tuple, reasons: list[str]) -> str:
     able = [b.name for b in BACKENDS.values() if not b.objections(operator, device_type, args)]
     shapes = ", ".join(f"{tuple(a.shape)} {str(a.dtype)[6:]} {a.device}" for a in args if isinstance(a, Tensor))

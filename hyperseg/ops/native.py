@@ -61,7 +61,13 @@ register(
         "C++ on the CPU",
         _unavailable_cpp,
         _implementations(
-            "cpu", "upsample_argmax", "generate_weights", "patch_conv2d", "patch_inverted_residual", "decoder_level"
+            "cpu",
+            "decoder_level",
+            "generate_weights",
+            "mbconv",
+            "patch_conv2d",
+            "patch_inverted_residual",
+            "upsample_argmax",
         ),
     )
 )

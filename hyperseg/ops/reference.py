@@ -251,6 +251,36 @@ def decoder_level(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# The encoder
+
+
+def mbconv(
+    x: Tensor,
+    expand: Tensor | None,
+    expand_bias: Tensor | None,
+    depthwise: Tensor,
+    depthwise_bias: Tensor,
+    reduce: Tensor,
+    reduce_bias: Tensor,
+    gate: Tensor,
+    gate_bias: Tensor,
+    project: Tensor,
+    project_bias: Tensor,
+    stride: int,
+    padding: list[int],
+    residual: bool,
+) -> Tensor:
+    """EfficientNet's block with folded norms: expand, depthwise, squeeze-and-excite, project (SPEC B.1)."""
+    y = x if expand is None else F.silu(F.conv2d(x, expand[:, :, None, None], expand_bias))
+    y = F.conv2d(F.pad(y, padding), depthwise[:, None], depthwise_bias, stride, groups=depthwise.shape[0])
+    y = F.silu(y)
+    squeezed = F.silu(F.conv2d(y.mean((2, 3), keepdim=True), reduce[:, :, None, None], reduce_bias))
+    y = y * torch.sigmoid(F.conv2d(squeezed, gate[:, :, None, None], gate_bias))
+    y = F.conv2d(y, project[:, :, None, None], project_bias)
+    return follow_format(y + x if residual else y, x)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The network's two ends: labels and loss
 
 

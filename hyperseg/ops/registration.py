@@ -133,11 +133,14 @@ def differentiating() -> Iterator[None]:
 
 def refuse_second_derivatives(operator: str) -> None:
     """Without this, differentiating a backward would give whatever part of the answer autograd happens to see."""
+    refuse_derivatives(operator, "second derivatives are not implemented; differentiate the function of")
+
+
+def refuse_derivatives(operator: str, why: str) -> None:
+    """Have the backward pass end in a sentence: ``why``, followed by the module that can be differentiated."""
 
     def backward(ctx, *gradients):
-        raise NotImplementedError(
-            f"{operator}: second derivatives are not implemented; differentiate the function of hyperseg.ops.reference."
-        )
+        raise NotImplementedError(f"{operator}: {why} hyperseg.ops.reference.")
 
     torch.library.register_autograd(f"hyperseg::{operator}", backward, lib=LIBRARY)
 

@@ -13,6 +13,7 @@ from hyperseg import ops
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.sizes import padded_size
 from hyperseg.models.synthetic import probe_frames
+from hyperseg.ops import backends
 from hyperseg.ops.reference import resize_logits
 from hyperseg.runtime.folding import FoldedNetwork
 
@@ -99,7 +100,8 @@ class Engine:
         self.config, self.size, self.dtype, self.device = model.config, size, dtype, device
         self.batch, self.mode = batch, mode
         self.parity: Parity | None = None
-        self.folded = FoldedNetwork(model).to(device, dtype).to(memory_format=torch.channels_last)
+        fuse = backends.has_kernel("mbconv", device.type)
+        self.folded = FoldedNetwork(model, fuse).to(device, dtype).to(memory_format=torch.channels_last)
         # The network's last resize goes to the padded image; see forward_strided.
         self.padded = padded_size(size, model.takes_one_more)
         scale = torch.tensor(model.config.std, dtype=torch.float64) * 255

@@ -9,6 +9,7 @@ from hyperseg.models.decoder import decode, skip_features
 from hyperseg.models.encoder import EfficientNetTrunk
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.sizes import pad
+from hyperseg.runtime.blocks import FusedBlock, fusible
 
 
 class FoldedNetwork(nn.Module):
@@ -16,9 +17,13 @@ class FoldedNetwork(nn.Module):
 
     The norms of encoders other than EfficientNet stay, in eval mode: timm does not say which belongs to which
     convolution.
+
+    Args:
+        model: any network; it is copied.
+        fuse: run EfficientNet's blocks as one operator each.
     """
 
-    def __init__(self, model: HyperSeg):
+    def __init__(self, model: HyperSeg, fuse: bool = False):
         super().__init__()
         model = copy.deepcopy(model).eval().requires_grad_(False)
         self.plan, self.halo = model.decoder.plan, model.decoder.halo
@@ -29,6 +34,8 @@ class FoldedNetwork(nn.Module):
         self.encoder, self.context = model.encoder.float(), model.context.float()
         if isinstance(self.encoder.trunk, EfficientNetTrunk):
             _fold_efficientnet(self.encoder.trunk)
+            if fuse:
+                _fuse_efficientnet(self.encoder.trunk)
         for module in [*self.encoder.modules(), *self.context.modules()]:
             if isinstance(module, nn.Sequential) and hasattr(module, "conv") and hasattr(module, "norm"):
                 fold_norm(module.conv, module.norm)
@@ -65,6 +72,13 @@ def _fold_efficientnet(trunk: EfficientNetTrunk) -> None:
             for conv, norm in pairs:
                 _fold_with_activation(block, conv, norm)
     _fold_with_activation(trunk, "conv_head", "bn2")
+
+
+def _fuse_efficientnet(trunk: EfficientNetTrunk) -> None:
+    for stage in trunk.blocks:
+        for name, block in stage.named_children():
+            if fusible(block):
+                setattr(stage, name, FusedBlock(block))
 
 
 def _fold_with_activation(parent: nn.Module, conv: str, norm: str) -> None:

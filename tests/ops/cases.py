@@ -155,6 +155,31 @@ def level(
     return build
 
 
+def mbconv(
+    n=2, c=8, hidden=48, out=8, squeezed=3, size=3, stride=1, padding=None, image=(9, 11), expand=True, add=False
+):
+    def build(g):
+        inner = hidden if expand else c
+        return (
+            normal(g, n, c, *image),
+            normal(g, inner, c) / c**0.5 if expand else None,
+            normal(g, inner) if expand else None,
+            normal(g, inner, size, size) / size,
+            normal(g, inner),
+            normal(g, squeezed, inner),
+            normal(g, squeezed),
+            normal(g, inner, squeezed) / squeezed**0.5,
+            normal(g, inner),
+            normal(g, out, inner) / inner**0.5,
+            normal(g, out),
+            stride,
+            list(padding or [size // 2] * 4),
+            add,
+        )
+
+    return build
+
+
 def logits(n=2, classes=5, size=(6, 8), to=(12, 16), whole=False):
     """``whole``: small whole numbers, which every dtype interpolates exactly at a ratio of two; many of them tie."""
 
@@ -347,6 +372,33 @@ DECODER_LEVEL = [
     ],
 ]
 
+MBCONV = table(
+    "mbconv",
+    kernel_3=mbconv(),
+    kernel_3_residual=mbconv(add=True),
+    kernel_5=mbconv(size=5, out=5),
+    kernel_7=mbconv(size=7, out=3),
+    kernel_1=mbconv(size=1, squeezed=1),
+    kernel_5_residual=mbconv(size=5, add=True, image=(1, 3)),
+    stride_2=mbconv(stride=2),
+    stride_2_static_padding=mbconv(stride=2, size=5, padding=(1, 2, 1, 2), image=(10, 12)),
+    stride_2_below_only=mbconv(stride=2, padding=(0, 1, 0, 1), image=(8, 6)),
+    stride_3_unpadded=mbconv(stride=3, padding=(0, 0, 0, 0)),
+    not_expanded=mbconv(expand=False, out=4),
+    not_expanded_residual=mbconv(expand=False, add=True),
+    odd_channels=mbconv(c=3, hidden=19, out=3, add=True),
+    several_chunks=mbconv(c=5, hidden=101, out=33),
+    one_pixel=mbconv(image=(1, 1)),
+    one_row=mbconv(image=(1, 20)),
+    wide=mbconv(1, 4, 20, 6, image=(5, 300)),
+    wide_stride_2=mbconv(1, 4, 20, 6, size=5, stride=2, image=(5, 301)),
+    tall=mbconv(1, 4, 20, 6, size=5, image=(131, 6)),
+    tall_stride_2=mbconv(1, 4, 20, 6, stride=2, image=(129, 6)),
+    efficientnet_first=mbconv(1, 32, 32, 16, 8, expand=False, image=(24, 48)),
+    efficientnet_middle=mbconv(1, 40, 240, 80, 10, stride=2, padding=(0, 1, 0, 1), image=(16, 32)),
+    efficientnet_last=mbconv(1, 192, 1152, 192, 48, size=5, image=(4, 8), add=True),
+)
+
 UPSAMPLE_ARGMAX = table(
     "upsample_argmax",
     double=logits(),
@@ -408,6 +460,7 @@ CASES = [
     *PATCH_INVERTED_RESIDUAL,
     *BATCH_NORM,
     *DECODER_LEVEL,
+    *MBCONV,
     *UPSAMPLE_ARGMAX,
     *UPSAMPLE_CROSS_ENTROPY,
     *network_cases(),
@@ -429,6 +482,8 @@ TYPICAL = [
         "decoder_level-pointwise-weights",
         "decoder_level-own-signal",
         "decoder_level-neighbour-weights-first",
+        "mbconv-kernel-3-residual",
+        "mbconv-stride-2-static-padding",
         "upsample_argmax-double",
         "upsample_cross_entropy-plain",
         "upsample_cross_entropy-bootstrap-few-above",
@@ -442,4 +497,4 @@ def differentiable(operator: str) -> tuple[int, ...]:
     overload = getattr(torch.ops.hyperseg, operator).default
     types = [str(a.type) for a in overload._schema.arguments]
     found = tuple(i for i, kind in enumerate(types) if "Tensor" in kind)
-    return {"upsample_argmax": (), "upsample_cross_entropy": (0,)}.get(operator, found)
+    return {"upsample_argmax": (), "mbconv": (), "upsample_cross_entropy": (0,)}.get(operator, found)

@@ -177,6 +177,46 @@ def decoder_level(skip, previous, source, generator, bias, offset, groups, out_c
     return patch_conv2d(x, weights, bias, out_channels, [1, 1], 1, [1, 1], "reflect").relu()
 
 
+def silu(z: Tensor) -> Tensor:
+    return z / (1 + torch.exp(-z))
+
+
+def mbconv(
+    x,
+    expand,
+    expand_bias,
+    depthwise,
+    depthwise_bias,
+    reduce,
+    reduce_bias,
+    gate,
+    gate_bias,
+    project,
+    project_bias,
+    stride,
+    padding,
+    residual,
+):
+    """Tap by tap; zeros surround the expanded map, not the input (SPEC B.1)."""
+    y = x if expand is None else silu(torch.einsum("hc,ncyx->nhyx", expand, x) + expand_bias[:, None, None])
+    left, right, top, bottom = padding
+    n, hidden, height, width = y.shape
+    padded = x.new_zeros(n, hidden, height + top + bottom, width + left + right)
+    padded[:, :, top : top + height, left : left + width] = y
+    size = depthwise.shape[1]
+    rows, columns = (padded.shape[2] - size) // stride + 1, (padded.shape[3] - size) // stride + 1
+    y = depthwise_bias[:, None, None].repeat(n, 1, rows, columns)
+    for ky in range(size):
+        for kx in range(size):
+            seen = padded[:, :, ky : ky + stride * rows : stride, kx : kx + stride * columns : stride]
+            y += depthwise[:, ky, kx, None, None] * seen[:, :, :rows, :columns]
+    y = silu(y)
+    squeezed = silu(torch.stack([image.flatten(1).mean(1) for image in y]) @ reduce.T + reduce_bias)
+    gates = 1 / (1 + torch.exp(-(squeezed @ gate.T + gate_bias)))
+    y = torch.einsum("oh,nhyx->noyx", project, y * gates[:, :, None, None]) + project_bias[:, None, None]
+    return x + y if residual else y
+
+
 def upsample_argmax(logits, height, width):
     """Class by class: greater wins, the first of equals stays, NaN beats all numbers and the first NaN stays."""
     scores = resize(logits, height, width)

@@ -58,6 +58,7 @@ def inputs(n: int, fh: int, fw: int) -> dict[str, Tensor]:
         "block": block_weights(g, (n, fh, fw), SKIP, HIDDEN, OUT),
         "generator": normal(g, 140, SIGNAL // 4) / 2,
         "bias": normal(g, 2 * HIDDEN + OUT),
+        "expand": normal(g, HIDDEN, SKIP),
     }
     return tensors | {"labels": torch.randint(OUT, (n, h, w), generator=g)}
 
@@ -92,6 +93,27 @@ class Level(torch.nn.Module):
         )
 
 
+class EncoderBlock(torch.nn.Module):
+    def forward(self, skip, expand):
+        skip, expand = skip.detach(), expand.detach()  # it has no gradient
+        filters = expand[:, :1, None].expand(-1, 3, 3)
+        return ops.mbconv(
+            skip,
+            expand,
+            expand[:, 0],
+            filters,
+            expand[:, 1],
+            expand.T,
+            expand[0],
+            expand,
+            expand[:, 2],
+            expand.T,
+            expand[1],
+            padding=(1, 1, 1, 1),
+            residual=True,
+        )
+
+
 class Labels(torch.nn.Module):
     def forward(self, previous):
         return ops.upsample_argmax(previous, (previous.shape[2] * 2, previous.shape[3] * 2))
@@ -108,6 +130,7 @@ MODULES = {
     "patch_inverted_residual": Block,
     "patch_inverted_residual_batch_norm": TrainedBlock,
     "decoder_level": Level,
+    "mbconv": EncoderBlock,
     "upsample_argmax": Labels,
     "upsample_cross_entropy": Loss,
 }

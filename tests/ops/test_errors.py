@@ -47,6 +47,22 @@ def from_signal(**options):
     level(**({"source": t(2, 8, 2, 3), "generator": t(20, 8)} | options))
 
 
+def encoder_block(x=None, **options):
+    weights = {
+        "expand": t(12, 4),
+        "expand_bias": t(12),
+        "depthwise": t(12, 3, 3),
+        "depthwise_bias": t(12),
+        "reduce": t(2, 12),
+        "reduce_bias": t(2),
+        "gate": t(12, 2),
+        "gate_bias": t(12),
+        "project": t(4, 12),
+        "project_bias": t(4),
+    }
+    ops.mbconv(t(2, 4, 6, 7) if x is None else x, **(weights | {"padding": (1, 1, 1, 1)} | options))
+
+
 def argmax(logits=None, size=(8, 8)):
     ops.upsample_argmax(t(2, 3, 4, 4) if logits is None else logits, size)
 
@@ -337,6 +353,66 @@ REFUSED = {
         "generator is on meta",
     ),
     # The ends of the network.
+    "encoder block of 3 dimensions": (
+        lambda: encoder_block(t(4, 6, 7)),
+        ValueError,
+        "mbconv: x must be [N, C, H, W], got 3 dimensions",
+    ),
+    "expand of another map": (
+        lambda: encoder_block(t(2, 5, 6, 7)),
+        ValueError,
+        "mbconv: expand must be [12, 5], got [12, 4]",
+    ),
+    "expand without bias": (
+        lambda: encoder_block(expand_bias=None),
+        ValueError,
+        "mbconv: give expand and expand_bias, or neither",
+    ),
+    "depthwise of more channels than x": (
+        lambda: encoder_block(expand=None, expand_bias=None),
+        ValueError,
+        "mbconv: without expand, depthwise must have as many channels as x, 4, got 12",
+    ),
+    "depthwise as conv2d has it": (
+        lambda: encoder_block(depthwise=t(12, 1, 3, 3)),
+        ValueError,
+        "mbconv: depthwise must be [hidden, size, size], got [12, 1, 3, 3]",
+    ),
+    "gate of another width": (
+        lambda: encoder_block(gate=t(2, 12)),
+        ValueError,
+        "mbconv: gate must be [12, 2], got [2, 12]",
+    ),
+    "half-precision projection": (
+        lambda: encoder_block(project=t(4, 12, **HALF)),
+        TypeError,
+        "mbconv: project is torch.float16 but x torch.float32",
+    ),
+    "9 taps": (
+        lambda: encoder_block(depthwise=t(12, 9, 9)),
+        ValueError,
+        "mbconv: the depthwise convolution must have 1x1 to 7x7 taps, got 9x9",
+    ),
+    "padding by more than the kernel": (
+        lambda: encoder_block(padding=(1, 1, 3, 1)),
+        ValueError,
+        "mbconv: padding must be [left, right, top, bottom], each 0 to 2, got [1, 1, 3, 1]",
+    ),
+    "encoder block on too small a map": (
+        lambda: encoder_block(t(2, 4, 2, 7), padding=(0, 0, 0, 0)),
+        ValueError,
+        "mbconv: x of [2, 7] is smaller than the depthwise convolution, 3x3",
+    ),
+    "encoder block at stride 0": (
+        lambda: encoder_block(stride=0),
+        ValueError,
+        "mbconv: stride must be at least 1, got 0",
+    ),
+    "residual of another shape": (
+        lambda: encoder_block(stride=2, residual=True),
+        ValueError,
+        "mbconv: residual adds x, [4, 6, 7], to the result, [4, 3, 4]: the shapes must agree",
+    ),
     "257 classes": (
         lambda: argmax(t(1, 257, 2, 2)),
         ValueError,
@@ -391,7 +467,7 @@ def test_refused_with_a_sentence(name):
         call()
 
 
-@pytest.mark.parametrize("call", [generate, conv, block, batch_norm, level, from_signal, argmax, loss])
+@pytest.mark.parametrize("call", [generate, conv, block, batch_norm, level, from_signal, encoder_block, argmax, loss])
 def test_what_the_refusals_start_from_is_accepted(call):
     """Each refusal above is of a call with one fault."""
     call()

@@ -119,6 +119,13 @@ def test_a_convolution_counts_kernel_groups_and_batch():
     assert found == 2 * (3 * 8 * 10) * 4 * 3 * 15
 
 
+def test_an_encoder_block_counts_its_convolutions():
+    expanding, filtering, squeezing, projecting = 8 * 10 * 6 * 36, 4 * 5 * 36 * 9, 2 * 36 * 2, 4 * 5 * 36 * 7
+    weights = [meta(*s) for s in ((36, 6), (36,), (36, 3, 3), (36,), (2, 36), (2,), (36, 2), (36,), (7, 36), (7,))]
+    found = count(ops.mbconv, meta(3, 6, 8, 10), *weights, stride=2, padding=(0, 1, 0, 1))
+    assert found == 2 * 3 * (expanding + filtering + squeezing + projecting)
+
+
 def test_real_calls_count_once():
     """Not the operator and what the reference computes it with."""
     x, weights = torch.randn(1, 4, 4, 4), torch.randn(1, 2, 2, 12)

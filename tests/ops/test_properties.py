@@ -6,7 +6,20 @@ import torch
 from hypothesis import given, settings
 
 from hyperseg.ops import reference
-from tests.ops.cases import HALOS, Case, batch_norm, conv, double, generators, level, logits, loss, outputs, residual
+from tests.ops.cases import (
+    HALOS,
+    Case,
+    batch_norm,
+    conv,
+    double,
+    generators,
+    level,
+    logits,
+    loss,
+    mbconv,
+    outputs,
+    residual,
+)
 from tests.ops.targets import Target, targets
 from tests.tolerances import FORWARD, assert_close
 
@@ -145,6 +158,32 @@ def levels(draw):
 @given(build=levels())
 def test_decoder_level(target, build):
     check(target, "decoder_level", build)
+
+
+@st.composite
+def encoder_blocks(draw):
+    size, stride = draw(st.sampled_from([1, 3, 5, 7])), draw(st.integers(1, 3))
+    add = draw(st.booleans())
+    expand = draw(st.booleans())
+    image = draw(st.tuples(st.integers(1, 20), st.integers(1, 200)))
+    padding = (size // 2,) * 4
+    if not add:
+        padding = draw(st.tuples(*[st.integers(0, size - 1)] * 4))
+        lacking = max(size - side - sum(p) for side, p in zip(image, (padding[2:], padding[:2]), strict=True))
+        padding = padding if lacking <= 0 else (size - 1,) * 4
+    width = draw(channels)
+    hidden, out = draw(st.integers(1, 60)), draw(channels)
+    return mbconv(
+        draw(small), width, hidden, width if add else out, draw(small), size, 1 if add else stride, padding, image,
+        expand, add,
+    )  # fmt: skip
+
+
+@on_every_target("mbconv")
+@few
+@given(build=encoder_blocks())
+def test_mbconv(target, build):
+    check(target, "mbconv", build)
 
 
 @on_every_target("upsample_argmax")

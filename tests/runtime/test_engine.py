@@ -193,8 +193,8 @@ def spoil(monkeypatch, change):
     """Let every folded network come out wrong."""
 
     class Spoiled(FoldedNetwork):
-        def __init__(self, model):
-            super().__init__(model)
+        def __init__(self, model, fuse):
+            super().__init__(model, fuse)
             with torch.no_grad():
                 change(self)
 

@@ -9,6 +9,7 @@ from torch import nn
 from hyperseg.models import create_model, synthesize_weights
 from hyperseg.models.encoder import TimmTrunk
 from hyperseg.runtime import FoldedNetwork
+from hyperseg.runtime.blocks import FusedBlock
 from hyperseg.runtime.folding import fold_norm
 from tests.models.networks import NAMES, images, network, relative_rms
 
@@ -34,11 +35,13 @@ def test_a_norm_folds_exactly(bias):
 
 
 @names
-def test_folded_equals_the_module_in_float64(name):
+@pytest.mark.parametrize("fuse", [False, True], ids=["blocks", "fused"])
+def test_folded_equals_the_module_in_float64(name, fuse):
     x = images(64, 96).double()
     with torch.inference_mode():
         expected = copy.deepcopy(network(name)).double().forward_strided(x)
-        folded = FoldedNetwork(network(name)).double()
+        folded = FoldedNetwork(network(name), fuse).double()
+        assert any(isinstance(m, FusedBlock) for m in folded.modules()) == fuse
         # Folding is done in float64 and rounded to float32 once.
         assert relative_rms(folded(x), expected) < 1e-5
 
