@@ -9,7 +9,7 @@ EXTENSION := build/.extension-built
 CSRC := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help install ext test test-all gpu-test lint format fps clean
+.PHONY: help install ext test test-all sanitize gpu-test lint format fps clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,12 @@ test: $(EXTENSION) ## set up and run the tests, but for those marked slow
 
 test-all: $(EXTENSION) ## all tests
 	$(BIN)/python -m pytest tests/ $(PYTEST_ARGS)
+
+sanitize: $(INSTALLED) ## run the tests of the C++ operators under AddressSanitizer and UBSan
+	HYPERSEG_SANITIZE=address,undefined HYPERSEG_CUDA=0 $(BIN)/python setup.py build_ext --build-lib build/sanitize
+	HYPERSEG_EXTENSION=build/sanitize/hyperseg/_C.abi3.so ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	$(BIN)/python -m pytest tests/ops -p no:cacheprovider -k "cpp and not compile" $(PYTEST_ARGS)
 
 gpu-test: $(EXTENSION) ## only the tests that need a GPU
 	$(BIN)/python -m pytest tests/ -m gpu $(PYTEST_ARGS)

@@ -115,13 +115,15 @@ class CMakeBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         cmake = find_tool("cmake")
-        build = ROOT / "build" / f"cmake-{self.plat_name}"  # kept, whichever command builds: the next build is quick
+        sanitize = os.environ.get("HYPERSEG_SANITIZE", "")
+        kind = self.plat_name + ("-sanitize" if sanitize else "")
+        build = ROOT / "build" / f"cmake-{kind}"  # kept, whichever command builds: the next build is quick
         debug = self.debug or os.environ.get("DEBUG") == "1"
         options = {
             "CMAKE_MAKE_PROGRAM": find_tool("ninja"),
             "CMAKE_BUILD_TYPE": "Debug" if debug else "Release",
             "Python3_EXECUTABLE": sys.executable,
-            "HYPERSEG_SANITIZE": os.environ.get("HYPERSEG_SANITIZE", ""),
+            "HYPERSEG_SANITIZE": sanitize,
             "HYPERSEG_CUDA": "OFF",
         }
         root, reason = find_cuda()

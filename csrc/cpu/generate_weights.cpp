@@ -28,22 +28,22 @@ Tensor generate_weights(const Tensor& signal, std::vector<Tensor> generators, st
                                    g.size(0), g.size(1), groups[i], sizes[i]);
       const int64_t channels = g.size(1) * groups[i], first = begin_of, patches = 16;
       const int64_t runs = (fw + patches - 1) / patches;
-      torch::stable::parallel_for(0, n * fh * runs, 1, [&](int64_t begin, int64_t end) {
-        std::vector<T> read_signal(patches * channels), made(std::is_same_v<scalar_t, T> ? 0 : patches * sizes[i]);
-        for (int64_t task = begin; task < end; ++task) {
-          const int64_t x0 = task % runs * patches, x1 = std::min(x0 + patches, fw);
-          const int64_t y = task / runs % fh, image = task / runs / fh;
-          for (int64_t x = x0; x < x1; ++x)
-            for (int64_t c = 0; c < channels; ++c)
-              read_signal[(x - x0) * channels + c] = static_cast<T>(*map.at(image, offsets[i] + c, y, x));
-          scalar_t* row = target + ((image * fh + y) * fw + x0) * total + first;
-          if constexpr (std::is_same_v<scalar_t, T>) {
-            generator.generate(run, x1 - x0, read_signal.data(), row, total);
-          } else {
-            generator.generate(run, x1 - x0, read_signal.data(), made.data(), sizes[i]);
-            for (int64_t x = 0; x < x1 - x0; ++x)
-              for (int64_t p = 0; p < sizes[i]; ++p) row[x * total + p] = static_cast<scalar_t>(made[x * sizes[i] + p]);
-          }
+      for_each_task(n * fh * runs, [&](int64_t task) {
+        thread_local Buffer<T> signals, made;
+        T* const values = signals.reserve(patches * channels);
+        const int64_t x0 = task % runs * patches, x1 = std::min(x0 + patches, fw);
+        const int64_t y = task / runs % fh, image = task / runs / fh;
+        for (int64_t x = x0; x < x1; ++x)
+          for (int64_t c = 0; c < channels; ++c)
+            values[(x - x0) * channels + c] = static_cast<T>(*map.at(image, offsets[i] + c, y, x));
+        scalar_t* row = target + ((image * fh + y) * fw + x0) * total + first;
+        if constexpr (std::is_same_v<scalar_t, T>) {
+          generator.generate(run, x1 - x0, values, row, total);
+        } else {
+          T* const result = made.reserve(patches * sizes[i]);
+          generator.generate(run, x1 - x0, values, result, sizes[i]);
+          for (int64_t x = 0; x < x1 - x0; ++x)
+            for (int64_t p = 0; p < sizes[i]; ++p) row[x * total + p] = static_cast<scalar_t>(result[x * sizes[i] + p]);
         }
       });
       begin_of += sizes[i];

@@ -53,12 +53,9 @@ class Worker {
     const int64_t runs = (level_.grid_w + wanted - 1) / wanted;
     const int64_t length = (level_.grid_w + runs - 1) / runs;
     const int64_t tasks = level_.images * level_.grid_h * runs;
-    torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t first = task % runs * length;
-        one_run(task / runs / level_.grid_h, task / runs % level_.grid_h, first,
-                std::min(first + length, level_.grid_w));
-      }
+    for_each_task(tasks, [&](int64_t task) {
+      const int64_t first = task % runs * length;
+      one_run(task / runs / level_.grid_h, task / runs % level_.grid_h, first, std::min(first + length, level_.grid_w));
     });
   }
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 
 #include "../common/acc.h"
 #include "primitives.h"
+#include "tasks.h"
 
 // The body of decoder_level, patch_inverted_residual and 1x1 patch_conv2d: patches in runs along a row of the grid,
 // each run a task. A task reads its part of the level's input (upsampling as it reads) into a small planar tile, makes
@@ -71,20 +71,15 @@ struct Generator {
         size(size) {
     weights = buffer.reserve(groups * depth * padded + kPadding);
     const Primitives<T>& run = primitives<T>();
-    torch::stable::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t q = begin; q < end; ++q) {
-        const S* from = g + q * rows_per_group * stride_row;
-        T* to = weights + q * depth * padded;
-        if constexpr (std::is_same_v<S, T>) {
-          if (stride_column == 1) {
-            run.transpose(rows_per_group, depth, from, stride_row, to, padded);
-            continue;
-          }
-        }
-        for (int64_t k = 0; k < depth; ++k)
-          for (int64_t r = 0; r < rows_per_group; ++r)
-            to[k * padded + r] = static_cast<T>(from[r * stride_row + k * stride_column]);
+    for_each_task(groups, [&](int64_t q) {
+      const S* from = g + q * rows_per_group * stride_row;
+      T* to = weights + q * depth * padded;
+      if constexpr (std::is_same_v<S, T>) {
+        if (stride_column == 1) return run.transpose(rows_per_group, depth, from, stride_row, to, padded);
       }
+      for (int64_t k = 0; k < depth; ++k)
+        for (int64_t r = 0; r < rows_per_group; ++r)
+          to[k * padded + r] = static_cast<T>(from[r * stride_row + k * stride_column]);
     });
   }
 

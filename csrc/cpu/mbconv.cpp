@@ -130,14 +130,11 @@ template <typename T>
 void expand_and_filter(const Block<T>& block, int64_t image, T* filtered, T* sums) {
   const int64_t chunks = block.chunks(), strips = block.strips(), tiles = block.tiles(), parts = strips * tiles;
   std::vector<T> partial(parts * block.hidden);
-  torch::stable::parallel_for(0, chunks * parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t part = task % parts, y0 = part / tiles * block.strip_height(),
-                    x0 = part % tiles * block.tile_width();
-      const Expansion<T> expansion(block, image, task / parts * kChannels);
-      expansion.run(y0, std::min(y0 + block.strip_height(), block.out_height), x0,
-                    std::min(x0 + block.tile_width(), block.out_width), filtered, partial.data() + part * block.hidden);
-    }
+  for_each_task(chunks * parts, [&](int64_t task) {
+    const int64_t part = task % parts, y0 = part / tiles * block.strip_height(), x0 = part % tiles * block.tile_width();
+    const Expansion<T> expansion(block, image, task / parts * kChannels);
+    expansion.run(y0, std::min(y0 + block.strip_height(), block.out_height), x0,
+                  std::min(x0 + block.tile_width(), block.out_width), filtered, partial.data() + part * block.hidden);
   });
   std::copy_n(partial.data(), block.hidden, sums);
   for (int64_t part = 1; part < parts; ++part)
@@ -156,7 +153,9 @@ void excite(const Block<T>& block, T* sums, T* projection) {
            Activation::kSilu);
   run.gemv(block.hidden, block.squeezed, block.gate, block.squeezed, squeezed.data(), gates.data(), block.gate_bias,
            Activation::kNone);
-  torch::stable::parallel_for(0, block.hidden, 64, [&](int64_t begin, int64_t end) {
+  constexpr int64_t rows = 64;
+  for_each_task((block.hidden + rows - 1) / rows, [&](int64_t task) {
+    const int64_t begin = task * rows, end = std::min(begin + rows, block.hidden);
     run.transpose(block.out_channels, end - begin, block.project + begin, block.hidden, projection + begin * padded,
                   padded);
     for (int64_t c = begin; c < end; ++c) {
@@ -172,26 +171,23 @@ void project(const Block<T>& block, int64_t image, const T* filtered, const T* p
   const int64_t o = block.out_channels, padded = round_up(o, kPadding), pixels = block.out_height * block.out_width;
   std::vector<T> bias(padded);
   std::copy_n(block.project_bias, o, bias.data());
-  const int64_t tasks = (pixels + kProjectPixels - 1) / kProjectPixels;
-  torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t first = begin * kProjectPixels; first < std::min(end * kProjectPixels, pixels);
-         first += kProjectPixels) {
-      T* to = out + (image * pixels + first) * o;
-      for (int64_t k = 0; k < block.hidden; k += kProjectDepth) {
-        const T* start = k ? to : block.residual ? block.in.data + (image * pixels + first) * o : nullptr;
-        run.gemm({.m = std::min(kProjectPixels, pixels - first),
-                  .n = o,
-                  .k = std::min(kProjectDepth, block.hidden - k),
-                  .a = filtered + first * block.hidden + k,
-                  .lda = block.hidden,
-                  .b = projection + k * padded,
-                  .ldb = padded,
-                  .c = to,
-                  .ldc = o,
-                  .column_bias = k ? nullptr : bias.data(),
-                  .start = start,
-                  .start_stride = o});
-      }
+  for_each_task((pixels + kProjectPixels - 1) / kProjectPixels, [&](int64_t task) {
+    const int64_t first = task * kProjectPixels;
+    T* to = out + (image * pixels + first) * o;
+    for (int64_t k = 0; k < block.hidden; k += kProjectDepth) {
+      const T* start = k ? to : block.residual ? block.in.data + (image * pixels + first) * o : nullptr;
+      run.gemm({.m = std::min(kProjectPixels, pixels - first),
+                .n = o,
+                .k = std::min(kProjectDepth, block.hidden - k),
+                .a = filtered + first * block.hidden + k,
+                .lda = block.hidden,
+                .b = projection + k * padded,
+                .ldb = padded,
+                .c = to,
+                .ldc = o,
+                .column_bias = k ? nullptr : bias.data(),
+                .start = start,
+                .start_stride = o});
     }
   });
 }

@@ -104,9 +104,7 @@ Tensor patch_conv2d(const Tensor& x, const Tensor& weights, std::optional<Tensor
     };
     set_weights(convolution.weights, weights);
     const int64_t fh = weights.size(1), fw = weights.size(2);
-    torch::stable::parallel_for(0, x.size(0) * fh * fw, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) convolution.patch(i / fw / fh, i / fw % fh, i % fw);
-    });
+    for_each_task(x.size(0) * fh * fw, [&](int64_t i) { convolution.patch(i / fw / fh, i / fw % fh, i % fw); });
   });
   return out;
 }

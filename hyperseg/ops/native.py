@@ -2,6 +2,10 @@
 
 import functools
 import importlib
+import importlib.machinery
+import importlib.util
+import os
+import sys
 
 import torch
 
@@ -10,13 +14,29 @@ from hyperseg.ops.backends import Backend, Implementation, register
 
 @functools.cache
 def extension():
-    """``(module, None)``, or ``(None, sentence)`` where it was not built or does not load."""
+    """``(module, None)``, or ``(None, sentence)`` where it was not built or does not load.
+
+    HYPERSEG_EXTENSION names another build of it, such as one with sanitizers.
+    """
     try:
-        return importlib.import_module("hyperseg._C"), None
+        other = os.environ.get("HYPERSEG_EXTENSION")
+        return _load(other) if other else importlib.import_module("hyperseg._C"), None
     except ModuleNotFoundError:
         return None, "the extension hyperseg._C was not built; run `python setup.py build_ext`"
     except ImportError as error:
         return None, f"the extension hyperseg._C does not load ({error}); rebuild it with `python setup.py build_ext`"
+
+
+def _load(path: str):
+    if not os.path.isfile(path):
+        raise ImportError(f"HYPERSEG_EXTENSION is {path}, where no file is")
+    loader = importlib.machinery.ExtensionFileLoader("hyperseg._C", path)
+    spec = importlib.util.spec_from_file_location("hyperseg._C", path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    sys.modules["hyperseg._C"] = module
+    return module
 
 
 def _unavailable_cpp() -> list[str]:
