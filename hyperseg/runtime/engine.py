@@ -106,8 +106,9 @@ class Engine:
         self.padded = padded_size(size, model.takes_one_more)
         scale = torch.tensor(model.config.std, dtype=torch.float64) * 255
         shift = torch.tensor(model.config.mean, dtype=torch.float64) * 255
-        self._scale = (1 / scale).to(device, torch.float32)[:, None, None]
-        self._shift = (-shift / scale).to(device, torch.float32)[:, None, None]
+        # For a row of pixels, so that they are read and written in the order in which they lie.
+        self._scale = (1 / scale).to(device, torch.float32).repeat(size[1])
+        self._shift = (-shift / scale).to(device, torch.float32).repeat(size[1])
         self._run = {
             "network": self._prepare(self._network),
             "labels": self._prepare(self._labels),
@@ -129,8 +130,8 @@ class Engine:
 
     def normalise(self, frames: Tensor) -> Tensor:
         """uint8 ``[N, H, W, 3]`` -> normalised ``[N, 3, H, W]`` in channels-last memory and the engine's dtype."""
-        images = torch.addcmul(self._shift, frames.permute(0, 3, 1, 2).to(torch.float32), self._scale)
-        return images.to(self.dtype, memory_format=torch.channels_last)
+        rows = torch.addcmul(self._shift, frames.flatten(2).to(torch.float32), self._scale)
+        return rows.to(self.dtype).view(frames.shape).permute(0, 3, 1, 2)
 
     # The four scopes
 
