@@ -58,7 +58,7 @@ class Verdict:
 
     @property
     def line(self) -> str:
-        """For EXCEPTIONS: fastest first, down to the reference, which serves everything; before it what is not known."""
+        """For EXCEPTIONS: fastest first, down to the reference, which serves everything; what is unknown before it."""
         faster = self.measured[: self.measured.index("reference")] if "reference" in self.rounds else self.measured
         unknown = [n for n in preference.order(self.operator, self.device) if n not in {*self.rounds, "reference"}]
         order = [*faster, *(unknown if len(faster) >= len(self.rounds) - 1 else []), "reference"]
