@@ -100,13 +100,14 @@ class OperatorRun(Run):
             answer = call()
         label = describe(call, answer)
         self.progress(f"{entry['name']}: {call.operator} {label}")
-        ready: list[tuple[Case, Parity]] = []
+        ready: list[tuple[Case, Parity, float | None]] = []
         for backend in self.backends:
             what = f"{call.operator} {label}, backend {backend}"
             case = Case((call.operator, backend), lambda i: call(), context=lambda backend=backend: settings(backend))
             try:
                 self.pass_over(call, backend)
                 result = self.check(case, call, expected)
+                peak = self.peak_mib(case)
             except Refused as refusal:
                 self.tell(entry, str(refusal))
             except BackendError as error:
@@ -115,13 +116,14 @@ class OperatorRun(Run):
                 self.refuse(entry, self.cannot(what, error))
             else:
                 if result.passed:
-                    ready.append((case, result))
+                    ready.append((case, result, peak))
                 else:
                     self.refuse(entry, result.refusal(what, "before timing"), wrong=True)
         least = call.least_bytes(answer)
         flops = self.flops(call)
         base: list[float] | None = None
-        for (case, before), samples in zip(ready, self.time([case for case, _ in ready]), strict=True):
+        timed = self.time([case for case, *_ in ready])
+        for (case, before, peak), samples in zip(ready, timed, strict=True):
             after = self.check(case, call, expected)
             if not after.passed:
                 what = f"{call.operator} {label}, backend {case.name[1]}"
@@ -131,6 +133,7 @@ class OperatorRun(Run):
             base = row["throughput"]["fps_by_window"] if case.name[1] == "reference" else base
             over = ratio(row["throughput"]["fps_by_window"], base) if base else None
             about = {"call": label, "times": call.times, "arguments": call.shapes, "over_reference": over}
+            about["peak_memory_mib"] = peak
             checks = {"parity_before": before.to_dict(), "parity_after": after.to_dict()}
             entry["rows"].append({**row, **about, **checks})
 
@@ -162,6 +165,18 @@ class OperatorRun(Run):
         if call.operator == DECODER:
             return parity.compare_logits(answer, expected, self.tolerance)
         return parity.compare_tensors(tensors(call, answer), tensors(call, expected), self.tolerance)
+
+    def peak_mib(self, case: Case) -> float | None:
+        """What a call takes above its arguments, its answer included; a CPU does not tell."""
+        if not self.cuda:
+            return None
+        torch.cuda.synchronize(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        with case.context():
+            case.step(0)
+        torch.cuda.synchronize(self.device)
+        return (torch.cuda.max_memory_allocated(self.device) - before) / 2**20
 
     def flops(self, call: Call) -> int | None:
         """By the operators' formulas; None where an operator has none."""
@@ -212,7 +227,8 @@ def describe(call: Call, answer: Any) -> str:
 
 def operators_table(rows: list[dict[str, Any]]) -> str:
     head = ["operator", "call", "backend", "p50 ms", "p90", "n", "spread", "times the reference", "GFLOP", "MB least"]
-    head += ["of matmul", "of copy", "error"]
+    cuda = any(row["peak_memory_mib"] is not None for row in rows)
+    head += ["of matmul", "of copy", *(["peak MiB"] if cuda else []), "error"]
     body = []
     for row in rows:
         latency, work, matmul = row["latency_ms"], row["work"], row["percent_of_matmul"]
@@ -223,7 +239,9 @@ def operators_table(rows: list[dict[str, Any]]) -> str:
         cells.append("-" if work["flops"] is None else report.fixed(work["flops"] / 1e9))
         cells.append(report.fixed(work["least_bytes"] / 1e6))
         cells.append("-" if matmul is None else f"{report.fixed(matmul, 3)} %")
-        body.append([*cells, f"{report.fixed(row['percent_of_copy'], 3)} %", report.parity_cell(row)])
+        cells.append(f"{report.fixed(row['percent_of_copy'], 3)} %")
+        cells += [report.fixed(row["peak_memory_mib"])] if cuda else []
+        body.append([*cells, report.parity_cell(row)])
     return report.table(head, body, left=3)
 
 

@@ -60,7 +60,7 @@ def compiled(folder: Path, threads: int) -> Peer:
     from bench.subject import settings
 
     graph = export(_load(folder), torch.from_numpy(_frame(folder))).module()
-    network = torch.compile(lambda frames: graph(frames)[0], dynamic=False)
+    network = torch.compile(lambda frames: graph(frames)[0], dynamic=False, fullgraph=True)
     labels = lambda frame: network(torch.from_numpy(frame))  # noqa: E731
     return Peer("compile", f"torch {torch.__version__}, inductor", labels, None, lambda: settings("reference"))
 

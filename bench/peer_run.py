@@ -58,6 +58,8 @@ class PeerRun(Run):
 
     def introduce(self) -> None:
         say(f"settings  float32, frame to labels, {self.threads} threads each, seed {self.args.seed}")
+        if "compile" in self.peers:
+            say("Peer compile: torch.compile takes minutes before the first frame.")
 
     def model(self, name: str, entry: dict[str, Any]) -> None:
         network, weights = load(name, None, self.args.seed)
