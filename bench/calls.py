@@ -99,7 +99,7 @@ class Recorder(TorchDispatchMode):
 def inference_calls(model: nn.Module, frames: Tensor) -> list[Call]:
     """Of the engine, from frames to labels; then the folded block of each level on its own, and the whole decoder."""
     size = (frames.shape[1], frames.shape[2])
-    with settings("reference"):
+    with settings("auto"):  # as its users run it: what is called may depend on what can serve it
         engine = hyperseg.build_engine(model, size=size, device=frames.device, batch=frames.shape[0], check=False)
         with Recorder() as recorder:
             engine(frames)
