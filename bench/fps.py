@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
 
 # Run as a script, the folder bench/ comes first on the path; its parent is what imports need.
 _ROOT = str(Path(__file__).resolve().parent.parent)
@@ -25,37 +23,19 @@ import torch  # noqa: E402
 
 from bench import report  # noqa: E402
 from bench.harness import Budget  # noqa: E402
-from bench.session import DTYPES, Session, say  # noqa: E402
+from bench.options import (  # noqa: E402
+    BACKENDS,
+    Parser,
+    pick_models,
+    positive,
+    prepare_torch,
+    resolution,
+)
+from bench.run import DTYPES, run_script, say  # noqa: E402
+from bench.session import Session  # noqa: E402
 from bench.subject import Refused  # noqa: E402
 
 MODES = ("eager", "compile", "cudagraph")
-BACKENDS = ("auto", "reference", "cpp", "triton", "cuda")
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """A user's mistake is exit code 1: 2 is kept for a network that computes something else."""
-        self.exit(1, f"{self.prog}: {message}\n")
-
-
-def resolution(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower())
-    if not match or min(int(match[1]), int(match[2])) < 1:
-        raise argparse.ArgumentTypeError(f"a resolution is written HEIGHTxWIDTH, as in 512x1024, not {text!r}")
-    return int(match[1]), int(match[2])
-
-
-def positive(kind: type) -> Any:
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = 0
-        if not 0 < value < 1e9:
-            raise argparse.ArgumentTypeError(f"a number above 0 is needed, not {text!r}")
-        return value
-
-    return parse
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -80,49 +60,6 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="everything, with each raw sample; rewritten after each model")
     add("--seed", type=int, default=0)
     return parser.parse_args(argv)
-
-
-def pick_device(text: str) -> torch.device:
-    if text == "auto":
-        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
-        raise Refused(f"The device is auto, cpu, cuda or cuda:1, not {text!r}.")
-    device = torch.device(text)
-    if device.type == "cpu":
-        return device
-    if not torch.cuda.is_available():
-        why = "this torch was built without CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
-        raise Refused(f"{text} is not here: {why}.")
-    index = torch.cuda.current_device() if device.index is None else device.index
-    if index >= torch.cuda.device_count():
-        raise Refused(f"{text} is not here: torch sees {torch.cuda.device_count()} CUDA device(s).")
-    return torch.device("cuda", index)
-
-
-def prepare_torch(args: argparse.Namespace) -> torch.device:
-    device = pick_device(args.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    return device
-
-
-def pick_models(names: list[str]) -> list[str]:
-    from hyperseg.models import list_models, model_config
-
-    known = list_models()
-    picked: list[str] = []
-    for name in names:
-        try:
-            found = known if name == "all" else [model_config(name).name]
-        except ValueError as error:
-            raise Refused(f"{error} Or all.") from error
-        picked += [model for model in found if model not in picked]
-    return picked
 
 
 def pick_modes(modes: list[str] | None, device: torch.device) -> list[str]:
@@ -160,35 +97,15 @@ def pick_budget(args: argparse.Namespace, device: torch.device) -> Budget:
 
 def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
-    session = None
-    try:
-        if args.json is not None:
-            probe_writable(args.json)
+
+    def make() -> Session:
         device = prepare_torch(args)
         models = pick_models(args.model)
         if args.weights is not None and len(models) > 1:
             raise Refused("--weights belongs to one model; name just one with --model.")
-        session = Session(args, device, models, pick_modes(args.mode, device), pick_budget(args, device))
-        return session.run()
-    except Refused as refusal:
-        print(f"bench/fps.py: {refusal}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        kept = f" What was finished is in {args.json}." if session is not None and args.json else ""
-        print(f"\nStopped.{kept}", file=sys.stderr)
-        return 130
+        return Session(args, device, models, pick_modes(args.mode, device), pick_budget(args, device))
 
-
-def probe_writable(path: Path) -> None:
-    """Say so now, not after ten minutes of measuring."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise PermissionError("permission denied")
-    except OSError as error:
-        raise Refused(f"{path} cannot be written: {error.strerror or error}.") from error
+    return run_script("bench/fps.py", args, make)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -76,13 +77,19 @@ class Samples:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to measure one case: `seconds`, or `iterations` latency samples and as many frames in flight."""
+    """How long to measure one case: `seconds`, or `iterations` latency samples and as many frames in flight.
+
+    `most` caps the steps of a slice. `pause` is a rest before each slice: thread pools that spin when they have nothing
+    to do fall asleep in it, so that none of them takes a core from the next case.
+    """
 
     seconds: float
     rounds: int
     iterations: int | None = None
     warmup_steps: int = 3
     warmup_seconds: float = 1.0
+    most: int | None = None
+    pause: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,8 @@ def plan(budget: Budget, step_seconds: float, cuda: bool) -> Plan:
         n = max(1, math.ceil(budget.iterations / budget.rounds))
         return Plan(latency=n, events=n if cuda else 0, window=n)
     slot = budget.seconds / budget.rounds / max(step_seconds, 1e-7) / 4
-    n = max(1, round(slot))
-    return Plan(latency=n if cuda else max(1, round(2 * slot)), events=n if cuda else 0, window=max(1, round(2 * slot)))
+    single, double = (min(max(1, round(n)), budget.most or sys.maxsize) for n in (slot, 2 * slot))
+    return Plan(latency=single if cuda else double, events=single if cuda else 0, window=double)
 
 
 def synchronize(device: torch.device) -> None:
@@ -203,10 +210,12 @@ def measure(
                 gc.collect()
             case, samples, todo = cases[index], results[index], plans[index]
             first = len(samples.latency_ms)
+            if budget.pause:
+                time.sleep(budget.pause)
             with case.context():
-                if cuda:
+                if cuda or budget.pause:
                     # Another case ran since: bring this one's code and weights back before the first sample.
-                    window_slice(case, device, 2, first)
+                    window_slice(case, device, 2 if cuda else 1, first)
                 samples.latency_ms += latency_slice(case, device, todo.latency, first)
                 samples.device_ms += event_slice(case, device, todo.events, first)
                 samples.window_ms.append(window_slice(case, device, todo.window, first))

@@ -75,7 +75,7 @@ def run(session: Session, subject: Subject, entry: dict[str, Any]) -> None:
             case = make(subject, mode, backend)
             result = subject.check(case)
         except Exception as error:
-            session.refuse(entry, session.engine_sentence(error, mode, backend))
+            session.refuse(entry, session.cannot(f"Mode {mode}, backend {backend}", error))
             continue
         if result.passed:
             ready.append(case)

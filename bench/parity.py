@@ -5,6 +5,7 @@ The reference is the plain module in float32 with the reference backend and TF32
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -51,7 +52,10 @@ class Parity:
     def sentence(self, row: tuple[str, ...], when: str) -> str:
         """Why a row gets no speed."""
         mode, backend, scope = row
-        return f"No speed for mode {mode}, backend {backend}, scope {scope}: {when}, {self.reason}."
+        return self.refusal(f"mode {mode}, backend {backend}, scope {scope}", when)
+
+    def refusal(self, what: str, when: str) -> str:
+        return f"No speed for {what}: {when}, {self.reason}."
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -123,11 +127,47 @@ def compare_logits(logits: torch.Tensor, reference: torch.Tensor, tolerance: Tol
         relative=(difference.abs().max() / reference.abs().max()).item(),
         rms=(difference.square().mean().sqrt() / reference.double().square().mean().sqrt()).item(),
     )
+    return refuse_errors(result, tolerance, "score")
+
+
+def compare_tensors(
+    answers: Sequence[torch.Tensor], references: Sequence[torch.Tensor], tolerance: Tolerance
+) -> Parity:
+    """What an operator answers, each tensor by its own scale, against the reference's."""
+    if len(answers) != len(references):
+        return Parity(False, f"it answered with {len(answers)} tensors, the reference with {len(references)}")
+    if not all(torch.isfinite(r).all() for r in references) or not any(r.any() for r in references):
+        raise BadReference("The reference's answer is zero or not finite: comparing with it would prove nothing.")
+    return worst([_compare_values(a, r, tolerance) for a, r in zip(answers, references, strict=True)])
+
+
+def _compare_values(answer: torch.Tensor, reference: torch.Tensor, tolerance: Tolerance) -> Parity:
+    if answer.shape != reference.shape:
+        return Parity(False, f"it answered with shape {tuple(answer.shape)}, the reference {tuple(reference.shape)}")
+    if not answer.numel():  # the gradient of an argument that was not given
+        return Parity(True)
+    if not torch.isfinite(answer).all():
+        return Parity(False, "its values are not finite")
+    difference, expected = answer.double() - reference.double(), reference.double()
+    tiny = torch.finfo(torch.float64).tiny  # against zeros, only zeros are right
+    result = Parity(
+        passed=True,
+        max_abs=difference.abs().max().item(),
+        relative=(difference.abs().max() / expected.abs().max().clamp(min=tiny)).item(),
+        rms=(difference.square().mean() / expected.square().mean().clamp(min=tiny)).sqrt().item(),
+    )
+    return refuse_errors(result, tolerance, "value")
+
+
+def refuse_errors(result: Parity, tolerance: Tolerance, what: str) -> Parity:
+    """The same comparison, failed if its errors are too large."""
     if result.relative > tolerance.relative:
-        reason = f"its largest error is {result.relative:.1e} of the largest score; {tolerance.relative:.0e} is allowed"
+        reason = (
+            f"its largest error is {result.relative:.1e} of the largest {what}; {tolerance.relative:.0e} is allowed"
+        )
         return replace(result, passed=False, reason=reason)
     if result.rms > tolerance.rms:
-        reason = f"its root mean square error is {result.rms:.1e} of the scores'; {tolerance.rms:.0e} is allowed"
+        reason = f"its root mean square error is {result.rms:.1e} of the {what}s'; {tolerance.rms:.0e} is allowed"
         return replace(result, passed=False, reason=reason)
     return result
 

@@ -51,13 +51,14 @@ def number(summary: dict[str, float], name: str) -> str:
 def parity_cell(row: dict[str, Any]) -> str:
     """The worse of the checks before and after timing."""
     checks = [row["parity_before"], row["parity_after"]]
-    agreement = min(c["agreement"] for c in checks)
-    # Never round a disagreement away.
-    shown = math.floor(agreement * 1e3) / 1e3
-    cell = f"{shown:.3f} %"
+    cells = []
+    if checks[0]["agreement"] is not None:
+        # Never round a disagreement away.
+        shown = math.floor(min(c["agreement"] for c in checks) * 1e3) / 1e3
+        cells.append(f"{shown:.3f} %")
     if checks[0]["relative"] is not None:
-        cell += f", err {max(c['relative'] for c in checks):.0e}"
-    return cell
+        cells.append(f"err {max(c['relative'] for c in checks):.0e}")
+    return ", ".join(cells)
 
 
 def rows_table(rows: Sequence[dict[str, Any]], cuda: bool) -> str:

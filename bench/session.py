@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import gc
-import sys
-import traceback
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from bench import environment, paper, report, roofline
-from bench.harness import Budget, Case, Samples, measure, median, summarise
-from bench.parity import BadReference, Parity
-from bench.subject import Refused, Subject, load, one_line, out_of_memory
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-def say(*parts: object) -> None:
-    tqdm.write(" ".join(str(p) for p in parts), file=sys.stdout)
-    sys.stdout.flush()
-
-
-def throughput(samples: Samples) -> dict[str, Any]:
-    fps = samples.fps()
-    middle = median(fps)
-    spread = 100 * (max(fps) - min(fps)) / middle
-    return {"fps": middle, "min": min(fps), "max": max(fps), "spread_percent": spread, "fps_by_window": fps}
+from bench import paper, report, roofline
+from bench.harness import Budget, Case, Samples, median, summarise
+from bench.parity import Parity
+from bench.run import DTYPES, Run, ratio, ratio_text, say, throughput
+from bench.subject import Subject, load, one_line
 
 
 @dataclass
@@ -44,52 +26,35 @@ class Prepared:
 
 
 def comparisons(rows: list[dict[str, Any]]) -> list[str]:
-    """Rows of one scope against its first, round by round: a drift of the machine divides out."""
+    """Rows of one scope against its first."""
     found: dict[str, list[str]] = {}
     for scope in dict.fromkeys(row["scope"] for row in rows):
         first, *others = [row for row in rows if row["scope"] == scope]
         for row in others:
-            pairs = zip(row["throughput"]["fps_by_window"], first["throughput"]["fps_by_window"], strict=True)
-            ratios = sorted(a / b for a, b in pairs)
+            over = ratio(row["throughput"]["fps_by_window"], first["throughput"]["fps_by_window"])
             key = f"{row['mode']} {row['backend']} over {first['mode']} {first['backend']}"
-            text = f"{scope} {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-            found.setdefault(key, []).append(text)
+            found.setdefault(key, []).append(f"{scope} {ratio_text(over)}")
     return [f"FPS of {key}, by round: {', '.join(texts)}." for key, texts in found.items()]
 
 
-class Session:
-    """One run of the script: what it measures with, what it found."""
+class Session(Run):
+    """The rows of bench/fps.py: modes and backends in nested scopes."""
+
+    kind = "hyperseg-fps"
 
     def __init__(
         self, args: argparse.Namespace, device: torch.device, models: list[str], modes: list[str], budget: Budget
     ) -> None:
-        self.args, self.device, self.models, self.modes, self.budget = args, device, models, modes, budget
-        self.cuda = device.type == "cuda"
+        super().__init__(args, device, models, budget)
+        self.modes = modes
         self.backends = list(dict.fromkeys(args.backend))
         self.scopes = list(report.SCOPES) if "all" in args.scope else list(dict.fromkeys(args.scope))
         self.rotate = 4 if self.cuda else 2
         self.dtype = DTYPES[args.dtype]
-        self.watch = environment.Watch(self.device)
-        self.wrong = 0
-        self.unable = 0
-        self.ceilings: roofline.Ceilings | None = None
-        self.document: dict[str, Any] = {
-            "schema_version": report.SCHEMA_VERSION,
-            "kind": "hyperseg-fps",
-            "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
-            "environment": environment.describe(self.device),
-            "readings": self.watch.readings,
-            "ceilings": None,
-            "inputs": {"rotated": self.rotate, "caches": "warm, nothing is flushed", "kind": "synthetic photographs"},
-            "models": [],
-        }
+        about = {"rotated": self.rotate, "caches": "warm, nothing is flushed", "kind": "synthetic photographs"}
+        self.document["inputs"] = about
 
-    def run(self) -> int:
-        from hyperseg import info
-
-        first = self.watch.read("before")
-        self.document["backends"] = info.report()
-        say(report.header(self.document["environment"], first))
+    def introduce(self) -> None:
         say(f"settings  {self.args.dtype}, TF32 off, batch {self.args.batch}, seed {self.args.seed}")
         if "auto" in self.backends:
             say(f"backends  {report.operators(self.document['backends'], self.device.type)}")
@@ -98,77 +63,18 @@ class Session:
         if not self.cuda and self.dtype == torch.float16:
             say("float16 has no fast path on most CPUs: a frame can take minutes. float32 and bfloat16 have one.")
         if not self.args.paper:
-            self.ceilings = roofline.measure_ceilings(self.device, self.dtype, self.args.quick)
-            self.document["ceilings"] = self.ceilings.to_dict()
-            say(
-                f"ceilings  measured now: copy {self.ceilings.copy_bytes_per_second / 1e9:.4g} GB/s (read + written), "
-                f"matmul {self.ceilings.matmul_flops_per_second / 1e12:.4g} TFLOP/s in {self.args.dtype}"
-            )
-        for name in self.models:
-            entry: dict[str, Any] = {"name": name, "rows": [], "refused": []}
-            self.document["models"].append(entry)
-            try:
-                self.model(name, entry)
-            except (Refused, BadReference) as refusal:
-                self.refuse(entry, str(refusal))
-            except Exception as error:
-                if out_of_memory(error):
-                    self.refuse(entry, self.memory_sentence(name))
-                else:
-                    # A fault of ours: leave its traceback, and keep what the other models give.
-                    traceback.print_exception(error, file=sys.stderr)
-                    self.refuse(entry, f"{name} could not be measured ({type(error).__name__}): {one_line(error)}")
-            finally:
-                self.watch.read("after")
-                self.save()
-            self.clean()
-        self.finish()
-        return 2 if self.wrong else 1 if self.unable else 0
-
-    def progress(self, text: str) -> None:
-        """A passing word for someone who watches; a log gets none."""
-        if sys.stderr.isatty():
-            print(f"\r{text[:100]:<100}\r", end="", file=sys.stderr, flush=True)
+            self.measure_ceilings(self.dtype)
 
     def clean(self) -> None:
-        """Nothing of one model may weigh on the next."""
-        gc.collect()
+        super().clean()
         if "compile" in self.modes:
             torch.compiler.reset()
-        if self.cuda:
-            torch.cuda.empty_cache()
 
-    def memory_sentence(self, name: str) -> str:
-        size = f" of the GPU ({torch.cuda.mem_get_info(self.device)[1] / 2**30:.0f} GiB)" if self.cuda else ""
-        return (
-            f"The memory{size} is not enough for {name}: try a smaller --batch or --resolution, or fewer modes at once."
-        )
-
-    def refuse(self, entry: dict[str, Any], sentence: str, wrong: bool = False) -> None:
-        entry["refused"].append(sentence)
-        self.wrong += wrong
-        self.unable += not wrong
-        say(f"\n{sentence}")
-
-    def save(self) -> None:
-        self.document["summary"] = {when: self.watch.summary(when) for when in ("before", "during", "after")}
-        self.document["warnings"] = self.watch.warnings()
-        if self.args.json is not None:
-            report.write_json(self.args.json, self.document)
-
-    def finish(self) -> None:
-        rows = [row for entry in self.document["models"] for row in entry["rows"]]
-        if self.cuda:
-            say("\nGPU while measuring: " + report.gpu_state(self.watch.summary("during")))
-        for warning in self.watch.warnings():
-            say(warning)
-        if rows and self.args.paper:
+    def close(self, rows: list[dict[str, Any]]) -> None:
+        if self.args.paper:
             say("\n" + report.bullets(paper.NOTES))
-        elif rows:
-            ceilings = self.document["ceilings"]
-            say("\n" + report.footnotes(rows, self.cuda, ceilings, self.rotate))
-        if self.args.json is not None:
-            say(f"\nEvery sample is in {self.args.json}.")
+        else:
+            say("\n" + report.footnotes(rows, self.cuda, self.document["ceilings"], self.rotate))
 
     def model(self, name: str, entry: dict[str, Any]) -> None:
         """Prepare one network, compare, time, compare again, print."""
@@ -200,7 +106,7 @@ class Session:
         if not prepared:
             return
         work = self.work(subject, prepared)
-        for item, samples in zip(prepared, self.time(prepared), strict=True):
+        for item, samples in zip(prepared, self.time([item.case for item in prepared]), strict=True):
             # On a CPU a quick look can afford one frame for the second comparison; the first saw them all.
             only = self.rotate - 1 if self.args.quick and not self.cuda else None
             after = subject.check(item.case, only)
@@ -235,7 +141,7 @@ class Session:
                     else:
                         self.refuse(entry, result.sentence(case.name, "before timing"), wrong=True)
             except Exception as error:
-                self.refuse(entry, self.engine_sentence(error, mode, backend))
+                self.refuse(entry, self.cannot(f"Mode {mode}, backend {backend}", error))
                 if mode == "compile" and ("eager", backend) not in todo:
                     say("Mode eager takes its place.")
                     todo.append(("eager", backend))
@@ -245,18 +151,6 @@ class Session:
                     item.peak_mib = (torch.cuda.max_memory_allocated(self.device) - base) / 2**20
             prepared += found
         return prepared
-
-    def engine_sentence(self, error: Exception, mode: str, backend: str) -> str:
-        """Why an engine could not be built or called; what is not the user's doing also leaves its traceback."""
-        import hyperseg
-
-        what = f"Mode {mode}, backend {backend} cannot run here"
-        if out_of_memory(error):
-            return f"{what}: {self.memory_sentence('it')}"
-        if not isinstance(error, (hyperseg.ops.BackendError, ValueError, NotImplementedError)):
-            traceback.print_exception(error, file=sys.stderr)
-            what += f" ({type(error).__name__})"
-        return f"{what}: {one_line(error)}"
 
     def work(self, subject: Subject, prepared: list[Prepared]) -> dict[str, roofline.Work | None]:
         """FLOPs and bytes of each scope, counted on an engine in eager mode: a graph shows its operators to nobody."""
@@ -276,20 +170,6 @@ class Session:
         except Exception as error:  # a count is worth less than the times it stands beside
             say(f"FLOPs and unfused bytes could not be counted ({type(error).__name__}: {one_line(error)}).")
         return found
-
-    def time(self, prepared: list[Prepared]) -> list[Samples]:
-        cases = [item.case for item in prepared]
-        total = len(cases) * self.budget.rounds
-        with tqdm(total=total, desc="timing", unit="slice", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
-
-            def on_slice(case: Case) -> None:
-                bar.set_postfix_str(" ".join(case.name), refresh=False)
-                bar.update()
-
-            def on_round(done: int) -> None:
-                self.watch.read_if_quick("during")
-
-            return measure(cases, self.device, self.budget, on_slice, on_round)
 
     def row(
         self, subject: Subject, item: Prepared, after: Parity, samples: Samples, work: roofline.Work | None

@@ -13,14 +13,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-logger = logging.getLogger("hyperseg.ops")
+from hyperseg.ops.preference import OTHER_DEVICES as OTHER_DEVICES
+from hyperseg.ops.preference import PREFERENCE as PREFERENCE
+from hyperseg.ops.preference import order
 
-# The first that has no objection serves the call. Measured, not assumed: see bench/results.
-PREFERENCE = {
-    "cpu": ("cpp", "reference"),
-    "cuda": ("cuda", "triton", "reference"),
-}
-OTHER_DEVICES = ("reference",)
+logger = logging.getLogger("hyperseg.ops")
 
 
 class BackendError(RuntimeError):
@@ -106,7 +103,7 @@ def select(operator: str, *args) -> Implementation:
         if reasons:
             raise BackendError(_refusal(name, operator, device_type, args, reasons))
         return BACKENDS[name].implementations[operator]
-    for candidate in PREFERENCE.get(device_type, OTHER_DEVICES):
+    for candidate in order(operator, device_type):
         reasons = BACKENDS[candidate].objections(operator, device_type, args)
         if not reasons:
             return BACKENDS[candidate].implementations[operator]
@@ -117,7 +114,7 @@ def select(operator: str, *args) -> Implementation:
 def chosen(operator: str, device_type: str) -> tuple[str, dict[str, list[str]]]:
     """For ``python -m hyperseg.info``: which backend ``auto`` takes on this kind of device, and why not the others."""
     why: dict[str, list[str]] = {}
-    for candidate in PREFERENCE.get(device_type, OTHER_DEVICES):
+    for candidate in order(operator, device_type):
         reasons = BACKENDS[candidate].unavailable()
         if not reasons and operator not in BACKENDS[candidate].implementations:
             reasons = [f"it has no implementation of {operator}"]

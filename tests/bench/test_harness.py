@@ -47,6 +47,22 @@ def test_plan_shares_the_time_between_latency_and_frames_in_flight():
     assert plan(Budget(8, 4, iterations=10), 100.0, cuda=True) == Plan(latency=3, events=3, window=3)
 
 
+def test_plan_is_capped():
+    assert plan(Budget(seconds=8, rounds=4, most=30), 0.01, cuda=False) == Plan(latency=30, events=0, window=30)
+    assert plan(Budget(seconds=8, rounds=4, most=30), 0.5, cuda=False) == Plan(latency=2, events=0, window=2)
+
+
+def test_a_pause_precedes_each_slice_and_is_in_no_sample(monkeypatch):
+    log: list[str] = []
+    monkeypatch.setattr(harness.time, "sleep", lambda seconds: log.append(f"sleep {seconds}"))
+    case = Case(("a",), lambda i: log.append("step"))
+    budget = Budget(1, 2, iterations=4, warmup_steps=1, warmup_seconds=0, pause=0.5)
+    (samples,) = harness.measure([case], CPU, budget)
+    # After the pause one step to wake up, two for latency, two in flight.
+    assert log[samples.warmup_steps :] == ["sleep 0.5", *["step"] * 5] * 2
+    assert len(samples.latency_ms) == 4
+
+
 def test_cases_take_turns_in_their_own_context():
     calls: list[tuple[str, int]] = []
     inside: list[str] = []

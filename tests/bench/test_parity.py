@@ -95,3 +95,27 @@ def test_thresholds_widen_with_rounding():
     assert f32.relative < f16.relative < bf16.relative
     assert f32.agreement > f16.agreement > bf16.agreement
     assert (f32.relative, f32.agreement) == (1e-4, 99.99)
+
+
+def test_tensors_each_by_its_own_scale(reference):
+    small = reference * 1e-6
+    assert parity.compare_tensors([reference, small], [reference, small], F32).passed
+    found = parity.compare_tensors([reference, small * 1.001], [reference, small], F32)
+    assert not found.passed
+    assert found.refusal("it", "before timing").startswith("No speed for it: before timing, its largest error is")
+    assert not parity.compare_tensors([reference], [reference, small], F32).passed
+    assert not parity.compare_tensors([reference[:1]], [reference], F32).passed
+    assert not parity.compare_tensors([reference * float("nan")], [reference], F32).passed
+
+
+def test_against_zeros_only_zeros_are_right(reference):
+    zeros, empty = torch.zeros(3), torch.empty(0)
+    assert parity.compare_tensors([reference, zeros, empty], [reference, zeros, empty], F32).passed
+    assert not parity.compare_tensors([reference, zeros + 1e-30], [reference, zeros], F32).passed
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_an_answer_that_proves_nothing(value):
+    answer = torch.full((3,), value)
+    with pytest.raises(BadReference):
+        parity.compare_tensors([answer], [answer], F32)

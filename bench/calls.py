@@ -1,0 +1,172 @@
+"""The calls that a network makes to our operators, with the very arguments of those calls.
+
+They are recorded, not written down: an operator that a network starts to use is measured without a line here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+import hyperseg
+from bench import inputs
+from bench.roofline import tensor_bytes
+from bench.subject import settings
+from hyperseg import ops
+from hyperseg.models.decoder import decode
+from hyperseg.ops import reference
+
+DECODER = "decoder"  # all levels in one line, beside the operators
+IGNORE = 255
+BOOTSTRAP = 4096  # as in the published training
+
+# By position: what stays float32 beside half-precision maps, as in training.
+PRECISE = {
+    "patch_inverted_residual_batch_norm": (2, 3),
+    "patch_inverted_residual_batch_norm_backward": (3, 4),
+    "upsample_cross_entropy_backward": (0, 3),
+}
+
+
+@dataclass(eq=False)
+class Call:
+    """``function(*arguments)`` is what is timed; ``times``: how often the network makes a call of these shapes."""
+
+    operator: str
+    arguments: tuple
+    function: Callable
+    times: int = 1
+
+    @property
+    def key(self) -> tuple:
+        """Calls with the same key cost the same."""
+        return self.operator, *(
+            (tuple(a.shape), a.stride(), a.dtype) if isinstance(a, Tensor) else a for a in tree_leaves(self.arguments)
+        )
+
+    @property
+    def shapes(self) -> list[Any]:
+        """The arguments for a reader: shapes of tensors, and the rest as it is."""
+        described = tree_map_only(Tensor, lambda t: f"{str(t.dtype)[6:]}{list(t.shape)}", self.arguments)
+        return list(described)
+
+    def __call__(self) -> Any:
+        return self.function(*self.arguments)
+
+    def to(self, dtype: torch.dtype) -> Call:
+        """With floating-point arguments of this type, but for those that the operator wants precise."""
+        kept = PRECISE.get(self.operator, ())
+
+        def convert(t: Tensor) -> Tensor:
+            return t.to(dtype) if t.is_floating_point() else t
+
+        arguments = tuple(a if i in kept else tree_map_only(Tensor, convert, a) for i, a in enumerate(self.arguments))
+        return Call(self.operator, arguments, self.function, self.times)
+
+    def least_bytes(self, answer: Any) -> int:
+        """What is read and written at the very least: each input and output once, of a signal only what is used."""
+        arguments = list(self.arguments)
+        if self.operator == "decoder_level" and arguments[3] is not None:
+            source, generator, offset, groups = arguments[2], arguments[3], *arguments[5:7]
+            arguments[2] = source[:, offset : offset + generator.shape[1] * groups]
+        elif self.operator == "generate_weights":
+            signal, generators, offsets, groups, _ = arguments
+            ends = [o + g.shape[1] * n for g, o, n in zip(generators, offsets, groups, strict=True)]
+            arguments[0] = signal[:, min(offsets) : max(ends)]
+        return tensor_bytes(tree_leaves(arguments)) + tensor_bytes(tree_leaves(answer))
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps every call of ours that is made while it is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "hyperseg":
+            self.calls.append(Call(func._opname, tree_map_only(Tensor, Tensor.detach, args), func))
+        return func(*args, **(kwargs or {}))
+
+
+def inference_calls(model: nn.Module, frames: Tensor) -> list[Call]:
+    """Of the engine, from frames to labels; then the folded block of each level on its own, and the whole decoder."""
+    size = (frames.shape[1], frames.shape[2])
+    with settings("auto"):  # as its users run it: what is called may depend on what can serve it
+        engine = hyperseg.build_engine(model, size=size, device=frames.device, batch=frames.shape[0], check=False)
+        with Recorder() as recorder:
+            engine(frames)
+        calls = recorder.calls
+        levels = [call for call in calls if call.operator == "decoder_level"]
+        blocks = [block_call(call) for call in levels if call.arguments[8]]
+        folded = engine.folded
+        signal = next(c.arguments[0 if c.operator == "generate_weights" else 2] for c in calls if makes_weights(c))
+        skips = [call.arguments[0] for call in levels]
+        arguments = (list(folded.generators), list(folded.biases), signal[:, : folded.plan.used_channels], skips)
+        whole = Call(DECODER, arguments, lambda *args: decode(folded.plan, folded.halo, *args))
+    return [*calls, *blocks, whole]
+
+
+def makes_weights(call: Call) -> bool:
+    generator = call.arguments[3] if call.operator == "decoder_level" else None
+    return call.operator == "generate_weights" or generator is not None
+
+
+def block_call(level: Call) -> Call:
+    """The inverted residual inside a level, as an operator of its own."""
+    skip, previous, source, generator, bias, offset, groups, out_channels, hidden, halo = level.arguments
+    x = reference.follow_format(reference.level_input(skip, previous), skip)
+    weights = source
+    if generator is not None:
+        size = reference.level_parameters(x.shape[1], hidden, out_channels)
+        weights = reference.generate_weights(source, [generator], [offset], [groups], [size])
+    operator = torch.ops.hyperseg.patch_inverted_residual.default
+    return Call("patch_inverted_residual", (x, weights, bias, hidden, out_channels, halo), operator)
+
+
+def training_calls(model: nn.Module, frames: Tensor, backward: bool) -> list[Call]:
+    """Of one training step, with its backward if asked: batch statistics, bootstrapped loss; then with frozen norms."""
+    images = inputs.normalise(frames, model.config.mean, model.config.std)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(model.config.num_classes + 1, frames.shape[:3], generator=generator).to(frames.device)
+    labels[labels == model.config.num_classes] = IGNORE
+    with ops.use_backend("reference"), torch.set_grad_enabled(backward), Recorder() as recorder:
+        for network in (copy.deepcopy(model).train(), copy.deepcopy(model).eval())[: 1 + backward]:
+            logits = network.forward_strided(images)
+            loss = ops.upsample_cross_entropy(logits, labels, ignore_index=IGNORE, bootstrap=BOOTSTRAP)
+            if backward:
+                loss.backward()
+    # With frozen norms a level is decoder_level, forward as in inference: only its backward is new.
+    levels = [call for call in recorder.calls if call.operator == "decoder_level"]
+    calls = [call for call in recorder.calls if call not in levels]
+    # No network calls this one, so no step has its backward.
+    return [*calls, *(backward_of(block_call(level)) for level in levels if level.arguments[8])]
+
+
+def backward_of(call: Call) -> Call:
+    """The backward operator at a call's shapes, for a random gradient."""
+    operator = f"{call.operator}_backward"
+    with settings("reference"):
+        answer = call()
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.randn(answer.shape, generator=generator).to(answer)
+    return Call(operator, (gradient, *call.arguments), getattr(torch.ops.hyperseg, operator).default)
+
+
+def distinct(calls: Sequence[Call]) -> list[Call]:
+    """One call of each shape, with the number of times it is made; operators together, in the order of their calls."""
+    found: dict[tuple, Call] = {}
+    for call in calls:
+        if call.key in found:
+            found[call.key].times += 1
+        else:
+            found[call.key] = Call(call.operator, call.arguments, call.function)
+    order = list(dict.fromkeys(call.operator for call in found.values()))
+    return sorted(found.values(), key=lambda call: order.index(call.operator))

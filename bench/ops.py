@@ -1,0 +1,75 @@
+"""Every operator at the shapes that the networks give it: each backend beside the reference.
+
+    python bench/ops.py --model hyperseg-m --op decoder_level decoder
+    python bench/ops.py --model all --backward --json ops.json
+    python bench/preference.py ops.json
+
+Calls are recorded from the engine and from a training step, on a synthetic photograph at the published size. A backend
+that does not answer as the reference does gets no speed.
+Exit code: 0 measured, 1 something could not be run (a sentence says what), 2 a backend failed the comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+# Run as a script, the folder bench/ comes first on the path; its parent is what imports need.
+_ROOT = str(Path(__file__).resolve().parent.parent)
+sys.path[:] = [_ROOT, *(p for p in sys.path if p not in {_ROOT, str(Path(__file__).resolve().parent)})]
+
+import torch  # noqa: E402
+
+from bench.harness import Budget  # noqa: E402
+from bench.operators import OperatorRun, pick_backends, pick_operators  # noqa: E402
+from bench.options import Parser, pick_models, positive, prepare_torch, resolution  # noqa: E402
+from bench.run import DTYPES, run_script  # noqa: E402
+
+MOST = 40  # steps a slice: a call of microseconds needs no thousands of samples
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="bench/ops.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", nargs="+", default=["all"], metavar="NAME", help="names, aliases, or all")
+    add("--op", nargs="+", default=["all"], metavar="NAME", help="operators, decoder (all levels at once), or all")
+    add("--backend", nargs="+", default=["all"], metavar="NAME", help="beside the reference, which is always there")
+    add("--backward", action="store_true", help="the backward operators too")
+    add("--resolution", "--size", type=resolution, metavar="HxW", help="default: the published one of each network")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:1; auto takes CUDA where there is any")
+    add("--dtype", default="float32", choices=DTYPES)
+    add("--threads", type=positive(int), metavar="N", help="CPU threads; default: what torch takes")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--seconds", type=positive(float), metavar="S", help="measuring time of each row")
+    length.add_argument("--iterations", type=positive(int), metavar="N", help="latency samples of each row")
+    add("--quick", action="store_true", help="a first look: the same calls, fewer samples")
+    add("--json", type=Path, metavar="FILE", help="everything, with each raw sample; rewritten after each model")
+    add("--seed", type=int, default=0)
+    return parser.parse_args(argv)
+
+
+def pick_budget(args: argparse.Namespace, device: torch.device) -> Budget:
+    cuda = device.type == "cuda"
+    seconds = args.seconds or (0.2 if args.quick else 1.0)
+    rounds = (5 if args.quick else 20) if cuda else (2 if args.quick else 5)
+    if args.iterations is not None:
+        rounds = min(rounds, args.iterations)
+    warm = {"warmup_steps": 20 if cuda else 1, "warmup_seconds": 0.1 if args.quick else 0.5}
+    return Budget(seconds, rounds, args.iterations, most=MOST, **warm)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = arguments(argv)
+
+    def make() -> OperatorRun:
+        device = prepare_torch(args)
+        operators = pick_operators(args.op, args.backward)
+        backends = pick_backends(args.backend)
+        return OperatorRun(args, device, pick_models(args.model), operators, backends, pick_budget(args, device))
+
+    return run_script("bench/ops.py", args, make)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

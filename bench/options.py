@@ -1,0 +1,96 @@
+"""What the scripts of bench/ ask on their command lines, and the answers to what cannot be had."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from bench.subject import Refused
+
+BACKENDS = ("auto", "reference", "cpp", "triton", "cuda")
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """A user's mistake is exit code 1: 2 is kept for a network that computes something else."""
+        self.exit(1, f"{self.prog}: {message}\n")
+
+
+def resolution(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower())
+    if not match or min(int(match[1]), int(match[2])) < 1:
+        raise argparse.ArgumentTypeError(f"a resolution is written HEIGHTxWIDTH, as in 512x1024, not {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def positive(kind: type) -> Any:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not 0 < value < 1e9:
+            raise argparse.ArgumentTypeError(f"a number above 0 is needed, not {text!r}")
+        return value
+
+    return parse
+
+
+def pick_device(text: str) -> torch.device:
+    if text == "auto":
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        raise Refused(f"The device is auto, cpu, cuda or cuda:1, not {text!r}.")
+    device = torch.device(text)
+    if device.type == "cpu":
+        return device
+    if not torch.cuda.is_available():
+        why = "this torch was built without CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
+        raise Refused(f"{text} is not here: {why}.")
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise Refused(f"{text} is not here: torch sees {torch.cuda.device_count()} CUDA device(s).")
+    return torch.device("cuda", index)
+
+
+def prepare_torch(args: argparse.Namespace) -> torch.device:
+    device = pick_device(args.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return device
+
+
+def pick_models(names: list[str]) -> list[str]:
+    from hyperseg.models import list_models, model_config
+
+    known = list_models()
+    picked: list[str] = []
+    for name in names:
+        try:
+            found = known if name == "all" else [model_config(name).name]
+        except ValueError as error:
+            raise Refused(f"{error} Or all.") from error
+        picked += [model for model in found if model not in picked]
+    return picked
+
+
+def probe_writable(path: Path) -> None:
+    """Say so now, not after ten minutes of measuring."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PermissionError("permission denied")
+    except OSError as error:
+        raise Refused(f"{path} cannot be written: {error.strerror or error}.") from error
