@@ -5,8 +5,8 @@
 
 #include "operands.h"
 
-// A patch at a time, in tiles of pixels: the pixels under each tap are gathered into a matrix [I / groups * kh * kw,
-// pixels], and the patch's weights, as they lie, multiply it.
+// 1x1 without groups is a level's product. Else a patch at a time, in tiles of pixels: the pixels under each tap are
+// gathered into a matrix [I / groups * kh * kw, pixels], and the patch's weights, as they lie, multiply it.
 namespace hyperseg::cpu {
 namespace {
 
@@ -82,12 +82,26 @@ std::vector<int64_t> axis(int64_t size, int64_t kernel, int64_t dilation, const 
   return pixels;
 }
 
+template <typename S>
+void pointwise(const Tensor& x, const Tensor& weights, const std::optional<Tensor>& bias, Tensor& out) {
+  Level<S> level;
+  level.skip = read<S>(x);
+  level.with_coordinates = false;
+  level.images = x.size(0);
+  level.out_channels = out.size(1);
+  level.bias = values<S>(bias);
+  set_weights(level, weights);
+  level.out = write<S>(out);
+  level.run();
+}
+
 Tensor patch_conv2d(const Tensor& x, const Tensor& weights, std::optional<Tensor> bias, int64_t out_channels,
                     std::vector<int64_t> kernel_size, int64_t groups, std::vector<int64_t> dilation,
                     std::string padding_mode) {
   Tensor out = new_map(x, out_channels);
   with_type(x, "patch_conv2d", [&](auto type) {
     using S = decltype(type);
+    if (kernel_size[0] == 1 && kernel_size[1] == 1 && groups == 1) return pointwise<S>(x, weights, bias, out);
     Convolution<S> convolution{
         .x = read<S>(x),
         .out = write<S>(out),
