@@ -16,6 +16,17 @@ STABLE_TORCH_LIBRARY(hyperseg_native, m) {
   m.def(
       "decoder_level(Tensor skip, Tensor? previous, Tensor source, Tensor? generator, Tensor bias, int offset, "
       "int groups, int out_channels, int hidden, str halo) -> Tensor");
+
+  m.def(
+      "patch_inverted_residual_backward(Tensor grad, Tensor x, Tensor weights, Tensor? bias, int hidden, "
+      "int out_channels, str halo) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "patch_inverted_residual_batch_norm(Tensor x, Tensor weights, Tensor scale, Tensor shift, int hidden, "
+      "int out_channels, str halo, float eps) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "patch_inverted_residual_batch_norm_backward(Tensor grad, Tensor x, Tensor weights, Tensor scale, Tensor shift, "
+      "int hidden, int out_channels, str halo, float eps, Tensor mean, Tensor variance) -> (Tensor, Tensor, Tensor, "
+      "Tensor)");
 }
 
 // How this library was built, as string attributes of hyperseg._C; `python -m hyperseg.info` prints them.

@@ -61,7 +61,15 @@ register(
         "C++ on the CPU",
         _unavailable_cpp,
         _implementations(
-            "cpu", "upsample_argmax", "generate_weights", "patch_conv2d", "patch_inverted_residual", "decoder_level"
+            "cpu",
+            "upsample_argmax",
+            "generate_weights",
+            "patch_conv2d",
+            "patch_inverted_residual",
+            "patch_inverted_residual_backward",
+            "patch_inverted_residual_batch_norm",
+            "patch_inverted_residual_batch_norm_backward",
+            "decoder_level",
         ),
     )
 )
