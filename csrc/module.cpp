@@ -18,6 +18,12 @@ STABLE_TORCH_LIBRARY(hyperseg_native, m) {
       "int groups, int out_channels, int hidden, str halo) -> Tensor");
 
   m.def(
+      "generate_weights_backward(Tensor grad, Tensor signal, Tensor[] generators, int[] offsets, int[] groups, "
+      "int[] sizes) -> (Tensor, Tensor[])");
+  m.def(
+      "patch_conv2d_backward(Tensor grad, Tensor x, Tensor weights, Tensor? bias, int out_channels, "
+      "int[] kernel_size, int groups, int[] dilation, str padding_mode) -> (Tensor, Tensor, Tensor)");
+  m.def(
       "patch_inverted_residual_backward(Tensor grad, Tensor x, Tensor weights, Tensor? bias, int hidden, "
       "int out_channels, str halo) -> (Tensor, Tensor, Tensor)");
   m.def(
@@ -27,6 +33,10 @@ STABLE_TORCH_LIBRARY(hyperseg_native, m) {
       "patch_inverted_residual_batch_norm_backward(Tensor grad, Tensor x, Tensor weights, Tensor scale, Tensor shift, "
       "int hidden, int out_channels, str halo, float eps, Tensor mean, Tensor variance) -> (Tensor, Tensor, Tensor, "
       "Tensor)");
+  m.def(
+      "decoder_level_backward(Tensor grad, Tensor skip, Tensor? previous, Tensor source, Tensor? generator, "
+      "Tensor bias, int offset, int groups, int out_channels, int hidden, str halo) -> (Tensor, Tensor, Tensor, "
+      "Tensor, Tensor)");
 }
 
 // How this library was built, as string attributes of hyperseg._C; `python -m hyperseg.info` prints them.

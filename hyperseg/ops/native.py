@@ -64,12 +64,15 @@ register(
             "cpu",
             "upsample_argmax",
             "generate_weights",
+            "generate_weights_backward",
             "patch_conv2d",
+            "patch_conv2d_backward",
             "patch_inverted_residual",
             "patch_inverted_residual_backward",
             "patch_inverted_residual_batch_norm",
             "patch_inverted_residual_batch_norm_backward",
             "decoder_level",
+            "decoder_level_backward",
         ),
     )
 )
