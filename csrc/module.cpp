@@ -37,6 +37,10 @@ STABLE_TORCH_LIBRARY(hyperseg_native, m) {
       "decoder_level_backward(Tensor grad, Tensor skip, Tensor? previous, Tensor source, Tensor? generator, "
       "Tensor bias, int offset, int groups, int out_channels, int hidden, str halo) -> (Tensor, Tensor, Tensor, "
       "Tensor, Tensor)");
+  m.def(
+      "upsample_cross_entropy(Tensor logits, Tensor labels, int ignore_index, int bootstrap, float threshold) -> "
+      "(Tensor, Tensor)");
+  m.def("upsample_cross_entropy_backward(Tensor grad, Tensor logits, Tensor labels, Tensor weights) -> Tensor");
 }
 
 // How this library was built, as string attributes of hyperseg._C; `python -m hyperseg.info` prints them.

@@ -73,6 +73,8 @@ register(
             "patch_inverted_residual_batch_norm_backward",
             "decoder_level",
             "decoder_level_backward",
+            "upsample_cross_entropy",
+            "upsample_cross_entropy_backward",
         ),
     )
 )
