@@ -3,6 +3,7 @@
 #include <string>
 #include <tuple>
 
+#include "../common/decoder_level.h"
 #include "block.h"
 #include "generate_weights.h"
 #include "generate_weights_backward.h"
@@ -16,6 +17,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> decoder_level_backward(
     const Tensor& grad, const Tensor& skip, std::optional<Tensor> previous, const Tensor& source,
     std::optional<Tensor> generator, const Tensor& bias, int64_t offset, int64_t groups, int64_t out_channels,
     int64_t hidden, std::string halo) {
+  constexpr char kName[] = "decoder_level_backward";
+  check_decoder_level(kName, skip, previous, source, generator, bias, offset, groups, out_channels, hidden, halo);
+  check_gradient(kName, grad, skip, out_channels);
   const int64_t images = skip.size(0), height = skip.size(2), width = skip.size(3);
   const int64_t channels = 2 + skip.size(1) + (previous ? previous->size(1) : 0);
   const int64_t size = hidden ? (channels + 9 + out_channels) * hidden : channels * out_channels;
@@ -23,7 +27,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> decoder_level_backward(
   const int64_t grid_h = weights.size(1), grid_w = weights.size(2);
   Tensor d_skip = dense_like(skip), d_previous = previous ? dense_like(*previous) : nothing(grad);
   Tensor d_source = dense_like(source), d_generator = generator ? dense_like(*generator) : nothing(grad), d_bias;
-  with_type(skip, "decoder_level_backward", [&](auto type) {
+  with_type(skip, kName, [&](auto type) {
     using S = decltype(type);
     using T = acc_t<S>;
     const LevelInput<S> input(true, read<S>(skip), previous ? read<S>(*previous) : Map<const S>(), images);

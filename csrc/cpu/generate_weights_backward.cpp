@@ -4,6 +4,7 @@
 
 #include <tuple>
 
+#include "../common/generate_weights.h"
 #include "gradients.h"
 
 namespace hyperseg::cpu {
@@ -14,6 +15,12 @@ std::tuple<Tensor, std::vector<Tensor>> generate_weights_backward(const Tensor& 
                                                                   std::vector<int64_t> offsets,
                                                                   std::vector<int64_t> groups,
                                                                   std::vector<int64_t> sizes) {
+  constexpr char kName[] = "generate_weights_backward";
+  check_generate_weights(kName, signal, generators, offsets, groups, sizes);
+  int64_t total = 0;
+  for (int64_t size : sizes) total += size;
+  check_same_kind(kName, "grad", grad, "signal", signal);
+  check_shape(kName, "grad", grad, {signal.size(0), signal.size(2), signal.size(3), total});
   Tensor d_signal = dense_like(signal);
   std::vector<Tensor> d_generators;
   // Its rows are read whole.

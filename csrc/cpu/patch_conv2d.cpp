@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "../common/patch_conv2d.h"
 #include "operands.h"
 #include "windows.h"
 
@@ -62,6 +63,7 @@ struct Convolution {
 Tensor patch_conv2d(const Tensor& x, const Tensor& weights, std::optional<Tensor> bias, int64_t out_channels,
                     std::vector<int64_t> kernel_size, int64_t groups, std::vector<int64_t> dilation,
                     std::string padding_mode) {
+  check_patch_conv2d("patch_conv2d", x, weights, bias, out_channels, kernel_size, groups, dilation, padding_mode);
   Tensor out = new_map(x, out_channels);
   with_type(x, "patch_conv2d", [&](auto type) {
     using S = decltype(type);

@@ -3,6 +3,7 @@
 #include <string>
 #include <tuple>
 
+#include "../common/patch_conv2d.h"
 #include "gradients.h"
 #include "pointwise.h"
 
@@ -82,6 +83,9 @@ std::tuple<Tensor, Tensor, Tensor> patch_conv2d_backward(const Tensor& grad, con
                                                          std::optional<Tensor> bias, int64_t out_channels,
                                                          std::vector<int64_t> kernel_size, int64_t groups,
                                                          std::vector<int64_t> dilation, std::string padding_mode) {
+  constexpr char kName[] = "patch_conv2d_backward";
+  check_patch_conv2d(kName, x, weights, bias, out_channels, kernel_size, groups, dilation, padding_mode);
+  check_gradient(kName, grad, x, out_channels);
   Tensor d_x = dense_like(x), d_weights = dense_like(weights);
   std::vector<double> d_bias;
   with_type(x, "patch_conv2d_backward", [&](auto type) {

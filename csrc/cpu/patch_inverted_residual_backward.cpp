@@ -3,6 +3,7 @@
 #include <string>
 #include <tuple>
 
+#include "../common/patch_inverted_residual.h"
 #include "block.h"
 #include "gradients.h"
 
@@ -38,9 +39,12 @@ std::tuple<Tensor, Tensor, Tensor> patch_inverted_residual_backward(const Tensor
                                                                     const Tensor& weights, std::optional<Tensor> bias,
                                                                     int64_t hidden, int64_t out_channels,
                                                                     std::string halo) {
+  constexpr char kName[] = "patch_inverted_residual_backward";
+  check_patch_inverted_residual(kName, x, weights, bias, hidden, out_channels, halo);
+  check_gradient(kName, grad, x, out_channels);
   std::tuple<Tensor, Tensor> gradients;
   Tensor d_bias = nothing(grad);
-  with_type(x, "patch_inverted_residual_backward", [&](auto type) {
+  with_type(x, kName, [&](auto type) {
     using S = decltype(type);
     gradients = differentiate<S>(
         grad, x, weights, hidden, out_channels, halo, [&](Block<S>& block) { block.fold_norms(values<S>(bias)); },
@@ -55,9 +59,12 @@ std::tuple<Tensor, Tensor, Tensor> patch_inverted_residual_batch_norm(const Tens
                                                                       const Tensor& scale, const Tensor& shift,
                                                                       int64_t hidden, int64_t out_channels,
                                                                       std::string halo, double eps) {
+  constexpr char kName[] = "patch_inverted_residual_batch_norm";
+  check_patch_inverted_residual_batch_norm(kName, x, weights, hidden, out_channels, halo,
+                                           {{"scale", scale}, {"shift", shift}});
   Tensor y = new_map(x, out_channels);
   std::vector<double> mean(scale.size(0)), variance(scale.size(0));
-  with_type(x, "patch_inverted_residual_batch_norm", [&](auto type) {
+  with_type(x, kName, [&](auto type) {
     using S = decltype(type);
     using T = acc_t<S>;
     const LevelInput<S> input(false, read<S>(x), {}, x.size(0));
@@ -70,9 +77,14 @@ std::tuple<Tensor, Tensor, Tensor> patch_inverted_residual_batch_norm(const Tens
 std::tuple<Tensor, Tensor, Tensor, Tensor> patch_inverted_residual_batch_norm_backward(
     const Tensor& grad, const Tensor& x, const Tensor& weights, const Tensor& scale, const Tensor& shift,
     int64_t hidden, int64_t out_channels, std::string halo, double eps, const Tensor& mean, const Tensor& variance) {
+  constexpr char kName[] = "patch_inverted_residual_batch_norm_backward";
+  check_patch_inverted_residual_batch_norm(
+      kName, x, weights, hidden, out_channels, halo,
+      {{"scale", scale}, {"shift", shift}, {"mean", mean}, {"variance", variance}});
+  check_gradient(kName, grad, x, out_channels);
   std::tuple<Tensor, Tensor> gradients;
   Tensor d_scale, d_shift;
-  with_type(x, "patch_inverted_residual_batch_norm_backward", [&](auto type) {
+  with_type(x, kName, [&](auto type) {
     using S = decltype(type);
     using T = acc_t<S>;
     gradients = differentiate<S>(

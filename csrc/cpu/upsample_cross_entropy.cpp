@@ -6,6 +6,7 @@
 #include <tuple>
 #include <utility>
 
+#include "../common/upsample_cross_entropy.h"
 #include "gradients.h"
 #include "primitives_backward.h"
 
@@ -168,12 +169,13 @@ Cut<T> bootstrapped(const T* losses, int64_t pixels, int64_t images, int64_t boo
 
 std::tuple<Tensor, Tensor> upsample_cross_entropy(const Tensor& logits, const Tensor& labels, int64_t ignore_index,
                                                   int64_t bootstrap, double threshold) {
+  check_upsample_cross_entropy("upsample_cross_entropy", logits, labels, bootstrap);
   Tensor loss, weights;
   with_type(logits, "upsample_cross_entropy", [&](auto type) {
     using S = decltype(type);
     using T = acc_t<S>;
     const Geometry<S> g(logits, labels);
-    const auto kind = std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float;
+    const ScalarType kind = loss_type(logits);
     loss = torch::stable::new_empty(logits, {}, kind);
     weights = torch::stable::new_empty(logits, {g.images, g.height, g.width}, kind);
     const Plane<const int64_t> classes = plane_of<int64_t>(labels);
@@ -336,6 +338,7 @@ void differentiate(const Geometry<S>& g, T grad, const Plane<const int64_t>& lab
 
 Tensor upsample_cross_entropy_backward(const Tensor& grad, const Tensor& logits, const Tensor& labels,
                                        const Tensor& weights) {
+  check_upsample_cross_entropy_backward("upsample_cross_entropy_backward", grad, logits, labels, weights);
   Tensor d_logits = dense_like(logits);
   with_type(logits, "upsample_cross_entropy_backward", [&](auto type) {
     using S = decltype(type);
