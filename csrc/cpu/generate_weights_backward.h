@@ -1,7 +1,7 @@
 #pragma once
 
 #include <algorithm>
-#include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "primitives_backward.h"
@@ -55,15 +55,20 @@ struct GeneratorBackward {
       for (int64_t k = 0; k < depth; ++k)
         own[r * padded + k] = static_cast<T>(weights[r * stride_row + k * stride_column]);
     torch::stable::parallel_for(0, (patches + kBlock - 1) / kBlock, 1, [&](int64_t begin, int64_t end) {
-      std::vector<T> part(kBlock * std::min(per_group, size)), product(kBlock * depth);
+      std::vector<T> part(std::is_same_v<G, T> ? 0 : kBlock * stride), product(kBlock * depth);
       for (int64_t block = begin; block < end; ++block) {
         const int64_t first = block * kBlock, count = std::min(kBlock, patches - first);
         for (int64_t group = 0; group < groups && group * per_group < size; ++group) {
           const int64_t used = std::min(per_group, size - group * per_group);
-          for (int64_t p = 0; p < count; ++p)
-            for (int64_t r = 0; r < used; ++r)
-              part[p * used + r] = static_cast<T>(gradient[(first + p) * stride + group * per_group + r]);
-          primitives<T>().gemm(count, depth, used, part.data(), used, own.data() + group * per_group * padded, padded,
+          const G* from = gradient + first * stride + group * per_group;
+          const T* pulled = part.data();
+          if constexpr (std::is_same_v<G, T>) {
+            pulled = from;
+          } else {
+            for (int64_t p = 0; p < count; ++p)
+              for (int64_t r = 0; r < used; ++r) part[p * stride + r] = static_cast<T>(from[p * stride + r]);
+          }
+          primitives<T>().gemm(count, depth, used, pulled, stride, own.data() + group * per_group * padded, padded,
                                product.data(), depth, nullptr, Activation::kNone);
           for (int64_t p = 0; p < count; ++p)
             for (int64_t k = 0; k < depth; ++k)
