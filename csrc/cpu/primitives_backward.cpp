@@ -8,7 +8,7 @@ namespace hyperseg::cpu {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int64_t kBytes = 64, kRows = 4, kColumns = 4;
+constexpr int64_t kBytes = 64, kRows = 6, kColumns = 4;  // accumulators and operands in 29 registers
 #elif defined(__AVX2__)
 constexpr int64_t kBytes = 32, kRows = 4, kColumns = 2;
 #else
@@ -51,6 +51,35 @@ inline T total(typename Vector<T, bytes>::type v) {
   }
 }
 
+template <typename T>
+using four = typename Vector<T, 4 * sizeof(T)>::type;
+
+// A vector's lanes added up to four, by halves.
+template <typename T, int64_t bytes = kBytes>
+inline four<T> folded(typename Vector<T, bytes>::type v) {
+  if constexpr (bytes == 4 * sizeof(T)) {
+    return v;
+  } else {
+    typename Vector<T, bytes / 2>::type halves[2];
+    std::memcpy(halves, &v, bytes);
+    return folded<T, bytes / 2>(halves[0] + halves[1]);
+  }
+}
+
+// The totals of four vectors side by side, which takes fewer shuffles than one after the other.
+template <typename T>
+inline void totals(const vec<T> (&v)[4], T* out) {
+  if constexpr (kBytes < 4 * sizeof(T)) {
+    for (int i = 0; i < 4; ++i) out[i] = total<T>(v[i]);
+  } else {
+    const four<T> a = folded<T>(v[0]), b = folded<T>(v[1]), c = folded<T>(v[2]), d = folded<T>(v[3]);
+    const four<T> ab = four<T>{a[0], b[0], a[1], b[1]} + four<T>{a[2], b[2], a[3], b[3]};
+    const four<T> cd = four<T>{c[0], d[0], c[1], d[1]} + four<T>{c[2], d[2], c[3], d[3]};
+    const four<T> sums = four<T>{ab[0], ab[1], cd[0], cd[1]} + four<T>{ab[2], ab[3], cd[2], cd[3]};
+    std::memcpy(out, &sums, sizeof(sums));
+  }
+}
+
 template <typename T, int R, int C>
 inline void product_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc) {
   vec<T> sum[R][C] = {};
@@ -62,8 +91,13 @@ inline void product_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t
       for (int j = 0; j < C; ++j) sum[r][j] += row * column[j];
     }
   }
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < C; ++j) c[r * ldc + j] = total<T>(sum[r][j]);
+  for (int r = 0; r < R; ++r) {
+    if constexpr (C == 4) {
+      totals<T>(sum[r], c + r * ldc);
+    } else {
+      for (int j = 0; j < C; ++j) c[r * ldc + j] = total<T>(sum[r][j]);
+    }
+  }
 }
 
 template <typename T, int R>
@@ -77,6 +111,7 @@ template <typename T>
 void products(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc) {
   int64_t i = 0;
   for (; i + kRows <= m; i += kRows) product_rows<T, kRows>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
+  for (; i + 2 <= m; i += 2) product_rows<T, 2>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
   for (; i < m; ++i) product_rows<T, 1>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
 }
 
