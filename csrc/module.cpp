@@ -20,6 +20,31 @@ STABLE_TORCH_LIBRARY(hyperseg_native, m) {
       "mbconv(Tensor x, Tensor? expand, Tensor? expand_bias, Tensor depthwise, Tensor depthwise_bias, Tensor reduce, "
       "Tensor reduce_bias, Tensor gate, Tensor gate_bias, Tensor project, Tensor project_bias, int stride, "
       "int[] padding, bool residual) -> Tensor");
+
+  m.def(
+      "generate_weights_backward(Tensor grad, Tensor signal, Tensor[] generators, int[] offsets, int[] groups, "
+      "int[] sizes) -> (Tensor, Tensor[])");
+  m.def(
+      "patch_conv2d_backward(Tensor grad, Tensor x, Tensor weights, Tensor? bias, int out_channels, "
+      "int[] kernel_size, int groups, int[] dilation, str padding_mode) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "patch_inverted_residual_backward(Tensor grad, Tensor x, Tensor weights, Tensor? bias, int hidden, "
+      "int out_channels, str halo) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "patch_inverted_residual_batch_norm(Tensor x, Tensor weights, Tensor scale, Tensor shift, int hidden, "
+      "int out_channels, str halo, float eps) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "patch_inverted_residual_batch_norm_backward(Tensor grad, Tensor x, Tensor weights, Tensor scale, Tensor shift, "
+      "int hidden, int out_channels, str halo, float eps, Tensor mean, Tensor variance) -> (Tensor, Tensor, Tensor, "
+      "Tensor)");
+  m.def(
+      "decoder_level_backward(Tensor grad, Tensor skip, Tensor? previous, Tensor source, Tensor? generator, "
+      "Tensor bias, int offset, int groups, int out_channels, int hidden, str halo) -> (Tensor, Tensor, Tensor, "
+      "Tensor, Tensor)");
+  m.def(
+      "upsample_cross_entropy(Tensor logits, Tensor labels, int ignore_index, int bootstrap, float threshold) -> "
+      "(Tensor, Tensor)");
+  m.def("upsample_cross_entropy_backward(Tensor grad, Tensor logits, Tensor labels, Tensor weights) -> Tensor");
 }
 
 // How this library was built, as string attributes of hyperseg._C; `python -m hyperseg.info` prints them.

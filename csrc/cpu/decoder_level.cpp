@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "../common/decoder_level.h"
 #include "generate_weights.h"
 #include "operands.h"
 
@@ -11,6 +12,8 @@ namespace {
 Tensor decoder_level(const Tensor& skip, std::optional<Tensor> previous, const Tensor& source,
                      std::optional<Tensor> generator, const Tensor& bias, int64_t offset, int64_t groups,
                      int64_t out_channels, int64_t hidden, std::string halo) {
+  check_decoder_level("decoder_level", skip, previous, source, generator, bias, offset, groups, out_channels, hidden,
+                      halo);
   Tensor out = new_map(skip, out_channels);
   const int64_t channels = 2 + skip.size(1) + (previous ? previous->size(1) : 0);
   const int64_t size = hidden ? (channels + 9 + out_channels) * hidden : channels * out_channels;

@@ -1,10 +1,13 @@
 #include "primitives.h"
+#include "primitives_backward.h"
 
 namespace hyperseg::cpu {
 
-#define HYPERSEG_DECLARE(isa)                 \
-  extern const Primitives<float> float_##isa; \
-  extern const Primitives<double> double_##isa;
+#define HYPERSEG_DECLARE(isa)                                  \
+  extern const Primitives<float> float_##isa;                  \
+  extern const Primitives<double> double_##isa;                \
+  extern const PrimitivesBackward<float> float_backward_##isa; \
+  extern const PrimitivesBackward<double> double_backward_##isa;
 HYPERSEG_DECLARE(baseline)
 #ifdef HYPERSEG_X86
 HYPERSEG_DECLARE(avx2)
@@ -29,6 +32,14 @@ template <>
 const Primitives<double>& primitives<double>() {
   return level() == 2 ? double_avx512 : level() == 1 ? double_avx2 : double_baseline;
 }
+template <>
+const PrimitivesBackward<float>& primitives_backward<float>() {
+  return level() == 2 ? float_backward_avx512 : level() == 1 ? float_backward_avx2 : float_backward_baseline;
+}
+template <>
+const PrimitivesBackward<double>& primitives_backward<double>() {
+  return level() == 2 ? double_backward_avx512 : level() == 1 ? double_backward_avx2 : double_backward_baseline;
+}
 #else
 template <>
 const Primitives<float>& primitives<float>() {
@@ -37,6 +48,14 @@ const Primitives<float>& primitives<float>() {
 template <>
 const Primitives<double>& primitives<double>() {
   return double_baseline;
+}
+template <>
+const PrimitivesBackward<float>& primitives_backward<float>() {
+  return float_backward_baseline;
+}
+template <>
+const PrimitivesBackward<double>& primitives_backward<double>() {
+  return double_backward_baseline;
 }
 #endif
 

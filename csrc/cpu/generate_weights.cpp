@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "../common/generate_weights.h"
 #include "operands.h"
 
 namespace hyperseg::cpu {
 
 Tensor generate_weights(const Tensor& signal, std::vector<Tensor> generators, std::vector<int64_t> offsets,
                         std::vector<int64_t> groups, std::vector<int64_t> sizes) {
+  check_generate_weights("generate_weights", signal, generators, offsets, groups, sizes);
   const int64_t n = signal.size(0), fh = signal.size(2), fw = signal.size(3);
   int64_t total = 0;
   for (int64_t size : sizes) total += size;

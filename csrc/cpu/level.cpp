@@ -8,16 +8,16 @@
 namespace hyperseg::cpu {
 namespace {
 
-constexpr int64_t kTileRows = 16, kTileColumns = 32;
+constexpr int64_t kTileRows = 16, kTileColumns = 16;
 constexpr int64_t kFewPixels = 3;            // below, a 1x1 level does not transpose its weights
 constexpr int64_t kPixels = 1024;            // of a 1x1 level that a task holds at once
 constexpr int64_t kRunWeights = 96 * 1024;   // generated parameters that a task holds at once
-constexpr int64_t kHiddenBytes = 20 * 1024;  // of hidden maps between two steps of an inverted residual
+constexpr int64_t kHiddenBytes = 26 * 1024;  // of hidden maps between two steps of an inverted residual
 
 int64_t reflect(int64_t i, int64_t size) { return i < 0 ? -i : i >= size ? 2 * (size - 1) - i : i; }
 
 // Scratch memory of a thread, kept from call to call.
-enum { kSignal, kGenerated, kConverted, kTile, kPlanar, kHidden, kFiltered, kResult, kNeighbour, kCoarse, kBuffers };
+enum { kSignal, kGenerated, kConverted, kTile, kTurned, kHidden, kFiltered, kResult, kNeighbour, kCoarse, kBuffers };
 template <typename T>
 T* scratch(int which, int64_t count) {
   thread_local Buffer<T> buffers[kBuffers];
@@ -44,7 +44,7 @@ class Worker {
         xs_(coordinates<T>(width_)),
         ys_(coordinates<T>(height_)) {
     if (level.bias.empty()) return;
-    bias_ = padded_bias_.reserve(round_up(level.bias.size(), kPadding));
+    bias_ = padded_bias_.reserve(level.bias.size() + kPadding);
     std::copy(level.bias.begin(), level.bias.end(), bias_);
   }
 
@@ -96,10 +96,11 @@ class Worker {
       const T* weights =
           generated ? generated + (gx - first) * parameters_ : weights_of(n, gy, gx, 0, parameters_, converted);
       if (level_.hidden) {
+        const Turned turned = turn(weights);
         for (int64_t y = gy * ph_; y < (gy + 1) * ph_; y += kTileRows)
           for (int64_t x = gx * pw_; x < (gx + 1) * pw_; x += kTileColumns)
             inverted_residual(n, gy, gx, y, std::min(y + kTileRows, (gy + 1) * ph_), x,
-                              std::min(x + kTileColumns, (gx + 1) * pw_), weights);
+                              std::min(x + kTileColumns, (gx + 1) * pw_), turned);
       } else {
         const int64_t columns = std::min(pw_, kPixels), rows = std::min(ph_, kPixels / columns);
         for (int64_t y = gy * ph_; y < (gy + 1) * ph_; y += rows)
@@ -120,7 +121,7 @@ class Worker {
       for (int64_t p = 0; p < pixels; ++p)
         run_.gemv(o, channels_, weights, channels_, tile + p * channels_, result + p * o, bias(0), level_.last);
     } else {
-      T* turned = scratch<T>(kPlanar, channels_ * padded);
+      T* turned = scratch<T>(kTurned, channels_ * padded);
       run_.transpose(o, channels_, weights, channels_, turned, padded);
       run_.gemm({.m = pixels,
                  .n = o,
@@ -134,58 +135,81 @@ class Worker {
                  .column_bias = bias(0),
                  .act = level_.last});
     }
-    write_tile(n, y0, y1, x0, x1, result, 1, o, (x1 - x0) * o);
+    write_tile(n, y0, y1, x0, x1, result);
   }
 
-  // Planar, as many hidden channels at a time as stay in the first cache.
-  void inverted_residual(int64_t n, int64_t gy, int64_t gx, int64_t y0, int64_t y1, int64_t x0, int64_t x1,
-                         const T* weights) const {
-    const int64_t h = level_.hidden, o = level_.out_channels;
-    const int64_t rows = y1 - y0, columns = x1 - x0, stride = columns + 2;
-    const int64_t whole = (rows + 2) * stride;  // positions of the tile with its halo
-    const int64_t map = round_up(whole, kPadding) + kPadding;
-    // Positions of the result: between its rows the two of the halo, unless rows are whole vectors.
-    const int64_t out_stride = columns % kPadding ? stride : columns;
-    const int64_t count = (rows - 1) * out_stride + columns, out_map = round_up(count, kPadding);
-    const int64_t step = std::clamp<int64_t>(kHiddenBytes / (map * sizeof(T)) / 6 * 6, 6, h);
-    T* tile = scratch<T>(kTile, whole * channels_);
-    T* planar = scratch<T>(kPlanar, channels_ * map);
-    T* hidden = scratch<T>(kHidden, step * map + 4 * kPadding);
-    T* filtered = scratch<T>(kFiltered, step * out_map + kPadding);
-    T* result = scratch<T>(kResult, o * out_map);
+  // A patch's weights with the channels that a convolution gives, padded, along the rows.
+  struct Turned {
+    const T *expand, *depthwise, *project;  // [channels, hidden], [9, hidden], [hidden, out]
+  };
+
+  Turned turn(const T* weights) const {
+    const int64_t h = level_.hidden, o = level_.out_channels, hp = round_up(h, kPadding), op = round_up(o, kPadding);
     const T *w1 = weights, *w2 = w1 + channels_ * h, *w3 = w2 + 9 * h;
+    T* expand = scratch<T>(kTurned, (channels_ + 9) * hp + h * op);
+    T *depthwise = expand + channels_ * hp, *project = depthwise + 9 * hp;
+    run_.transpose(h, channels_, w1, channels_, expand, hp);
+    run_.transpose(h, 9, w2, 9, depthwise, hp);
+    run_.transpose(o, h, w3, h, project, op);
+    return {expand, depthwise, project};
+  }
+
+  // As many hidden channels at a time as stay in the first cache.
+  void inverted_residual(int64_t n, int64_t gy, int64_t gx, int64_t y0, int64_t y1, int64_t x0, int64_t x1,
+                         const Turned& weights) const {
+    const int64_t h = level_.hidden, o = level_.out_channels, hp = round_up(h, kPadding), op = round_up(o, kPadding);
+    const int64_t rows = y1 - y0, columns = x1 - x0, stride = columns + 2;
+    const int64_t whole = (rows + 2) * stride;  // pixels of the tile with its halo
+    const int64_t fitting = kHiddenBytes / (whole * int64_t(sizeof(T)));
+    const int64_t step = std::clamp(fitting / kPadding * kPadding, kPadding, std::min(hp, 4 * kPadding));
+    T* tile = scratch<T>(kTile, whole * channels_);
+    T* hidden = scratch<T>(kHidden, whole * step);
+    T* filtered = scratch<T>(kFiltered, rows * columns * hp);
+    T* result = scratch<T>(kResult, rows * columns * o);
 
     read_tile(n, y0 - 1, y1 + 1, x0 - 1, x1 + 1, tile);
-    run_.transpose(whole, channels_, tile, channels_, planar, map);
     for (int64_t first = 0; first < h; first += step) {
       const int64_t some = std::min(step, h - first);
-      run_.gemm({.m = some,
-                 .n = whole,
+      run_.gemm({.m = whole,
+                 .n = some,
                  .k = channels_,
-                 .a = w1 + first * channels_,
+                 .a = tile,
                  .lda = channels_,
-                 .b = planar,
-                 .ldb = map,
+                 .b = weights.expand + first,
+                 .ldb = hp,
                  .c = hidden,
-                 .ldc = map,
-                 .row_bias = bias(first),
+                 .ldc = step,
+                 .column_bias = bias(first),
                  .act = Activation::kRelu6});
-      if (!level_.own_halo) neighbours(n, gy, gx, y0, y1, x0, x1, planar, first, some, hidden, map);
-      run_.depthwise(some, rows, hidden, map, stride, w2 + first * 9, filtered, out_map, out_stride, bias(h + first));
-      run_.gemm({.m = o,
-                 .n = count,
-                 .k = some,
-                 .a = w3 + first,
-                 .lda = h,
-                 .b = filtered,
-                 .ldb = out_map,
-                 .c = result,
-                 .ldc = out_map,
-                 .row_bias = first ? nullptr : bias(2 * h),
-                 .start = first ? result : nullptr,
-                 .start_stride = out_map});
+      if (!level_.own_halo) neighbours(n, gy, gx, y0, y1, x0, x1, tile, first, some, hidden, step);
+      for (int64_t y = 0; y < rows; ++y) {
+        const T* under[3] = {hidden + y * stride * step, hidden + (y + 1) * stride * step,
+                             hidden + (y + 2) * stride * step};
+        run_.depthwise_row({.channels = some,
+                            .padded = step,
+                            .pixels = columns,
+                            .size = 3,
+                            .stride = 1,
+                            .rows = under,
+                            .weights = weights.depthwise + first,
+                            .weights_stride = hp,
+                            .bias = bias(h + first),
+                            .out = filtered + y * columns * hp + first,
+                            .out_stride = hp,
+                            .act = Activation::kRelu6});
+      }
     }
-    write_tile(n, y0, y1, x0, x1, result, out_map, 1, out_stride);
+    run_.gemm({.m = rows * columns,
+               .n = o,
+               .k = h,
+               .a = filtered,
+               .lda = hp,
+               .b = weights.project,
+               .ldb = op,
+               .c = result,
+               .ldc = o,
+               .column_bias = bias(2 * h)});
+    write_tile(n, y0, y1, x0, x1, result);
   }
 
   const T* bias(int64_t from) const { return bias_ ? bias_ + from : nullptr; }
@@ -193,7 +217,7 @@ class Worker {
   // halo="neighbour": replace the hidden values around the tile by those of the patches they belong to, for `some`
   // channels from `first`.
   void neighbours(int64_t n, int64_t gy, int64_t gx, int64_t y0, int64_t y1, int64_t x0, int64_t x1, const T* tile,
-                  int64_t first, int64_t some, T* hidden, int64_t map) const {
+                  int64_t first, int64_t some, T* hidden, int64_t step) const {
     const int64_t rows = y1 - y0 + 2, stride = x1 - x0 + 2;
     const auto owner_y = [&](int64_t y) { return reflect(y, height_) / ph_; };
     const auto owner_x = [&](int64_t x) { return reflect(x, width_) / pw_; };
@@ -205,17 +229,17 @@ class Worker {
         if (ends_y[i] != gy || ends_x[j] != gx)
           of_neighbour(weights_of(n, ends_y[i], ends_x[j], first * channels_, some * channels_,
                                   scratch<T>(kNeighbour, some * channels_)),
-                       first, some, from_y[i], size_y[i], from_x[j], size_x[j], stride, tile, hidden, map);
+                       first, some, from_y[i], size_y[i], from_x[j], size_x[j], stride, tile, hidden, step);
   }
 
   void of_neighbour(const T* w1, int64_t first, int64_t some, int64_t from_y, int64_t rows, int64_t from_x,
-                    int64_t columns, int64_t stride, const T* tile, T* hidden, int64_t map) const {
+                    int64_t columns, int64_t stride, const T* tile, T* hidden, int64_t step) const {
     const int64_t pixels = rows * columns, padded = round_up(pixels, kPadding);
     T* gathered = scratch<T>(kCoarse, (channels_ + some) * padded);
     T* values = gathered + channels_ * padded;
-    for (int64_t c = 0; c < channels_; ++c)
-      for (int64_t p = 0; p < pixels; ++p)
-        gathered[c * padded + p] = tile[c * map + (from_y + p / columns) * stride + from_x + p % columns];
+    const auto place = [&](int64_t p) { return (from_y + p / columns) * stride + from_x + p % columns; };
+    for (int64_t p = 0; p < pixels; ++p)
+      for (int64_t c = 0; c < channels_; ++c) gathered[c * padded + p] = tile[place(p) * channels_ + c];
     run_.gemm({.m = some,
                .n = pixels,
                .k = channels_,
@@ -227,9 +251,8 @@ class Worker {
                .ldc = padded,
                .row_bias = bias(first),
                .act = Activation::kRelu6});
-    for (int64_t c = 0; c < some; ++c)
-      for (int64_t p = 0; p < pixels; ++p)
-        hidden[c * map + (from_y + p / columns) * stride + from_x + p % columns] = values[c * padded + p];
+    for (int64_t p = 0; p < pixels; ++p)
+      for (int64_t c = 0; c < some; ++c) hidden[place(p) * step + c] = values[c * padded + p];
   }
 
   // The level's input in [y0, y1) x [x0, x1), reflected beyond the map, pixel after pixel.
@@ -301,31 +324,24 @@ class Worker {
     }
   }
 
-  // Channel c of pixel (y, x) of the tile lies at from + c * stride_c + x * stride_x + y * stride_y.
-  void write_tile(int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1, const T* from, int64_t stride_c,
-                  int64_t stride_x, int64_t stride_y) const {
+  void write_tile(int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1, const T* from) const {
     const Map<S>& out = level_.out;
-    for (int64_t y = y0; y < y1; ++y, from += stride_y) {
+    const int64_t columns = x1 - x0, channels = out.channels;
+    for (int64_t y = y0; y < y1; ++y, from += columns * channels) {
       S* row = out.at(n, 0, y, x0);
       if constexpr (std::is_same_v<S, T>) {
-        if (stride_x == 1 && out.stride_c == 1) {
-          run_.transpose(out.channels, x1 - x0, from, stride_c, row, out.stride_w);
+        if (out.stride_w == 1) {
+          run_.transpose(columns, channels, from, channels, row, out.stride_c);
           continue;
         }
-        if (stride_c == 1 && out.stride_w == 1) {
-          run_.transpose(x1 - x0, out.channels, from, stride_x, row, out.stride_c);
+        if (out.stride_c == 1 && out.stride_w == channels) {
+          std::copy_n(from, columns * channels, row);
           continue;
         }
       }
-      if (out.stride_c == 1) {
-        for (int64_t x = 0; x < x1 - x0; ++x)
-          for (int64_t c = 0; c < out.channels; ++c)
-            row[x * out.stride_w + c] = static_cast<S>(from[c * stride_c + x * stride_x]);
-      } else {
-        for (int64_t c = 0; c < out.channels; ++c)
-          for (int64_t x = 0; x < x1 - x0; ++x)
-            row[c * out.stride_c + x * out.stride_w] = static_cast<S>(from[c * stride_c + x * stride_x]);
-      }
+      for (int64_t x = 0; x < columns; ++x)
+        for (int64_t c = 0; c < channels; ++c)
+          row[x * out.stride_w + c * out.stride_c] = static_cast<S>(from[x * channels + c]);
     }
   }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../common/acc.h"
+#include "bilinear.h"
 #include "primitives.h"
 #include "tasks.h"
 
@@ -95,23 +96,6 @@ struct Generator {
                 .ldb = padded,
                 .c = out + q * rows_per_group,
                 .ldc = stride});
-  }
-};
-
-// Where the pixels along one axis sample the previous output: bilinear, half-pixel centres.
-template <typename T>
-struct Axis {
-  std::vector<int32_t> low, high;
-  std::vector<T> weight;  // of `high`
-
-  Axis(int64_t in, int64_t out) : low(out), high(out), weight(out) {
-    const T scale = static_cast<T>(in) / static_cast<T>(out);
-    for (int64_t i = 0; i < out; ++i) {
-      const T source = std::max((static_cast<T>(i) + T(0.5)) * scale - T(0.5), T(0));
-      low[i] = static_cast<int32_t>(std::min(static_cast<int64_t>(source), in - 1));
-      high[i] = static_cast<int32_t>(std::min<int64_t>(low[i] + 1, in - 1));
-      weight[i] = source - static_cast<T>(low[i]);
-    }
   }
 };
 

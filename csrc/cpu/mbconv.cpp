@@ -83,8 +83,19 @@ class Expansion {
       const int64_t top = y * stride - block_.top;
       for (; next < top + size; ++next) fill(next, left, columns, slot(next));
       for (int64_t ky = 0; ky < size; ++ky) rows[ky] = slot(top + ky);
-      run_.depthwise_row(some_, padded_, x1 - x0, size, stride, rows, depthwise_, bias_,
-                         filtered + (y * block_.out_width + x0) * block_.hidden + first_, block_.hidden, totals);
+      run_.depthwise_row({.channels = some_,
+                          .padded = padded_,
+                          .pixels = x1 - x0,
+                          .size = size,
+                          .stride = stride,
+                          .rows = rows,
+                          .weights = depthwise_,
+                          .weights_stride = padded_,
+                          .bias = bias_,
+                          .out = filtered + (y * block_.out_width + x0) * block_.hidden + first_,
+                          .out_stride = block_.hidden,
+                          .act = Activation::kSilu,
+                          .sums = totals});
     }
     std::copy_n(totals, some_, sums + first_);
   }

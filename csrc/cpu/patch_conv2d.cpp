@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <string>
 
+#include "../common/patch_conv2d.h"
 #include "operands.h"
+#include "windows.h"
 
 // 1x1 without groups is a level's product. Else a patch at a time, in tiles of pixels: the pixels under each tap are
 // gathered into a matrix [I / groups * kh * kw, pixels], and the patch's weights, as they lie, multiply it.
@@ -11,15 +13,6 @@ namespace hyperseg::cpu {
 namespace {
 
 constexpr int64_t kTile = 256;
-
-// Where pixel i of a padded axis lies in the map; -1 for zero.
-int64_t inside(int64_t i, int64_t size, const std::string& mode) {
-  if (i >= 0 && i < size) return i;
-  if (mode == "zeros") return -1;
-  if (mode == "replicate") return i < 0 ? 0 : size - 1;
-  if (mode == "circular") return i < 0 ? i + size : i - size;
-  return i < 0 ? -i : 2 * (size - 1) - i;
-}
 
 template <typename S>
 struct Convolution {
@@ -75,13 +68,6 @@ struct Convolution {
   }
 };
 
-std::vector<int64_t> axis(int64_t size, int64_t kernel, int64_t dilation, const std::string& mode) {
-  const int64_t halo = dilation * (kernel / 2);
-  std::vector<int64_t> pixels(size + 2 * halo);
-  for (int64_t i = 0; i < int64_t(pixels.size()); ++i) pixels[i] = inside(i - halo, size, mode);
-  return pixels;
-}
-
 template <typename S>
 void pointwise(const Tensor& x, const Tensor& weights, const std::optional<Tensor>& bias, Tensor& out) {
   Level<S> level;
@@ -98,6 +84,7 @@ void pointwise(const Tensor& x, const Tensor& weights, const std::optional<Tenso
 Tensor patch_conv2d(const Tensor& x, const Tensor& weights, std::optional<Tensor> bias, int64_t out_channels,
                     std::vector<int64_t> kernel_size, int64_t groups, std::vector<int64_t> dilation,
                     std::string padding_mode) {
+  check_patch_conv2d("patch_conv2d", x, weights, bias, out_channels, kernel_size, groups, dilation, padding_mode);
   Tensor out = new_map(x, out_channels);
   with_type(x, "patch_conv2d", [&](auto type) {
     using S = decltype(type);
@@ -113,8 +100,8 @@ Tensor patch_conv2d(const Tensor& x, const Tensor& weights, std::optional<Tensor
         .kernel_w = kernel_size[1],
         .dilation_h = dilation[0],
         .dilation_w = dilation[1],
-        .ys = axis(x.size(2), kernel_size[0], dilation[0], padding_mode),
-        .xs = axis(x.size(3), kernel_size[1], dilation[1], padding_mode),
+        .ys = padded_axis(x.size(2), dilation[0] * (kernel_size[0] / 2), padding_mode),
+        .xs = padded_axis(x.size(3), dilation[1] * (kernel_size[1] / 2), padding_mode),
     };
     set_weights(convolution.weights, weights);
     const int64_t fh = weights.size(1), fw = weights.size(2);

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "../common/patch_inverted_residual.h"
 #include "operands.h"
 
 namespace hyperseg::cpu {
@@ -9,6 +10,7 @@ namespace {
 
 Tensor patch_inverted_residual(const Tensor& x, const Tensor& weights, std::optional<Tensor> bias, int64_t hidden,
                                int64_t out_channels, std::string halo) {
+  check_patch_inverted_residual("patch_inverted_residual", x, weights, bias, hidden, out_channels, halo);
   Tensor out = new_map(x, out_channels);
   with_type(x, "patch_inverted_residual", [&](auto type) {
     using scalar_t = decltype(type);

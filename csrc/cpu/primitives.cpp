@@ -110,87 +110,45 @@ void gemv(int64_t m, int64_t k, const T* a, int64_t lda, const T* x, T* y, const
   }
 }
 
-template <typename T, int R>
-inline void filter(const T* in, int64_t in_stride, const vec<T>* taps, vec<T> shift, T* out, int64_t out_stride) {
-  vec<T> sums[R];
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r) sums[r] = shift;
-#pragma GCC unroll 6
-  for (int y = 0; y < R + 2; ++y)
-#pragma GCC unroll 3
-    for (int x = 0; x < 3; ++x) {
-      const vec<T> value = load(in + y * in_stride + x);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r)
-        if (y >= r && y - r < 3) sums[r] += taps[(y - r) * 3 + x] * value;
-    }
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r) store(out + r * out_stride, activate<T>(sums[r], Activation::kRelu6));
-}
-
-template <typename T>
-void depthwise(int64_t channels, int64_t rows, const T* in, int64_t in_map, int64_t in_stride, const T* weights, T* out,
-               int64_t out_map, int64_t out_stride, const T* bias) {
+template <typename T, int P>
+inline void filter_pixels(const DepthwiseRow<T>& r, int64_t first) {
   constexpr int64_t L = Vector<T>::lanes;
-  for (int64_t ch = 0; ch < channels; ++ch) {
-    const T* source = in + ch * in_map;
-    T* target = out + ch * out_map;
-    vec<T> taps[9];
-    for (int t = 0; t < 9; ++t) taps[t] = splat(weights[ch * 9 + t]);
-    const vec<T> shift = splat(bias ? bias[ch] : T(0));
-    if (out_stride == in_stride) {
-      for (int64_t p = 0; p < rows * in_stride - 2; p += L)
-        filter<T, 1>(source + p, in_stride, taps, shift, target + p, out_stride);
-      continue;
+  const int64_t step = r.stride * r.padded;
+  for (int64_t c = 0; c < r.channels; c += L) {
+    vec<T> values[P];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) values[p] = r.bias ? load(r.bias + c) : vec<T>{};
+    const T* w = r.weights + c;
+    for (int64_t ky = 0; ky < r.size; ++ky) {
+      const T* in = r.rows[ky] + first * step + c;
+      for (int64_t kx = 0; kx < r.size; ++kx, w += r.weights_stride, in += r.padded) {
+        const vec<T> tap = load(w);
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) values[p] += tap * load(in + p * step);
+      }
     }
-    int64_t y = 0;
-    for (; y + 4 <= rows; y += 4)
-      for (int64_t x = 0; x < out_stride; x += L)
-        filter<T, 4>(source + y * in_stride + x, in_stride, taps, shift, target + y * out_stride + x, out_stride);
-    for (; y < rows; ++y)
-      for (int64_t x = 0; x < out_stride; x += L)
-        filter<T, 1>(source + y * in_stride + x, in_stride, taps, shift, target + y * out_stride + x, out_stride);
+    T* out = r.out + first * r.out_stride + c;
+    vec<T> total{};
+    for (int p = 0; p < P; ++p) {
+      values[p] = activate<T>(values[p], r.act);
+      total += values[p];
+      store(out + p * r.out_stride, values[p], r.channels - c);
+    }
+    if (r.sums) store(r.sums + c, load(r.sums + c) + total);
   }
 }
 
 template <typename T, int P>
-inline void filter_pixels(int64_t channels, int64_t padded, int64_t size, int64_t stride, const T* const* rows,
-                          int64_t at, const T* weights, const T* bias, T* out, int64_t out_stride, T* sums) {
-  constexpr int64_t L = Vector<T>::lanes;
-  for (int64_t c = 0; c < channels; c += L) {
-    vec<T> acc[P];
-#pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) acc[p] = load(bias + c);
-    const T* w = weights + c;
-    for (int64_t ky = 0; ky < size; ++ky) {
-      const T* in = rows[ky] + at + c;
-      for (int64_t kx = 0; kx < size; ++kx, w += padded, in += padded) {
-        const vec<T> tap = load(w);
-#pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) acc[p] += tap * load(in + p * stride * padded);
-      }
-    }
-    vec<T> total = load(sums + c);
-#pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) {
-      acc[p] = activate<T>(acc[p], Activation::kSilu);
-      total += acc[p];
-      store(out + p * out_stride + c, acc[p], channels - c);
-    }
-    store(sums + c, total);
-  }
+inline void last_pixels(const DepthwiseRow<T>& r, int64_t first) {
+  if (r.pixels - first == P) return filter_pixels<T, P>(r, first);
+  if constexpr (P > 1) last_pixels<T, P - 1>(r, first);
 }
 
 template <typename T>
-void depthwise_row(int64_t channels, int64_t padded, int64_t pixels, int64_t size, int64_t stride, const T* const* rows,
-                   const T* weights, const T* bias, T* out, int64_t out_stride, T* sums) {
-  int64_t p = 0;
-  for (; p + 8 <= pixels; p += 8)
-    filter_pixels<T, 8>(channels, padded, size, stride, rows, p * stride * padded, weights, bias, out + p * out_stride,
-                        out_stride, sums);
-  for (; p < pixels; ++p)
-    filter_pixels<T, 1>(channels, padded, size, stride, rows, p * stride * padded, weights, bias, out + p * out_stride,
-                        out_stride, sums);
+void depthwise_row(const DepthwiseRow<T>& r) {
+  int64_t first = 0;
+  for (; first + 8 <= r.pixels; first += 8) filter_pixels<T, 8>(r, first);
+  last_pixels<T, 7>(r, first);
 }
 
 template <typename T>
@@ -201,6 +159,10 @@ void blend(const T* __restrict a, const T* __restrict b, T weight, int64_t count
 template <typename T>
 void widen(const T* __restrict row, int64_t channels, const int32_t* low, const int32_t* high, const T* weight,
            int64_t count, T* __restrict out, int64_t out_stride) {
+  if (channels == 1 && out_stride == 1) {
+    for (int64_t i = 0; i < count; ++i) out[i] = row[low[i]] * (T(1) - weight[i]) + row[high[i]] * weight[i];
+    return;
+  }
   for (int64_t i = 0; i < count; ++i)
     blend(row + low[i] * channels, row + high[i] * channels, weight[i], channels, out + i * out_stride);
 }
@@ -256,10 +218,10 @@ void transpose(int64_t rows, int64_t columns, const T* in, int64_t in_stride, T*
 
 #define HYPERSEG_JOIN_(a, b) a##b
 #define HYPERSEG_JOIN(a, b) HYPERSEG_JOIN_(a, b)
-#define HYPERSEG_TABLE(T)                                                                 \
-  extern const Primitives<T> HYPERSEG_JOIN(T##_, HYPERSEG_ISA);                           \
-  const Primitives<T> HYPERSEG_JOIN(T##_, HYPERSEG_ISA) = {                               \
-      gemm<T>, gemv<T>, depthwise<T>, depthwise_row<T>, blend<T>, widen<T>, transpose<T>, \
+#define HYPERSEG_TABLE(T)                                                   \
+  extern const Primitives<T> HYPERSEG_JOIN(T##_, HYPERSEG_ISA);             \
+  const Primitives<T> HYPERSEG_JOIN(T##_, HYPERSEG_ISA) = {                 \
+      gemm<T>, gemv<T>, depthwise_row<T>, blend<T>, widen<T>, transpose<T>, \
   };
 HYPERSEG_TABLE(float)
 HYPERSEG_TABLE(double)

@@ -27,23 +27,30 @@ struct Product {
   Activation act = Activation::kNone;
 };
 
+// One row of a depthwise convolution of `size` x `size` taps: pixel p under tap row ky lies at
+// rows[ky] + (p * stride + kx) * padded. Weights are [size * size, padded]; then bias and activation. The values are
+// written to out, exactly, and added to sums if there are any. bias may be null.
+template <typename T>
+struct DepthwiseRow {
+  int64_t channels, padded, pixels, size, stride;
+  const T* const* rows;
+  const T* weights;
+  int64_t weights_stride;
+  const T* bias;
+  T* out;
+  int64_t out_stride;
+  Activation act;
+  T* sums = nullptr;
+};
+
 // What the operators are made of, for one instruction set and one type (float or double). Matrices are row-major, maps
-// of a tile either planar (channel after channel) or, as images with channels last, pixel after pixel.
+// lie pixel after pixel, as images with channels last.
 template <typename T>
 struct Primitives {
   void (*gemm)(const Product<T>& product);
   // y[m] = act(sum_k a[m, k] * x[k] + bias[m])
   void (*gemv)(int64_t m, int64_t k, const T* a, int64_t lda, const T* x, T* y, const T* bias, Activation act);
-  // Planar depthwise 3x3 with weights [channels, 9], then bias and ReLU6. With out_stride = in_stride - 2, a multiple
-  // of kPadding, only the result is computed; with out_stride = in_stride two positions between its rows are as well.
-  void (*depthwise)(int64_t channels, int64_t rows, const T* in, int64_t in_map, int64_t in_stride, const T* weights,
-                    T* out, int64_t out_map, int64_t out_stride, const T* bias);
-  // One row of a depthwise convolution of `size` x `size` taps, pixel after pixel: pixel p of tap row ky lies at
-  // rows[ky] + (p * stride + kx) * padded. Weights are [size * size, padded]; then bias and SiLU. The values are
-  // added to sums[channels]. All but `out`
-  // are `padded` values wide.
-  void (*depthwise_row)(int64_t channels, int64_t padded, int64_t pixels, int64_t size, int64_t stride,
-                        const T* const* rows, const T* weights, const T* bias, T* out, int64_t out_stride, T* sums);
+  void (*depthwise_row)(const DepthwiseRow<T>& row);
   // out[i] = a[i] * (1 - weight) + b[i] * weight
   void (*blend)(const T* a, const T* b, T weight, int64_t count, T* out);
   // For pixels of `channels` values: out[i] = row[low[i]] * (1 - weight[i]) + row[high[i]] * weight[i]

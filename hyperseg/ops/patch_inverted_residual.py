@@ -87,12 +87,18 @@ def _backward_folded(ctx, grad):
 def _setup_batch(ctx, inputs, output):
     x, weights, scale, shift, *ctx.constants = inputs
     ctx.mark_non_differentiable(output[1], output[2])
-    ctx.save_for_backward(x, weights, scale, shift)
+    ctx.save_for_backward(x, weights, scale, shift, output[1], output[2])
 
 
 def _backward_batch(ctx, grad, _mean, _variance):
-    gradients = _batch_backward(grad, *ctx.saved_tensors, *ctx.constants)
+    x, weights, scale, shift, mean, variance = ctx.saved_tensors
+    gradients = _batch_backward(grad, x, weights, scale, shift, *ctx.constants, mean, variance)
     return *gradients, None, None, None, None
+
+
+def _reference_batch(x, weights, scale, shift, hidden, out_channels, halo, eps, mean, variance):
+    """The statistics depend on x and weights, and so are made anew to be differentiated."""
+    return reference.patch_inverted_residual_batch_norm(x, weights, scale, shift, hidden, out_channels, halo, eps)
 
 
 define(
@@ -124,9 +130,9 @@ define(
 )
 _batch_backward = define_backward(
     _BATCH,
-    _BATCH_ARGUMENTS,
+    f"{_BATCH_ARGUMENTS}, Tensor mean, Tensor variance",
     "(Tensor, Tensor, Tensor, Tensor)",
-    reference=reference.patch_inverted_residual_batch_norm,
+    reference=_reference_batch,
     differentiable=(0, 1, 2, 3),
     setup_context=_setup_batch,
     backward=_backward_batch,

@@ -303,42 +303,40 @@ def pixel_losses(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none").flatten(1)
 
 
-def loss_selection(losses: Tensor, labels: Tensor, ignore_index: int, bootstrap: int, threshold: float) -> Tensor:
-    """Which pixels count and how much: a row ``(cut, weight above the cut, weight at the cut)`` an image, ``[N, 3]``.
+def loss_weights(losses: Tensor, labels: Tensor, ignore_index: int, bootstrap: int, threshold: float) -> Tensor:
+    """How much each pixel's loss counts, ``[N, H, W]``: the weights of a sum that is the loss; 0 where ignored.
 
     Plain (``bootstrap = 0``): every valid pixel of the batch counts the same. Bootstrapped (SPEC A.3): of each image
     the pixels above ``threshold`` if they are more than ``bootstrap``, else the ``bootstrap`` worst; pixels that tie
     at the cut share what is left.
     """
-    n, pixels = losses.shape
+    valid = labels != ignore_index
     if not bootstrap:
-        valid = (labels != ignore_index).sum().clamp(min=1)
-        row = losses.new_tensor([-torch.inf, 0.0, 0.0])
-        row[1] = 1 / valid.to(losses.dtype)
-        return row.expand(n, 3).contiguous()
+        return valid.to(losses.dtype) / valid.sum().clamp(min=1)
+    n, pixels = losses.shape
     k = min(bootstrap, pixels)
     worst = losses.topk(min(k + 1, pixels), dim=1).values
-    many = worst[:, -1] > threshold if pixels > k else torch.zeros_like(worst[:, 0], dtype=torch.bool)
-    cut = torch.where(many, threshold, worst[:, k - 1])
+    many = worst[:, -1:] > threshold if pixels > k else torch.zeros_like(worst[:, :1], dtype=torch.bool)
+    cut = torch.where(many, threshold, worst[:, k - 1 : k])
     # In the losses' own dtype: a quotient of integers would be rounded to float32.
-    above = (losses > cut[:, None]).sum(1).to(losses.dtype)
-    ties = (losses == cut[:, None]).sum(1).to(losses.dtype)
-    weight_above = torch.where(many, 1 / above, 1 / k)
-    weight_at = torch.where(many, 0.0, (k - above) / (k * ties.clamp(min=1)))
-    return torch.stack([cut, weight_above / n, weight_at / n], 1)
+    above = (losses > cut).sum(1, keepdim=True).to(losses.dtype)
+    ties = (losses == cut).sum(1, keepdim=True).to(losses.dtype)
+    weight_above = torch.where(many, 1 / above, 1 / k) / n
+    weight_at = torch.where(many, 0.0, (k - above) / (k * ties.clamp(min=1))) / n
+    weights = torch.where(losses > cut, weight_above, torch.where(losses == cut, weight_at, 0.0))
+    return weights.view(labels.shape) * valid
 
 
 def upsample_cross_entropy(
     logits: Tensor, labels: Tensor, ignore_index: int, bootstrap: int, threshold: float
 ) -> tuple[Tensor, Tensor]:
-    """``(loss, selection)``: the weighted sum of pixel losses, and the weights as :func:`loss_selection` gives them."""
+    """``(loss, weights)``: the weighted sum of the pixel losses, and the weights of :func:`loss_weights`."""
     losses = pixel_losses(logits, labels, ignore_index)
-    selection = loss_selection(losses.detach(), labels, ignore_index, bootstrap, threshold)
-    return (losses * pixel_weights(losses, selection)).sum(), selection
+    weights = loss_weights(losses.detach(), labels, ignore_index, bootstrap, threshold)
+    return (losses * weights.flatten(1)).sum(), weights
 
 
-def pixel_weights(losses: Tensor, selection: Tensor) -> Tensor:
-    """The weight of each pixel, ``[N, H * W]``, from the rows of :func:`loss_selection`."""
-    cut, above, at = selection[:, :, None].unbind(1)
-    zero = torch.zeros_like(above)
-    return torch.where(losses > cut, above, torch.where(losses == cut, at, zero))
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """The loss by given weights: what ``upsample_cross_entropy_backward`` differentiates."""
+    counted = labels.where(weights != 0, -1)  # whichever label was the ignored one, its weight is 0
+    return (pixel_losses(logits, counted, -1) * weights.flatten(1)).sum()

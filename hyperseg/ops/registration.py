@@ -74,11 +74,12 @@ def define_backward(
     """Register ``<name>_backward`` and attach it to operator ``name``.
 
     Args:
-        arguments: the schema behind the first argument, ``Tensor grad`` (of the operator's first output).
+        arguments: the schema behind the first argument, ``Tensor grad`` (of the operator's first output): mostly the
+            operator's own arguments, perhaps with outputs that its forward pass has already paid for.
         gradients: the schema of what it returns: one entry for each of ``differentiable``, in that order; an absent
             optional tensor gets an empty one.
-        reference: the operator's reference, whose first output is differentiated here by ``torch.func.vjp``.
-        differentiable: the positions, in the operator's own arguments, that get gradients.
+        reference: a function of ``arguments``, whose (first) output is differentiated here by ``torch.func.vjp``.
+        differentiable: the positions in ``arguments`` that get gradients.
         setup_context, backward: as ``torch.library.register_autograd`` takes them; ``backward`` calls what is returned.
     """
     operator = f"{name}_backward"

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
-from hyperseg.ops import backends, checks, reference
-from hyperseg.ops.registration import LIBRARY, OPERATORS, REFERENCE, define, differentiating, refuse_second_derivatives
+from hyperseg.ops import checks, reference
+from hyperseg.ops.registration import define, define_backward
 
 _NAME = "upsample_cross_entropy"
 
@@ -27,31 +27,16 @@ def _check(logits, labels, ignore_index, bootstrap, threshold):
 
 def _fake(logits, labels, ignore_index, bootstrap, threshold):
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    return logits.new_empty((), dtype=dtype), logits.new_empty((logits.shape[0], 3), dtype=dtype)
-
-
-def _reference_backward(grad: Tensor, logits: Tensor, labels: Tensor, selection: Tensor, ignore_index: int) -> Tensor:
-    def loss(values):
-        losses = reference.pixel_losses(values, labels, ignore_index)
-        return (losses * reference.pixel_weights(losses.detach(), selection)).sum()
-
-    with differentiating():
-        gradient = torch.func.vjp(loss, logits.detach())[1](grad)[0]
-    return gradient.to(logits.dtype).clone(memory_format=torch.contiguous_format)
+    return logits.new_empty((), dtype=dtype), logits.new_empty(labels.shape, dtype=dtype)
 
 
 def _setup_context(ctx, inputs, output):
-    logits, labels, ctx.ignore_index, _, _ = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(logits, labels, output[1])
+    ctx.save_for_backward(inputs[0], inputs[1], output[1])
 
 
-def _backward(ctx, grad, _selection):
-    logits, labels, selection = ctx.saved_tensors
-    gradient = torch.ops.hyperseg.upsample_cross_entropy_backward.default(
-        grad, logits, labels, selection, ctx.ignore_index
-    )
-    return gradient, None, None, None, None
+def _backward(ctx, grad, _weights):
+    return _operator_backward(grad, *ctx.saved_tensors), None, None, None, None
 
 
 define(
@@ -62,21 +47,16 @@ define(
     check=_check,
     fake=_fake,
 )
-
-# Not by define_backward: this backward takes the forward's selection instead of ranking the pixels once more.
-_BACKWARD = f"{_NAME}_backward"
-LIBRARY.define(
-    f"{_BACKWARD}(Tensor grad, Tensor logits, Tensor labels, Tensor selection, int ignore_index) -> Tensor",
-    tags=[torch.Tag.pt2_compliant_tag],
+# With the forward's weights: ranked again, by losses that another backend computed, other pixels would be at the cut.
+_operator_backward = define_backward(
+    _NAME,
+    "Tensor logits, Tensor labels, Tensor weights",
+    "Tensor",
+    reference=reference.weighted_cross_entropy,
+    differentiable=(0,),
+    setup_context=_setup_context,
+    backward=_backward,
 )
-LIBRARY.impl(_BACKWARD, lambda *args: backends.select(_BACKWARD, *args).function(*args), "CompositeExplicitAutograd")
-torch.library.register_fake(
-    f"hyperseg::{_BACKWARD}", lambda grad, logits, *args: logits.new_empty(logits.shape), lib=LIBRARY
-)
-torch.library.register_autograd(f"hyperseg::{_NAME}", _backward, setup_context=_setup_context, lib=LIBRARY)
-refuse_second_derivatives(_BACKWARD)
-REFERENCE.implementations[_BACKWARD] = backends.Implementation(_reference_backward)
-OPERATORS.append(_BACKWARD)
 
 
 def upsample_cross_entropy(

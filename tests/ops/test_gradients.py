@@ -162,8 +162,8 @@ def test_labels_carry_no_gradient():
 
 def test_which_pixels_count_carries_no_gradient():
     args = BY_ID["upsample_cross_entropy-plain"].arguments(F64)
-    value, selection = torch.ops.hyperseg.upsample_cross_entropy.default(args[0].requires_grad_(), *args[1:])
-    assert (value.requires_grad, selection.requires_grad) == (True, False)
+    value, weights = torch.ops.hyperseg.upsample_cross_entropy.default(args[0].requires_grad_(), *args[1:])
+    assert (value.requires_grad, weights.requires_grad) == (True, False)
 
 
 @pytest.mark.parametrize("case", DIFFERENTIABLE, ids=lambda case: case.id)

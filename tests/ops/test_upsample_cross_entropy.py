@@ -126,6 +126,18 @@ def test_ties_at_the_cut_share_what_is_left():
     assert torch.allclose(logits.grad[0, 0, 0], -expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("bootstrap", [0, 10, 70])
+def test_weights_are_the_derivatives_of_the_loss_by_each_pixel(bootstrap):
+    """0 for ignored pixels, also where their zeros are among the worst; with the pixel losses they give the loss."""
+    logits, labels = batch(ignored=0.5)
+    loss, weights = torch.ops.hyperseg.upsample_cross_entropy.default(logits, labels, 255, bootstrap, 99.0)
+    assert weights.shape == labels.shape
+    assert (weights[labels == 255] == 0).all()
+    assert 0 < int((weights > 0).sum()) <= (int((labels != 255).sum()) if not bootstrap else 2 * bootstrap)
+    total = (oracle.pixel_losses(logits, labels, 255) * weights).sum().item()
+    assert loss.item() == pytest.approx(total, rel=1e-12)
+
+
 def test_zeros_of_ignored_pixels_stay_in_the_list():
     logits, labels = batch(n=1, ignored=0.9)
     valid = int((labels != 255).sum())

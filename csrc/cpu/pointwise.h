@@ -1,0 +1,158 @@
+#pragma once
+
+#include <vector>
+
+#include "level_input.h"
+#include "primitives_backward.h"
+
+// The backward pass of a 1x1 convolution with a patch's own weights, and of the ReLU behind it. Patches of many pixels
+// are multiplied channel by channel, along the pixels; patches of few pixel by pixel, along the channels.
+namespace hyperseg::cpu {
+
+template <typename S>
+class Pointwise {
+ public:
+  using T = acc_t<S>;
+
+  // `bias` and `relu` as in the forward pass; the bias matters only to the ReLU.
+  Pointwise(const LevelInput<S>& input, const PatchWeights<S>& weights, const Windows& windows, int64_t outputs,
+            const std::vector<T>& bias, bool relu)
+      : input_(input), weights_(weights), windows_(windows), outputs_(outputs), bias_(bias), relu_(relu) {}
+
+  // d_weights: [patches, outputs * channels].
+  void backward(const Map<const S>& gradient, T* d_weights) {
+    const int64_t passed = input_.channels() - input_.first(), area = windows_.height * windows_.width;
+    d_input_ = uninitialised<T>(windows_.images * passed * area);
+    const Map<T> d_input{d_input_.get(), passed, windows_.height, windows_.width,
+                         passed * area,  area,   windows_.width,  1};
+    Partials<T> sums(windows_.patches, outputs_);
+    torch::stable::parallel_for(0, windows_.patches, 1, [&](int64_t begin, int64_t end) {
+      Memory memory(*this);
+      for (int64_t patch = begin; patch < end; ++patch)
+        one(memory, windows_.place(patch), gradient, d_weights + patch * weights_.parameters, d_input, sums.of(patch));
+    });
+    d_bias = sums.total();
+  }
+
+  std::vector<double> d_bias;
+
+  const T* input_gradient(int64_t n, int64_t c, T*) const {
+    return d_input_.get() + (n * (input_.channels() - input_.first()) + c) * windows_.height * windows_.width;
+  }
+
+ private:
+  static constexpr int64_t kFew = 64;  // pixels; fewer do not fill the vectors
+
+  struct Memory {
+    explicit Memory(const Pointwise& p)
+        : channels(p.input_.channels()),
+          padded(round_up(channels, kPadding)),
+          pixels(p.windows_.rows * p.windows_.stride),
+          x(channels * p.windows_.map + 4 * kPadding),
+          x_turned(pixels * padded + 4 * kPadding),
+          d(p.outputs_ * p.windows_.map + 4 * kPadding),
+          d_turned(pixels * p.outputs_),
+          y(p.outputs_ * p.windows_.map),
+          d_x(channels * p.windows_.map),
+          d_x_turned(pixels * channels),
+          weights(p.weights_.parameters + 4 * kPadding),
+          weights_turned(p.weights_.parameters) {}
+    int64_t channels, padded, pixels;
+    std::vector<T> x, x_turned, d, d_turned, y, d_x, d_x_turned, weights, weights_turned;
+  };
+
+  void one(Memory& m, const Windows::Place& at, const Map<const S>& gradient, T* d_weights, const Map<T>& d_input,
+           T* sum) const {
+    const PrimitivesBackward<T>& back = primitives_backward<T>();
+    const int64_t map = windows_.map;
+    input_.read(windows_, at, m.x.data());
+    weights_.read(at, m.weights.data());
+    windows_.read_results(gradient, at, map, m.d.data(), map);
+    if (m.pixels < kFew) {
+      for (int64_t c = 0; c < m.channels; ++c)
+        for (int64_t p = 0; p < m.pixels; ++p) m.x_turned[p * m.padded + c] = m.x[c * map + p];
+    }
+    if (relu_) stop_at_relu(m);
+    back.gradient_sums(outputs_, map, m.d.data(), map, nullptr, 0, nullptr, sum, nullptr);
+    if (m.pixels < kFew) {
+      by_pixel(m, d_weights);
+    } else {
+      by_channel(m, d_weights);
+    }
+    windows_.write_results(m.d_x.data() + input_.first() * map, map, at, d_input);
+  }
+
+  void stop_at_relu(Memory& m) const {
+    const int64_t map = windows_.map;
+    if (m.pixels < kFew) {
+      // x is zero beyond its channels, where a row of the weights has run into the next.
+      primitives_backward<T>().products(outputs_, m.pixels, m.padded, m.weights.data(), m.channels, m.x_turned.data(),
+                                        m.padded, m.y.data(), map);
+    } else {
+      primitives<T>().gemm({.m = outputs_,
+                            .n = map,
+                            .k = m.channels,
+                            .a = m.weights.data(),
+                            .lda = m.channels,
+                            .b = m.x.data(),
+                            .ldb = map,
+                            .c = m.y.data(),
+                            .ldc = map});
+    }
+    for (int64_t o = 0; o < outputs_; ++o)
+      for (int64_t p = o * map; p < o * map + m.pixels; ++p) m.d[p] = m.y[p] + bias_[o] > T(0) ? m.d[p] : T(0);
+  }
+
+  void by_pixel(Memory& m, T* d_weights) const {
+    const Primitives<T>& run = primitives<T>();
+    const int64_t map = windows_.map;
+    for (int64_t o = 0; o < outputs_; ++o)
+      for (int64_t p = 0; p < m.pixels; ++p) m.d_turned[p * outputs_ + o] = m.d[o * map + p];
+    run.gemm({.m = outputs_,
+              .n = m.channels,
+              .k = m.pixels,
+              .a = m.d.data(),
+              .lda = map,
+              .b = m.x_turned.data(),
+              .ldb = m.padded,
+              .c = d_weights,
+              .ldc = m.channels});
+    run.gemm({.m = m.pixels,
+              .n = m.channels,
+              .k = outputs_,
+              .a = m.d_turned.data(),
+              .lda = outputs_,
+              .b = m.weights.data(),
+              .ldb = m.channels,
+              .c = m.d_x_turned.data(),
+              .ldc = m.channels});
+    for (int64_t c = 0; c < m.channels; ++c)
+      for (int64_t p = 0; p < m.pixels; ++p) m.d_x[c * map + p] = m.d_x_turned[p * m.channels + c];
+  }
+
+  void by_channel(Memory& m, T* d_weights) const {
+    const int64_t map = windows_.map;
+    transpose_into(m.weights.data(), outputs_, m.channels, m.weights_turned.data());
+    primitives_backward<T>().products(outputs_, m.channels, map, m.d.data(), map, m.x.data(), map, d_weights,
+                                      m.channels);
+    primitives<T>().gemm({.m = m.channels,
+                          .n = map,
+                          .k = outputs_,
+                          .a = m.weights_turned.data(),
+                          .lda = outputs_,
+                          .b = m.d.data(),
+                          .ldb = map,
+                          .c = m.d_x.data(),
+                          .ldc = map});
+  }
+
+  const LevelInput<S>& input_;
+  PatchWeights<S> weights_;
+  const Windows& windows_;
+  int64_t outputs_;
+  std::vector<T> bias_;
+  bool relu_;
+  std::unique_ptr<T[]> d_input_;  // [N, skip and previous channels, H, W]
+};
+
+}  // namespace hyperseg::cpu

@@ -1,0 +1,239 @@
+"""The native operators called directly: a sentence for what is outside the contract, nothing read beyond it."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from hyperseg.ops import BACKENDS
+from tests.ops.cases import BY_ID, Case, outputs
+from tests.ops.test_parity import backward_arguments, flat
+
+CPP = BACKENDS["cpp"]
+pytestmark = pytest.mark.skipif(bool(CPP.unavailable()), reason="; ".join(CPP.unavailable()) or "it is there")
+
+F32 = torch.float32
+CASES = {
+    "generate_weights": "generate_weights-overlapping",
+    "patch_conv2d": "patch_conv2d-kernel-3",
+    "patch_inverted_residual": "patch_inverted_residual-own-patch-2",
+    "patch_inverted_residual_batch_norm": "patch_inverted_residual_batch_norm-own-patch-2",
+    "decoder_level": "decoder_level-own-signal",
+    "upsample_argmax": "upsample_argmax-double",
+    "upsample_cross_entropy": "upsample_cross_entropy-plain",
+}
+
+
+def names(operator: str) -> list[str]:
+    return [a.name for a in getattr(torch.ops.hyperseg_native, operator).default._schema.arguments]
+
+
+def arguments(operator: str) -> dict:
+    forward = operator.removesuffix("_backward")
+    case = BY_ID[CASES[forward]]
+    make = backward_arguments if operator != forward else Case.arguments
+    return dict(zip(names(operator), make(case, F32, "cpu"), strict=True))
+
+
+def call(operator: str, args: dict):
+    return getattr(torch.ops.hyperseg_native, operator).default(*args.values())
+
+
+def flattened(t: Tensor) -> Tensor:
+    return t.flatten()
+
+
+def double(t: Tensor) -> Tensor:
+    return t.double()
+
+
+def whole(t: Tensor) -> Tensor:
+    return t.int()
+
+
+def shorter(t: Tensor) -> Tensor:
+    """One less in the last dimension."""
+    return t[..., :-1]
+
+
+def none(t: Tensor) -> Tensor:
+    return t[:0]
+
+
+def fewer(t: Tensor) -> Tensor:
+    """One image less."""
+    return t[:-1]
+
+
+# operator, argument, its new value or what becomes of it, and words of the sentence
+SIGNAL = [
+    ("signal", flattened, r"signal must be \[N, C, fh, fw\]"),
+    ("signal", whole, "signal must be float16"),
+    ("signal", none, "every side of signal"),
+    ("generators", [], "one offset, group count and size for each generator, got 0"),
+    ("generators", lambda g: [t.double() for t in g], "a generator is Double but the signal Float"),
+    ("generators", lambda g: [t.flatten() for t in g], "a generator must be"),
+    ("generators", lambda g: [t[:, :0] for t in g], "number of a generator's columns"),
+    ("offsets", [0, 0], "2 offsets"),
+    ("offsets", [0, -1, 0], "reads signal channels -1"),
+    ("offsets", [0, 5, 0], "but the signal has 12"),
+    ("offsets", [0, 2**62, 0], "reads signal channels"),
+    ("groups", [4, 0, 3], "groups must be 1 to"),
+    ("groups", [4, 2**40, 3], "groups must be 1 to"),
+    ("groups", [3, 2, 3], "do not divide into 3 groups"),
+    ("sizes", [8, 0, 2], "size must be 1 to"),
+    ("sizes", [9, 5, 2], "9 parameters are asked of a generator with only 8 rows"),
+]
+BLOCK = [
+    ("x", flattened, r"x must be \[N, C, H, W\]"),
+    ("x", whole, "x must be float16"),
+    ("x", none, "every side of x"),
+    ("x", double, "weights is Float but the map Double"),
+    ("x", shorter, "does not divide into"),
+    ("x", fewer, "weights are for 2 images but the map has 1"),
+    ("x", lambda x: x[:, :-1], "parameters a patch, expected"),
+    ("weights", flattened, r"weights must be \[N, fh, fw, P\]"),
+    ("weights", shorter, "parameters a patch, expected"),
+    ("out_channels", 0, "out_channels must be 1 to"),
+    ("out_channels", -(2**63), "out_channels must be 1 to"),
+    ("out_channels", 2**62, "out_channels must be 1 to"),
+    ("out_channels", 5, "parameters a patch, expected"),
+]
+CONVOLUTION = [
+    *BLOCK,
+    ("bias", shorter, r"bias must be \[4\], got \[3\]"),
+    ("bias", double, "bias is Double but x Float"),
+    ("kernel_size", [3], "two numbers each"),
+    ("kernel_size", [2, 3], "kernel sizes must be odd"),
+    ("kernel_size", [-1, 3], "kernel_size must be 1 to"),
+    ("kernel_size", [1, 3], "parameters a patch, expected"),
+    ("dilation", [1, 1, 1], "two numbers each"),
+    ("dilation", [0, 1], "dilation must be 1 to"),
+    ("dilation", [1, 2**23], "may reach at most"),
+    ("dilation", [4, 1], "too small to reflect 4x1"),
+    ("groups", 0, "groups must be 1 to"),
+    ("groups", 2, "do not both divide into 2 groups"),
+    ("padding_mode", "mirror", "padding_mode must be 'reflect'"),
+]
+RESIDUAL = [
+    *BLOCK,
+    ("hidden", 0, "hidden must be 1 to"),
+    ("hidden", 6, "parameters a patch, expected"),
+    ("halo", "none", "halo must be 'own' or 'neighbour', got 'none'"),
+    ("x", lambda x: x[:, :, :1], "does not divide"),
+]
+LEVEL = [
+    ("skip", flattened, "skip must be"),
+    ("skip", whole, "skip must be float16"),
+    ("skip", double, "is Float but skip Double"),
+    ("skip", fewer, "skip has 1 images but previous 2"),
+    ("skip", shorter, "does not divide into 2x3 patches"),
+    ("previous", flattened, "previous must be"),
+    ("previous", none, "every side of previous"),
+    ("previous", lambda p: torch.cat([p] * 9, 1), "parameters are asked of a generator with only 140"),
+    ("source", flattened, "source must be .* the signal"),
+    ("source", fewer, "the signal has 1 images but skip 2"),
+    ("source", lambda s: s[:, :-9], "but the signal has 11"),
+    ("generator", flattened, "a generator must be"),
+    ("generator", lambda g: g[:-4], "parameters are asked"),
+    ("generator", double, "a generator is Double"),
+    ("bias", shorter, r"bias must be \[17\], got \[16\]"),
+    ("offset", -1, "reads signal channels -1"),
+    ("groups", 0, "groups must be 1 to"),
+    ("groups", 3, "do not divide into 3 groups"),
+    ("out_channels", 0, "out_channels must be 1 to"),
+    ("hidden", -1, "hidden must be 0 to"),
+    ("halo", "", "halo must be"),
+]
+LOSS = [
+    ("logits", flattened, "logits must be"),
+    ("logits", whole, "logits must be float16"),
+    ("logits", none, "every side of logits"),
+    ("labels", flattened, r"labels must be int64 \[N, H, W\], got Long"),
+    ("labels", whole, "labels must be int64"),
+    ("labels", fewer, "labels are for 1 images but logits for 2"),
+    ("labels", lambda t: t[:, :0], "a side of labels"),
+    ("labels", lambda t: t + 5, "neither a class of the logits nor ignore_index"),
+    ("labels", lambda t: t - 2**40, "neither a class of the logits nor ignore_index"),
+]
+GRADIENT = [
+    ("grad", flattened, "grad must be"),
+    ("grad", shorter, "grad must be"),
+    ("grad", double, "grad is Double"),
+]
+STATISTICS = ("scale", "shift", "mean", "variance")
+WRONG = {
+    "generate_weights": SIGNAL,
+    "generate_weights_backward": [*SIGNAL, *GRADIENT],
+    "patch_conv2d": CONVOLUTION,
+    "patch_conv2d_backward": [*CONVOLUTION, *GRADIENT],
+    "patch_inverted_residual": [*RESIDUAL, ("bias", shorter, "bias must be"), ("bias", whole, "bias is Int")],
+    "patch_inverted_residual_backward": [*RESIDUAL, ("bias", shorter, "bias must be"), *GRADIENT],
+    "patch_inverted_residual_batch_norm": [
+        *RESIDUAL,
+        *[(name, shorter, rf"{name} must be \[14\], got \[13\]") for name in STATISTICS[:2]],
+        *[(name, whole, f"{name} must be float16") for name in STATISTICS[:2]],
+    ],
+    "patch_inverted_residual_batch_norm_backward": [
+        *RESIDUAL,
+        *[(name, shorter, rf"{name} must be \[14\], got \[13\]") for name in STATISTICS],
+        *[(name, whole, f"{name} must be float16") for name in STATISTICS],
+        *GRADIENT,
+    ],
+    "decoder_level": LEVEL,
+    "decoder_level_backward": [*LEVEL, *GRADIENT],
+    "upsample_argmax": [
+        ("logits", flattened, "logits must be"),
+        ("logits", whole, "logits must be float16"),
+        ("height", 0, "at least 1x1"),
+        ("width", 2**40, "at most 2.24 pixels"),
+    ],
+    "upsample_cross_entropy": [*LOSS, ("bootstrap", -1, "bootstrap must be 0")],
+    "upsample_cross_entropy_backward": [
+        *LOSS,
+        ("grad", double, "grad must be one Float"),
+        ("grad", lambda g: g.expand(2), "grad must be one Float"),
+        ("weights", shorter, r"weights must be \[2, 11, 13\], got \[2, 11, 12\]"),
+        ("weights", double, "weights must be Float"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("operator", "name", "change", "sentence"),
+    [
+        pytest.param(operator, name, change, sentence, id=f"{operator}-{i}-{name}")
+        for operator, table in WRONG.items()
+        for i, (name, change, sentence) in enumerate(table)
+    ],
+)
+def test_arguments_outside_the_contract(operator, name, change, sentence):
+    args = arguments(operator)
+    args[name] = change(args[name]) if callable(change) else change
+    with pytest.raises(RuntimeError, match=f"{operator}: .*({sentence})"):
+        call(operator, args)
+
+
+@pytest.mark.parametrize("operator", WRONG)
+def test_any_side_of_any_tensor(operator):
+    """Less of it, more of it or none either fits or is answered with a sentence; what fits is computed whole."""
+    refused = 0
+    for name, value in arguments(operator).items():
+        for dim in range(value.dim() if isinstance(value, Tensor) else 0):
+            for changed in (
+                value.narrow(dim, 0, value.shape[dim] - 1),
+                torch.cat([value] * 2, dim),
+                value.select(dim, 0),
+            ):
+                args = arguments(operator) | {name: changed}
+                try:
+                    results = call(operator, args)
+                except RuntimeError as error:
+                    assert f"{operator}: " in str(error)  # noqa: PT017 - whether it is raised is not known
+                    refused += 1
+                else:
+                    assert all(t.isfinite().all() for t in flat(outputs(results)))
+    assert refused
+
+
+def test_every_native_operator_is_here():
+    assert set(WRONG) == set(CPP.implementations)

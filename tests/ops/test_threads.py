@@ -1,0 +1,49 @@
+"""On the CPU the number of threads changes the time and not one bit of the answer."""
+
+import pytest
+import torch
+
+from tests.ops.cases import BY_ID, Case, batch_norm, conv, differentiable, generators, level, loss
+from tests.ops.targets import Target, served
+from tests.ops.test_parity import backward_arguments, flat
+
+# Enough patches, rows and rows of labels that two threads share every pass unevenly.
+SHARED = [
+    Case("generate_weights", "threads", generators(3, 12, (7, 9), ((0, 12, 4, 200, 198), (2, 6, 1, 70, 70)))),
+    Case("patch_conv2d", "threads", conv(1, 3, 4, (5, 7), (3, 2), (3, 3))),
+    Case("patch_conv2d", "threads-pointwise", conv(1, 3, 4, (5, 7), (3, 2), (1, 1))),
+    *[
+        Case("patch_inverted_residual_batch_norm", f"threads-{halo}", batch_norm(1, 3, 5, 4, (5, 7), (3, 2), halo))
+        for halo in ("own", "neighbour")
+    ],
+    Case("decoder_level", "threads", level(1, hidden=6, grid=(5, 7), size=(9, 11), signal=(20, 4, 12, 4, 140))),
+    Case("decoder_level", "threads-pointwise", level(1, grid=(5, 7))),
+    Case("upsample_cross_entropy", "threads", loss(1, 5, (37, 11), (111, 23))),
+    Case("upsample_cross_entropy", "threads-bootstrap", loss(3, 5, (37, 11), (111, 23), bootstrap=600)),
+    BY_ID["patch_inverted_residual-own-patch-3x5"],
+    BY_ID["patch_inverted_residual-neighbour-patch-3x5"],
+]
+
+
+def check(target: Target, operator: str, args: tuple) -> None:
+    answers = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        answers.append(flat(target.serve(operator, args)))
+    for other in answers[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(answers[0], other, strict=True))
+
+
+def on_native(suffix: str = "") -> list:
+    cases = [c for c in SHARED if not suffix or differentiable(c.operator)]
+    return [p for p in served(cases, suffix) if p.values[0] == Target("cpp", "cpu")]
+
+
+@pytest.mark.parametrize(("target", "case"), on_native())
+def test_forward(target: Target, case: Case):
+    check(target, case.operator, case.arguments(torch.float32))
+
+
+@pytest.mark.parametrize(("target", "case"), on_native("_backward"))
+def test_backward(target: Target, case: Case):
+    check(target, f"{case.operator}_backward", backward_arguments(case, torch.float32, "cpu"))
