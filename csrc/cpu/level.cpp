@@ -280,6 +280,9 @@ class Worker {
   // The pixels of a row of a map, at to + i * stride.
   void read_pixels(const Map<const S>& map, const S* row, const int64_t* xs, int64_t columns, T* to,
                    int64_t stride) const {
+    if constexpr (std::is_same_v<S, T>) {
+      if (map.stride_c == 1) return run_.copy_pixels(map.channels, row, map.stride_w, xs, columns, to, stride);
+    }
     if (map.stride_c == 1) {
       for (int64_t x = 0; x < columns; ++x)
         for (int64_t c = 0; c < map.channels; ++c) to[x * stride + c] = static_cast<T>(row[xs[x] * map.stride_w + c]);

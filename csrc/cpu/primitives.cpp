@@ -152,8 +152,20 @@ void depthwise_row(const DepthwiseRow<T>& r) {
 }
 
 template <typename T>
-void blend(const T* __restrict a, const T* __restrict b, T weight, int64_t count, T* __restrict out) {
-  for (int64_t i = 0; i < count; ++i) out[i] = a[i] * (T(1) - weight) + b[i] * weight;
+void blend(const T* a, const T* b, T weight, int64_t count, T* out) {
+  const vec<T> first = splat(T(1) - weight), second = splat(weight);
+  for (int64_t i = 0; i < count; i += Vector<T>::lanes)
+    store(out + i, load(a + i, count - i) * first + load(b + i, count - i) * second, count - i);
+}
+
+template <typename T>
+void copy_pixels(int64_t channels, const T* row, int64_t stride, const int64_t* xs, int64_t count, T* out,
+                 int64_t out_stride) {
+  for (int64_t i = 0; i < count; ++i) {
+    const T* from = row + xs[i] * stride;
+    for (int64_t c = 0; c < channels; c += Vector<T>::lanes)
+      store(out + i * out_stride + c, load(from + c, channels - c), channels - c);
+  }
 }
 
 template <typename T>
@@ -190,23 +202,61 @@ inline void turn(vec<T>* v) {
   }
 }
 
+#ifdef __AVX512F__
+// 16 x 16 by quarters of four columns: rows 4k + r come to lie in lane k of vector r, and each lane is turned by
+// itself, which takes half the shuffles, and those the cheap ones.
+inline void transpose_block(const float* in, int64_t in_stride, float* out, int64_t out_stride) {
+#pragma GCC unroll 4
+  for (int g = 0; g < 4; ++g) {
+    __m512 v[4];
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r) {
+      const float* p = in + r * in_stride + 4 * g;
+      v[r] = _mm512_castps128_ps512(_mm_loadu_ps(p));
+      v[r] = _mm512_maskz_insertf32x4(-1, v[r], _mm_loadu_ps(p + 4 * in_stride), 1);
+      v[r] = _mm512_maskz_insertf32x4(-1, v[r], _mm_loadu_ps(p + 8 * in_stride), 2);
+      v[r] = _mm512_maskz_insertf32x4(-1, v[r], _mm_loadu_ps(p + 12 * in_stride), 3);
+    }
+    const __m512 a = _mm512_maskz_unpacklo_ps(-1, v[0], v[1]), b = _mm512_maskz_unpackhi_ps(-1, v[0], v[1]);
+    const __m512 c = _mm512_maskz_unpacklo_ps(-1, v[2], v[3]), d = _mm512_maskz_unpackhi_ps(-1, v[2], v[3]);
+    const auto low = [](__m512 x, __m512 y) {
+      return _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(-1, _mm512_castps_pd(x), _mm512_castps_pd(y)));
+    };
+    const auto high = [](__m512 x, __m512 y) {
+      return _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(-1, _mm512_castps_pd(x), _mm512_castps_pd(y)));
+    };
+    _mm512_storeu_ps(out + (4 * g + 0) * out_stride, low(a, c));
+    _mm512_storeu_ps(out + (4 * g + 1) * out_stride, high(a, c));
+    _mm512_storeu_ps(out + (4 * g + 2) * out_stride, low(b, d));
+    _mm512_storeu_ps(out + (4 * g + 3) * out_stride, high(b, d));
+  }
+}
+#endif
+
+template <typename T>
+inline void transpose_block(const T* in, int64_t in_stride, T* out, int64_t out_stride) {
+  constexpr int64_t L = Vector<T>::lanes;
+  vec<T> block[L];
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < L; ++r) block[r] = load(in + r * in_stride);
+  turn<T>(block);
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < L; ++r) store(out + r * out_stride, block[r]);
+}
+
 template <typename T>
 void transpose(int64_t rows, int64_t columns, const T* in, int64_t in_stride, T* out, int64_t out_stride) {
   constexpr int64_t L = Vector<T>::lanes;
   for (int64_t i = 0; i < rows; i += L)
     for (int64_t j = 0; j < columns; j += L) {
-      vec<T> block[L];
       const int64_t left = columns - j, above = rows - i;
       if (above >= L && left >= L) {
-#pragma GCC unroll 16
-        for (int64_t r = 0; r < L; ++r) block[r] = load(in + (i + r) * in_stride + j);
-        turn<T>(block);
-#pragma GCC unroll 16
-        for (int64_t r = 0; r < L; ++r) store(out + (j + r) * out_stride + i, block[r]);
+        transpose_block(in + i * in_stride + j, in_stride, out + j * out_stride + i, out_stride);
       } else if (above * left < 4 * L) {
         for (int64_t c = j; c < columns && c < j + L; ++c)
           for (int64_t r = i; r < rows && r < i + L; ++r) out[c * out_stride + r] = in[r * in_stride + c];
       } else {
+        vec<T> block[L];
         for (int64_t r = 0; r < L; ++r) block[r] = r < above ? load(in + (i + r) * in_stride + j, left) : vec<T>{};
         turn<T>(block);
         for (int64_t r = 0; r < L && r < left; ++r) store(out + (j + r) * out_stride + i, block[r], above);
@@ -218,10 +268,10 @@ void transpose(int64_t rows, int64_t columns, const T* in, int64_t in_stride, T*
 
 #define HYPERSEG_JOIN_(a, b) a##b
 #define HYPERSEG_JOIN(a, b) HYPERSEG_JOIN_(a, b)
-#define HYPERSEG_TABLE(T)                                                   \
-  extern const Primitives<T> HYPERSEG_JOIN(T##_, HYPERSEG_ISA);             \
-  const Primitives<T> HYPERSEG_JOIN(T##_, HYPERSEG_ISA) = {                 \
-      gemm<T>, gemv<T>, depthwise_row<T>, blend<T>, widen<T>, transpose<T>, \
+#define HYPERSEG_TABLE(T)                                                                   \
+  extern const Primitives<T> HYPERSEG_JOIN(T##_, HYPERSEG_ISA);                             \
+  const Primitives<T> HYPERSEG_JOIN(T##_, HYPERSEG_ISA) = {                                 \
+      gemm<T>, gemv<T>, depthwise_row<T>, blend<T>, copy_pixels<T>, widen<T>, transpose<T>, \
   };
 HYPERSEG_TABLE(float)
 HYPERSEG_TABLE(double)

@@ -53,6 +53,9 @@ struct Primitives {
   void (*depthwise_row)(const DepthwiseRow<T>& row);
   // out[i] = a[i] * (1 - weight) + b[i] * weight
   void (*blend)(const T* a, const T* b, T weight, int64_t count, T* out);
+  // Pixels xs[0 .. count) of a row whose pixels lie `stride` apart.
+  void (*copy_pixels)(int64_t channels, const T* row, int64_t stride, const int64_t* xs, int64_t count, T* out,
+                      int64_t out_stride);
   // For pixels of `channels` values: out[i] = row[low[i]] * (1 - weight[i]) + row[high[i]] * weight[i]
   void (*widen)(const T* row, int64_t channels, const int32_t* low, const int32_t* high, const T* weight, int64_t count,
                 T* out, int64_t out_stride);
