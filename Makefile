@@ -28,7 +28,7 @@ test-all: $(EXTENSION) ## all tests
 sanitize: $(INSTALLED) ## run the tests of the C++ operators under AddressSanitizer and UBSan
 	HYPERSEG_SANITIZE=address,undefined HYPERSEG_CUDA=0 $(BIN)/python setup.py build_ext --build-lib build/sanitize
 	HYPERSEG_EXTENSION=build/sanitize/hyperseg/_C.abi3.so ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 \
-	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	$(BIN)/python -m pytest tests/ops -p no:cacheprovider -k "cpp and not compile" $(PYTEST_ARGS)
 
 gpu-test: $(EXTENSION) ## only the tests that need a GPU

@@ -15,11 +15,11 @@ namespace hyperseg::cpu {
 namespace {
 
 constexpr int64_t kChannels = 48;  // hidden channels of a task: three vectors; they divide six times any multiple of 8
-constexpr int64_t kWidth = 64;     // columns of a task's input, about
+constexpr int64_t kWidth = 32;     // columns of a task's input, about
 constexpr int64_t kTasks = 16;     // at least, where the map is large enough
 constexpr int64_t kMinimumRows = 8;  // of a task: the rows before the first are expanded once more
 constexpr int64_t kMaximumSize = 7;  // of the depthwise convolution
-constexpr int64_t kProjectPixels = 96, kProjectDepth = 96;  // a block of the projection, for the first cache
+constexpr int64_t kProjectPixels = 48, kProjectDepth = 64;  // a block of the projection, for the first cache
 
 template <typename T>
 struct Block {
