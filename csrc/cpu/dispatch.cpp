@@ -1,3 +1,8 @@
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+
+#include "../common/check.h"
 #include "primitives.h"
 #include "primitives_backward.h"
 
@@ -14,12 +19,22 @@ HYPERSEG_DECLARE(avx2)
 HYPERSEG_DECLARE(avx512)
 
 namespace {
+// 0 to 2: baseline, AVX2, AVX-512, as the CPU has them, or less by HYPERSEG_CPU_CAPABILITY=default|avx2|avx512.
+int find_level() {
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const int found = avx512 ? 2 : avx2 ? 1 : 0;
+  const char* const asked = std::getenv("HYPERSEG_CPU_CAPABILITY");
+  if (!asked || !*asked) return found;
+  const std::string name = asked;
+  check(name == "default" || name == "avx2" || name == "avx512",
+        "HYPERSEG_CPU_CAPABILITY must be default, avx2 or avx512, got ", name);
+  return std::min(found, name == "default" ? 0 : name == "avx2" ? 1 : 2);
+}
+
 int level() {
-  static const int found = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-                                   __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
-                               ? 2
-                           : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 1
-                                                                                             : 0;
+  static const int found = find_level();
   return found;
 }
 }  // namespace
