@@ -16,6 +16,7 @@ from hyperseg.models.synthetic import probe_frames
 from hyperseg.ops import backends
 from hyperseg.ops.reference import resize_logits
 from hyperseg.runtime.folding import FoldedNetwork
+from hyperseg.runtime.memory import keep_freed_memory
 
 logger = logging.getLogger("hyperseg.runtime")
 
@@ -53,7 +54,8 @@ def build_engine(
     """Make a network ready to run on frames of one size.
 
     Norms are folded (in float64), unread context is dropped, memory is channels-last. When built, the engine's answer
-    is compared to the module's in float32 with the reference operators.
+    is compared to the module's in float32 with the reference operators. On the CPU the process keeps the memory that it
+    frees from then on (``hyperseg.runtime.memory``; HYPERSEG_KEEP_MEMORY=0 prevents it).
 
     Args:
         model: any HyperSeg network; it is copied, not changed.
@@ -100,6 +102,8 @@ class Engine:
         self.config, self.size, self.dtype, self.device = model.config, size, dtype, device
         self.batch, self.mode = batch, mode
         self.parity: Parity | None = None
+        if device.type == "cpu":
+            keep_freed_memory()
         fuse = backends.has_kernel("mbconv", device.type)
         self.folded = FoldedNetwork(model, fuse).to(device, dtype).to(memory_format=torch.channels_last)
         # The network's last resize goes to the padded image; see forward_strided.

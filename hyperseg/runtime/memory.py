@@ -1,0 +1,32 @@
+"""Memory on the CPU: kept by the C library instead of given back to the system and taken again with every frame."""
+
+import ctypes
+import functools
+import logging
+import os
+import sys
+
+logger = logging.getLogger("hyperseg.runtime")
+
+# malloc.h of glibc
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Have malloc keep what the process frees, up to its largest use so far; whether that could be arranged.
+
+    A frame allocates maps of tens of megabytes. By default glibc maps them afresh and gives them back, and the kernel
+    clears every page at its first touch: on a virtual machine that took longer than the arithmetic. Linux with glibc
+    only; HYPERSEG_KEEP_MEMORY=0 leaves the process as it is. It concerns the whole process, and memory that is still
+    kept serves every later tensor.
+    """
+    if os.environ.get("HYPERSEG_KEEP_MEMORY") == "0" or not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # musl has none
+        return False
+    done = [mallopt(_TRIM_THRESHOLD, 2**30), mallopt(_TOP_PAD, 2**26), mallopt(_MMAP_THRESHOLD, 2**30)]
+    logger.debug("malloc keeps freed memory: %s", done)
+    return all(done)

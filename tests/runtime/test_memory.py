@@ -1,0 +1,38 @@
+"""An engine on the CPU does not take its memory from the system with every frame."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from hyperseg.runtime.memory import keep_freed_memory
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is told by glibc's mallopt")
+
+SCRIPT = """
+import resource, torch, hyperseg
+
+model = hyperseg.synthesize_weights(hyperseg.create_model("hyperseg-s-camvid", num_classes=3)).eval()
+engine = hyperseg.build_engine(model, (512, 1024), device="cpu", check=False)
+frames = torch.zeros(1, 512, 1024, 3, dtype=torch.uint8)
+for _ in range(4):
+    engine(frames)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    engine(frames)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 4)
+"""
+
+
+def test_frames_take_no_pages():
+    """About ten thousand each without."""
+    environment = os.environ | {"HYPERSEG_KEEP_MEMORY": "1"}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100
+
+
+def test_malloc_can_be_left_as_it_is(monkeypatch):
+    monkeypatch.setenv("HYPERSEG_KEEP_MEMORY", "0")
+    assert not keep_freed_memory.__wrapped__()
