@@ -202,6 +202,8 @@ NOTES = (
     "p50, p90: milliseconds of a single frame. FPS: frames one after the other, median of the rounds; spread is "
     "(max - min) / median. Peers take turns (A B C A B C ...) in one process, after a rest and an untimed frame.",
     "times eager, engine is times it: ratios of FPS within a round, median of the rounds, with the least and the most.",
+    "The engine has malloc keep the memory that the process frees (HYPERSEG_KEEP_MEMORY=0 prevents it); all in "
+    "this process gain by it; eager PyTorch in a process of its own is slower than here.",
     "MiB: the largest resident size of a process of its own: idle after its imports (torch or the runtime), once built "
     "(our engine's check of itself against the module included), and while running frames.",
     "labels agree: worst over all frames and over the checks before and after timing, against the plain float32 module "

@@ -1,12 +1,14 @@
 """EfficientNet's blocks, norms folded, as one operator each."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from hyperseg import ops
 from hyperseg.models.encoder import StaticSameConv2d
 
 
-def fusible(block: nn.Module) -> bool:
+def fusible(block: Any) -> bool:
     """A folded block of timm that computes what ``mbconv`` does: the Lite variants, for one, do not."""
     has_expand = hasattr(block, "conv_pwl")
     activations = [block.bn1, block.bn2] if has_expand else [block.bn1]
@@ -26,6 +28,10 @@ def fusible(block: nn.Module) -> bool:
 
 class FusedBlock(nn.Module):
     """A folded block, its weights where they were, run by :func:`hyperseg.ops.mbconv`."""
+
+    block: Any
+    expand: Any
+    project: Any
 
     def __init__(self, block: nn.Module):
         super().__init__()

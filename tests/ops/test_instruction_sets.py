@@ -1,4 +1,4 @@
-"""The C++ operators with the vectors of older CPUs than this one, in processes of their own: the choice is made once."""
+"""The C++ operators with the vectors of older CPUs, in processes of their own: the choice is made once."""
 
 import os
 import subprocess
