@@ -45,7 +45,7 @@ class Worker {
         ys_(coordinates<T>(height_)) {
     if (level.bias.empty()) return;
     bias_ = padded_bias_.reserve(level.bias.size() + kPadding);
-    std::copy(level.bias.begin(), level.bias.end(), bias_);
+    std::fill_n(std::copy(level.bias.begin(), level.bias.end(), bias_), kPadding, T(0));
   }
 
   void all() const {
@@ -122,7 +122,7 @@ class Worker {
         run_.gemv(o, channels_, weights, channels_, tile + p * channels_, result + p * o, bias(0), level_.last);
     } else {
       T* turned = scratch<T>(kTurned, channels_ * padded);
-      run_.transpose(o, channels_, weights, channels_, turned, padded);
+      transpose_padded(o, channels_, weights, channels_, turned, padded);
       run_.gemm({.m = pixels,
                  .n = o,
                  .k = channels_,
@@ -148,9 +148,9 @@ class Worker {
     const T *w1 = weights, *w2 = w1 + channels_ * h, *w3 = w2 + 9 * h;
     T* expand = scratch<T>(kTurned, (channels_ + 9) * hp + h * op);
     T *depthwise = expand + channels_ * hp, *project = depthwise + 9 * hp;
-    run_.transpose(h, channels_, w1, channels_, expand, hp);
-    run_.transpose(h, 9, w2, 9, depthwise, hp);
-    run_.transpose(o, h, w3, h, project, op);
+    transpose_padded(h, channels_, w1, channels_, expand, hp);
+    transpose_padded(h, int64_t{9}, w2, int64_t{9}, depthwise, hp);
+    transpose_padded(o, h, w3, h, project, op);
     return {expand, depthwise, project};
   }
 
@@ -171,7 +171,7 @@ class Worker {
     for (int64_t first = 0; first < h; first += step) {
       const int64_t some = std::min(step, h - first);
       run_.gemm({.m = whole,
-                 .n = some,
+                 .n = round_up(some, kPadding),  // so that the filter reads nothing else
                  .k = channels_,
                  .a = tile,
                  .lda = channels_,
@@ -238,6 +238,7 @@ class Worker {
     T* gathered = scratch<T>(kCoarse, (channels_ + some) * padded);
     T* values = gathered + channels_ * padded;
     const auto place = [&](int64_t p) { return (from_y + p / columns) * stride + from_x + p % columns; };
+    std::fill_n(gathered, channels_ * padded, T(0));
     for (int64_t p = 0; p < pixels; ++p)
       for (int64_t c = 0; c < channels_; ++c) gathered[c * padded + p] = tile[place(p) * channels_ + c];
     run_.gemm({.m = some,

@@ -55,6 +55,14 @@ class Buffer {
   int64_t capacity_ = 0;
 };
 
+// out[j, i] = in[j, i] transposed, for the right side of a product: its rows end in zeros, as what lies in unused lanes
+// is multiplied too, and takes a hundred times longer where it is denormal.
+template <typename T>
+void transpose_padded(int64_t rows, int64_t columns, const T* in, int64_t in_stride, T* out, int64_t padded) {
+  primitives<T>().transpose(rows, columns, in, in_stride, out, padded);
+  for (int64_t j = 0; j < columns; ++j) std::fill(out + j * padded + rows, out + (j + 1) * padded, T(0));
+}
+
 // One grouped 1x1 convolution, transposed: for each group [K, columns], columns padded for vector reads.
 template <typename T>
 struct Generator {
@@ -71,16 +79,17 @@ struct Generator {
         padded(round_up(rows / groups, kPadding)),
         size(size) {
     weights = buffer.reserve(groups * depth * padded + kPadding);
-    const Primitives<T>& run = primitives<T>();
     for_each_task(groups, [&](int64_t q) {
       const S* from = g + q * rows_per_group * stride_row;
       T* to = weights + q * depth * padded;
       if constexpr (std::is_same_v<S, T>) {
-        if (stride_column == 1) return run.transpose(rows_per_group, depth, from, stride_row, to, padded);
+        if (stride_column == 1) return transpose_padded(rows_per_group, depth, from, stride_row, to, padded);
       }
-      for (int64_t k = 0; k < depth; ++k)
+      for (int64_t k = 0; k < depth; ++k) {
         for (int64_t r = 0; r < rows_per_group; ++r)
           to[k * padded + r] = static_cast<T>(from[r * stride_row + k * stride_column]);
+        std::fill(to + k * padded + rows_per_group, to + (k + 1) * padded, T(0));
+      }
     });
   }
 

@@ -51,17 +51,19 @@ class Expansion {
         some_(std::min(kChannels, block.hidden - first)),
         padded_(round_up(some_, kPadding)) {
     thread_local Buffer<T> memory;
-    T* packed = memory.reserve((block.in.channels + block.size * block.size + 2) * padded_);
+    const int64_t total = (block.in.channels + block.size * block.size + 2) * padded_;
+    T* packed = memory.reserve(total);
+    std::fill(packed + total - 2 * padded_, packed + total, T(0));
     expand_ = packed;
     depthwise_ = expand_ + block.in.channels * padded_;
     bias_ = depthwise_ + block.size * block.size * padded_;
     expand_bias_ = bias_ + padded_;
     const int64_t taps = block.size * block.size;
-    run_.transpose(some_, taps, block.depthwise + first * taps, taps, depthwise_, padded_);
+    transpose_padded(some_, taps, block.depthwise + first * taps, taps, depthwise_, padded_);
     std::copy_n(block.depthwise_bias + first, some_, bias_);
     if (block.expand) {
-      run_.transpose(some_, block.in.channels, block.expand + first * block.in.channels, block.in.channels, expand_,
-                     padded_);
+      transpose_padded(some_, block.in.channels, block.expand + first * block.in.channels, block.in.channels, expand_,
+                       padded_);
       std::copy_n(block.expand_bias + first, some_, expand_bias_);
     }
   }
@@ -113,12 +115,13 @@ class Expansion {
     std::fill_n(to + end * padded_, (columns - end) * padded_, T(0));
     const T* pixels = in.at(image_, y, left + begin);
     if (!block_.expand) {
+      std::fill_n(to, columns * padded_, T(0));
       for (int64_t x = begin; x < end; ++x)
         std::copy_n(pixels + (x - begin) * in.channels + first_, some_, to + x * padded_);
       return;
     }
     run_.gemm({.m = end - begin,
-               .n = some_,
+               .n = padded_,  // so that the filter reads nothing else
                .k = in.channels,
                .a = pixels,
                .lda = in.channels,
@@ -167,8 +170,8 @@ void excite(const Block<T>& block, T* sums, T* projection) {
   constexpr int64_t rows = 64;
   for_each_task((block.hidden + rows - 1) / rows, [&](int64_t task) {
     const int64_t begin = task * rows, end = std::min(begin + rows, block.hidden);
-    run.transpose(block.out_channels, end - begin, block.project + begin, block.hidden, projection + begin * padded,
-                  padded);
+    transpose_padded(block.out_channels, end - begin, block.project + begin, block.hidden, projection + begin * padded,
+                     padded);
     for (int64_t c = begin; c < end; ++c) {
       const T gate = T(1) / (T(1) + std::exp(-gates[c]));
       for (int64_t o = 0; o < block.out_channels; ++o) projection[c * padded + o] *= gate;
