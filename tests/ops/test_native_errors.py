@@ -18,6 +18,7 @@ CASES = {
     "patch_inverted_residual": "patch_inverted_residual-own-patch-2",
     "patch_inverted_residual_batch_norm": "patch_inverted_residual_batch_norm-own-patch-2",
     "decoder_level": "decoder_level-own-signal",
+    "mbconv": "mbconv-kernel-3-residual",
     "upsample_argmax": "upsample_argmax-double",
     "upsample_cross_entropy": "upsample_cross_entropy-plain",
 }
@@ -160,6 +161,30 @@ GRADIENT = [
     ("grad", shorter, "grad must be"),
     ("grad", double, "grad is Double"),
 ]
+ENCODER_BLOCK = [
+    ("x", flattened, r"x must be \[N, C, H, W\]"),
+    ("x", whole, "x must be float16"),
+    ("x", none, "every side of x"),
+    ("x", double, "expand is Float but x Double"),
+    ("x", lambda x: x[:, :-1], r"expand must be \[48, 7\], got \[48, 8\]"),
+    ("expand", None, "give expand and expand_bias, or neither"),
+    ("expand_bias", shorter, r"expand_bias must be \[48\], got \[47\]"),
+    ("depthwise", flattened, r"depthwise must be \[hidden, size, size\]"),
+    ("depthwise", shorter, r"depthwise must be \[48, 3, 3\], got \[48, 3, 2\]"),
+    ("depthwise", none, "number of hidden channels must be 1 to"),
+    ("depthwise", lambda t: t.repeat(1, 3, 3), "1x1 to 7x7 taps, got 9"),
+    ("reduce", none, "number of squeezed channels must be 1 to"),
+    ("gate", shorter, r"gate must be \[48, 3\], got \[48, 2\]"),
+    ("project", flattened, r"project must be \[out, hidden\]"),
+    ("project", double, "project is Double but x Float"),
+    ("project_bias", whole, "project_bias is Int but x Float"),
+    ("stride", 0, "stride must be 1 to"),
+    ("stride", 2, "residual adds x to the result"),
+    ("padding", [1, 1], "padding must be left, right, top and bottom, got 2 numbers"),
+    ("padding", [1, 1, 3, 1], "padding must be 0 to 2, got 3"),
+    ("padding", [1, 1, -1, 1], "padding must be 0 to 2, got -1"),
+    ("padding", [1, 0, 1, 1], "residual adds x to the result"),
+]
 STATISTICS = ("scale", "shift", "mean", "variance")
 WRONG = {
     "generate_weights": SIGNAL,
@@ -181,6 +206,7 @@ WRONG = {
     ],
     "decoder_level": LEVEL,
     "decoder_level_backward": [*LEVEL, *GRADIENT],
+    "mbconv": ENCODER_BLOCK,
     "upsample_argmax": [
         ("logits", flattened, "logits must be"),
         ("logits", whole, "logits must be float16"),
