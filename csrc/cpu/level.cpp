@@ -307,7 +307,6 @@ class Worker {
       right = std::max<int64_t>(right, axis_x_.high[xs[x]] + 1);
     }
     int32_t low[kPixels + 2], high[kPixels + 2];
-    int64_t coarse_xs[kPixels + 2];
     T weight[kPixels + 2];
     for (int64_t x = 0; x < columns; ++x) {
       low[x] = static_cast<int32_t>(axis_x_.low[xs[x]] - left);
@@ -315,11 +314,13 @@ class Worker {
       weight[x] = axis_x_.weight[xs[x]];
     }
     const int64_t channels = previous.channels, width = right - left, row = width * channels;
+    thread_local std::vector<int64_t> coarse_xs;  // as many as previous is wide, which may be more than kPixels
+    coarse_xs.resize(width);
     for (int64_t x = 0; x < width; ++x) coarse_xs[x] = left + x;
     T* coarse = scratch<T>(kCoarse, (bottom - top + 1) * row);
     T* blend = coarse + (bottom - top) * row;
     for (int64_t y = top; y < bottom; ++y)
-      read_pixels(previous, previous.at(n, 0, y, 0), coarse_xs, width, coarse + (y - top) * row, channels);
+      read_pixels(previous, previous.at(n, 0, y, 0), coarse_xs.data(), width, coarse + (y - top) * row, channels);
     for (int64_t y = y0; y < y1; ++y) {
       const int64_t mapped = reflect(y, height_);
       run_.blend(coarse + (axis_y_.low[mapped] - top) * row, coarse + (axis_y_.high[mapped] - top) * row,

@@ -15,7 +15,7 @@
 #include "tasks.h"
 
 // The body of decoder_level, patch_inverted_residual and 1x1 patch_conv2d: patches in runs along a row of the grid,
-// each run a task. A task reads its part of the level's input (upsampling as it reads) into a small planar tile, makes
+// each run a task. A task reads its part of the level's input (upsampling as it reads) into a small tile, makes
 // the run's weights if they are to be generated, and computes each patch in tiles whose hidden maps stay in the caches.
 namespace hyperseg::cpu {
 

@@ -68,7 +68,8 @@ class Expansion {
     }
   }
 
-  // Rows [y0, y1) and columns [x0, x1) of the result, to filtered[y, x, hidden]; sums[some] gets their sum.
+  // Rows [y0, y1) and columns [x0, x1) of the result, to filtered[y, x, hidden]; sums[first_ .. first_ + some_) get
+  // theirs.
   void run(int64_t y0, int64_t y1, int64_t x0, int64_t x1, T* filtered, T* sums) const {
     std::fill_n(sums + first_, some_, T(0));
     if (y0 >= y1 || x0 >= x1) return;

@@ -52,11 +52,15 @@ Map<S> write(Tensor& t) {
   return map_of<S>(t, static_cast<S*>(t.mutable_data_ptr()));
 }
 
-// The memory format of an operator's result is that of its map.
+// The memory format of an operator's result is that of its map. Strides of sides of 1 do not matter, as in torch.
 inline bool channels_last(const Tensor& t) {
-  const int64_t c = t.size(1), h = t.size(2), w = t.size(3);
-  return t.stride(1) == 1 && t.stride(3) == c && t.stride(2) == w * c && (t.size(0) == 1 || t.stride(0) == h * w * c) &&
-         !t.is_contiguous();
+  int64_t expected = 1;
+  for (const int64_t d : {1, 3, 2, 0}) {
+    if (t.size(d) == 1) continue;
+    if (t.stride(d) != expected) return false;
+    expected *= t.size(d);
+  }
+  return !t.is_contiguous();
 }
 
 // [N, channels, H, W] in the memory format of `like`.

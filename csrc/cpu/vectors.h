@@ -101,7 +101,7 @@ inline vec<T> clamp_high(vec<T> v, T high) {
   return v > high ? splat(high) : v;
 }
 
-// 1 + e^-x, to about 5e-7 of the result in float.
+// 1 + e^-x, to about 1e-6 of the result for |x| < 20, in float.
 inline vec<float> one_plus_exp_minus(vec<float> x) {
 #ifdef __AVX512F__
   // 2^y = 2^floor(y) 2^f with 0 <= f < 1, the latter by a polynomial.

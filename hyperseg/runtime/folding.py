@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperseg.models.decoder import decode, skip_features
-from hyperseg.models.encoder import EfficientNetTrunk
+from hyperseg.models.encoder import EfficientNetTrunk, TimmTrunk
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.sizes import pad
 from hyperseg.runtime.blocks import FusedBlock, fusible
@@ -36,7 +36,11 @@ class FoldedNetwork(nn.Module):
             _fold_efficientnet(self.encoder.trunk)
             if fuse:
                 _fuse_efficientnet(self.encoder.trunk)
-        for module in [*self.encoder.modules(), *self.context.modules()]:
+        # Our own convolutions and norms; in a timm model a norm of this name may come before its convolution.
+        ours: list[nn.Module] = [self.encoder.reduce, self.context]
+        if isinstance(self.encoder.trunk, TimmTrunk):
+            ours += [m for m in (self.encoder.trunk.stem, self.encoder.trunk.head) if m is not None]
+        for module in [m for part in ours for m in part.modules()]:
             if isinstance(module, nn.Sequential) and hasattr(module, "conv") and hasattr(module, "norm"):
                 fold_norm(module.conv, module.norm)
                 module.norm = nn.Identity()

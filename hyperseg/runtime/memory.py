@@ -14,7 +14,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Have malloc keep what the process frees, up to its largest use so far; whether that could be arranged.
+    """Have malloc keep what the process frees, up to its largest use so far or 1 GiB; whether that could be arranged.
 
     A frame allocates maps of tens of megabytes. By default glibc maps them afresh and gives them back, and the kernel
     clears every page at its first touch: on a virtual machine that took longer than the arithmetic. Linux with glibc
@@ -27,6 +27,9 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # musl has none
         return False
-    done = [mallopt(_TRIM_THRESHOLD, 2**30), mallopt(_TOP_PAD, 2**26), mallopt(_MMAP_THRESHOLD, 2**30)]
-    logger.debug("malloc keeps freed memory: %s", done)
-    return all(done)
+    # First: a glibc that refuses it would be left with its smallest threshold by the others. Older ones take 32 MB.
+    if not (mallopt(_MMAP_THRESHOLD, 2**30) or mallopt(_MMAP_THRESHOLD, 2**25)):
+        return False
+    kept = bool(mallopt(_TRIM_THRESHOLD, 2**30) and mallopt(_TOP_PAD, 2**26))
+    logger.debug("malloc keeps freed memory: %s", kept)
+    return kept

@@ -292,6 +292,7 @@ PATCH_CONV2D = [
         grid_Nx1=conv(grid=(5, 1), patch=(1, 3)),
         one_patch=conv(1, grid=(1, 1), patch=(5, 7)),
         one_pixel=conv(1, grid=(1, 1), patch=(1, 1), kernel=(1, 1)),
+        one_row_of_pixels=conv(grid=(1, 4), patch=(1, 3), kernel=(1, 1)),
         groups_2=conv(c=4, out=6, groups=2),
         depthwise=conv(c=4, out=4, groups=4),
         depthwise_multiplier=conv(c=3, out=6, groups=3),
@@ -366,6 +367,7 @@ DECODER_LEVEL = [
             Case("decoder_level", f"{halo}-weights-odd-size", level(hidden=6, size=(5, 5), patch=(3, 5), halo=halo)),
             Case("decoder_level", f"{halo}-weights-slice", level(hidden=6, spare=5, halo=halo)),
             Case("decoder_level", f"{halo}-signal", level(hidden=6, signal=(20, 4, 12, 4, 140), halo=halo)),
+            Case("decoder_level", f"{halo}-previous-1500-wide", level(1, 2, 1, hidden=6, size=(2, 1500), halo=halo)),
             Case("decoder_level", f"{halo}-patch-1", level(hidden=6, patch=(1, 1), halo=halo)),
             Case("decoder_level", f"{halo}-grid-1x5", level(hidden=6, grid=(1, 5), patch=(2, 3), halo=halo)),
         )

@@ -163,6 +163,18 @@ def test_only_channels_last_memory_counts_as_such():
     assert reference.format_of(transposed(x)) == torch.contiguous_format
 
 
+@pytest.mark.parametrize(("target", "case"), served([BY_ID["patch_conv2d-one-row-of-pixels"]]))
+def test_a_row_of_channels_last_memory_counts_too(target: Target, case: Case):
+    """The strides of sides of 1 say nothing; here they are those of the larger map that the row was cut from."""
+    x, *rest = case.arguments(F32, target.device)
+    wide = torch.zeros(x.shape[0], x.shape[1], 3, x.shape[3] + 2, device=target.device)
+    row = channels_last(wide)[:, :, :1, : x.shape[3]].copy_(x)[:1]
+    weights = rest[0][:1]
+    y = target.serve(case.operator, (row, weights, *rest[1:]))
+    assert reference.format_of(row) == torch.channels_last
+    assert y.stride() == torch.empty(y.shape).to(memory_format=torch.channels_last).stride()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 @pytest.mark.parametrize(("target", "case"), served([BY_ID["upsample_cross_entropy-plain"]]))
 def test_the_loss_of_half_types_is_float32(target: Target, case: Case, dtype):

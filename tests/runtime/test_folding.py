@@ -54,14 +54,14 @@ def test_no_norm_is_left(name):
     assert not any(p.requires_grad for p in folded.parameters())
 
 
-@pytest.mark.parametrize("encoder", ["resnet18", "convnext_atto"])
+@pytest.mark.parametrize("encoder", ["resnet18", "convnext_atto", "densenet121"])
 def test_other_encoders_keep_their_norms(encoder):
     model = synthesize_weights(create_model("hyperseg-m", num_classes=5, encoder=encoder)).eval()
     folded = FoldedNetwork(model)
     assert isinstance(folded.encoder.trunk, TimmTrunk)
     kept = norms(folded)
     assert kept == [f"encoder.trunk.net.{key}" for key in norms(model.encoder.trunk.net)]
-    assert bool(kept) == (encoder == "resnet18")
+    assert bool(kept) == (encoder != "convnext_atto")
     assert not any(folded.get_submodule(key).training for key in kept)
     x = images(33, 70)
     with torch.inference_mode():
