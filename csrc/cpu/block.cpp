@@ -36,13 +36,13 @@ class Block<S>::Worker {
 
   void start(int64_t patch) {
     at_ = b_.windows_.place(patch);
-    b_.weights_.read(at_, weights_.data());
+    b_.weights_.read(at_.n, at_.gy, at_.gx, 0, b_.weights_.parameters, weights_.data());
   }
 
   void start_backward(int64_t patch) {
     start(patch);
-    transpose_into(w1(), hidden(), channels(), w1t_.data());
-    transpose_into(w3(), outputs(), hidden(), w3t_.data());
+    run_.transpose(hidden(), channels(), w1(), channels(), w1t_.data(), hidden());
+    run_.transpose(outputs(), hidden(), w3(), hidden(), w3t_.data(), outputs());
     for (int64_t i = 0; i < 9 * hidden(); ++i) reversed_[i] = w2()[i / 9 * 9 + 8 - i % 9];
   }
 

@@ -28,16 +28,14 @@ Tensor generate_weights(const Tensor& signal, std::vector<Tensor> generators, st
       const Tensor& g = generators[i];
       const Generator<T> generator(static_cast<const scalar_t*>(g.const_data_ptr()), g.stride(0), g.stride(1),
                                    g.size(0), g.size(1), groups[i], sizes[i]);
-      const int64_t channels = g.size(1) * groups[i], first = begin_of, patches = 16;
+      const int64_t channels = generator.channels(), first = begin_of, patches = 16;
       const int64_t runs = (fw + patches - 1) / patches;
       for_each_task(n * fh * runs, [&](int64_t task) {
         thread_local Buffer<T> signals, made;
         T* const values = signals.reserve(patches * channels);
         const int64_t x0 = task % runs * patches, x1 = std::min(x0 + patches, fw);
         const int64_t y = task / runs % fh, image = task / runs / fh;
-        for (int64_t x = x0; x < x1; ++x)
-          for (int64_t c = 0; c < channels; ++c)
-            values[(x - x0) * channels + c] = static_cast<T>(*map.at(image, offsets[i] + c, y, x));
+        read_signal(map, offsets[i], channels, image, y, x0, x1, values);
         scalar_t* row = target + ((image * fh + y) * fw + x0) * total + first;
         if constexpr (std::is_same_v<scalar_t, T>) {
           generator.generate(run, x1 - x0, values, row, total);

@@ -9,16 +9,6 @@
 // From what the backward operators compute with to the tensors they answer with.
 namespace hyperseg::cpu {
 
-template <typename S>
-PatchWeights<S> patch_weights(const Tensor& weights) {
-  return {static_cast<const S*>(weights.const_data_ptr()),
-          weights.stride(0),
-          weights.stride(1),
-          weights.stride(2),
-          weights.stride(3),
-          weights.size(3)};
-}
-
 // A dense gradient, accumulated as T in the tensor itself or, if that is of a half type, beside it until `finish`.
 template <typename S>
 class Accumulated {

@@ -20,15 +20,9 @@ struct Image {
 
 inline ScalarType precise_type(ScalarType type) { return type == ScalarType::Double ? type : ScalarType::Float; }
 
-inline Tensor precise(const Tensor& t) {
+inline Tensor precise(const Tensor& t, MemoryFormat format = MemoryFormat::Contiguous) {
   const ScalarType type = precise_type(t.scalar_type());
-  return torch::stable::contiguous(t.scalar_type() == type ? t : torch::stable::to(t, type));
-}
-
-inline Tensor precise_pixels(const Tensor& t) {
-  const ScalarType type = precise_type(t.scalar_type());
-  return torch::stable::contiguous(t.scalar_type() == type ? t : torch::stable::to(t, type),
-                                   MemoryFormat::ChannelsLast);
+  return torch::stable::contiguous(t.scalar_type() == type ? t : torch::stable::to(t, type), format);
 }
 
 inline Tensor new_pixels(const Tensor& like, int64_t channels, int64_t height, int64_t width) {

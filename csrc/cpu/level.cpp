@@ -62,29 +62,19 @@ class Worker {
  private:
   // `count` weights of one patch, as T and contiguous.
   const T* weights_of(int64_t n, int64_t gy, int64_t gx, int64_t first, int64_t count, T* buffer) const {
-    const S* source = level_.weights + n * level_.weights_n + gy * level_.weights_h + gx * level_.weights_w +
-                      first * level_.weights_p;
     if constexpr (std::is_same_v<S, T>) {
-      if (level_.weights_p == 1) return source;
+      if (level_.weights.stride_p == 1) return level_.weights.at(n, gy, gx) + first;
     }
-    for (int64_t i = 0; i < count; ++i) buffer[i] = static_cast<T>(source[i * level_.weights_p]);
+    level_.weights.read(n, gy, gx, first, count, buffer);
     return buffer;
-  }
-
-  void read_signal(int64_t n, int64_t gy, int64_t first, int64_t last, T* to) const {
-    const Map<const S>& signal = level_.signal;
-    const int64_t channels = level_.generator->groups * level_.generator->depth;
-    for (int64_t gx = first; gx < last; ++gx)
-      for (int64_t c = 0; c < channels; ++c)
-        to[(gx - first) * channels + c] = static_cast<T>(*signal.at(n, level_.signal_offset + c, gy, gx));
   }
 
   // The weights of patches [first, last) of a row of the grid.
   const T* generate(int64_t n, int64_t gy, int64_t first, int64_t last) const {
-    const int64_t patches = last - first;
-    T* signal = scratch<T>(kSignal, patches * level_.generator->groups * level_.generator->depth);
+    const int64_t patches = last - first, channels = level_.generator->channels();
+    T* signal = scratch<T>(kSignal, patches * channels);
     T* weights = scratch<T>(kGenerated, patches * parameters_ + kPadding);
-    read_signal(n, gy, first, last, signal);
+    read_signal(level_.signal, level_.signal_offset, channels, n, gy, first, last, signal);
     level_.generator->generate(run_, patches, signal, weights, parameters_);
     return weights;
   }

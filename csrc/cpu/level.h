@@ -55,8 +55,36 @@ class Buffer {
   int64_t capacity_ = 0;
 };
 
-// out[j, i] = in[j, i] transposed, for the right side of a product: its rows end in zeros, as what lies in unused lanes
-// is multiplied too, and takes a hundred times longer where it is denormal.
+// The generated weights [N, fh, fw, P], whatever their strides.
+template <typename S>
+struct PatchWeights {
+  const S* data = nullptr;
+  int64_t stride_n = 0, stride_h = 0, stride_w = 0, stride_p = 1, parameters = 0;
+
+  const S* at(int64_t n, int64_t gy, int64_t gx) const { return data + n * stride_n + gy * stride_h + gx * stride_w; }
+
+  template <typename T>
+  void read(int64_t n, int64_t gy, int64_t gx, int64_t first, int64_t count, T* to) const {
+    const S* source = at(n, gy, gx) + first * stride_p;
+    if (stride_p == 1) {
+      for (int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(source[i]);
+    } else {
+      for (int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(source[i * stride_p]);
+    }
+  }
+};
+
+// The signal of patches [first, last) of a row of the grid, [patches, channels], from channel `offset` on.
+template <typename S, typename T>
+void read_signal(const Map<const S>& signal, int64_t offset, int64_t channels, int64_t n, int64_t gy, int64_t first,
+                 int64_t last, T* to) {
+  for (int64_t gx = first; gx < last; ++gx)
+    for (int64_t c = 0; c < channels; ++c)
+      to[(gx - first) * channels + c] = static_cast<T>(*signal.at(n, offset + c, gy, gx));
+}
+
+// in [rows, columns] as out [columns, rows], for the right side of a product: its rows end in zeros, as what lies in
+// unused lanes is multiplied too, and takes a hundred times longer where it is denormal.
 template <typename T>
 void transpose_padded(int64_t rows, int64_t columns, const T* in, int64_t in_stride, T* out, int64_t padded) {
   primitives<T>().transpose(rows, columns, in, in_stride, out, padded);
@@ -93,14 +121,16 @@ struct Generator {
     });
   }
 
-  // signal [patches, groups * depth] -> out [patches, stride].
+  int64_t channels() const { return groups * depth; }  // of the signal
+
+  // signal [patches, channels()] -> out [patches, stride].
   void generate(const Primitives<T>& run, int64_t patches, const T* signal, T* out, int64_t stride) const {
     for (int64_t q = 0; q < groups && q * rows_per_group < size; ++q)
       run.gemm({.m = patches,
                 .n = std::min(rows_per_group, size - q * rows_per_group),
                 .k = depth,
                 .a = signal + q * depth,
-                .lda = groups * depth,
+                .lda = channels(),
                 .b = weights + q * depth * padded,
                 .ldb = padded,
                 .c = out + q * rows_per_group,
@@ -130,8 +160,7 @@ struct Level {
   Activation last = Activation::kNone;  // after a 1x1 level
   std::vector<T> bias;                  // empty, or [2 * hidden + out_channels]
   // Either weights [N, fh, fw, P] ...
-  const S* weights = nullptr;
-  int64_t weights_n = 0, weights_h = 0, weights_w = 0, weights_p = 1;
+  PatchWeights<S> weights;
   // ... or a signal and the generator that makes them of it.
   Map<const S> signal;
   int64_t signal_offset = 0;

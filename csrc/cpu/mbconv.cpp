@@ -108,19 +108,17 @@ class Expansion {
   void fill(int64_t y, int64_t left, int64_t columns, T* to) const {
     const Image<const T>& in = block_.in;
     const int64_t begin = std::clamp<int64_t>(-left, 0, columns), end = std::clamp(in.width - left, begin, columns);
-    if (y < 0 || y >= in.height || begin == end) {
-      std::fill_n(to, columns * padded_, T(0));
-      return;
-    }
-    std::fill_n(to, begin * padded_, T(0));
-    std::fill_n(to + end * padded_, (columns - end) * padded_, T(0));
+    const bool outside = y < 0 || y >= in.height || begin == end;
+    if (outside || !block_.expand) std::fill_n(to, columns * padded_, T(0));
+    if (outside) return;
     const T* pixels = in.at(image_, y, left + begin);
     if (!block_.expand) {
-      std::fill_n(to, columns * padded_, T(0));
       for (int64_t x = begin; x < end; ++x)
         std::copy_n(pixels + (x - begin) * in.channels + first_, some_, to + x * padded_);
       return;
     }
+    std::fill_n(to, begin * padded_, T(0));
+    std::fill_n(to + end * padded_, (columns - end) * padded_, T(0));
     run_.gemm({.m = end - begin,
                .n = padded_,  // so that the filter reads nothing else
                .k = in.channels,
@@ -216,7 +214,7 @@ Tensor mbconv(const Tensor& x, std::optional<Tensor> expand, std::optional<Tenso
   const int64_t size = depthwise.size(1), hidden = depthwise.size(0), out_channels = projection.size(0);
   const int64_t height = (x.size(2) + padding[2] + padding[3] - size) / stride + 1;
   const int64_t width = (x.size(3) + padding[0] + padding[1] - size) / stride + 1;
-  const Tensor input = precise_pixels(x);
+  const Tensor input = precise(x, MemoryFormat::ChannelsLast);
   Tensor out = new_pixels(x, out_channels, height, width);
   const auto run = [&](auto type) {
     using T = decltype(type);

@@ -81,12 +81,18 @@ std::vector<acc_t<S>> values(const std::optional<Tensor>& t) {
 }
 
 template <typename S>
+PatchWeights<S> patch_weights(const Tensor& weights) {
+  return {static_cast<const S*>(weights.const_data_ptr()),
+          weights.stride(0),
+          weights.stride(1),
+          weights.stride(2),
+          weights.stride(3),
+          weights.size(3)};
+}
+
+template <typename S>
 void set_weights(Level<S>& level, const Tensor& weights) {
-  level.weights = static_cast<const S*>(weights.const_data_ptr());
-  level.weights_n = weights.stride(0);
-  level.weights_h = weights.stride(1);
-  level.weights_w = weights.stride(2);
-  level.weights_p = weights.stride(3);
+  level.weights = patch_weights<S>(weights);
   level.grid_h = weights.size(1);
   level.grid_w = weights.size(2);
 }

@@ -20,19 +20,18 @@ struct Convolution {
 
   Map<const S> x;
   Map<S> out;
-  Level<S> weights;  // only its weights and grid
+  PatchWeights<S> weights;
   std::vector<T> bias;
-  int64_t images, groups, kernel_h, kernel_w, dilation_h, dilation_w;
+  int64_t grid_h, grid_w, groups, kernel_h, kernel_w, dilation_h, dilation_w;
   std::vector<int64_t> ys, xs;  // from a padded coordinate, counted from -halo, to a pixel or -1
 
   void patch(int64_t n, int64_t gy, int64_t gx) const {
     const Primitives<T>& run = primitives<T>();
-    const int64_t ph = x.height / weights.grid_h, pw = x.width / weights.grid_w;
+    const int64_t ph = x.height / grid_h, pw = x.width / grid_w;
     const int64_t inputs = x.channels / groups, outputs = out.channels / groups, taps = kernel_h * kernel_w;
     const int64_t depth = inputs * taps;
-    std::vector<T> converted(out.channels * depth), columns(depth * kTile + kPadding), result(outputs * kTile);
-    const S* source = weights.weights + n * weights.weights_n + gy * weights.weights_h + gx * weights.weights_w;
-    for (int64_t i = 0; i < out.channels * depth; ++i) converted[i] = static_cast<T>(source[i * weights.weights_p]);
+    std::vector<T> converted(weights.parameters), columns(depth * kTile + kPadding), result(outputs * kTile);
+    weights.read(n, gy, gx, 0, weights.parameters, converted.data());
     for (int64_t first = 0; first < ph * pw; first += kTile) {
       const int64_t pixels = std::min(kTile, ph * pw - first);
       for (int64_t group = 0; group < groups; ++group) {
@@ -92,9 +91,10 @@ Tensor patch_conv2d(const Tensor& x, const Tensor& weights, std::optional<Tensor
     Convolution<S> convolution{
         .x = read<S>(x),
         .out = write<S>(out),
-        .weights = {},
+        .weights = patch_weights<S>(weights),
         .bias = values<S>(bias),
-        .images = x.size(0),
+        .grid_h = weights.size(1),
+        .grid_w = weights.size(2),
         .groups = groups,
         .kernel_h = kernel_size[0],
         .kernel_w = kernel_size[1],
@@ -103,7 +103,6 @@ Tensor patch_conv2d(const Tensor& x, const Tensor& weights, std::optional<Tensor
         .ys = padded_axis(x.size(2), dilation[0] * (kernel_size[0] / 2), padding_mode),
         .xs = padded_axis(x.size(3), dilation[1] * (kernel_size[1] / 2), padding_mode),
     };
-    set_weights(convolution.weights, weights);
     const int64_t fh = weights.size(1), fw = weights.size(2);
     for_each_task(x.size(0) * fh * fw, [&](int64_t i) { convolution.patch(i / fw / fh, i / fw % fh, i % fw); });
   });

@@ -37,7 +37,7 @@ struct ConvolutionBackward {
         const Windows::Place at = windows.place(patch);
         windows.read(x, at, window.data());
         windows.read_results(gradient, at, inner, d.data(), inner);
-        weights.read(at, w.data());
+        weights.read(at.n, at.gy, at.gx, 0, weights.parameters, w.data());
         back.gradient_sums(outputs, inner, d.data(), inner, nullptr, 0, nullptr, sums.of(patch), nullptr);
         std::fill(d_window.begin(), d_window.end(), T(0));
         for (int64_t g = 0; g < groups; ++g) {
@@ -49,7 +49,7 @@ struct ConvolutionBackward {
           each_column([&](T* column, int64_t from) { std::copy_n(window.data() + from, inner, column); });
           back.products(results, depth, inner, pulled, inner, columns.data(), inner,
                         d_weights + patch * weights.parameters + g * results * depth, depth);
-          transpose_into(own, results, depth, w_turned.data());
+          forward.transpose(results, depth, own, depth, w_turned.data(), results);
           forward.gemm({.m = depth,
                         .n = inner,
                         .k = results,

@@ -66,12 +66,9 @@ class Pointwise {
     const PrimitivesBackward<T>& back = primitives_backward<T>();
     const int64_t map = windows_.map;
     input_.read(windows_, at, m.x.data());
-    weights_.read(at, m.weights.data());
+    weights_.read(at.n, at.gy, at.gx, 0, weights_.parameters, m.weights.data());
     windows_.read_results(gradient, at, map, m.d.data(), map);
-    if (m.pixels < kFew) {
-      for (int64_t c = 0; c < m.channels; ++c)
-        for (int64_t p = 0; p < m.pixels; ++p) m.x_turned[p * m.padded + c] = m.x[c * map + p];
-    }
+    if (m.pixels < kFew) primitives<T>().transpose(m.channels, m.pixels, m.x.data(), map, m.x_turned.data(), m.padded);
     if (relu_) stop_at_relu(m);
     back.gradient_sums(outputs_, map, m.d.data(), map, nullptr, 0, nullptr, sum, nullptr);
     if (m.pixels < kFew) {
@@ -106,8 +103,7 @@ class Pointwise {
   void by_pixel(Memory& m, T* d_weights) const {
     const Primitives<T>& run = primitives<T>();
     const int64_t map = windows_.map;
-    for (int64_t o = 0; o < outputs_; ++o)
-      for (int64_t p = 0; p < m.pixels; ++p) m.d_turned[p * outputs_ + o] = m.d[o * map + p];
+    run.transpose(outputs_, m.pixels, m.d.data(), map, m.d_turned.data(), outputs_);
     run.gemm({.m = outputs_,
               .n = m.channels,
               .k = m.pixels,
@@ -126,13 +122,12 @@ class Pointwise {
               .ldb = m.channels,
               .c = m.d_x_turned.data(),
               .ldc = m.channels});
-    for (int64_t c = 0; c < m.channels; ++c)
-      for (int64_t p = 0; p < m.pixels; ++p) m.d_x[c * map + p] = m.d_x_turned[p * m.channels + c];
+    run.transpose(m.pixels, m.channels, m.d_x_turned.data(), m.channels, m.d_x.data(), map);
   }
 
   void by_channel(Memory& m, T* d_weights) const {
     const int64_t map = windows_.map;
-    transpose_into(m.weights.data(), outputs_, m.channels, m.weights_turned.data());
+    primitives<T>().transpose(outputs_, m.channels, m.weights.data(), m.channels, m.weights_turned.data(), outputs_);
     primitives_backward<T>().products(outputs_, m.channels, map, m.d.data(), map, m.x.data(), map, d_weights,
                                       m.channels);
     primitives<T>().gemm({.m = m.channels,

@@ -106,7 +106,7 @@ void gemv(int64_t m, int64_t k, const T* a, int64_t lda, const T* x, T* y, const
       sums[1] += load(row + l + L) * load(x + l + L);
     }
     for (; l < k; l += L) sums[0] += load(row + l, k - l) * load(x + l, k - l);
-    y[i] = activate<T>(splat(sum<T>(sums[0] + sums[1]) + (bias ? bias[i] : T(0))), act)[0];
+    y[i] = activate<T>(splat(total<T>(sums[0] + sums[1]) + (bias ? bias[i] : T(0))), act)[0];
   }
 }
 

@@ -1,55 +1,18 @@
-// Compiled once for each instruction set, as primitives.cpp is and under the same rule: nothing here may be inline with
-// external linkage.
+// Compiled once for each instruction set, as primitives.cpp is and under the same rule (vectors.h).
 #include "primitives_backward.h"
 
 #include <cstring>
 
+#include "vectors.h"
+
 namespace hyperseg::cpu {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int64_t kBytes = 64, kRows = 6, kColumns = 4;  // accumulators and operands in 29 registers
-#elif defined(__AVX2__)
-constexpr int64_t kBytes = 32, kRows = 4, kColumns = 2;
-#else
-constexpr int64_t kBytes = 16, kRows = 4, kColumns = 2;
-#endif
-
-template <typename T, int64_t bytes = kBytes>
-struct Vector {
-  typedef T type __attribute__((vector_size(bytes), aligned(alignof(T)), may_alias));
-};
-template <typename T>
-using vec = typename Vector<T>::type;
-template <typename T>
-constexpr int64_t kLanes = kBytes / int64_t(sizeof(T));
+// Accumulators and operands of a product, in registers.
+constexpr int64_t kProductRows = kBytes == 64 ? 6 : 4, kProductColumns = kBytes == 64 ? 4 : 2;
 
 template <typename T>
-inline vec<T> load(const T* p) {
-  return *reinterpret_cast<const vec<T>*>(p);
-}
-
-template <typename T>
-inline void store(T* p, vec<T> v) {
-  *reinterpret_cast<vec<T>*>(p) = v;
-}
-
-template <typename T>
-inline vec<T> splat(T value) {
-  return vec<T>{} + value;
-}
-
-// The sum of a vector's lanes, by halves.
-template <typename T, int64_t bytes = kBytes>
-inline T total(typename Vector<T, bytes>::type v) {
-  if constexpr (bytes == sizeof(T)) {
-    return v[0];
-  } else {
-    typename Vector<T, bytes / 2>::type halves[2];
-    std::memcpy(halves, &v, bytes);
-    return total<T, bytes / 2>(halves[0] + halves[1]);
-  }
-}
+constexpr int64_t kLanes = Vector<T>::lanes;
 
 template <typename T>
 using four = typename Vector<T, 4 * sizeof(T)>::type;
@@ -103,14 +66,16 @@ inline void product_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t
 template <typename T, int R>
 inline void product_rows(int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc) {
   int64_t j = 0;
-  for (; j + kColumns <= n; j += kColumns) product_tile<T, R, kColumns>(k, a, lda, b + j * ldb, ldb, c + j, ldc);
+  for (; j + kProductColumns <= n; j += kProductColumns)
+    product_tile<T, R, kProductColumns>(k, a, lda, b + j * ldb, ldb, c + j, ldc);
   for (; j < n; ++j) product_tile<T, R, 1>(k, a, lda, b + j * ldb, ldb, c + j, ldc);
 }
 
 template <typename T>
 void products(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc) {
   int64_t i = 0;
-  for (; i + kRows <= m; i += kRows) product_rows<T, kRows>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
+  for (; i + kProductRows <= m; i += kProductRows)
+    product_rows<T, kProductRows>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
   for (; i + 2 <= m; i += 2) product_rows<T, 2>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
   for (; i < m; ++i) product_rows<T, 1>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
 }

@@ -7,6 +7,7 @@
 #endif
 
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "primitives.h"
@@ -25,12 +26,12 @@ constexpr int64_t kBytes = 16, kColumns = 2;
 #endif
 constexpr int64_t kRows = 6;  // kRows * kColumns accumulators and kColumns operands fit the registers
 
-template <typename T>
+template <typename T, int64_t bytes = kBytes>
 struct Vector {
   using integer = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-  typedef T type __attribute__((vector_size(kBytes), aligned(alignof(T)), may_alias));
-  typedef integer integers __attribute__((vector_size(kBytes)));
-  static constexpr int64_t lanes = kBytes / int64_t(sizeof(T));
+  typedef T type __attribute__((vector_size(bytes), aligned(alignof(T)), may_alias));
+  typedef integer integers __attribute__((vector_size(bytes)));
+  static constexpr int64_t lanes = bytes / int64_t(sizeof(T));
 };
 template <typename T>
 using vec = typename Vector<T>::type;
@@ -72,16 +73,16 @@ inline vec<T> load(const T* p, int64_t count) {
   return v;
 }
 
-template <typename T>
-inline T sum(vec<T> v) {
-  using integers = typename Vector<T>::integers;
-  constexpr int64_t L = Vector<T>::lanes;
-  for (int64_t half = L / 2; half; half /= 2) {
-    integers other;
-    for (int64_t i = 0; i < L; ++i) other[i] = i ^ half;
-    v += __builtin_shuffle(v, other);
+// The sum of a vector's lanes, by halves.
+template <typename T, int64_t bytes = kBytes>
+inline T total(typename Vector<T, bytes>::type v) {
+  if constexpr (bytes == sizeof(T)) {
+    return v[0];
+  } else {
+    typename Vector<T, bytes / 2>::type halves[2];
+    std::memcpy(halves, &v, bytes);
+    return total<T, bytes / 2>(halves[0] + halves[1]);
   }
-  return v[0];
 }
 
 // v between low and high; NaN stays NaN, as in torch.

@@ -150,23 +150,6 @@ struct Windows {
   }
 };
 
-// The generated weights [N, fh, fw, P], whatever their strides.
-template <typename S>
-struct PatchWeights {
-  const S* data = nullptr;
-  int64_t stride_n = 0, stride_h = 0, stride_w = 0, stride_p = 0, parameters = 0;
-
-  template <typename T>
-  void read(const Windows::Place& at, T* to) const {
-    const S* source = data + at.n * stride_n + at.gy * stride_h + at.gx * stride_w;
-    if (stride_p == 1) {
-      for (int64_t i = 0; i < parameters; ++i) to[i] = static_cast<T>(source[i]);
-    } else {
-      for (int64_t i = 0; i < parameters; ++i) to[i] = static_cast<T>(source[i * stride_p]);
-    }
-  }
-};
-
 // One row of numbers a patch, and their sum over the patches in a fixed order.
 template <typename T>
 struct Partials {
@@ -182,12 +165,5 @@ struct Partials {
     return sums;
   }
 };
-
-// out [columns, rows] = in [rows, columns]
-template <typename T>
-void transpose_into(const T* in, int64_t rows, int64_t columns, T* out) {
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < columns; ++c) out[c * rows + r] = in[r * columns + c];
-}
 
 }  // namespace hyperseg::cpu
