@@ -5,20 +5,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hyperseg.kernels.common import DTYPES, sample
+
 # One label a thread: 32 registers on sm_80 to sm_100. Two a thread use the stack on sm_90 with Triton 3.6.
 BLOCK_H, BLOCK_W, NUM_WARPS = 8, 32, 8
-
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-
-@triton.jit
-def _sample(o, scale, size):
-    """Where outputs ``o`` sample an axis of ``size`` logits: (low, high, weight of high), half-pixel centres."""
-    source = tl.maximum((o.to(tl.float32) + 0.5) * scale - 0.5, 0.0)
-    low = tl.minimum(source.to(tl.int32), size - 1)
-    high = tl.minimum(low + 1, size - 1)
-    weight = tl.minimum(source - low.to(tl.float32), 1.0)
-    return low.to(tl.int64), high.to(tl.int64), weight
 
 
 @triton.jit
@@ -46,8 +36,8 @@ def _upsample_argmax_fwd_kernel(
     o_x = tl.program_id(0) * BLOCK_W + tl.arange(0, BLOCK_W)
     m = (o_y < height)[:, None] & (o_x < width)[None, :]
 
-    y0, y1, w_y = _sample(o_y, scale_h, h)
-    x0, x1, w_x = _sample(o_x, scale_w, w)
+    y0, y1, w_y = sample(o_y, scale_h, h)
+    x0, x1, w_x = sample(o_x, scale_w, w)
     row0, row1 = (y0 * stride_h)[:, None], (y1 * stride_h)[:, None]
     col0, col1 = (x0 * stride_w)[None, :], (x1 * stride_w)[None, :]
     w_y, w_x = w_y[:, None], w_x[None, :]
@@ -84,7 +74,7 @@ def upsample_argmax(logits: Tensor, height: int, width: int) -> Tensor:
     """
     if logits.dim() != 4 or min(logits.shape[1:]) == 0 or logits.shape[1] > 256:
         raise ValueError(f"upsample_argmax: logits must be [N, 1 to 256, h, w], got {list(logits.shape)}")
-    if logits.dtype not in _DTYPES:
+    if logits.dtype not in DTYPES:
         raise TypeError(f"upsample_argmax: logits must be float32, float16 or bfloat16 for Triton, got {logits.dtype}")
     if height < 1 or width < 1:
         raise ValueError(f"upsample_argmax: the output size must be at least 1x1, got {height}x{width}")

@@ -44,9 +44,11 @@ def _objections_no_double(*args) -> list[str]:
 
 
 def _call(name: str):
+    """``hyperseg.kernels.x.x`` for operator x, and ``hyperseg.kernels.x.x_backward`` for its gradient."""
+
     @functools.cache
     def function():
-        return getattr(importlib.import_module(f"hyperseg.kernels.{name}"), name)
+        return getattr(importlib.import_module(f"hyperseg.kernels.{name.removesuffix('_backward')}"), name)
 
     return lambda *args: function()(*args)
 

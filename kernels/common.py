@@ -1,0 +1,34 @@
+"""What the kernels share: index arithmetic in Triton, and what launchers pass on to it."""
+
+import torch
+import triton
+import triton.language as tl
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@triton.jit
+def reflect(i, size):
+    """The pixel that padding by reflection shows at ``i``: -1 is 1, ``size`` is ``size - 2``."""
+    last = size - 1
+    return last - tl.abs(last - tl.abs(i))
+
+
+@triton.jit
+def sample(o, scale, size):
+    """Where outputs ``o`` sample an axis of ``size`` values: (low, high, weight of high), half-pixel centres."""
+    source = tl.maximum((o.to(tl.float32) + 0.5) * scale - 0.5, 0.0)
+    low = tl.minimum(source.to(tl.int32), size - 1)
+    high = tl.minimum(low + 1, size - 1)
+    weight = tl.minimum(source - low.to(tl.float32), 1.0)
+    return low.to(tl.int64), high.to(tl.int64), weight
+
+
+def block(size: int, least: int = 16, most: int = 128) -> int:
+    """The power of two that holds ``size`` values, within what a block may have; ``tl.dot`` needs 16."""
+    return min(max(triton.next_power_of_2(size), least), most)
+
+
+def precision(dtype: torch.dtype) -> str:
+    """For ``tl.dot``: float32 is multiplied exactly unless PyTorch was told that TF32 will do."""
+    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"

@@ -1,0 +1,58 @@
+"""How large a kernel's blocks are and how many warps it gets: its own default, or what was measured on this GPU.
+
+A launcher asks once a call, by a look-up; nothing is tuned at run time. ``tuned/<gpu>.json`` holds what was measured to
+be faster than the default, by kernel, dtype and signature.
+"""
+
+import contextlib
+import functools
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+TUNED = Path(__file__).parent / "tuned"
+
+Options = dict[str, int]  # block sizes by the names of the kernel's parameters, num_warps, num_stages
+
+_forced: dict[str, Options] = {}
+
+
+def options(kernel: str, x: torch.Tensor, default: Options, **signature: int) -> Options:
+    """What to launch ``kernel`` with, for tensors like ``x`` and these widths and patch sizes."""
+    if kernel in _forced:
+        return default | _forced[kernel]
+    if x.device.type != "cuda":
+        return default
+    return default | _table(x.device.index or 0).get(key(kernel, x.dtype, signature), {})
+
+
+def key(kernel: str, dtype: torch.dtype, signature: dict[str, int]) -> str:
+    """The line of a table: ``kernel float16 hidden=68 in=36``."""
+    return " ".join([kernel, str(dtype)[6:], *(f"{name}={value}" for name, value in sorted(signature.items()))])
+
+
+@contextlib.contextmanager
+def forced(kernel: str, chosen: Options) -> Iterator[None]:
+    """Launch ``kernel`` with these options, whatever the table says: for tuning and for tests."""
+    before = _forced.get(kernel)
+    _forced[kernel] = chosen
+    try:
+        yield
+    finally:
+        _forced.pop(kernel)
+        if before is not None:
+            _forced[kernel] = before
+
+
+def table_path(device_name: str) -> Path:
+    """Where the table of a GPU lies, by the name that CUDA gives it."""
+    return TUNED / f"{re.sub(r'[^a-z0-9]+', '-', device_name.lower()).strip('-')}.json"
+
+
+@functools.cache
+def _table(device: int) -> dict[str, Options]:
+    path = table_path(torch.cuda.get_device_name(device))
+    return json.loads(path.read_text())["launches"] if path.is_file() else {}
