@@ -53,7 +53,7 @@ def _call(name: str):
     return lambda *args: function()(*args)
 
 
-_NAMES = ("upsample_argmax",)
+_NAMES = ("upsample_argmax", "generate_weights", "generate_weights_backward")
 register(
     Backend(
         "triton",

@@ -275,6 +275,7 @@ GENERATE_WEIGHTS = table(
     one_patch=generators(1, grid=(1, 1)),
     one_row_of_patches=generators(grid=(1, 7), parts=((0, 12, 2, 10, 9),)),
     depthwise=generators(parts=((0, 12, 12, 24, 23),)),
+    several_blocks=generators(1, 84, (5, 14), ((0, 74, 2, 150, 149), (40, 44, 1, 70, 70))),
 )
 
 PATCH_CONV2D = [
