@@ -25,13 +25,13 @@ from bench import report  # noqa: E402
 from bench.harness import Budget  # noqa: E402
 from bench.options import (  # noqa: E402
     BACKENDS,
-    Parser,
+    add_device,
+    measuring_parser,
     pick_models,
     positive,
     prepare_torch,
-    resolution,
 )
-from bench.run import DTYPES, run_script, say  # noqa: E402
+from bench.run import run_script, say  # noqa: E402
 from bench.session import Session  # noqa: E402
 from bench.subject import Refused  # noqa: E402
 
@@ -39,26 +39,16 @@ MODES = ("eager", "compile", "cudagraph")
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="bench/fps.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measuring_parser("bench/fps.py", __doc__, model="hyperseg-s", row="row", quick="same network and size")
+    add_device(parser)
     add = parser.add_argument
-    add("--model", nargs="+", default=["hyperseg-s"], metavar="NAME", help="names, aliases, or all")
-    add("--resolution", type=resolution, metavar="HxW", help="default: where the network's accuracy was published")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:1; auto takes CUDA where there is any")
-    add("--dtype", default="float32", choices=DTYPES)
     backend = os.environ.get("HYPERSEG_BACKEND", "auto")
     add("--backend", nargs="+", default=[backend], choices=BACKENDS, help="several are timed in alternation")
     add("--mode", nargs="+", choices=MODES, help="several are timed in alternation; default: eager, and cudagraph too")
     add("--scope", nargs="+", default=["all"], choices=[*report.SCOPES, "all"])
     add("--batch", type=positive(int), default=1, metavar="N")
     add("--weights", type=Path, metavar="FILE", help="an official .pth or a saved model; default: random, calibrated")
-    add("--threads", type=positive(int), metavar="N", help="CPU threads; default: what torch takes")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--seconds", type=positive(float), metavar="S", help="measuring time of each row")
-    length.add_argument("--iterations", type=positive(int), metavar="N", help="latency samples of each row")
-    add("--quick", action="store_true", help="a first look: same network and size, fewer samples")
     add("--paper", action="store_true", help="the scope of the official FPS script, beside the published figure")
-    add("--json", type=Path, metavar="FILE", help="everything, with each raw sample; rewritten after each model")
-    add("--seed", type=int, default=0)
     return parser.parse_args(argv)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -38,11 +40,13 @@ def frames(count: int, batch: int, height: int, width: int, seed: int) -> list[t
     return [torch.stack([photograph(height, width, generator) for _ in range(batch)]) for _ in range(count)]
 
 
-def normalise(batch: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+def normalise(
+    batch: torch.Tensor, mean: Sequence[float] | torch.Tensor, std: Sequence[float] | torch.Tensor
+) -> torch.Tensor:
     """uint8 [N, H, W, 3] -> normalised float32 [N, 3, H, W]."""
     images = batch.permute(0, 3, 1, 2).float() / 255
-    shape = (1, 3, 1, 1)
-    return ((images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)).contiguous()
+    shift, scale = (torch.as_tensor(v, dtype=images.dtype, device=images.device).view(1, 3, 1, 1) for v in (mean, std))
+    return ((images - shift) / scale).contiguous()
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ python bench/memory.py PEER FOLDER THREADS
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from typing import Any
 _ROOT = str(Path(__file__).resolve().parent.parent)
 sys.path[:] = [_ROOT, *(p for p in sys.path if p not in {_ROOT, str(Path(__file__).resolve().parent)})]
 
+from bench.runtimes import RUNTIMES  # noqa: E402
+
 STEPS = 3
-IMPORTS = {"onnxruntime": "onnxruntime", "openvino": "openvino"}  # the others: torch and hyperseg
 
 
 def high_water_mib() -> float:
@@ -38,8 +40,8 @@ def forget_high_water() -> None:
 def measure(peer: str, folder: Path, threads: int) -> dict[str, float]:
     import numpy
 
-    if peer in IMPORTS:
-        __import__(IMPORTS[peer])
+    if peer in RUNTIMES:
+        importlib.import_module(peer)
     else:
         import torch
 

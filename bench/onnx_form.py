@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 import hyperseg
+from bench.inputs import normalise
 from bench.runtimes import LABELS, LOGITS
 from hyperseg.ops import OPERATORS, reference
 
@@ -25,11 +26,10 @@ class FrameToLabels(nn.Module):
         super().__init__()
         self.model = model
         for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(getattr(model.config, name)).view(1, 3, 1, 1))
+            self.register_buffer(name, torch.tensor(getattr(model.config, name)))
 
     def logits(self, frames: Tensor) -> Tensor:
-        images = frames.permute(0, 3, 1, 2).float() / 255
-        return self.model(((images - self.mean) / self.std).contiguous())
+        return self.model(normalise(frames, self.mean, self.std))
 
     def forward(self, frames: Tensor) -> Tensor:
         return self.logits(frames).argmax(1).to(torch.uint8)

@@ -12,8 +12,9 @@ from torch.utils._pytree import tree_leaves
 from bench import inputs, parity, report, roofline
 from bench.calls import DECODER, Call, distinct, inference_calls, training_calls
 from bench.harness import Budget, Case, Samples, median, summarise
+from bench.options import DTYPES
 from bench.parity import Parity
-from bench.run import DTYPES, Run, ratio, ratio_text, say, throughput
+from bench.run import Run, ratio, ratio_text, say, throughput
 from bench.subject import Refused, load, settings
 from hyperseg.ops import BACKENDS, OPERATORS, BackendError
 from hyperseg.ops.reference import resize_logits
@@ -56,7 +57,7 @@ class OperatorRun(Run):
         self.dtype = DTYPES[args.dtype]
         self.tolerance = parity.TOLERANCES[args.dtype]
         self.told: set[str] = set()
-        self.document["inputs"] = {"rotated": 1, "caches": "warm, nothing is flushed", "kind": "recorded activations"}
+        self.inputs(1, "recorded activations")
 
     def introduce(self) -> None:
         say(f"settings  {self.args.dtype}, TF32 off, batch 1, seed {self.args.seed}")

@@ -23,29 +23,19 @@ import torch  # noqa: E402
 
 from bench.harness import Budget  # noqa: E402
 from bench.operators import OperatorRun, pick_backends, pick_operators  # noqa: E402
-from bench.options import Parser, pick_models, positive, prepare_torch, resolution  # noqa: E402
-from bench.run import DTYPES, run_script  # noqa: E402
+from bench.options import add_device, measuring_parser, pick_models, prepare_torch  # noqa: E402
+from bench.run import run_script  # noqa: E402
 
 MOST = 40  # steps a slice: a call of microseconds needs no thousands of samples
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="bench/ops.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measuring_parser("bench/ops.py", __doc__, model="all", row="row", quick="the same calls")
+    add_device(parser)
     add = parser.add_argument
-    add("--model", nargs="+", default=["all"], metavar="NAME", help="names, aliases, or all")
     add("--op", nargs="+", default=["all"], metavar="NAME", help="operators, decoder (all levels at once), or all")
     add("--backend", nargs="+", default=["all"], metavar="NAME", help="beside the reference, which is always there")
     add("--backward", action="store_true", help="the backward operators too")
-    add("--resolution", "--size", type=resolution, metavar="HxW", help="default: the published one of each network")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:1; auto takes CUDA where there is any")
-    add("--dtype", default="float32", choices=DTYPES)
-    add("--threads", type=positive(int), metavar="N", help="CPU threads; default: what torch takes")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--seconds", type=positive(float), metavar="S", help="measuring time of each row")
-    length.add_argument("--iterations", type=positive(int), metavar="N", help="latency samples of each row")
-    add("--quick", action="store_true", help="a first look: the same calls, fewer samples")
-    add("--json", type=Path, metavar="FILE", help="everything, with each raw sample; rewritten after each model")
-    add("--seed", type=int, default=0)
     return parser.parse_args(argv)
 
 

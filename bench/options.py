@@ -12,6 +12,7 @@ import torch
 
 from bench.subject import Refused
 
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 BACKENDS = ("auto", "reference", "cpp", "triton", "cuda")
 
 
@@ -19,6 +20,29 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """A user's mistake is exit code 1: 2 is kept for a network that computes something else."""
         self.exit(1, f"{self.prog}: {message}\n")
+
+
+def measuring_parser(script: str, doc: str, *, model: str, row: str, quick: str) -> Parser:
+    """What every script that measures is asked; `model` is its default, `row` what it times one of."""
+    parser = Parser(prog=script, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", nargs="+", default=[model], metavar="NAME", help="names, aliases, or all")
+    add("--resolution", "--size", type=resolution, metavar="HxW", help="default: the published one of each network")
+    add("--threads", type=positive(int), metavar="N", help="CPU threads; default: what torch takes")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--seconds", type=positive(float), metavar="S", help=f"measuring time of each {row}")
+    length.add_argument("--iterations", type=positive(int), metavar="N", help=f"latency samples of each {row}")
+    add("--quick", action="store_true", help=f"a first look: {quick}, fewer samples")
+    add("--json", type=Path, metavar="FILE", help="everything, with each raw sample; rewritten after each model")
+    add("--seed", type=int, default=0)
+    return parser
+
+
+def add_device(parser: Parser) -> None:
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:1; auto takes CUDA where there is any"
+    )
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
 
 
 def resolution(text: str) -> tuple[int, int]:

@@ -53,8 +53,8 @@ class PeerRun(Run):
         super().__init__(args, device, models, budget)
         self.peers = peers
         self.threads = torch.get_num_threads()
-        about = {"rotated": ROTATE, "caches": "warm, nothing is flushed", "kind": "synthetic photographs"}
-        self.document |= {"inputs": about, "threads": self.threads, "pause_seconds": budget.pause}
+        self.inputs(ROTATE)
+        self.document |= {"threads": self.threads, "pause_seconds": budget.pause}
 
     def introduce(self) -> None:
         say(f"settings  float32, frame to labels, {self.threads} threads each, seed {self.args.seed}")

@@ -20,7 +20,7 @@ _ROOT = str(Path(__file__).resolve().parent.parent)
 sys.path[:] = [_ROOT, *(p for p in sys.path if p not in {_ROOT, str(Path(__file__).resolve().parent)})]
 
 from bench.harness import Budget  # noqa: E402
-from bench.options import Parser, pick_models, positive, prepare_torch, resolution  # noqa: E402
+from bench.options import measuring_parser, pick_models, prepare_torch  # noqa: E402
 from bench.peer import BUILDERS  # noqa: E402
 from bench.peer_run import PeerRun, pick_peers  # noqa: E402
 from bench.run import run_script  # noqa: E402
@@ -30,19 +30,10 @@ PAUSE = 0.05
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="bench/peers.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measuring_parser("bench/peers.py", __doc__, model="hyperseg-m", row="peer", quick="same network and size")
     add = parser.add_argument
-    add("--model", nargs="+", default=["hyperseg-m"], metavar="NAME", help="names, aliases, or all")
-    add("--size", "--resolution", dest="resolution", type=resolution, metavar="HxW", help="default: the published one")
     add("--peers", metavar="A,B", help=f"of {','.join(BUILDERS)}; default: those that are installed")
-    add("--threads", type=positive(int), metavar="N", help="CPU threads for everybody; default: what torch takes")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--seconds", type=positive(float), metavar="S", help="measuring time of each peer")
-    length.add_argument("--iterations", type=positive(int), metavar="N", help="latency samples of each peer")
-    add("--quick", action="store_true", help="a first look: same network and size, fewer samples")
     add("--no-memory", action="store_true", help="leave out each peer's memory, which takes a process for each")
-    add("--json", type=Path, metavar="FILE", help="everything, with each raw sample; rewritten after each model")
-    add("--seed", type=int, default=0)
     return parser.parse_args(argv)
 
 

@@ -70,8 +70,8 @@ def verdicts(document: dict[str, Any]) -> list[Verdict]:
     """One for each operator that several backends served, from calls that all of them served."""
     device = document["environment"]["device"]["type"]
     found = []
-    rows = [(entry["name"], row) for entry in document["models"] for row in entry["rows"]]
-    for operator in dict.fromkeys(row["operator"] for _, row in rows if row["operator"] != DECODER):
+    rows = operator_rows(document)
+    for operator in dict.fromkeys(row["operator"] for _, row in rows):
         calls: dict[tuple, dict[str, list[float]]] = {}
         for name, row in rows:
             if row["operator"] == operator:
@@ -83,6 +83,12 @@ def verdicts(document: dict[str, Any]) -> list[Verdict]:
             totals = {b: [sum(ms) for ms in zip(*(served[b] for served in shared), strict=True)] for b in backends}
             found.append(Verdict(device, document["arguments"]["dtype"], operator, totals))
     return found
+
+
+def operator_rows(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(network, row); without the decoder as a whole, which is no operator and has no order of backends."""
+    rows = [(entry["name"], row) for entry in document["models"] for row in entry["rows"]]
+    return [(name, row) for name, row in rows if row["operator"] != DECODER]
 
 
 def window_ms(row: dict[str, Any]) -> list[float]:

@@ -19,8 +19,6 @@ from bench.options import probe_writable
 from bench.parity import BadReference
 from bench.subject import Refused, one_line, out_of_memory
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
 
 def say(*parts: object) -> None:
     tqdm.write(" ".join(str(p) for p in parts), file=sys.stdout)
@@ -70,6 +68,10 @@ class Run:
             "ceilings": None,
             "models": [],
         }
+
+    def inputs(self, rotated: int, kind: str = "synthetic photographs") -> None:
+        """Note what is measured on."""
+        self.document["inputs"] = {"rotated": rotated, "caches": "warm, nothing is flushed", "kind": kind}
 
     def model(self, name: str, entry: dict[str, Any]) -> None:
         """Measure one network into its entry of the document."""

@@ -10,8 +10,9 @@ import torch
 
 from bench import paper, report, roofline
 from bench.harness import Budget, Case, Samples, median, summarise
+from bench.options import DTYPES
 from bench.parity import Parity
-from bench.run import DTYPES, Run, ratio, ratio_text, say, throughput
+from bench.run import Run, ratio, ratio_text, say, throughput
 from bench.subject import Subject, load, one_line
 
 
@@ -51,8 +52,7 @@ class Session(Run):
         self.scopes = list(report.SCOPES) if "all" in args.scope else list(dict.fromkeys(args.scope))
         self.rotate = 4 if self.cuda else 2
         self.dtype = DTYPES[args.dtype]
-        about = {"rotated": self.rotate, "caches": "warm, nothing is flushed", "kind": "synthetic photographs"}
-        self.document["inputs"] = about
+        self.inputs(self.rotate)
 
     def introduce(self) -> None:
         say(f"settings  {self.args.dtype}, TF32 off, batch {self.args.batch}, seed {self.args.seed}")

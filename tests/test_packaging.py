@@ -45,7 +45,7 @@ def copy_of_checkout(to: Path) -> Path:
     for name in SHIPPED:
         if (ROOT / name).is_file():
             shutil.copy(ROOT / name, to)
-    for folder in ("csrc", "kernels", "hyperseg"):
+    for folder in ("csrc", "docs", "kernels", "hyperseg"):
         shutil.copytree(ROOT / folder, to / folder, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     return to
 
@@ -99,7 +99,8 @@ def test_sdist(checkout: Path, tmp_path: Path):
     with tarfile.open(archive) as contents:
         names = {name.partition("/")[2] for name in contents.getnames()}
     native = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.*")}
-    wanted = sources("hyperseg") | sources("kernels") | native | {"setup.py", "CMakeLists.txt", "LICENSE"}
+    wanted = sources("hyperseg") | sources("kernels") | native
+    wanted |= {"setup.py", "CMakeLists.txt", "LICENSE", "docs/SPEC.md"}
     assert wanted <= names, f"missing: {sorted(wanted - names)} (see MANIFEST.in)"
 
 

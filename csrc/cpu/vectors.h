@@ -102,7 +102,7 @@ inline vec<T> clamp_high(vec<T> v, T high) {
   return v > high ? splat(high) : v;
 }
 
-// 1 + e^-x, to about 1e-6 of the result for |x| < 20, in float.
+// 1 + e^-x, to about 1e-6 of the result for |x| < 20, in float. It becomes infinite, so that x / (1 + e^-x) ends at 0.
 inline vec<float> one_plus_exp_minus(vec<float> x) {
 #ifdef __AVX512F__
   // 2^y = 2^floor(y) 2^f with 0 <= f < 1, the latter by a polynomial.
@@ -117,7 +117,7 @@ inline vec<float> one_plus_exp_minus(vec<float> x) {
   return (vec<float>)_mm512_maskz_scalef_ps(-1, p, y) + 1.0f;
 #else
   using integers = Vector<float>::integers;
-  const vec<float> z = clamp_high(clamp_low(-x, -87.0f), 87.0f);
+  const vec<float> z = clamp_low(-x, -87.0f);
   // e^z = 2^n e^r with |r| <= ln(2) / 2: adding 1.5 * 2^23 rounds to an integer, which the low bits then hold.
   const vec<float> shifted = z * 1.44269504088896341f + 12582912.0f;
   const vec<float> n = shifted - 12582912.0f;
@@ -129,7 +129,8 @@ inline vec<float> one_plus_exp_minus(vec<float> x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  return (vec<float>)((integers)p + ((integers)shifted << 23)) + 1.0f;
+  p = (vec<float>)((integers)p + ((integers)shifted << 23)) + 1.0f;
+  return x < -88.0f ? splat(__builtin_inff()) : p;  // beyond, n does not fit the exponent
 #endif
 }
 

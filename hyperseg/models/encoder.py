@@ -1,6 +1,7 @@
 """The encoder: five skip features and the stride-32 map, from EfficientNet as published or from any timm model."""
 
 import contextlib
+import difflib
 from typing import Any
 
 import timm
@@ -146,7 +147,8 @@ class TimmTrunk(nn.Module):
 
 def _check_known(name: str) -> None:
     if not timm.is_model(name):
-        similar = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
+        wanted = name.split(".")[0].lower()
+        similar = difflib.get_close_matches(wanted, timm.list_models(), n=5)
         raise ValueError(f"timm has no model {name!r}; similar names: {', '.join(similar) or 'none'}.")
 
 

@@ -101,10 +101,14 @@ def to_official(model: HyperSeg) -> "OrderedDict[str, Tensor]":
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if path.is_dir() or path.suffix == ".safetensors":
+        kind = "a directory" if path.is_dir() else "a safetensors file"
         raise CheckpointError(
-            f"{path} is a directory, not a .pth file." if path.is_dir() else f"{path} does not exist."
+            f"{path} is {kind}, not a .pth file of the official code. "
+            "For what hyperseg.save wrote there is hyperseg.load."
         )
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist.")
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -15,6 +15,7 @@ from hyperseg.models.hyperseg import HyperSeg
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+_OFFICIAL_SUFFIXES = (".pth", ".pt")
 
 
 class CheckpointError(ValueError):
@@ -49,11 +50,13 @@ def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> HyperSe
     path = Path(path)
     weights = path / WEIGHTS_FILE if path.is_dir() else path
     config_file = weights.parent / CONFIG_FILE
+    form = f"a checkpoint is a directory with {CONFIG_FILE} and {WEIGHTS_FILE}"
+    if weights.suffix in _OFFICIAL_SUFFIXES:
+        problem = "is a file of the official code, or none of ours" if weights.is_file() else "does not exist"
+        raise CheckpointError(f"{weights} {problem}; {form}. For a .pth there is hyperseg.load_official.")
     for file in (weights, config_file):
         if not file.is_file():
-            raise CheckpointError(
-                f"{file} does not exist; a checkpoint is a directory with {CONFIG_FILE} and {WEIGHTS_FILE}."
-            )
+            raise CheckpointError(f"{file} does not exist; {form}.")
     try:
         config = HyperSegConfig.from_dict(json.loads(config_file.read_text()))
         model = HyperSeg(config)

@@ -3,8 +3,9 @@
 import copy
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,22 +73,31 @@ def build_engine(
         ValueError: an argument is out of range.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    height, width = size
-    if height < 1 or width < 1 or batch < 1:
-        raise ValueError(f"size and batch must be positive, got {height}x{width} and {batch}.")
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(str(d)[6:] for d in DTYPES)}, got {dtype}.")
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}.")
+    _check_settings(size, dtype, batch, mode)
     if mode == "cudagraph" and device.type != "cuda":
         raise EngineError(f"mode 'cudagraph' needs a CUDA device, not {device}; use 'eager' or 'compile'.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EngineError("This PyTorch sees no CUDA device; use device='cpu'.")
-    engine = Engine(model, (height, width), dtype, device, batch, mode)
+    engine = Engine(model, (size[0], size[1]), dtype, device, batch, mode)
     if check:
         engine.parity = engine.check(model)
-        logger.info("engine for %s at %dx%d: %s", model.config.name, height, width, engine.parity)
+        logger.info("engine for %s at %dx%d: %s", model.config.name, *engine.size, engine.parity)
     return engine
+
+
+def _check_settings(size: Any, dtype: Any, batch: int, mode: str) -> None:
+    """A ValueError with a sentence, also about what no annotation allows."""
+    if not isinstance(size, Sequence) or len(size) != 2:
+        square = f"; for a square, size=({size}, {size})" if isinstance(size, int) else ""
+        raise ValueError(f"size must be (height, width) of the frames, got {size}{square}.")
+    height, width = size
+    if height < 1 or width < 1 or batch < 1:
+        raise ValueError(f"size and batch must be positive, got {height}x{width} and {batch}.")
+    if dtype not in DTYPES:
+        wrote = f"; give dtype=torch.{dtype}" if dtype in [str(d)[6:] for d in DTYPES] else ""
+        raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype!r}{wrote}.")
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}.")
 
 
 class Engine:
@@ -230,11 +240,32 @@ class Engine:
 
     def _check_frames(self, frames: Tensor) -> None:
         expected = (self.batch, *self.size, 3)
+        if not isinstance(frames, Tensor):
+            raise TypeError(
+                f"This engine takes a torch.Tensor of uint8 frames {list(expected)} (RGB), got "
+                f"{type(frames).__module__}.{type(frames).__name__}; convert an array with torch.from_numpy(frames)."
+            )
         if frames.dtype != torch.uint8 or tuple(frames.shape) != expected:
             raise ValueError(
                 f"This engine takes uint8 frames {list(expected)} (RGB), got {str(frames.dtype)[6:]} "
-                f"{list(frames.shape)}; build one for that size."
+                f"{list(frames.shape)}; {_advice(frames, expected)}."
             )
+
+
+def _advice(frames: Tensor, expected: tuple[int, ...]) -> str:
+    """What to do with frames of another kind: the first thing that is wrong with them."""
+    shape, (batch, height, width, _) = tuple(frames.shape), expected
+    if frames.dtype != torch.uint8:
+        return "give the pixels as they are, 0 to 255; for images that are normalised already there is engine.labels"
+    if shape == (batch, 3, height, width):
+        return "put the channels last: frames.permute(0, 2, 3, 1)"
+    if (1, *shape) == expected:
+        return "a single frame needs a batch dimension too: frames[None]"
+    if shape == (*expected[:3], 4):
+        return "leave out the fourth channel: frames[..., :3]"
+    if len(shape) == 4 and shape[3] == 3:
+        return "build one for that size and batch"
+    return "bring them into that form, or build one for their size"
 
 
 class _Captured:

@@ -216,6 +216,7 @@ def test_the_scope_of_the_paper(run, capsys):
     [
         (["--model", "hyperseg-xl"], "hyperseg-s-cityscapes"),
         (["--resolution", "512"], "HEIGHTxWIDTH"),
+        (["--size", "512"], "HEIGHTxWIDTH"),
         (["--resolution", "0x128"], "HEIGHTxWIDTH"),
         (["--device", "tpu"], "auto, cpu, cuda"),
         (["--device", "cpu", "--mode", "cudagraph"], "needs a CUDA device"),

@@ -11,10 +11,18 @@ from hyperseg.ops import preference as table
 RESULTS = Path(__file__).parents[2] / "bench" / "results"
 
 
+def comparable(folder: Path) -> list[Path]:
+    """Every result of bench/ops.py there that has an operator in it: one of the decoder alone says nothing of any."""
+    documents = {path: read_json(path) for path in sorted(folder.glob("*.json"))}
+    return [
+        path
+        for path, document in documents.items()
+        if document["kind"] == "hyperseg-ops" and preference.operator_rows(document)
+    ]
+
+
 def committed() -> list:
-    """Every result of bench/ops.py in the repository."""
-    paths = [path for path in sorted(RESULTS.glob("*.json")) if read_json(path)["kind"] == "hyperseg-ops"]
-    found = [pytest.param(path, id=path.stem) for path in paths]
+    found = [pytest.param(path, id=path.stem) for path in comparable(RESULTS)]
     return found or [pytest.param(None, marks=pytest.mark.skip(reason=f"no result of bench/ops.py in {RESULTS}"))]
 
 
@@ -108,6 +116,16 @@ def test_mistakes_are_answered_in_a_sentence(tmp_path, capsys, text, sentence):
         path.write_text(text)
     assert preference.main([str(path)]) == 1
     assert sentence in capsys.readouterr().err
+
+
+def test_the_decoder_as_a_whole_is_passed_over(tmp_path, capsys):
+    """It is no operator: a file of it alone neither fails nor hides those beside it."""
+    whole, operators = tmp_path / "decoder.json", tmp_path / "operators.json"
+    write_json(whole, result(("decoder", "all levels", "reference", [1.0]), ("decoder", "all levels", "cpp", [9.0])))
+    write_json(operators, result(("patch_conv2d", "a", "reference", [9.0]), ("patch_conv2d", "a", "cpp", [2.0])))
+    assert comparable(tmp_path) == [operators]
+    assert preference.main([str(whole), str(operators)]) == 0
+    assert "agrees" in capsys.readouterr().out
 
 
 def test_nothing_to_compare_is_said(tmp_path, capsys):

@@ -72,6 +72,9 @@ def test_the_features_are_those_of_the_encoder():
         ("vit_tiny_patch16_224", r"gives maps at strides \[16, 16, 16\]; HyperSeg needs 4, 8, 16 and 32"),
         ("maxvit_nano_rw_256", "does not run at 64x96, and HyperSeg takes images of any size"),
         ("resnet18x", "timm has no model 'resnet18x'; similar names: .*resnet18"),
+        ("efficientnet-b1", "timm has no model 'efficientnet-b1'; similar names: efficientnet_b1, "),
+        ("ResNet_18", "timm has no model 'ResNet_18'; similar names: resnet18, "),
+        ("mobilnetv3_smal_100", "similar names: mobilenetv3_small_100, "),
         ("no_such_thing", "timm has no model 'no_such_thing'; similar names: none"),
     ],
 )

@@ -28,7 +28,7 @@ def test_a_single_image_with_flip():
 
 @pytest.mark.parametrize("gather", ["mean", "max"])
 def test_three_scales(gather):
-    """``mean`` is a running half-average (SPEC J.2): 1/4, 1/4, 1/2."""
+    """``mean`` is a running half-average (SPEC H.1): 1/4, 1/4, 1/2."""
     generator = torch.Generator().manual_seed(0)
     x, y, z = (torch.randn(1, 3, s, s, generator=generator) for s in (6, 12, 3))
     a, b, c = x, resized(y, x), resized(z, x)

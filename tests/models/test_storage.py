@@ -95,6 +95,19 @@ def test_missing_directory(tmp_path):
     refused(tmp_path / "nothing", "does not exist; a checkpoint is a directory with")
 
 
+def test_a_file_of_the_official_code(tmp_path):
+    path = tmp_path / "x.pth"
+    refused(path, r"x\.pth does not exist; a checkpoint is a directory .* For a \.pth there is hyperseg\.load_official")
+    path.touch()
+    refused(path, r"x\.pth is a file of the official code, or none of ours; .* there is hyperseg\.load_official")
+
+
+@pytest.mark.parametrize("name", [".", "model.safetensors"], ids=["directory", "weights"])
+def test_our_own_checkpoint_as_an_official_one(name, saved):
+    with pytest.raises(CheckpointError, match=r"not a \.pth file of the official code\. .* there is hyperseg\.load\."):
+        hyperseg.load_official(saved / name)
+
+
 def test_unknown_and_missing_fields(spoiled):
     rewrite_config(spoiled, lambda v: v.update(colour="red"))
     refused(spoiled, r"config\.json is not a usable configuration: .*unknown fields \['colour'\]")

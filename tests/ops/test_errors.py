@@ -76,393 +76,287 @@ HALF = {"dtype": torch.float16}
 META = {"device": "meta"}
 INT = {"dtype": torch.int64}
 
-REFUSED = {
-    # Maps: four dimensions, floating point, not empty.
+WRONG_VALUES = {
+    # Maps: four dimensions, not empty.
     "signal of 3 dimensions": (
         lambda: generate(t(8, 2, 3)),
-        ValueError,
         "generate_weights: signal must be [N, C, fh, fw], got 3 dimensions: (8, 2, 3).",
     ),
-    "integer signal": (
-        lambda: generate(t(2, 8, 2, 3, **INT)),
-        TypeError,
-        "signal must be floating point, got torch.int64",
-    ),
-    "empty signal": (lambda: generate(t(0, 8, 2, 3)), ValueError, "signal must not be empty, got shape (0, 8, 2, 3)"),
-    "map of 5 dimensions": (lambda: conv(t(1, 2, 3, 4, 6)), ValueError, "patch_conv2d: x must be [N, C, H, W], got 5"),
-    "integer map": (lambda: conv(t(2, 3, 4, 6, **INT)), TypeError, "patch_conv2d: x must be floating point"),
-    "empty map": (lambda: conv(t(2, 3, 0, 6)), ValueError, "patch_conv2d: x must not be empty, got shape (2, 3, 0, 6)"),
-    "block on 3 dimensions": (lambda: block(t(3, 4, 6)), ValueError, "patch_inverted_residual: x must be [N, C, H, W]"),
-    "empty block": (lambda: block(t(2, 0, 4, 6)), ValueError, "patch_inverted_residual: x must not be empty"),
-    "batch norm on integers": (
-        lambda: batch_norm(t(2, 3, 4, 6, **INT)),
-        TypeError,
-        "batch_norm: x must be floating point",
-    ),
-    "skip of 3 dimensions": (lambda: level(t(3, 4, 6)), ValueError, "decoder_level: skip must be [N, C, H, W]"),
+    "empty signal": (lambda: generate(t(0, 8, 2, 3)), "signal must not be empty, got shape (0, 8, 2, 3)"),
+    "map of 5 dimensions": (lambda: conv(t(1, 2, 3, 4, 6)), "patch_conv2d: x must be [N, C, H, W], got 5"),
+    "empty map": (lambda: conv(t(2, 3, 0, 6)), "patch_conv2d: x must not be empty, got shape (2, 3, 0, 6)"),
+    "block on 3 dimensions": (lambda: block(t(3, 4, 6)), "patch_inverted_residual: x must be [N, C, H, W]"),
+    "empty block": (lambda: block(t(2, 0, 4, 6)), "patch_inverted_residual: x must not be empty"),
+    "skip of 3 dimensions": (lambda: level(t(3, 4, 6)), "decoder_level: skip must be [N, C, H, W]"),
     "previous of 3 dimensions": (
         lambda: level(previous=t(4, 2, 3)),
-        ValueError,
         "decoder_level: previous must be [N, C, H, W], got 3 dimensions",
     ),
-    "empty previous": (lambda: level(previous=t(2, 0, 2, 3)), ValueError, "previous must not be empty"),
+    "empty previous": (lambda: level(previous=t(2, 0, 2, 3)), "previous must not be empty"),
     "source of 3 dimensions": (
         lambda: from_signal(source=t(8, 2, 3)),
-        ValueError,
         "decoder_level: source must be [N, C, fh, fw], the signal",
     ),
-    "logits of 3 dimensions": (lambda: argmax(t(3, 4, 4)), ValueError, "upsample_argmax: logits must be [N, C, h, w]"),
-    "integer logits": (
-        lambda: argmax(t(2, 3, 4, 4, **INT)),
-        TypeError,
-        "upsample_argmax: logits must be floating point",
-    ),
-    "no logits": (lambda: argmax(t(2, 0, 4, 4)), ValueError, "upsample_argmax: logits must not be empty"),
-    "logits of 3 dimensions to a loss": (
-        lambda: loss(t(3, 4, 4)),
-        ValueError,
-        "cross_entropy: logits must be [N, C, h, w]",
-    ),
-    "integer logits to a loss": (
-        lambda: loss(t(2, 3, 4, 4, **INT)),
-        TypeError,
-        "cross_entropy: logits must be floating",
-    ),
+    "logits of 3 dimensions": (lambda: argmax(t(3, 4, 4)), "upsample_argmax: logits must be [N, C, h, w]"),
+    "no logits": (lambda: argmax(t(2, 0, 4, 4)), "upsample_argmax: logits must not be empty"),
+    "logits of 3 dimensions to a loss": (lambda: loss(t(3, 4, 4)), "cross_entropy: logits must be [N, C, h, w]"),
     # Generators.
     "no generators": (
         lambda: generate(generators=[]),
-        ValueError,
         "needs one offset, group count and size for each generator, got 0 generators",
     ),
     "offsets for other generators": (
         lambda: generate(offsets=[0, 0]),
-        ValueError,
         "got 1 generators, 2 offsets, 1 group counts and 1 sizes",
     ),
     "generator of 4 dimensions": (
         lambda: generate(generators=[t(6, 8, 1, 1)]),
-        ValueError,
         "a generator must be [rows, signal channels / groups], got [6, 8, 1, 1]",
-    ),
-    "generator of another dtype": (
-        lambda: generate(generators=[t(6, 8, **HALF)]),
-        TypeError,
-        "generator is torch.float16 but signal torch.float32; convert one to the other",
     ),
     "generator on another device": (
         lambda: generate(generators=[t(6, 8, **META)]),
-        ValueError,
         "generator is on meta but signal on cpu; move them together",
     ),
     "rows that do not divide": (
         lambda: generate(generators=[t(6, 2)], groups=4),
-        ValueError,
         "6 generator rows do not divide into 4 groups",
     ),
-    "more parameters than rows": (
-        lambda: generate(sizes=7),
-        ValueError,
-        "7 parameters are asked of a generator with only 6 rows",
-    ),
+    "more parameters than rows": (lambda: generate(sizes=7), "7 parameters are asked of a generator with only 6 rows"),
     "range beyond the signal": (
         lambda: generate(offsets=1),
-        ValueError,
         "a generator reads signal channels 1 to 9, but the signal has 8",
     ),
-    "negative offset": (lambda: generate(offsets=-1), ValueError, "reads signal channels -1 to 7"),
-    "no groups": (lambda: generate(groups=0), ValueError, "generate_weights: groups must be at least 1, got 0"),
-    "no parameters": (lambda: generate(sizes=0), ValueError, "generate_weights: size must be at least 1, got 0"),
+    "negative offset": (lambda: generate(offsets=-1), "reads signal channels -1 to 7"),
+    "no groups": (lambda: generate(groups=0), "generate_weights: groups must be at least 1, got 0"),
+    "no parameters": (lambda: generate(sizes=0), "generate_weights: size must be at least 1, got 0"),
     # Weights of patches.
-    "weights of 3 dimensions": (lambda: conv(weights=t(2, 3, 12)), ValueError, "weights must be [N, fh, fw, P], got 3"),
-    "integer weights": (lambda: conv(weights=t(2, 2, 3, 12, **INT)), TypeError, "weights must be floating point"),
-    "no patches": (lambda: conv(weights=t(2, 0, 3, 12)), ValueError, "weights must not be empty"),
+    "weights of 3 dimensions": (lambda: conv(weights=t(2, 3, 12)), "weights must be [N, fh, fw, P], got 3"),
+    "no patches": (lambda: conv(weights=t(2, 0, 3, 12)), "weights must not be empty"),
     "weights for other images": (
         lambda: conv(weights=t(1, 2, 3, 12)),
-        ValueError,
         "weights are for 1 images but the map has 2; the first dimensions must agree",
     ),
     "too many parameters": (
         lambda: conv(weights=t(2, 2, 3, 13)),
-        ValueError,
         "weights have 13 parameters a patch, expected 12 = out_channels * (in_channels / groups) * kernel height",
     ),
     "grid that does not divide": (
         lambda: conv(weights=t(2, 3, 3, 12)),
-        ValueError,
         "a map of 4x6 pixels does not divide into 3x3 patches; pad it to a multiple of the grid",
     ),
-    "columns that do not divide": (
-        lambda: conv(weights=t(2, 2, 4, 12)),
-        ValueError,
-        "does not divide into 2x4 patches",
-    ),
+    "columns that do not divide": (lambda: conv(weights=t(2, 2, 4, 12)), "does not divide into 2x4 patches"),
     "block with other parameters": (
         lambda: block(weights=t(2, 2, 3, 79)),
-        ValueError,
         "patch_inverted_residual: weights have 79 parameters a patch, expected 80 = in * hidden + 9 * hidden",
     ),
-    "block grid that does not divide": (lambda: block(weights=t(2, 1, 4, 80)), ValueError, "divide into 1x4 patches"),
+    "block grid that does not divide": (lambda: block(weights=t(2, 1, 4, 80)), "divide into 1x4 patches"),
     "batch norm with other parameters": (
         lambda: batch_norm(weights=t(2, 2, 3, 81)),
-        ValueError,
         "batch_norm: weights have 81 parameters a patch, expected 80",
     ),
     "level with other parameters": (
         lambda: level(source=t(2, 2, 3, 21)),
-        ValueError,
         "weights have 21 parameters a patch, expected 20 = the parameters of 5 -> 4 channels",
     ),
     "level whose previous is not counted": (
         lambda: level(previous=t(2, 1, 2, 3)),
-        ValueError,
         "expected 24 = the parameters of 6 -> 4 channels",
-    ),
-    "weights of another dtype": (
-        lambda: conv(weights=t(2, 2, 3, 12, **HALF)),
-        TypeError,
-        "patch_conv2d: weights is torch.float16 but x torch.float32",
     ),
     "weights on another device": (
         lambda: conv(weights=t(2, 2, 3, 12, **META)),
-        ValueError,
         "patch_conv2d: weights is on meta but x on cpu",
-    ),
-    "block weights of another dtype": (
-        lambda: block(weights=t(2, 2, 3, 80, **HALF)),
-        TypeError,
-        "patch_inverted_residual: weights is torch.float16",
     ),
     # Convolutions.
     "even kernel": (
         lambda: conv(kernel_size=2),
-        ValueError,
         "kernel sizes must be odd, so that the output is as large as the input; got 2x2",
     ),
-    "kernel of no width": (lambda: conv(kernel_size=(1, -1)), ValueError, "kernel sizes must be odd"),
+    "kernel of no width": (lambda: conv(kernel_size=(1, -1)), "kernel sizes must be odd"),
     "kernel of three numbers": (
         lambda: conv(kernel_size=(1, 1, 1)),
-        ValueError,
         "kernel_size and dilation need two numbers each, (vertical, horizontal)",
     ),
-    "dilation of one number in a list": (lambda: conv(dilation=(1,)), ValueError, "need two numbers each"),
-    "no dilation": (lambda: conv(dilation=0), ValueError, "dilation must be at least 1, got 0"),
-    "no output": (lambda: conv(out_channels=0), ValueError, "out_channels must be at least 1, got 0"),
-    "no convolution groups": (lambda: conv(groups=0), ValueError, "patch_conv2d: groups must be at least 1, got 0"),
+    "dilation of one number in a list": (lambda: conv(dilation=(1,)), "need two numbers each"),
+    "no dilation": (lambda: conv(dilation=0), "dilation must be at least 1, got 0"),
+    "no output": (lambda: conv(out_channels=0), "out_channels must be at least 1, got 0"),
+    "no convolution groups": (lambda: conv(groups=0), "patch_conv2d: groups must be at least 1, got 0"),
     "inputs that do not divide": (
         lambda: conv(groups=2),
-        ValueError,
         "3 input and 4 output channels do not both divide into 2 groups",
     ),
-    "outputs that do not divide": (lambda: conv(groups=3), ValueError, "do not both divide into 3 groups"),
+    "outputs that do not divide": (lambda: conv(groups=3), "do not both divide into 3 groups"),
     "unknown padding": (
         lambda: conv(padding_mode="same"),
-        ValueError,
         "padding_mode must be one of 'reflect', 'zeros', 'replicate', 'circular', got 'same'",
     ),
     "bias of another length": (
         lambda: conv(bias=t(3)),
-        ValueError,
         "patch_conv2d: bias must be [4] (one for each output channel), got [3]",
     ),
-    "bias of two dimensions": (lambda: conv(bias=t(4, 1)), ValueError, "bias must be [4]"),
-    "bias of another dtype": (lambda: conv(bias=t(4, **HALF)), TypeError, "bias is torch.float16 but x torch.float32"),
+    "bias of two dimensions": (lambda: conv(bias=t(4, 1)), "bias must be [4]"),
     "map too small to reflect": (
         lambda: conv(t(2, 3, 2, 3), t(2, 2, 3, 300), kernel_size=5),
-        ValueError,
         "the map is 2x3 pixels, too small to reflect 2x2 at its border; use a larger image",
     ),
     "map too small to wrap": (
         lambda: conv(t(2, 3, 2, 3), t(2, 2, 3, 108), kernel_size=3, dilation=(3, 1), padding_mode="circular"),
-        ValueError,
         "a map of 2x3 pixels cannot wrap 3x1 around its border",
     ),
     # Inverted residuals.
-    "no hidden channels": (lambda: block(hidden=0), ValueError, "hidden must be at least 1, got 0"),
-    "no block output": (lambda: block(out_channels=0), ValueError, "out_channels must be at least 1, got 0"),
-    "unknown halo": (lambda: block(halo="both"), ValueError, "halo must be one of 'own', 'neighbour', got 'both'"),
+    "no hidden channels": (lambda: block(hidden=0), "hidden must be at least 1, got 0"),
+    "no block output": (lambda: block(out_channels=0), "out_channels must be at least 1, got 0"),
+    "unknown halo": (lambda: block(halo="both"), "halo must be one of 'own', 'neighbour', got 'both'"),
     "block on one row": (
         lambda: block(t(2, 3, 1, 6), t(2, 1, 3, 80)),
-        ValueError,
         "patch_inverted_residual: the map is 1x6 pixels, too small to reflect 1x1",
     ),
     "block bias of another length": (
         lambda: block(bias=t(13)),
-        ValueError,
         "bias must be [14] (expand | depthwise | project), got [13]",
     ),
-    "block bias of another dtype": (lambda: block(bias=t(14, **HALF)), TypeError, "bias is torch.float16"),
-    "scale of another length": (lambda: batch_norm(scale=t(13)), ValueError, "scale must be [14]"),
-    "shift of another length": (lambda: batch_norm(shift=t(15)), ValueError, "shift must be [14]"),
-    "shift of another dtype": (lambda: batch_norm(shift=t(14, **HALF)), TypeError, "shift is torch.float16 but scale"),
+    "scale of another length": (lambda: batch_norm(scale=t(13)), "scale must be [14]"),
+    "shift of another length": (lambda: batch_norm(shift=t(15)), "shift must be [14]"),
     "scale on another device": (
         lambda: batch_norm(scale=t(14, **META), shift=t(14, **META)),
-        ValueError,
         "scale is on meta but x on cpu",
     ),
-    "float16 statistics of a float32 map": (
-        lambda: batch_norm(scale=t(14, **HALF), shift=t(14, **HALF)),
-        TypeError,
-        "scale must be torch.float32, for a map of torch.float32, got torch.float16",
-    ),
     # Levels.
-    "negative hidden": (lambda: level(hidden=-1), ValueError, "hidden must be 0 (a 1x1 level) or more, got -1"),
-    "level without output": (
-        lambda: level(out_channels=0),
-        ValueError,
-        "decoder_level: out_channels must be at least 1",
-    ),
-    "level with unknown halo": (lambda: level(halo=""), ValueError, "decoder_level: halo must be one of"),
+    "negative hidden": (lambda: level(hidden=-1), "hidden must be 0 (a 1x1 level) or more, got -1"),
+    "level without output": (lambda: level(out_channels=0), "decoder_level: out_channels must be at least 1"),
+    "level with unknown halo": (lambda: level(halo=""), "decoder_level: halo must be one of"),
     "previous of other images": (
         lambda: level(previous=t(1, 4, 2, 3)),
-        ValueError,
         "skip has 2 images but previous 1; they must agree",
-    ),
-    "previous of another dtype": (
-        lambda: level(previous=t(2, 4, 2, 3, **HALF)),
-        TypeError,
-        "decoder_level: previous is torch.float16 but skip torch.float32",
     ),
     "level bias of another length": (
         lambda: level(bias=t(5)),
-        ValueError,
         "decoder_level: bias must be [4] (expand | depthwise | project, or just out_channels), got [5]",
     ),
     "residual level on one column": (
         lambda: level(t(2, 3, 4, 1), source=t(2, 2, 1, 5 * 6 + 9 * 6 + 6 * 4), bias=t(16), hidden=6),
-        ValueError,
         "decoder_level: the map is 4x1 pixels, too small to reflect",
     ),
     "signal of other images": (
         lambda: from_signal(source=t(1, 8, 2, 3)),
-        ValueError,
         "the signal has 1 images but skip 2; they must agree",
     ),
     "signal grid that does not divide": (
         lambda: from_signal(source=t(2, 8, 3, 3)),
-        ValueError,
         "decoder_level: a map of 4x6 pixels does not divide into 3x3 patches",
     ),
     "generator with too few rows": (
         lambda: from_signal(generator=t(19, 8)),
-        ValueError,
         "decoder_level: 20 parameters are asked of a generator with only 19 rows",
     ),
-    "generator of another device": (
-        lambda: from_signal(generator=t(20, 8, **META)),
-        ValueError,
-        "generator is on meta",
-    ),
+    "generator of another device": (lambda: from_signal(generator=t(20, 8, **META)), "generator is on meta"),
     # The ends of the network.
     "encoder block of 3 dimensions": (
         lambda: encoder_block(t(4, 6, 7)),
-        ValueError,
         "mbconv: x must be [N, C, H, W], got 3 dimensions",
     ),
-    "expand of another map": (
-        lambda: encoder_block(t(2, 5, 6, 7)),
-        ValueError,
-        "mbconv: expand must be [12, 5], got [12, 4]",
-    ),
-    "expand without bias": (
-        lambda: encoder_block(expand_bias=None),
-        ValueError,
-        "mbconv: give expand and expand_bias, or neither",
-    ),
+    "expand of another map": (lambda: encoder_block(t(2, 5, 6, 7)), "mbconv: expand must be [12, 5], got [12, 4]"),
+    "expand without bias": (lambda: encoder_block(expand_bias=None), "mbconv: give expand and expand_bias, or neither"),
     "depthwise of more channels than x": (
         lambda: encoder_block(expand=None, expand_bias=None),
-        ValueError,
         "mbconv: without expand, depthwise must have as many channels as x, 4, got 12",
     ),
     "depthwise as conv2d has it": (
         lambda: encoder_block(depthwise=t(12, 1, 3, 3)),
-        ValueError,
         "mbconv: depthwise must be [hidden, size, size], got [12, 1, 3, 3]",
     ),
-    "gate of another width": (
-        lambda: encoder_block(gate=t(2, 12)),
-        ValueError,
-        "mbconv: gate must be [12, 2], got [2, 12]",
-    ),
-    "half-precision projection": (
-        lambda: encoder_block(project=t(4, 12, **HALF)),
-        TypeError,
-        "mbconv: project is torch.float16 but x torch.float32",
-    ),
+    "gate of another width": (lambda: encoder_block(gate=t(2, 12)), "mbconv: gate must be [12, 2], got [2, 12]"),
     "9 taps": (
         lambda: encoder_block(depthwise=t(12, 9, 9)),
-        ValueError,
         "mbconv: the depthwise convolution must have 1x1 to 7x7 taps, got 9x9",
     ),
     "padding by more than the kernel": (
         lambda: encoder_block(padding=(1, 1, 3, 1)),
-        ValueError,
         "mbconv: padding must be [left, right, top, bottom], each 0 to 2, got [1, 1, 3, 1]",
     ),
     "encoder block on too small a map": (
         lambda: encoder_block(t(2, 4, 2, 7), padding=(0, 0, 0, 0)),
-        ValueError,
         "mbconv: x of [2, 7] is smaller than the depthwise convolution, 3x3",
     ),
-    "encoder block at stride 0": (
-        lambda: encoder_block(stride=0),
-        ValueError,
-        "mbconv: stride must be at least 1, got 0",
-    ),
+    "encoder block at stride 0": (lambda: encoder_block(stride=0), "mbconv: stride must be at least 1, got 0"),
     "residual of another shape": (
         lambda: encoder_block(stride=2, residual=True),
-        ValueError,
         "mbconv: residual adds x, [4, 6, 7], to the result, [4, 3, 4]: the shapes must agree",
     ),
-    "257 classes": (
-        lambda: argmax(t(1, 257, 2, 2)),
-        ValueError,
-        "labels are uint8, so there can be 256 classes at most, got 257",
-    ),
-    "labels of no height": (
-        lambda: argmax(size=(0, 4)),
-        ValueError,
-        "upsample_argmax: height must be at least 1, got 0",
-    ),
-    "labels of negative width": (lambda: argmax(size=(4, -1)), ValueError, "upsample_argmax: width must be at least 1"),
+    "257 classes": (lambda: argmax(t(1, 257, 2, 2)), "labels are uint8, so there can be 256 classes at most, got 257"),
+    "labels of no height": (lambda: argmax(size=(0, 4)), "upsample_argmax: height must be at least 1, got 0"),
+    "labels of negative width": (lambda: argmax(size=(4, -1)), "upsample_argmax: width must be at least 1"),
     "uint8 labels": (
         lambda: loss(labels=t(2, 8, 8, dtype=torch.uint8)),
-        ValueError,
         "labels must be int64 [N, H, W], got torch.uint8 [2, 8, 8]; convert them with labels.long()",
     ),
-    "labels of 4 dimensions": (lambda: loss(labels=t(2, 1, 8, 8, **INT)), ValueError, "labels must be int64 [N, H, W]"),
+    "labels of 4 dimensions": (lambda: loss(labels=t(2, 1, 8, 8, **INT)), "labels must be int64 [N, H, W]"),
     "labels of other images": (
         lambda: loss(labels=t(1, 8, 8, **INT)),
-        ValueError,
         "labels [1, 8, 8] do not belong to logits of 2 images",
     ),
-    "no labels": (lambda: loss(labels=t(2, 0, 8, **INT)), ValueError, "labels [2, 0, 8] do not belong"),
+    "no labels": (lambda: loss(labels=t(2, 0, 8, **INT)), "labels [2, 0, 8] do not belong"),
     "labels on another device": (
         lambda: loss(labels=t(2, 8, 8, device="meta", **INT)),
-        ValueError,
         "labels are on meta but logits on cpu; move them together",
     ),
-    "negative bootstrap": (
-        lambda: loss(bootstrap=-1),
-        ValueError,
-        "bootstrap must be 0 (off) or a number of pixels, got -1",
-    ),
+    "negative bootstrap": (lambda: loss(bootstrap=-1), "bootstrap must be 0 (off) or a number of pixels, got -1"),
     "label that is no class": (
         lambda: loss(labels=torch.full((2, 8, 8), 3)),
-        ValueError,
         "128 labels are outside 0..2 and not 255 (ignored), such as [3]; map the label files to classes first",
     ),
-    "negative label": (lambda: loss(labels=torch.full((2, 8, 8), -1)), ValueError, "128 labels are outside 0..2"),
+    "negative label": (lambda: loss(labels=torch.full((2, 8, 8), -1)), "128 labels are outside 0..2"),
     "255 where another label is ignored": (
         lambda: loss(labels=torch.full((2, 8, 8), 255), ignore_index=-1),
-        ValueError,
         "outside 0..2 and not -1 (ignored), such as [255]",
     ),
 }
 
+# Other types than floating point, or than the others'.
+WRONG_TYPES = {
+    "integer signal": (lambda: generate(t(2, 8, 2, 3, **INT)), "signal must be floating point, got torch.int64"),
+    "integer map": (lambda: conv(t(2, 3, 4, 6, **INT)), "patch_conv2d: x must be floating point"),
+    "batch norm on integers": (lambda: batch_norm(t(2, 3, 4, 6, **INT)), "batch_norm: x must be floating point"),
+    "integer logits": (lambda: argmax(t(2, 3, 4, 4, **INT)), "upsample_argmax: logits must be floating point"),
+    "integer logits to a loss": (lambda: loss(t(2, 3, 4, 4, **INT)), "cross_entropy: logits must be floating"),
+    "generator of another dtype": (
+        lambda: generate(generators=[t(6, 8, **HALF)]),
+        "generator is torch.float16 but signal torch.float32; convert one to the other",
+    ),
+    "integer weights": (lambda: conv(weights=t(2, 2, 3, 12, **INT)), "weights must be floating point"),
+    "weights of another dtype": (
+        lambda: conv(weights=t(2, 2, 3, 12, **HALF)),
+        "patch_conv2d: weights is torch.float16 but x torch.float32",
+    ),
+    "block weights of another dtype": (
+        lambda: block(weights=t(2, 2, 3, 80, **HALF)),
+        "patch_inverted_residual: weights is torch.float16",
+    ),
+    "bias of another dtype": (lambda: conv(bias=t(4, **HALF)), "bias is torch.float16 but x torch.float32"),
+    "block bias of another dtype": (lambda: block(bias=t(14, **HALF)), "bias is torch.float16"),
+    "shift of another dtype": (lambda: batch_norm(shift=t(14, **HALF)), "shift is torch.float16 but scale"),
+    "float16 statistics of a float32 map": (
+        lambda: batch_norm(scale=t(14, **HALF), shift=t(14, **HALF)),
+        "scale must be torch.float32, for a map of torch.float32, got torch.float16",
+    ),
+    "previous of another dtype": (
+        lambda: level(previous=t(2, 4, 2, 3, **HALF)),
+        "decoder_level: previous is torch.float16 but skip torch.float32",
+    ),
+    "half-precision projection": (
+        lambda: encoder_block(project=t(4, 12, **HALF)),
+        "mbconv: project is torch.float16 but x torch.float32",
+    ),
+}
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused_with_a_sentence(name):
-    call, exception, sentence = REFUSED[name]
+REFUSED = [
+    pytest.param(*refusal, exception, id=name)
+    for exception, table in ((ValueError, WRONG_VALUES), (TypeError, WRONG_TYPES))
+    for name, refusal in table.items()
+]
+
+
+@pytest.mark.parametrize(("call", "sentence", "exception"), REFUSED)
+def test_refused_with_a_sentence(call, sentence, exception):
     with pytest.raises(exception, match=re.escape(sentence)):
         call()
 

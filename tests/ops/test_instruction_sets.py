@@ -39,8 +39,28 @@ print("checked", checked)
 """
 
 
-def run(script: str, capability: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"HYPERSEG_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+# An encoder block that is nothing but SiLU: 1x1 convolutions by 1, and a gate that is open.
+SILU = """
+import torch
+from hyperseg import ops
+values = [-float("inf"), -3.4e38, -1e38, -1e37, -1e30, -1e4, -104, -89, -87.5, -30, -1, 0, 1, 30, 87.5, 104, 1e30]
+for dtype in (torch.float32, torch.float64):
+    one, none = torch.ones(1, dtype=dtype), torch.zeros(1, dtype=dtype)
+    matrices = {"depthwise": one.view(1, 1, 1), "reduce": none[None], "gate": none[None], "project": one[None]}
+    biases = {"depthwise_bias": none, "reduce_bias": none, "gate_bias": 100 * one, "project_bias": none}
+    for value in torch.tensor(values, dtype=dtype):
+        x = value.expand(1, 1, 1, 40).contiguous()
+        with ops.use_backend("cpp"):
+            y = ops.mbconv(x, None, None, **matrices, **biases, padding=(0, 0, 0, 0))
+        expected = torch.nn.functional.silu(x.double()).to(dtype)
+        torch.testing.assert_close(y, expected, rtol=2e-6, atol=1e-35, equal_nan=True)
+print("equal")
+"""
+
+
+def run(script: str, capability: str | None) -> subprocess.CompletedProcess:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment |= {} if capability is None else {"HYPERSEG_CPU_CAPABILITY": capability}
     return subprocess.run(
         [sys.executable, "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600
     )
@@ -52,6 +72,15 @@ def test_older_vectors(capability):
     result = run(SCRIPT, capability)
     assert result.returncode == 0, result.stderr[-3000:]
     assert int(result.stdout.split()[-1]) > 300
+
+
+@pytest.mark.skipif(native.extension()[0] is None, reason="the extension is not built")
+@pytest.mark.parametrize("capability", ["default", "avx2", None], ids=["default", "avx2", "as-chosen"])
+def test_silu_in_the_limit(capability):
+    """0 where the sigmoid is, however large the value in front of it."""
+    result = run(SILU, capability)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.split() == ["equal"]
 
 
 @pytest.mark.skipif(native.extension()[0] is None, reason="the extension is not built")

@@ -131,22 +131,46 @@ def test_answers_are_not_overwritten(engine):
     assert torch.equal(logits, kept[1])
 
 
+def byte(*shape):
+    return torch.zeros(shape, dtype=torch.uint8)
+
+
 @pytest.mark.parametrize(
     ("frames", "message"),
     [
-        (torch.zeros(1, 40, 65, 3), r"takes uint8 frames \[1, 40, 65, 3\] \(RGB\), got float32"),
-        (torch.zeros(1, 40, 64, 3, dtype=torch.uint8), r"got uint8 \[1, 40, 64, 3\]; build one for that size"),
-        (torch.zeros(2, 40, 65, 3, dtype=torch.uint8), r"got uint8 \[2, 40, 65, 3\]"),
-        (torch.zeros(40, 65, 3, dtype=torch.uint8), r"got uint8 \[40, 65, 3\]"),
-        (torch.zeros(1, 3, 40, 65, dtype=torch.uint8), r"got uint8 \[1, 3, 40, 65\]"),
-        (torch.zeros(1, 40, 65, 4, dtype=torch.uint8), r"got uint8 \[1, 40, 65, 4\]"),
+        (
+            torch.zeros(1, 40, 65, 3),
+            r"takes uint8 frames \[1, 40, 65, 3\] \(RGB\), got float32 .* as they are, 0 to 255; .* engine\.labels",
+        ),
+        (torch.zeros(1, 3, 40, 65), r"got float32 \[1, 3, 40, 65\]; .* normalised already there is engine\.labels"),
+        (byte(1, 40, 64, 3), r"got uint8 \[1, 40, 64, 3\]; build one for that size"),
+        (byte(2, 40, 65, 3), r"got uint8 \[2, 40, 65, 3\]; build one for that size and batch"),
+        (byte(40, 65, 3), r"got uint8 \[40, 65, 3\]; a single frame needs a batch dimension too: frames\[None\]"),
+        (byte(1, 3, 40, 65), r"got uint8 \[1, 3, 40, 65\]; put the channels last: frames\.permute\(0, 2, 3, 1\)"),
+        (byte(1, 40, 65, 4), r"got uint8 \[1, 40, 65, 4\]; leave out the fourth channel: frames\[\.\.\., :3\]"),
+        (byte(40, 65), r"got uint8 \[40, 65\]; bring them into that form"),
     ],
-    ids=["float", "size", "batch", "one-frame", "planar", "alpha"],
+    ids=["float", "float-planar", "size", "batch", "one-frame", "planar", "alpha", "grey"],
 )
 @pytest.mark.parametrize("scope", ["__call__", "from_host", "logits"])
 def test_frames_of_another_kind(scope, frames, message, engine):
     with pytest.raises(ValueError, match=message):
         getattr(engine, scope)(frames)
+
+
+def test_the_advice_about_frames_is_sound(engine):
+    frames = probe_frames(1, (40, 65), seed=4)
+    expected = engine(frames)
+    alpha = torch.cat([frames, frames[..., :1]], 3)
+    planar = frames.permute(0, 3, 1, 2).contiguous()
+    for mended in (planar.permute(0, 2, 3, 1), frames[0][None], alpha[..., :3], torch.from_numpy(frames.numpy())):
+        assert torch.equal(engine(mended), expected)
+
+
+@pytest.mark.parametrize("scope", ["__call__", "from_host", "logits"])
+def test_frames_that_are_no_tensor(scope, engine):
+    with pytest.raises(TypeError, match=r"got numpy\.ndarray; convert an array with torch\.from_numpy\(frames\)"):
+        getattr(engine, scope)(probe_frames(1, (40, 65)).numpy())
 
 
 @pytest.mark.parametrize(
@@ -165,8 +189,12 @@ def test_images_of_another_kind(scope, x, engine):
     [
         ({"mode": "cudagraph"}, EngineError, "mode 'cudagraph' needs a CUDA device, not cpu; use 'eager' or 'compile'"),
         ({"mode": "fast"}, ValueError, "mode must be one of eager, compile, cudagraph, got 'fast'"),
-        ({"dtype": torch.float64}, ValueError, r"dtype must be one of float32, float16, bfloat16, got torch.float64"),
+        ({"dtype": torch.float64}, ValueError, "one of torch.float32, torch.float16, torch.bfloat16, got torch.f"),
+        ({"dtype": "float32"}, ValueError, r"torch.bfloat16, got 'float32'; give dtype=torch.float32\."),
+        ({"dtype": "half"}, ValueError, r"torch.bfloat16, got 'half'\."),
         ({"dtype": torch.uint8}, ValueError, "dtype must be one of"),
+        ({"size": 256}, ValueError, r"size must be \(height, width\) .* got 256; for a square, size=\(256, 256\)"),
+        ({"size": (64, 64, 3)}, ValueError, r"size must be \(height, width\) of the frames, got \(64, 64, 3\)"),
         ({"size": (0, 64)}, ValueError, "size and batch must be positive, got 0x64 and 1"),
         ({"size": (64, -1)}, ValueError, "size and batch must be positive"),
         ({"batch": 0}, ValueError, "size and batch must be positive, got 64x64 and 0"),
