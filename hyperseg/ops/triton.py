@@ -53,7 +53,13 @@ def _call(name: str):
     return lambda *args: function()(*args)
 
 
-_NAMES = ("upsample_argmax", "generate_weights", "generate_weights_backward")
+_NAMES = (
+    "generate_weights",
+    "generate_weights_backward",
+    "upsample_argmax",
+    "upsample_cross_entropy",
+    "upsample_cross_entropy_backward",
+)
 register(
     Backend(
         "triton",
