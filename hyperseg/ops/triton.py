@@ -53,7 +53,7 @@ def _call(name: str):
     return lambda *args: function()(*args)
 
 
-_NAMES = ("upsample_argmax",)
+_NAMES = ("mbconv", "upsample_argmax")
 register(
     Backend(
         "triton",
