@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.hyperseg-installed
 EXTENSION := build/.extension-built
 CSRC := $(shell find csrc -type f)
+OLDEST_TRITON := build/triton-3.6
 
 .DEFAULT_GOAL := help
-.PHONY: help install ext test test-all sanitize gpu-test lint format fps clean
+.PHONY: help install ext test test-all gate gate-oldest budgets sanitize gpu-test lint format fps clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  Variables: PYTHON=$(PYTHON) VENV=$(VENV) PYTEST_ARGS='$(PYTEST_ARGS)' FPS_ARGS='$(FPS_ARGS)'"
 
 install: $(INSTALLED) ## create VENV and install the package into it, editable, with pinned versions
@@ -24,6 +25,16 @@ test: $(EXTENSION) ## set up and run the tests, but for those marked slow
 
 test-all: $(EXTENSION) ## all tests
 	$(BIN)/python -m pytest tests/ $(PYTEST_ARGS)
+
+gate: $(INSTALLED) ## compile every Triton kernel for sm_80, sm_90 and sm_100 and read its machine code; needs no GPU
+	$(BIN)/python -m pytest tests/kernels $(PYTEST_ARGS)
+
+gate-oldest: $(OLDEST_TRITON) ## the same with the oldest supported Triton
+	PYTHONPATH=$(OLDEST_TRITON) $(BIN)/python -m pytest tests/kernels $(PYTEST_ARGS)
+
+budgets: $(OLDEST_TRITON) ## record what the kernels need of a GPU now, for both versions of Triton
+	$(BIN)/python -m tests.kernels.budgets --write
+	PYTHONPATH=$(OLDEST_TRITON) $(BIN)/python -m tests.kernels.budgets --write
 
 sanitize: $(INSTALLED) ## run the tests of the C++ operators under AddressSanitizer and UBSan
 	HYPERSEG_SANITIZE=address,undefined HYPERSEG_CUDA=0 $(BIN)/python setup.py build_ext --build-lib build/sanitize
@@ -61,6 +72,9 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -c constraints.txt torch setuptools cmake ninja
 	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
+
+$(OLDEST_TRITON): | $(INSTALLED)
+	$(BIN)/python -m pip install --target $@ --no-deps triton==3.6.0
 
 # No stamp without an extension: a machine that lacks a compiler today may have one tomorrow.
 $(EXTENSION): $(INSTALLED) setup.py CMakeLists.txt $(CSRC)

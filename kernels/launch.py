@@ -9,6 +9,7 @@ import functools
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,16 +18,30 @@ TUNED = Path(__file__).parent / "tuned"
 
 Options = dict[str, int]  # block sizes by the names of the kernel's parameters, num_warps, num_stages
 
-_forced: dict[str, Options] = {}
+
+@dataclass(frozen=True)
+class Question:
+    """What a launcher asked for: its kernel and that kernel's default."""
+
+    kernel: str
+    default: Options
+
+
+_forced: dict[str, Options] = {}  # by kernel, or by line of a table
+_asked: list[dict[str, Question]] = []
 
 
 def options(kernel: str, x: torch.Tensor, default: Options, **signature: int) -> Options:
     """What to launch ``kernel`` with, for tensors like ``x`` and these widths and patch sizes."""
-    if kernel in _forced:
-        return default | _forced[kernel]
+    line = key(kernel, x.dtype, signature)
+    for questions in _asked:
+        questions[line] = Question(kernel, default)
+    for name in (line, kernel):
+        if name in _forced:
+            return default | _forced[name]
     if x.device.type != "cuda":
         return default
-    return default | _table(x.device.index or 0).get(key(kernel, x.dtype, signature), {})
+    return default | _table(x.device.index or 0).get(line, {})
 
 
 def key(kernel: str, dtype: torch.dtype, signature: dict[str, int]) -> str:
@@ -35,16 +50,27 @@ def key(kernel: str, dtype: torch.dtype, signature: dict[str, int]) -> str:
 
 
 @contextlib.contextmanager
-def forced(kernel: str, chosen: Options) -> Iterator[None]:
-    """Launch ``kernel`` with these options, whatever the table says: for tuning and for tests."""
-    before = _forced.get(kernel)
-    _forced[kernel] = chosen
+def forced(name: str, chosen: Options) -> Iterator[None]:
+    """Launch a kernel, or what a line of a table is about, with these options, whatever the table says: for tuning."""
+    before = _forced.get(name)
+    _forced[name] = chosen
     try:
         yield
     finally:
-        _forced.pop(kernel)
+        _forced.pop(name)
         if before is not None:
-            _forced[kernel] = before
+            _forced[name] = before
+
+
+@contextlib.contextmanager
+def asked() -> Iterator[dict[str, Question]]:
+    """What launchers ask for inside, by line of a table."""
+    questions: dict[str, Question] = {}
+    _asked.append(questions)
+    try:
+        yield questions
+    finally:
+        _asked.pop()
 
 
 def table_path(device_name: str) -> Path:

@@ -121,6 +121,8 @@ def test_a_required_extension_fails_without_a_compiler(checkout: Path):
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A copy of the checkout after a bare `python setup.py build_ext`, and what that printed."""
     checkout = copy_of_checkout(tmp_path_factory.mktemp("built") / "checkout")
+    (checkout / "kernels/tuned").mkdir(exist_ok=True)
+    (checkout / "kernels/tuned/a-gpu.json").write_text("{}")
     return checkout, run(sys.executable, "setup.py", "build_ext", cwd=checkout, HYPERSEG_CUDA="0")
 
 
@@ -143,6 +145,7 @@ class TestBuilding:
         assert "-cp310-abi3-" in wheel.name
         names = set(zipfile.ZipFile(wheel).namelist())
         assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"hyperseg"}
+        assert "hyperseg/kernels/tuned/a-gpu.json" in names, "what was measured to be faster is not installed"
         wanted = sources("hyperseg") | {f"hyperseg/{name}" for name in sources("kernels")} | {"hyperseg/_C.abi3.so"}
         assert wanted <= names, f"missing: {sorted(wanted - names)} (a folder without __init__.py?)"
 

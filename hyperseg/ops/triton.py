@@ -56,6 +56,7 @@ def _call(name: str):
 _NAMES = (
     "generate_weights",
     "generate_weights_backward",
+    "mbconv",
     "upsample_argmax",
     "upsample_cross_entropy",
     "upsample_cross_entropy_backward",

@@ -1,0 +1,154 @@
+"""bench/tune.py without a GPU: what it chooses, what it writes, and that launchers read it back."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bench import harness, tune, tuning
+from bench.harness import Budget
+from bench.report import write_json
+from hyperseg.kernels import launch
+from hyperseg.ops import BACKENDS
+
+DEFAULT = {"BLOCK": 16, "num_warps": 4}
+SLOW, FAST, WRONG, UNFIT = ({"BLOCK": n} for n in (8, 32, 64, 128))
+
+
+def test_it_says_where_it_cannot_tune(monkeypatch, capsys):
+    monkeypatch.setattr(BACKENDS["triton"], "unavailable", lambda: ["this machine has no CUDA device"])
+    assert tune.main([]) == 1
+    said = capsys.readouterr().err
+    assert said == "bench/tune.py: There is nothing to tune here: this machine has no CUDA device.\n"
+
+
+def test_the_interpreter_is_not_tuned(monkeypatch, capsys):
+    monkeypatch.setattr(BACKENDS["triton"], "unavailable", list)
+    assert tune.main(["--device", "cpu"]) == 1
+    assert "not on a CPU" in capsys.readouterr().err
+
+
+def line(**samples: list[float]) -> tuning.Line:
+    return tuning.Line(DEFAULT, {name: {} for name in samples}, samples)
+
+
+@pytest.mark.parametrize(
+    ("samples", "best"),
+    [
+        ({"default": [10.0, 10.1, 10.2], "a": [9.0, 9.1, 9.2], "b": [8.0, 8.1, 8.2]}, "b"),
+        ({"default": [10.0, 10.1, 10.2], "a": [9.95, 9.97, 9.96]}, "default"),  # by less than it has to bring
+        ({"default": [8.0, 10.1, 12.0], "a": [7.5, 9.0, 11.0]}, "default"),  # within the spread
+        ({"default": [10.0, 10.1, 10.2], "a": [11.0, 11.1, 11.2]}, "default"),
+        ({"default": [10.0, 10.1, 10.2]}, "default"),
+    ],
+)
+def test_only_what_is_faster_beyond_the_spread_replaces_the_default(samples, best):
+    assert line(**samples).best() == best
+
+
+def test_what_failed_on_one_call_is_not_chosen():
+    found = line(default=[10.0, 10.0], a=[5.0, 5.0])
+    found.failed["a"] = "out of shared memory"
+    assert found.best() == "default"
+
+
+def test_calls_count_as_often_as_they_are_made():
+    found = tuning.Line(DEFAULT)
+    found.add({"default": [1.0, 2.0], "a": [2.0, 2.0]}, times=1)
+    found.add({"default": [10.0, 20.0], "a": [5.0, 5.0]}, times=3)
+    assert found.samples == {"default": [31.0, 62.0], "a": [17.0, 17.0]}
+
+
+class Clock:
+    """Of nanoseconds that pass only when told to."""
+
+    now = 0
+
+    def perf_counter_ns(self) -> int:
+        self.now += 1000
+        return self.now
+
+    def perf_counter(self) -> float:
+        return self.perf_counter_ns() / 1e9
+
+
+@pytest.fixture
+def tuner(monkeypatch) -> tuning.Tuner:
+    """After one call of a launcher that takes longer with small blocks, and that two candidates do not suit."""
+    x = torch.arange(6.0)
+    clock = Clock()
+    monkeypatch.setattr(harness, "time", clock)
+
+    def launcher() -> torch.Tensor:
+        block = launch.options("_toy_kernel", x, DEFAULT, width=6)["BLOCK"]
+        if block == UNFIT["BLOCK"]:
+            raise RuntimeError("out of resources: shared memory\nRequired: 500000")
+        clock.now += 2**20 // block
+        return x * 1.5 if block == WRONG["BLOCK"] else x * 2
+
+    budget = Budget(seconds=0.02, rounds=5, warmup_seconds=0.01)
+    tuner = tuning.Tuner(torch.device("cpu"), budget, {"_toy_kernel": [SLOW, FAST, WRONG, UNFIT, {"BLOCK": 16}]})
+    tuner.call(launcher, "float32")
+    return tuner
+
+
+def test_candidates_are_checked_timed_and_chosen(tuner):
+    (name,) = tuner.lines
+    assert name == "_toy_kernel float32 width=6"
+    found = tuner.lines[name]
+    assert {text: len(ms) for text, ms in found.samples.items()} == {
+        "default": 5,
+        '{"BLOCK": 8}': 5,
+        '{"BLOCK": 16}': 5,
+        '{"BLOCK": 32}': 5,
+    }
+    assert found.samples['{"BLOCK": 16}'] == found.samples["default"]
+    assert found.failed['{"BLOCK": 128}'] == "RuntimeError: out of resources: shared memory"
+    (sentence,) = tuner.wrong
+    assert '{"BLOCK": 64}' in sentence
+    assert tuner.launches() == {name: FAST}
+
+
+def test_launchers_read_what_was_written(tuner, monkeypatch, tmp_path):
+    monkeypatch.setattr(launch, "TUNED", tmp_path)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=0: "NVIDIA H200 NVL")
+    path = launch.table_path(torch.cuda.get_device_name())
+    assert path.name == "nvidia-h200-nvl.json"
+    earlier = {"launches": {"_other float16": {"BLOCK": 64}, "_toy_kernel float32 width=6": SLOW}}
+    write_json(path, tuning.merged(earlier, tuner))
+    launch._table.cache_clear()
+    tensor = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float32)
+    try:
+        assert launch.options("_toy_kernel", tensor, DEFAULT, width=6) == DEFAULT | FAST
+        assert launch.options("_toy_kernel", tensor, DEFAULT, width=7) == DEFAULT
+        tensor.dtype = torch.float16
+        assert launch.options("_other", tensor, DEFAULT) == DEFAULT | {"BLOCK": 64}
+    finally:
+        launch._table.cache_clear()
+    assert len(json.loads(path.read_text())["samples"]["_toy_kernel float32 width=6"]["ms_by_round"]["default"]) == 5
+
+
+def test_forcing_a_line_leaves_others():
+    x = torch.empty(1)
+    with launch.forced(launch.key("_toy_kernel", x.dtype, {"width": 6}), FAST):
+        assert launch.options("_toy_kernel", x, DEFAULT, width=6) == DEFAULT | FAST
+        assert launch.options("_toy_kernel", x, DEFAULT, width=7) == DEFAULT
+        with launch.forced("_toy_kernel", SLOW):
+            assert launch.options("_toy_kernel", x, DEFAULT, width=7) == DEFAULT | SLOW
+    assert launch.options("_toy_kernel", x, DEFAULT, width=6) == DEFAULT
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there it would tune")
+def test_every_candidate_names_a_kernel_and_its_parameters():
+    """A misspelt block size would only show on a GPU."""
+    triton = pytest.importorskip("triton")
+    import importlib
+
+    for operator in BACKENDS["triton"].implementations:
+        module = importlib.import_module(f"hyperseg.kernels.{operator.removesuffix('_backward')}")
+        for name, options in tuning.candidates([operator]).items():
+            kernel = getattr(module, name)
+            known = {*kernel.arg_names, "num_warps", "num_stages"}
+            assert isinstance(kernel, triton.runtime.KernelInterface)
+            assert all(set(candidate) <= known for candidate in options), name

@@ -1,0 +1,132 @@
+"""What each kernel may need of a GPU, and the command that records what it needs now.
+
+    python -m tests.kernels.budgets --write
+
+compiles every kernel of the Triton backend at every shape, dtype and architecture of the gate, and rewrites
+``budgets.json`` for the installed version of Triton. A budget that grew is to be explained in the commit.
+"""
+
+import argparse
+import importlib
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import triton
+
+from hyperseg.models.variants import VARIANTS
+from hyperseg.ops import BACKENDS
+from tests.kernels import calls
+from tests.kernels.binary import Usage, usage
+from tests.kernels.capture import ARCHITECTURES, compiling
+
+FILE = Path(__file__).with_name("budgets.json")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+# ptxas gives out registers in eights, and a patch release moves a kernel by one such step. A kilobyte is what sm_90 and
+# later keep for themselves where a kernel has barriers of its own.
+SLACK = {"registers": 8, "shared": 1024}
+
+
+@dataclass(frozen=True)
+class Built:
+    """A kernel compiled for one launch."""
+
+    name: str
+    arch: int
+    usage: Usage
+    tensor_cores: bool  # it has to use them
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with it whatever its budget."""
+        found = []
+        if self.usage.stack:
+            found.append(f"uses {self.usage.stack} bytes of stack")
+        if self.usage.spills:
+            found.append(f"has {self.usage.spills} loads and stores of local memory")
+        if self.tensor_cores and not self.usage.tensor_core:
+            found.append("has no tensor-core instruction")
+        return [f"{self.name} for sm_{self.arch} {problem}" for problem in found]
+
+    def excess(self, budgets: dict[str, dict[str, int]]) -> list[str]:
+        """Where it needs more than its budget."""
+        if self.name not in budgets:
+            return [f"{self.name} has no budget: run python -m tests.kernels.budgets --write"]
+        return [
+            f"{self.name} for sm_{self.arch} takes {getattr(self.usage, what)} {what}, its budget is {most} + {slack}"
+            for what, slack in SLACK.items()
+            if getattr(self.usage, what) > (most := budgets[self.name][what]) + slack
+        ]
+
+
+def build(operator: str, network: str, dtype: torch.dtype, arch: int) -> list[Built]:
+    """Every kernel that this operator launches for this network, each once."""
+    wanted = [call for call in calls.recorded(network) if call.operator == operator]
+    launch = BACKENDS["triton"].implementations[operator].function
+    with compiling(arch) as compiled:
+        for call in wanted:
+            launch(*calls.arguments(call, dtype))
+    half = dtype != torch.float32
+    kernels = {id(kernel): kernel for kernel in compiled}.values()
+    return [Built(k.name, arch, usage(k), half and k.name in tensor_core_kernels(operator)) for k in kernels]
+
+
+def tensor_core_kernels(operator: str) -> tuple[str, ...]:
+    """The kernels that an operator's module says multiply half types on tensor cores."""
+    module = importlib.import_module(f"hyperseg.kernels.{operator.removesuffix('_backward')}")
+    return getattr(module, "TENSOR_CORES", ())
+
+
+def version() -> str:
+    return "triton " + ".".join(triton.__version__.split(".")[:2])
+
+
+def read(path: Path = FILE) -> dict[str, dict[str, int]]:
+    """The budgets for the installed Triton; for a version without any, the most that another one needs."""
+    document = json.loads(path.read_text())
+    if version() in document:
+        return document[version()]
+    return largest((name, need) for kernels in document.values() for name, need in kernels.items())
+
+
+def largest(needs: Iterable[tuple[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
+    """The most that any launch of a kernel needs."""
+    found: dict[str, dict[str, int]] = {}
+    for name, need in needs:
+        most = found.setdefault(name, dict.fromkeys(SLACK, 0))
+        for what in SLACK:
+            most[what] = max(most[what], need[what])
+    return found
+
+
+def everything(operators: Iterable[str]) -> Iterator[Built]:
+    for operator, network, arch, dtype in itertools.product(operators, VARIANTS, ARCHITECTURES, DTYPES):
+        print(f"{operator} of {network}, {str(dtype)[6:]} for sm_{arch}", file=sys.stderr, flush=True)
+        yield from build(operator, network, dtype, arch)
+
+
+def write(operators: list[str], path: Path = FILE) -> None:
+    """Record these operators for the installed Triton; if they are all of them, forget kernels that are gone."""
+    document = json.loads(path.read_text()) if path.is_file() else {}
+    everyone = set(operators) == set(BACKENDS["triton"].implementations)
+    kept = {} if everyone else document.get(version(), {})
+    needs = largest((b.name, {what: getattr(b.usage, what) for what in SLACK}) for b in everything(operators))
+    document[version()] = dict(sorted((kept | needs).items()))
+    path.write_text(json.dumps(dict(sorted(document.items())), indent=2) + "\n")
+
+
+def main() -> None:
+    known = list(BACKENDS["triton"].implementations)
+    parser = argparse.ArgumentParser(prog="python -m tests.kernels.budgets", description=__doc__)
+    parser.add_argument("--write", action="store_true", required=True, help="rewrite budgets.json")
+    parser.add_argument("--op", nargs="+", default=known, choices=known, metavar="NAME", help="only these operators")
+    write(parser.parse_args().op)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The calls that the networks make to our operators at their published sizes, recorded without computing anything."""
+
+import copy
+import functools
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+import hyperseg
+from bench.calls import BOOTSTRAP, IGNORE, PRECISE, Call, Recorder, backward_of, block_call, distinct
+from hyperseg import ops
+from hyperseg.models.sizes import padded_size
+from hyperseg.runtime.folding import FoldedNetwork
+
+
+@functools.cache
+def recorded(network: str) -> tuple[Call, ...]:
+    """Of inference on one frame, of training steps on two, and of the block inside each level; on the meta device."""
+    with torch.device("meta"):
+        model = hyperseg.create_model(network)
+    calls = [*_inference(model), *_training(model)]
+    levels = [call for call in calls if call.operator == "decoder_level"]
+    blocks = [block_call(call) for call in levels if call.arguments[8]]
+    return tuple(distinct([*calls, *blocks, *map(backward_of, blocks)]))
+
+
+def _inference(model) -> list[Call]:
+    """As the engine runs it: folded, fused, channels-last."""
+    folded = FoldedNetwork(model, fuse=True).to(memory_format=torch.channels_last)
+    images = torch.empty(1, 3, *model.config.resolution, device="meta").to(memory_format=torch.channels_last)
+    with torch.inference_mode(), Recorder() as recorder:
+        ops.upsample_argmax(folded(images), padded_size(model.config.resolution, model.takes_one_more))
+    return recorder.calls
+
+
+def _training(model) -> list[Call]:
+    """With batch statistics, then with frozen norms."""
+    images = torch.empty(2, 3, *model.config.resolution, device="meta")
+    labels = torch.empty(2, *model.config.resolution, device="meta", dtype=torch.int64)
+    with torch.enable_grad(), Recorder() as recorder:
+        for network in (copy.deepcopy(model).train(), copy.deepcopy(model).eval()):
+            logits = network.forward_strided(images)
+            ops.upsample_cross_entropy(logits, labels, ignore_index=IGNORE, bootstrap=BOOTSTRAP).backward()
+    return recorder.calls
+
+
+def arguments(call: Call, dtype: torch.dtype) -> tuple:
+    """Those of a recorded call in memory of the CPU that nothing has touched, floating-point ones in this type."""
+    kept = PRECISE.get(call.operator, ())
+
+    def allocate(t: Tensor, precise: bool) -> Tensor:
+        extent = 1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+        kind = dtype if t.is_floating_point() and not precise else t.dtype
+        wide = torch.empty(t.storage_offset() + extent, dtype=kind)
+        return wide.as_strided(t.shape, t.stride(), t.storage_offset())
+
+    return tuple(
+        tree_map_only(Tensor, functools.partial(allocate, precise=i in kept), a) for i, a in enumerate(call.arguments)
+    )

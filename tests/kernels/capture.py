@@ -1,0 +1,56 @@
+"""Compile what launchers launch, for a GPU that need not be here: Triton's driver and launch are replaced."""
+
+import contextlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+from unittest import mock
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import CompiledKernel
+from triton.runtime.jit import JITFunction
+
+ARCHITECTURES = (80, 90, 100)
+SHARED = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes of shared memory that a block may have
+
+
+class StandIn:
+    """The driver of a GPU of this compute capability, as far as compiling asks it anything."""
+
+    def __init__(self, arch: int):
+        self.arch = arch
+        self.utils = SimpleNamespace(get_device_properties=lambda device: {"max_shared_mem": SHARED[arch]})
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.arch, 32)
+
+    def get_current_device(self) -> int:
+        """Triton keeps what it compiled by device: each architecture is one, and none has the number of a real one."""
+        return self.arch
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@contextlib.contextmanager
+def compiling(arch: int) -> Iterator[list[CompiledKernel]]:
+    """Inside, a launch on CPU tensors compiles its kernel for ``arch``, adds it to the list and runs nothing.
+
+    Types, constants, specialisation on divisibility and warps are those of the launch: a tensor on the CPU is aligned
+    as one on a GPU is.
+    """
+    launch, found = JITFunction.run, []
+
+    def compile_only(self, *args, grid, warmup, **options):
+        kernel = launch(self, *args, grid=grid, warmup=True, **options)
+        found.append(kernel)
+        return kernel
+
+    config = triton.runtime.driver
+    before = config._active
+    config.set_active(StandIn(arch))
+    try:
+        with mock.patch.object(JITFunction, "run", compile_only):
+            yield found
+    finally:
+        config._active = before

@@ -1,0 +1,51 @@
+"""Every Triton kernel as the networks launch it, compiled for GPUs that need not be here, and its machine code read.
+
+No kernel uses the stack or spills; those that are meant for tensor cores use them; none needs more registers or shared
+memory than `budgets.json` says. An operator joins by being registered.
+"""
+
+import itertools
+import os
+
+import pytest
+import torch
+
+from hyperseg.models.variants import VARIANTS
+from hyperseg.ops import BACKENDS
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("in the interpreter nothing is compiled", allow_module_level=True)
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from tests.kernels import budgets, calls
+from tests.kernels.capture import ARCHITECTURES
+
+
+def parameters() -> list:
+    """One architecture in one dtype for every change; all of them in `make gate`."""
+    found = []
+    for operator, network in itertools.product(BACKENDS["triton"].implementations, VARIANTS):
+        for dtype, arch in itertools.product(budgets.DTYPES, ARCHITECTURES):
+            name = f"{operator}-{network}-{str(dtype)[6:]}-sm_{arch}"
+            marks = [] if (dtype, arch) == (torch.float16, 90) else [pytest.mark.slow]
+            found.append(pytest.param(operator, network, dtype, arch, id=name, marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(("operator", "network", "dtype", "arch"), parameters())
+def test_kernels_fit_the_gpu(operator: str, network: str, dtype: torch.dtype, arch: int):
+    if operator not in {call.operator for call in calls.recorded(network)}:
+        pytest.skip(f"{network} makes no call of {operator}")
+    built = budgets.build(operator, network, dtype, arch)
+    assert built, f"{operator} launched nothing"
+    budget = budgets.read()
+    problems = [problem for kernel in built for problem in [*kernel.problems, *kernel.excess(budget)]]
+    assert not problems, "\n".join(sorted(set(problems)))
+
+
+def test_every_budget_is_of_a_kernel():
+    """The file names what it limits: a renamed kernel takes its budget along."""
+    modules = {operator.removesuffix("_backward") for operator in BACKENDS["triton"].implementations}
+    sources = "".join((budgets.FILE.parents[2] / "kernels" / f"{name}.py").read_text() for name in modules)
+    unknown = [name for name in budgets.read() if f"def {name}(" not in sources]
+    assert not unknown, "run python -m tests.kernels.budgets --write"
