@@ -87,11 +87,10 @@ def version() -> str:
 
 
 def read(path: Path = FILE) -> dict[str, dict[str, int]]:
-    """The budgets for the installed Triton; for a version without any, the most that another one needs."""
+    """The budgets for the installed Triton; of a kernel without one, the most that it needs with another version."""
     document = json.loads(path.read_text())
-    if version() in document:
-        return document[version()]
-    return largest((name, need) for kernels in document.values() for name, need in kernels.items())
+    others = largest((name, need) for kernels in document.values() for name, need in kernels.items())
+    return others | document.get(version(), {})
 
 
 def largest(needs: Iterable[tuple[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
