@@ -5,13 +5,13 @@ import functools
 
 import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 from torch.utils._pytree import tree_map_only
 
 import hyperseg
 from bench.calls import BOOTSTRAP, IGNORE, PRECISE, Call, Recorder, backward_of, block_call, distinct
 from hyperseg import ops
 from hyperseg.models.sizes import padded_size
-from hyperseg.ops.reference import format_of
 from hyperseg.runtime.folding import FoldedNetwork
 
 CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding)
@@ -22,7 +22,7 @@ class LikeCuda(Recorder):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = super().__torch_dispatch__(func, types, args, kwargs)
-        if func in CONVOLUTIONS and torch.channels_last in map(format_of, args[:2]):
+        if func in CONVOLUTIONS and torch.channels_last in map(suggest_memory_format, args[:2]):
             return out.contiguous(memory_format=torch.channels_last)
         return out
 
