@@ -46,7 +46,6 @@ CANDIDATES = {
             (2, 8, 128, 4),
         )
     ],
-    "_mbconv_fwd_gate_kernel": [{"num_warps": warps} for warps in (4, 8, 16)],
     "_mbconv_fwd_project_kernel": _TILES,
 }
 
@@ -99,7 +98,7 @@ def _mbconv_fwd_expand_kernel(
     tl.store(y, _silu(total).to(y_ptr.dtype.element_ty), mask=m_p[:, None] & m_h[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["H", "W", "height", "width", "top", "left", "steps"])
 def _mbconv_fwd_depthwise_kernel(
     x_ptr,  # [N, hidden, H, W], any strides
     w_ptr,  # [hidden, SIZE, SIZE]
@@ -114,6 +113,7 @@ def _mbconv_fwd_depthwise_kernel(
     top,
     left,
     steps,  # tiles of a group
+    taps,  # SIZE, at run time: a loop that is unrolled has all loads in flight at once and takes 250 registers
     stride_n,
     stride_c,
     stride_h,
@@ -146,8 +146,7 @@ def _mbconv_fwd_depthwise_kernel(
         total = tl.zeros((BLOCK_Y * BLOCK_X, BLOCK_C), tl.float32)
         i_y, i_x = o_y * STRIDE - top, o_x * STRIDE - left
         x_tile = x_map + (i_y.to(tl.int64) * stride_h + i_x.to(tl.int64) * stride_w)[:, None]
-        # A loop, not unrolled: with every tap's loads in flight at once a thread needs 200 registers.
-        for dy in range(SIZE):
+        for dy in range(taps):
             m_y = (i_y + dy >= 0) & (i_y + dy < H) & m_p
             for dx in tl.static_range(SIZE):
                 m = m_y & (i_x + dx >= 0) & (i_x + dx < W)
@@ -162,7 +161,7 @@ def _mbconv_fwd_depthwise_kernel(
     tl.store(sums_ptr + o_s, tl.sum(sums, 0), mask=o_c < hidden)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["groups", "squeezed", "pixels"])
 def _mbconv_fwd_gate_kernel(
     sums_ptr,  # [N, groups, hidden], float32
     reduce_ptr,  # [squeezed, hidden]
@@ -350,6 +349,7 @@ def _depthwise(x, weight, bias, stride: int, top: int, left: int, height: int, w
         top,
         left,
         steps,
+        size,
         *x.stride(),
         ALIGN=_align(hidden, x),
         SIZE=size,
@@ -365,8 +365,8 @@ def _gate(sums: Tensor, weights: list[Tensor], pixels: int) -> Tensor:
     n, groups, hidden = sums.shape
     squeezed = weights[0].shape[0]
     block_s = triton.next_power_of_2(squeezed)
-    # 4096 products are 16 a thread; a launch without so many channels or values squeezed has fewer.
-    default = {"BLOCK_S": block_s, "BLOCK_H": block(hidden, 16, max(16, 4096 // block_s)), "num_warps": 8}
+    # 2048 products are 16 a thread. With 8 warps, ptxas puts a few values on the stack, whatever the tile.
+    default = {"BLOCK_S": block_s, "BLOCK_H": block(hidden, 16, max(16, 2048 // block_s)), "num_warps": 4}
     chosen = launch.options("_mbconv_fwd_gate_kernel", weights[0], default, hidden=hidden, squeezed=squeezed)
     gate = torch.empty_like(sums[:, 0])
     _mbconv_fwd_gate_kernel[(n,)](

@@ -11,7 +11,7 @@ import importlib
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,11 +87,10 @@ def version() -> str:
 
 
 def read(path: Path = FILE) -> dict[str, dict[str, int]]:
-    """The budgets for the installed Triton; for a version without any, the most that another one needs."""
+    """The budgets for the installed Triton; of a kernel without one, the most that it needs with another version."""
     document = json.loads(path.read_text())
-    if version() in document:
-        return document[version()]
-    return largest((name, need) for kernels in document.values() for name, need in kernels.items())
+    others = largest((name, need) for kernels in document.values() for name, need in kernels.items())
+    return others | document.get(version(), {})
 
 
 def largest(needs: Iterable[tuple[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
@@ -104,20 +103,22 @@ def largest(needs: Iterable[tuple[str, dict[str, int]]]) -> dict[str, dict[str, 
     return found
 
 
-def everything(operators: Iterable[str]) -> Iterator[Built]:
-    for operator, network, arch, dtype in itertools.product(operators, VARIANTS, ARCHITECTURES, DTYPES):
-        print(f"{operator} of {network}, {str(dtype)[6:]} for sm_{arch}", file=sys.stderr, flush=True)
-        yield from build(operator, network, dtype, arch)
-
-
 def write(operators: list[str], path: Path = FILE) -> None:
-    """Record these operators for the installed Triton; if they are all of them, forget kernels that are gone."""
+    """Record these operators for the installed Triton; if they are all of them, forget kernels that are gone.
+
+    The file is rewritten after each network: what was compiled until an interruption is kept.
+    """
     document = json.loads(path.read_text()) if path.is_file() else {}
     everyone = set(operators) == set(BACKENDS["triton"].implementations)
     kept = {} if everyone else document.get(version(), {})
-    needs = largest((b.name, {what: getattr(b.usage, what) for what in SLACK}) for b in everything(operators))
-    document[version()] = dict(sorted((kept | needs).items()))
-    path.write_text(json.dumps(dict(sorted(document.items())), indent=2) + "\n")
+    needs: list[tuple[str, dict[str, int]]] = []
+    for network, operator in itertools.product(VARIANTS, operators):
+        for arch, dtype in itertools.product(ARCHITECTURES, DTYPES):
+            print(f"{operator} of {network}, {str(dtype)[6:]} for sm_{arch}", file=sys.stderr, flush=True)
+            built = build(operator, network, dtype, arch)
+            needs += [(kernel.name, {what: getattr(kernel.usage, what) for what in SLACK}) for kernel in built]
+        document[version()] = dict(sorted((kept | largest(needs)).items()))
+        path.write_text(json.dumps(dict(sorted(document.items())), indent=2) + "\n")
 
 
 def main() -> None:

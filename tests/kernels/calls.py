@@ -5,6 +5,7 @@ import functools
 
 import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 from torch.utils._pytree import tree_map_only
 
 import hyperseg
@@ -12,6 +13,18 @@ from bench.calls import BOOTSTRAP, IGNORE, PRECISE, Call, Recorder, backward_of,
 from hyperseg import ops
 from hyperseg.models.sizes import padded_size
 from hyperseg.runtime.folding import FoldedNetwork
+
+CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding)
+
+
+class LikeCuda(Recorder):
+    """Also lays out what convolutions return as cuDNN does: the meta device forgets channels-last memory."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        if func in CONVOLUTIONS and torch.channels_last in map(suggest_memory_format, args[:2]):
+            return out.contiguous(memory_format=torch.channels_last)
+        return out
 
 
 @functools.cache
@@ -27,10 +40,15 @@ def recorded(network: str) -> tuple[Call, ...]:
 
 def _inference(model) -> list[Call]:
     """As the engine runs it: folded, fused, channels-last."""
-    folded = FoldedNetwork(model, fuse=True).to(memory_format=torch.channels_last)
-    images = torch.empty(1, 3, *model.config.resolution, device="meta").to(memory_format=torch.channels_last)
-    with torch.inference_mode(), Recorder() as recorder:
-        ops.upsample_argmax(folded(images), padded_size(model.config.resolution, model.takes_one_more))
+    images = torch.empty(1, 3, *model.config.resolution, device="meta")
+    return folded_calls(FoldedNetwork(model, fuse=True), images)
+
+
+def folded_calls(folded: FoldedNetwork, images: Tensor) -> list[Call]:
+    last = torch.channels_last
+    with torch.inference_mode(), LikeCuda() as recorder:
+        logits = folded.to(memory_format=last)(images.to(memory_format=last))
+        ops.upsample_argmax(logits, padded_size(images.shape[2:], folded.takes_one_more))
     return recorder.calls
 
 
@@ -38,7 +56,7 @@ def _training(model) -> list[Call]:
     """With batch statistics, then with frozen norms."""
     images = torch.empty(2, 3, *model.config.resolution, device="meta")
     labels = torch.empty(2, *model.config.resolution, device="meta", dtype=torch.int64)
-    with torch.enable_grad(), Recorder() as recorder:
+    with torch.enable_grad(), LikeCuda() as recorder:
         for network in (copy.deepcopy(model).train(), copy.deepcopy(model).eval()):
             logits = network.forward_strided(images)
             ops.upsample_cross_entropy(logits, labels, ignore_index=IGNORE, bootstrap=BOOTSTRAP).backward()

@@ -20,14 +20,16 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from tests.kernels import budgets, calls
 from tests.kernels.capture import ARCHITECTURES
 
+# For every change: a network of each version, with the two encoders; for the rest there is `make gate`.
+QUICK = [(network, torch.float16, 90) for network in ("hyperseg-m-cityscapes", "hyperseg-l-voc")]
+
 
 def parameters() -> list:
-    """One architecture in one dtype for every change; all of them in `make gate`."""
     found = []
     for operator, network in itertools.product(BACKENDS["triton"].implementations, VARIANTS):
         for dtype, arch in itertools.product(budgets.DTYPES, ARCHITECTURES):
             name = f"{operator}-{network}-{str(dtype)[6:]}-sm_{arch}"
-            marks = [] if (dtype, arch) == (torch.float16, 90) else [pytest.mark.slow]
+            marks = [] if (network, dtype, arch) in QUICK else [pytest.mark.slow]
             found.append(pytest.param(operator, network, dtype, arch, id=name, marks=marks))
     return found
 

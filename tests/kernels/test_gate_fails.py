@@ -102,8 +102,10 @@ def test_a_launch_is_compiled_as_in_production():
     assert compiled[0] is not compiled[2]
 
 
-def test_of_a_version_without_budgets_the_most_of_others_counts(tmp_path):
+def test_without_a_budget_of_its_own_the_most_of_other_versions_counts(tmp_path):
     path = tmp_path / "budgets.json"
     others = {"triton 0.1": {"k": {"registers": 8, "shared": 0}}, "triton 0.2": {"k": {"registers": 4, "shared": 5}}}
     path.write_text(json.dumps(others))
     assert budgets.read(path) == {"k": {"registers": 8, "shared": 5}}
+    path.write_text(json.dumps(others | {budgets.version(): {"k": {"registers": 6, "shared": 0}}}))
+    assert budgets.read(path) == {"k": {"registers": 6, "shared": 0}}
