@@ -56,6 +56,8 @@ def _call(name: str):
 _NAMES = (
     "generate_weights",
     "generate_weights_backward",
+    "patch_conv2d",
+    "patch_conv2d_backward",
     "upsample_argmax",
     "upsample_cross_entropy",
     "upsample_cross_entropy_backward",

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FILES = ("test_parity.py", "test_memory.py", "test_gradients.py", "test_upsample_argmax.py")
 # The interpreter takes milliseconds a block and a class: large cases are for GPUs.
-CASES = "triton-cpu and not (255 or 256 or cityscapes or camvid or voc)"
+CASES = "triton-cpu and not (255 or 256 or cityscapes or camvid or voc or dilated-kernel-5 or kernel-5-groups)"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
