@@ -246,12 +246,13 @@ def _check(signal: Tensor, generators: list[Tensor]) -> None:
         raise TypeError(f"generate_weights: signal must be float32, float16 or bfloat16 for Triton, got {signal.dtype}")
 
 
-def _options(
-    kernel: str, signal: Tensor, rows: list[int], widths: list[int], patches: int, most: int = 64
-) -> launch.Options:
+def _options(kernel: str, signal: Tensor, rows: list[int], widths: list[int], patches: int) -> launch.Options:
+    # In float32 more of them use the stack, on sm_80 and, where the grid's width is no power of two, with Triton 3.6.
+    most = 32 if signal.dtype == torch.float32 else 64
+    most_rows = most if kernel == "generate_weights_bwd_generators" else 64
     default = {
         "BLOCK_P": block(patches, most=most),
-        "BLOCK_R": block(max(rows), most=64),
+        "BLOCK_R": block(max(rows), most=most_rows),
         "BLOCK_K": block(max(widths), most=32),
         "num_warps": 4,
         "num_stages": 3,
@@ -332,8 +333,7 @@ def _differentiate_generators(
     n, _, fh, fw = signal.shape
     rows = [d.shape[0] // group for d, group in zip(d_generators, groups, strict=True)]
     widths = [d.shape[1] for d in d_generators]
-    # 64 patches at a time use the stack in float32, with Triton 3.6 and a grid whose width is no power of two.
-    options = _options("generate_weights_bwd_generators", signal, rows, widths, n * fh * fw, most=32)
+    options = _options("generate_weights_bwd_generators", signal, rows, widths, n * fh * fw)
     tiles = [
         group * triton.cdiv(r, options["BLOCK_R"]) * triton.cdiv(width, options["BLOCK_K"])
         for group, r, width in zip(groups, rows, widths, strict=True)

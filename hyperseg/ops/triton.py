@@ -57,6 +57,8 @@ _NAMES = (
     "generate_weights",
     "generate_weights_backward",
     "mbconv",
+    "patch_conv2d",
+    "patch_conv2d_backward",
     "upsample_argmax",
     "upsample_cross_entropy",
     "upsample_cross_entropy_backward",

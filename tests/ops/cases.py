@@ -300,6 +300,9 @@ PATCH_CONV2D = [
         dilation_2=conv(dilation=(2, 2), patch=(3, 3)),
         dilation_1x3=conv(dilation=(1, 3), patch=(2, 3)),
         dilation_beyond_patch=conv(dilation=(3, 2), patch=(2, 2), kernel=(3, 3), grid=(3, 3)),
+        wide_kernel_3=conv(1, 18, 20, (2, 1), (4, 5)),
+        wide_kernel_3_groups_2=conv(1, 16, 20, (1, 2), (4, 4), groups=2, mode="replicate"),
+        wide_several_blocks=conv(1, 40, 70, (1, 2), (9, 8), (1, 1)),
         dilated_kernel_5=conv(c=2, out=2, kernel=(5, 5), dilation=(2, 2), grid=(3, 3), patch=(3, 3)),
     ),
     *[
