@@ -24,9 +24,9 @@ import torch  # noqa: E402
 from bench import environment, inputs  # noqa: E402
 from bench.calls import Call, distinct, inference_calls, training_calls  # noqa: E402
 from bench.harness import Budget  # noqa: E402
-from bench.options import Parser, pick_models, positive, prepare_torch, probe_writable  # noqa: E402
+from bench.options import DTYPES, Parser, pick_models, positive, prepare_torch, probe_writable  # noqa: E402
 from bench.report import write_json  # noqa: E402
-from bench.run import DTYPES, say  # noqa: E402
+from bench.run import say  # noqa: E402
 from bench.subject import Refused, load, settings  # noqa: E402
 from hyperseg.kernels import launch  # noqa: E402
 from hyperseg.ops import BACKENDS  # noqa: E402

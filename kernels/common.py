@@ -21,7 +21,7 @@ def sample(o, scale, size):
     low = tl.minimum(source.to(tl.int32), size - 1)
     high = tl.minimum(low + 1, size - 1)
     weight = tl.minimum(source - low.to(tl.float32), 1.0)
-    return low.to(tl.int64), high.to(tl.int64), weight
+    return low, high, weight
 
 
 def block(size: int, least: int = 16, most: int = 128) -> int:

@@ -38,8 +38,8 @@ def _upsample_argmax_fwd_kernel(
 
     y0, y1, w_y = sample(o_y, scale_h, h)
     x0, x1, w_x = sample(o_x, scale_w, w)
-    row0, row1 = (y0 * stride_h)[:, None], (y1 * stride_h)[:, None]
-    col0, col1 = (x0 * stride_w)[None, :], (x1 * stride_w)[None, :]
+    row0, row1 = (y0.to(tl.int64) * stride_h)[:, None], (y1.to(tl.int64) * stride_h)[:, None]
+    col0, col1 = (x0.to(tl.int64) * stride_w)[None, :], (x1.to(tl.int64) * stride_w)[None, :]
     w_y, w_x = w_y[:, None], w_x[None, :]
 
     best = tl.full((BLOCK_H, BLOCK_W), float("-inf"), tl.float32)

@@ -54,11 +54,17 @@ def _call(name: str):
 
 
 _NAMES = (
+    "decoder_level",
+    "decoder_level_backward",
     "generate_weights",
     "generate_weights_backward",
     "mbconv",
     "patch_conv2d",
     "patch_conv2d_backward",
+    "patch_inverted_residual",
+    "patch_inverted_residual_backward",
+    "patch_inverted_residual_batch_norm",
+    "patch_inverted_residual_batch_norm_backward",
     "upsample_argmax",
     "upsample_cross_entropy",
     "upsample_cross_entropy_backward",

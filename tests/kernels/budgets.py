@@ -7,6 +7,7 @@ compiles every kernel of the Triton backend at every shape, dtype and architectu
 """
 
 import argparse
+import functools
 import importlib
 import itertools
 import json
@@ -25,7 +26,10 @@ from tests.kernels.binary import Usage, usage
 from tests.kernels.capture import ARCHITECTURES, compiling
 
 FILE = Path(__file__).with_name("budgets.json")
+SOURCES = sorted((FILE.parents[2] / "kernels").glob("*.py"))
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+# For every change: a network of each version, with the two encoders; for the rest there is `make gate`.
+QUICK = [(network, torch.float16, 90) for network in ("hyperseg-m-cityscapes", "hyperseg-l-voc")]
 
 # ptxas gives out registers in eights, and a patch release moves a kernel by one such step. A kilobyte is what sm_90 and
 # later keep for themselves where a kernel has barriers of its own.
@@ -73,13 +77,14 @@ def build(operator: str, network: str, dtype: torch.dtype, arch: int) -> list[Bu
             launch(*calls.arguments(call, dtype))
     half = dtype != torch.float32
     kernels = {id(kernel): kernel for kernel in compiled}.values()
-    return [Built(k.name, arch, usage(k), half and k.name in tensor_core_kernels(operator)) for k in kernels]
+    return [Built(k.name, arch, usage(k), half and k.name in tensor_core_kernels()) for k in kernels]
 
 
-def tensor_core_kernels(operator: str) -> tuple[str, ...]:
-    """The kernels that an operator's module says multiply half types on tensor cores."""
-    module = importlib.import_module(f"hyperseg.kernels.{operator.removesuffix('_backward')}")
-    return getattr(module, "TENSOR_CORES", ())
+@functools.cache
+def tensor_core_kernels() -> frozenset[str]:
+    """The kernels that their modules say multiply half types on tensor cores."""
+    modules = [importlib.import_module(f"hyperseg.kernels.{path.stem}") for path in SOURCES]
+    return frozenset(name for module in modules for name in getattr(module, "TENSOR_CORES", ()))
 
 
 def version() -> str:
@@ -103,17 +108,20 @@ def largest(needs: Iterable[tuple[str, dict[str, int]]]) -> dict[str, dict[str, 
     return found
 
 
-def write(operators: list[str], path: Path = FILE) -> None:
-    """Record these operators for the installed Triton; if they are all of them, forget kernels that are gone.
+def write(operators: list[str], quick: bool, path: Path = FILE) -> None:
+    """Record these operators for the installed Triton; if all is compiled, forget kernels that are gone.
 
     The file is rewritten after each network: what was compiled until an interruption is kept.
     """
     document = json.loads(path.read_text()) if path.is_file() else {}
-    everyone = set(operators) == set(BACKENDS["triton"].implementations)
-    kept = {} if everyone else document.get(version(), {})
-    needs: list[tuple[str, dict[str, int]]] = []
-    for network, operator in itertools.product(VARIANTS, operators):
+    everything = not quick and set(operators) == set(BACKENDS["triton"].implementations)
+    kept = {} if everything else document.get(version(), {})
+    needs: list[tuple[str, dict[str, int]]] = list(kept.items()) if quick else []
+    networks = dict.fromkeys(network for network, _, _ in QUICK) if quick else VARIANTS
+    for network, operator in itertools.product(networks, operators):
         for arch, dtype in itertools.product(ARCHITECTURES, DTYPES):
+            if quick and (network, dtype, arch) not in QUICK:
+                continue
             print(f"{operator} of {network}, {str(dtype)[6:]} for sm_{arch}", file=sys.stderr, flush=True)
             built = build(operator, network, dtype, arch)
             needs += [(kernel.name, {what: getattr(kernel.usage, what) for what in SLACK}) for kernel in built]
@@ -125,8 +133,10 @@ def main() -> None:
     known = list(BACKENDS["triton"].implementations)
     parser = argparse.ArgumentParser(prog="python -m tests.kernels.budgets", description=__doc__)
     parser.add_argument("--write", action="store_true", required=True, help="rewrite budgets.json")
+    parser.add_argument("--quick", action="store_true", help="only what `make test` compiles; budgets can but grow")
     parser.add_argument("--op", nargs="+", default=known, choices=known, metavar="NAME", help="only these operators")
-    write(parser.parse_args().op)
+    args = parser.parse_args()
+    write(args.op, args.quick)
 
 
 if __name__ == "__main__":

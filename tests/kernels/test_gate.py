@@ -20,16 +20,13 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from tests.kernels import budgets, calls
 from tests.kernels.capture import ARCHITECTURES
 
-# For every change: a network of each version, with the two encoders; for the rest there is `make gate`.
-QUICK = [(network, torch.float16, 90) for network in ("hyperseg-m-cityscapes", "hyperseg-l-voc")]
-
 
 def parameters() -> list:
     found = []
     for operator, network in itertools.product(BACKENDS["triton"].implementations, VARIANTS):
         for dtype, arch in itertools.product(budgets.DTYPES, ARCHITECTURES):
             name = f"{operator}-{network}-{str(dtype)[6:]}-sm_{arch}"
-            marks = [] if (network, dtype, arch) in QUICK else [pytest.mark.slow]
+            marks = [] if (network, dtype, arch) in budgets.QUICK else [pytest.mark.slow]
             found.append(pytest.param(operator, network, dtype, arch, id=name, marks=marks))
     return found
 
@@ -47,7 +44,6 @@ def test_kernels_fit_the_gpu(operator: str, network: str, dtype: torch.dtype, ar
 
 def test_every_budget_is_of_a_kernel():
     """The file names what it limits: a renamed kernel takes its budget along."""
-    modules = {operator.removesuffix("_backward") for operator in BACKENDS["triton"].implementations}
-    sources = "".join((budgets.FILE.parents[2] / "kernels" / f"{name}.py").read_text() for name in modules)
+    sources = "".join(path.read_text() for path in budgets.SOURCES)
     unknown = [name for name in budgets.read() if f"def {name}(" not in sources]
     assert not unknown, "run python -m tests.kernels.budgets --write"

@@ -1,5 +1,34 @@
+import os
+
 import pytest
 import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def faster_interpreter():
+    """Triton's interpreter prepares its language anew at every call of a device function, which takes milliseconds.
+
+    What a launch prepared serves the functions that it calls; once for each module of the language is enough.
+    """
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        yield
+        return
+    from triton.runtime import interpreter
+
+    prepared = set()
+
+    def call(self, *args, **kwargs):
+        modules = frozenset(
+            id(v) for v in self.fn.__globals__.values() if v is interpreter.tl or v is interpreter.tl.core
+        )
+        if modules not in prepared and modules != {id(interpreter.tl)}:
+            prepared.add(modules)
+            interpreter._patch_lang(self.fn)
+        return self.rewrite()(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter.InterpretedFunction, "__call__", call)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hyperseg.ops import BACKENDS, backends, triton
-from tests.ops.cases import Case
+from tests.ops.cases import Case, interpreted
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ def served(cases: Iterable[Case], suffix: str = "") -> list:
             operator = case.operator + suffix
             reason = "; ".join(target.reasons(operator))
             if not reason:
-                parameters.append(pytest.param(target, case, id=f"{target.id}-{case.id}", marks=target.marks))
+                slow = [pytest.mark.slow] if target.id == "triton-cpu" and not interpreted(case, suffix) else []
+                marks = [*target.marks, *slow]
+                parameters.append(pytest.param(target, case, id=f"{target.id}-{case.id}", marks=marks))
             elif reason not in told:
                 told.add(reason)
                 marks = [*target.marks, pytest.mark.skip(reason=f"{target.id}: {reason}")]

@@ -85,6 +85,8 @@ def test_any_strides(target: Target, case: Case, change):
 @changes
 @pytest.mark.parametrize(("target", "case"), served(DIFFERENTIABLE, "_backward"))
 def test_any_strides_backward(target: Target, case: Case, change):
+    if target.id == "triton-cpu" and change is not stepped:
+        pytest.skip("one change of strides is enough for the interpreter, which takes seconds a call")
     operator = f"{case.operator}_backward"
     args = tuple(apply(change, a) for a in backward_arguments(case, F32, target.device))
     actual, expected = flat(target.serve(operator, args)), flat(target.serve(operator, contiguous(args)))

@@ -1,0 +1,117 @@
+"""``decoder_level`` in Triton: upsample, concatenate, coordinates, generated weights, block."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hyperseg.kernels import generate_weights as generation
+from hyperseg.kernels.gather import resize_backward
+from hyperseg.kernels.generated_pointwise import fits, generated_pointwise
+from hyperseg.kernels.inverted_residual import Block, backward, forward
+from hyperseg.kernels.maps import RELU, follow, unit_stride
+from hyperseg.kernels.patch_pointwise import matrix_at, patch_outer, patch_pointwise
+
+
+def decoder_level(
+    skip: Tensor,
+    previous: Tensor | None,
+    source: Tensor,
+    generator: Tensor | None,
+    bias: Tensor,
+    offset: int,
+    groups: int,
+    out_channels: int,
+    hidden: int,
+    halo: str,
+) -> Tensor:
+    """[N, C, H, W], [N, D, h, w] and weights, or a signal and their generator -> [N, out_channels, H, W]."""
+    out, bias = follow(skip, out_channels), bias.contiguous()
+    block = _block(skip, previous, hidden, out_channels, halo)
+    if generator is not None and not hidden and fits(skip, previous, source, generator, groups, block.inputs):
+        generated_pointwise(skip, previous, source[:, offset:], generator, bias, groups, out)
+        return out
+    weights = unit_stride(_weights(block, source, generator, offset, groups))
+    if hidden:
+        forward(block, skip, weights, bias, out, previous, True)
+    else:
+        matrix = matrix_at(0, out_channels, block.inputs)
+        patch_pointwise(skip, weights, matrix, out, previous=previous, coordinates=True, bias=bias, activation=RELU)
+    return out
+
+
+def decoder_level_backward(
+    grad: Tensor,
+    skip: Tensor,
+    previous: Tensor | None,
+    source: Tensor,
+    generator: Tensor | None,
+    bias: Tensor,
+    offset: int,
+    groups: int,
+    out_channels: int,
+    hidden: int,
+    halo: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of skip, previous, source, generator and bias; empty ones where there is no such tensor."""
+    block = _block(skip, previous, hidden, out_channels, halo)
+    weights = unit_stride(_weights(block, source, generator, offset, groups))
+    x, bias = _input(skip, previous), bias.contiguous()
+    if hidden:
+        d_x, d_weights, d_bias = backward(block, grad, x, weights, bias)
+    else:
+        d_x, d_weights, d_bias = _pointwise_backward(block, grad, x, weights, bias)
+    absent = grad.new_empty(0)
+    d_skip = d_x[:, 2 : 2 + skip.shape[1]].contiguous()
+    d_previous = absent
+    if previous is not None:
+        d_previous = torch.empty(previous.shape, dtype=previous.dtype, device=previous.device)
+        resize_backward(d_x[:, 2 + skip.shape[1] :], d_previous)
+    d_generator = absent
+    if generator is not None:
+        sizes = [weights.shape[3]]
+        d_weights, (d_generator,) = generation.generate_weights_backward(
+            d_weights, source, [generator], [offset], [groups], sizes
+        )
+    return d_skip, d_previous, d_weights, d_generator, d_bias.to(bias.dtype)
+
+
+def _block(skip: Tensor, previous: Tensor | None, hidden: int, out_channels: int, halo: str) -> Block:
+    inputs = 2 + skip.shape[1] + (0 if previous is None else previous.shape[1])
+    return Block(inputs, hidden, out_channels, halo)
+
+
+def _weights(block: Block, source: Tensor, generator: Tensor | None, offset: int, groups: int) -> Tensor:
+    if generator is None:
+        return source
+    size = block.inputs * block.outputs
+    if block.hidden:
+        size = (block.inputs + 9 + block.outputs) * block.hidden
+    return generation.generate_weights(source, [generator], [offset], [groups], [size])
+
+
+def _input(skip: Tensor, previous: Tensor | None) -> Tensor:
+    """What the block sees, [N, 2 + C + D, H, W] in channels-last memory."""
+    n, _, height, width = skip.shape
+    x = torch.linspace(-1, 1, width, device=skip.device).expand(n, 1, height, width)
+    y = torch.linspace(-1, 1, height, device=skip.device)[:, None].expand(n, 1, height, width)
+    parts = [x.to(skip.dtype), y.to(skip.dtype), skip]
+    if previous is not None and previous.shape[2:] != skip.shape[2:]:
+        previous = F.interpolate(previous, size=(height, width), mode="bilinear", align_corners=False)
+    if previous is not None:
+        parts.append(previous)
+    return torch.cat([part.contiguous(memory_format=torch.channels_last) for part in parts], 1)
+
+
+def _pointwise_backward(
+    block: Block, grad: Tensor, x: Tensor, weights: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weights and bias of a 1x1 level."""
+    matrix = matrix_at(0, block.outputs, block.inputs)
+    y = follow(x, block.outputs)
+    patch_pointwise(x, weights, matrix, y, bias=bias, activation=RELU)
+    d_y = torch.where(y > 0, grad, torch.zeros_like(grad))
+    d_weights = torch.empty(weights.shape, dtype=weights.dtype, device=weights.device)
+    patch_outer(d_y, x, matrix, d_weights)
+    d_x = torch.empty_like(x)
+    patch_pointwise(d_y, weights, matrix.transposed, d_x)
+    return d_x, d_weights, d_y.float().sum((0, 2, 3))

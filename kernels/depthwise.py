@@ -1,0 +1,486 @@
+"""The depthwise 3x3 convolution of an inverted residual with a patch's own taps, in Triton, and its gradients.
+
+Its input is the hidden map: with halo ``"own"`` a window map, the hidden values around a patch made with its own
+weights; with ``"neighbour"`` a map like any other, whose border is reflected. Triton cannot shift a tile, but loading
+one from another address costs only a load, and what nine loads share lies in the first-level cache.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hyperseg.kernels import launch
+from hyperseg.kernels.common import block, precision, reflect
+from hyperseg.kernels.maps import (
+    activate,
+    base,
+    index,
+    load_map,
+    normalised,
+    place,
+    reflections,
+    store_moments,
+    store_sums,
+    through_relu6,
+    wide,
+    within,
+)
+
+TENSOR_CORES = ("_depthwise_project_kernel",)
+CANDIDATES = {
+    "depthwise_project": [
+        {"BLOCK_M": m, "BLOCK_H": h, "num_warps": w} for m in (16, 32, 64, 128) for h in (16, 32) for w in (1, 2, 4)
+    ],
+    "depthwise": [{"BLOCK_M": m, "BLOCK_H": h, "num_warps": w} for m in (16, 64) for h in (16, 32, 64) for w in (2, 4)],
+}
+
+
+@triton.jit
+def _hidden_at(
+    image, py, px, y, x, o_h, m_r, height, width, h_c, h_h, h_w,
+    CHANNELS: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr, OWN: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """[pixels, hidden] at pixels (y, x) of a patch, each from -1 to the patch's size, one beyond the patch."""
+    if OWN:
+        row, column = py * (PATCH_H + 2) + y + 1, px * (PATCH_W + 2) + x + 1
+    else:
+        row, column = reflect(py * PATCH_H + y, height), reflect(px * PATCH_W + x, width)
+    return load_map(image, index(row, WIDE) * h_h + index(column, WIDE) * h_w, o_h, m_r, CHANNELS, h_c, WIDE)
+
+
+@triton.jit
+def _filtered(
+    image, taps, py, px, y, x, o_h, m_r, height, width, scale_ptr, shift_ptr, h_c, h_h, h_w,
+    HIDDEN: tl.constexpr, CHANNELS: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr, OWN: tl.constexpr,
+    NORMALISED: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_H: tl.constexpr,
+):  # fmt: skip
+    """[pixels, hidden]: nine shifted blocks of hidden values by nine taps."""
+    b_z = tl.zeros((BLOCK_M, BLOCK_H), tl.float32)
+    for t in tl.static_range(9):
+        b_a = _hidden_at(
+            image, py, px, y + t // 3 - 1, x + t % 3 - 1, o_h, m_r, height, width, h_c, h_h, h_w,
+            CHANNELS, PATCH_H, PATCH_W, OWN, WIDE,
+        )  # fmt: skip
+        if NORMALISED:
+            b_a = normalised(b_a, o_h, HIDDEN, scale_ptr, shift_ptr)
+        tap = tl.load(taps + o_h * 9 + t, mask=o_h < HIDDEN, other=0.0).to(tl.float32)
+        b_z += b_a.to(tl.float32) * tap[None, :]
+    return b_z
+
+
+@triton.jit
+def _depthwise_project_kernel(
+    hidden_ptr,  # [N, CHANNELS >= HIDDEN, ...] after ReLU6; a window map where OWN
+    weights_ptr,  # of a patch: [HIDDEN, 9], and [OUT, HIDDEN] right behind it
+    bias_ptr,  # [HIDDEN + OUT]
+    out_ptr,  # [N, OUT, height, width]
+    height,
+    width,
+    grid_h,
+    grid_w,
+    hidden_n, hidden_c, hidden_h, hidden_w,
+    weights_n, weights_h, weights_w,
+    out_n, out_c, out_h, out_w,
+    HIDDEN: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    OUT: tl.constexpr,
+    PATCH_H: tl.constexpr,
+    PATCH_W: tl.constexpr,
+    OWN: tl.constexpr,
+    BIAS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+):  # fmt: skip
+    """out = W3 relu6(depthwise(hidden, w2) + b2) + b3 with the weights of each patch."""
+    BLOCKS: tl.constexpr = (PATCH_H * PATCH_W + BLOCK_M - 1) // BLOCK_M
+    program = tl.program_id(0)
+    n, py, px = place(program // BLOCKS, grid_h, grid_w)
+    o_r = program % BLOCKS * BLOCK_M + tl.arange(0, BLOCK_M)
+    m_r = o_r < PATCH_H * PATCH_W
+    y, x = o_r // PATCH_W, o_r % PATCH_W
+    o_o = tl.arange(0, BLOCK_O)
+    image = base(hidden_ptr, n, hidden_n)
+    taps = base(base(base(weights_ptr, n, weights_n), py, weights_h), px, weights_w)
+    project = taps + 9 * HIDDEN
+    b_out = tl.zeros((BLOCK_M, BLOCK_O), tl.float32)
+    for h in range(0, HIDDEN, BLOCK_H):
+        o_h = h + tl.arange(0, BLOCK_H)
+        b_z = _filtered(
+            image, taps, py, px, y, x, o_h, m_r, height, width, bias_ptr, bias_ptr, hidden_c, hidden_h, hidden_w,
+            HIDDEN, CHANNELS, PATCH_H, PATCH_W, OWN, False, WIDE, BLOCK_M, BLOCK_H,
+        )  # fmt: skip
+        if BIAS:
+            b_z += tl.load(bias_ptr + o_h, mask=o_h < HIDDEN, other=0.0).to(tl.float32)[None, :]
+        m = (o_h < HIDDEN)[:, None] & (o_o < OUT)[None, :]
+        b_w = tl.load(project + o_h[:, None] + (o_o * HIDDEN)[None, :], mask=m, other=0.0)
+        b_out = tl.dot(activate(b_z, 2).to(b_w.dtype), b_w, b_out, input_precision=PRECISION)
+    if BIAS:
+        b_out += tl.load(bias_ptr + HIDDEN + o_o, mask=o_o < OUT, other=0.0).to(tl.float32)[None, :]
+    pixel = index(py * PATCH_H + y, WIDE) * out_h + index(px * PATCH_W + x, WIDE) * out_w
+    at = base(out_ptr, n, out_n) + (pixel[:, None] + (index(o_o, WIDE) * out_c)[None, :])
+    tl.store(at, b_out.to(out_ptr.dtype.element_ty), mask=within(m_r, o_o, OUT))
+
+
+@triton.jit
+def _depthwise_fwd_kernel(
+    hidden_ptr,  # before its norm
+    weights_ptr,  # of a patch: [HIDDEN, 9]
+    scale_ptr,  # [HIDDEN], of the norm before
+    shift_ptr,
+    out_ptr,  # [N, CHANNELS >= HIDDEN, height, width], before the norm behind
+    partial_ptr,  # float32 [programs, 3, HIDDEN]
+    height,
+    width,
+    grid_h,
+    grid_w,
+    hidden_n, hidden_c, hidden_h, hidden_w,
+    weights_n, weights_h, weights_w,
+    out_n, out_c, out_h, out_w,
+    HIDDEN: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    PATCH_H: tl.constexpr,
+    PATCH_W: tl.constexpr,
+    OWN: tl.constexpr,
+    MOMENTS: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+):  # fmt: skip
+    """out = depthwise(relu6(scale * hidden + shift), w2), and its moments."""
+    BLOCKS: tl.constexpr = (PATCH_H * PATCH_W + BLOCK_M - 1) // BLOCK_M
+    program = tl.program_id(0)
+    n, py, px = place(program // BLOCKS, grid_h, grid_w)
+    o_r = program % BLOCKS * BLOCK_M + tl.arange(0, BLOCK_M)
+    m_r = o_r < PATCH_H * PATCH_W
+    y, x = o_r // PATCH_W, o_r % PATCH_W
+    o_h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
+    taps = base(base(base(weights_ptr, n, weights_n), py, weights_h), px, weights_w)
+    b_z = _filtered(
+        base(hidden_ptr, n, hidden_n), taps, py, px, y, x, o_h, m_r, height, width, scale_ptr, shift_ptr,
+        hidden_c, hidden_h, hidden_w, HIDDEN, CHANNELS, PATCH_H, PATCH_W, OWN, True, WIDE, BLOCK_M, BLOCK_H,
+    )  # fmt: skip
+    if MOMENTS:
+        store_moments(partial_ptr, program, b_z, m_r, o_h, HIDDEN)
+    pixel = index(py * PATCH_H + y, WIDE) * out_h + index(px * PATCH_W + x, WIDE) * out_w
+    at = base(out_ptr, n, out_n) + (pixel[:, None] + (index(o_h, WIDE) * out_c)[None, :])
+    tl.store(at, b_z.to(out_ptr.dtype.element_ty), mask=within(m_r, o_h, CHANNELS))
+
+
+@triton.jit
+def _depthwise_bwd_weights_kernel(
+    d_ptr,  # [N, CHANNELS, height, width]
+    hidden_ptr,
+    scale_ptr,
+    shift_ptr,
+    d_weights_ptr,  # of a patch: [HIDDEN, 9]
+    height,
+    width,
+    grid_h,
+    grid_w,
+    parameters,
+    d_n, d_c, d_h, d_w,
+    hidden_n, hidden_c, hidden_h, hidden_w,
+    HIDDEN: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    PATCH_H: tl.constexpr,
+    PATCH_W: tl.constexpr,
+    OWN: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+):  # fmt: skip
+    """d_w2[patch][h, t] = sum over the pixels of the patch of d times the hidden value that tap t saw, in order."""
+    patch = tl.program_id(0)
+    n, py, px = place(patch, grid_h, grid_w)
+    o_h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
+    o_t = tl.arange(0, 16)
+    d, image = base(d_ptr, n, d_n), base(hidden_ptr, n, hidden_n)
+    b_taps = tl.zeros((16, BLOCK_H), tl.float32)
+    for first in range(0, PATCH_H * PATCH_W, BLOCK_M):
+        o_r = first + tl.arange(0, BLOCK_M)
+        m_r = o_r < PATCH_H * PATCH_W
+        y, x = o_r // PATCH_W, o_r % PATCH_W
+        pixel = index(py * PATCH_H + y, WIDE) * d_h + index(px * PATCH_W + x, WIDE) * d_w
+        b_d = load_map(d, pixel, o_h, m_r, CHANNELS, d_c, WIDE).to(tl.float32)
+        for t in tl.static_range(9):
+            b_a = _hidden_at(
+                image, py, px, y + t // 3 - 1, x + t % 3 - 1, o_h, m_r, height, width, hidden_c, hidden_h, hidden_w,
+                CHANNELS, PATCH_H, PATCH_W, OWN, WIDE,
+            )  # fmt: skip
+            seen = tl.sum(b_d * normalised(b_a, o_h, HIDDEN, scale_ptr, shift_ptr), 0)
+            b_taps += tl.where((o_t == t)[:, None], seen[None, :], 0.0)
+    at = base(d_weights_ptr, patch, parameters) + (o_h[None, :] * 9 + o_t[:, None])
+    m = (o_t < 9)[:, None] & (o_h < HIDDEN)[None, :]
+    tl.store(at, b_taps.to(d_weights_ptr.dtype.element_ty), mask=m)
+
+
+@triton.jit
+def _depthwise_bwd_own_kernel(
+    d_ptr,  # [N, CHANNELS, height, width]
+    weights_ptr,
+    hidden_ptr,  # window map, before its norm
+    scale_ptr,
+    shift_ptr,
+    out_ptr,  # window map
+    partial_ptr,
+    grid_h,
+    grid_w,
+    d_n, d_c, d_h, d_w,
+    weights_n, weights_h, weights_w,
+    hidden_n, hidden_c, hidden_h, hidden_w,
+    out_n, out_c, out_h, out_w,
+    HIDDEN: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    PATCH_H: tl.constexpr,  # of d; that of the window map is 2 more
+    PATCH_W: tl.constexpr,
+    SUMS: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+):  # fmt: skip
+    """The gradient of the hidden windows before norm and ReLU6: a pixel gathers from the outputs that saw it."""
+    WINDOW_W: tl.constexpr = PATCH_W + 2
+    PIXELS: tl.constexpr = (PATCH_H + 2) * WINDOW_W
+    BLOCKS: tl.constexpr = (PIXELS + BLOCK_M - 1) // BLOCK_M
+    program = tl.program_id(0)
+    n, py, px = place(program // BLOCKS, grid_h, grid_w)
+    o_r = program % BLOCKS * BLOCK_M + tl.arange(0, BLOCK_M)
+    m_r = o_r < PIXELS
+    wy, wx = o_r // WINDOW_W, o_r % WINDOW_W
+    o_h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
+    taps = base(base(base(weights_ptr, n, weights_n), py, weights_h), px, weights_w)
+    d = base(d_ptr, n, d_n)
+    b_a = tl.zeros((BLOCK_M, BLOCK_H), tl.float32)
+    for t in tl.static_range(9):
+        y, x = wy - t // 3, wx - t % 3
+        m = m_r & (y >= 0) & (y < PATCH_H) & (x >= 0) & (x < PATCH_W)
+        pixel = index(py * PATCH_H + y, WIDE) * d_h + index(px * PATCH_W + x, WIDE) * d_w
+        tap = tl.load(taps + o_h * 9 + t, mask=o_h < HIDDEN, other=0.0).to(tl.float32)
+        b_a += load_map(d, pixel, o_h, m, CHANNELS, d_c, WIDE).to(tl.float32) * tap[None, :]
+    row, column = index(py * (PATCH_H + 2) + wy, WIDE), index(px * WINDOW_W + wx, WIDE)
+    image = base(hidden_ptr, n, hidden_n)
+    b_z = load_map(image, row * hidden_h + column * hidden_w, o_h, m_r, CHANNELS, hidden_c, WIDE).to(tl.float32)
+    b_a = through_relu6(b_a, b_z, o_h, HIDDEN, scale_ptr, shift_ptr)
+    if SUMS:
+        store_sums(partial_ptr, program, b_a, b_z, m_r, o_h, HIDDEN)
+    at = base(out_ptr, n, out_n) + ((row * out_h + column * out_w)[:, None] + (index(o_h, WIDE) * out_c)[None, :])
+    tl.store(at, b_a.to(out_ptr.dtype.element_ty), mask=within(m_r, o_h, CHANNELS))
+
+
+@triton.jit
+def _reader(i, size, which):
+    """How pixels ``i`` of an axis are read: by each of three taps, and reflected, by the one tap that reaches there.
+
+    Where the pixel is seen, the tap, and for which pixels this is so.
+    """
+    reflection = tl.where(which < 3, 0, which - 2)
+    tap = tl.where(which < 3, which, tl.where(which == 3, 0, 2))
+    v, m = reflections(i, size, reflection)
+    return v, tap, m
+
+
+@triton.jit
+def _depthwise_bwd_neighbour_kernel(
+    d_ptr,  # [N, CHANNELS, height, width]
+    weights_ptr,
+    hidden_ptr,  # map, before its norm
+    scale_ptr,
+    shift_ptr,
+    out_ptr,  # map
+    partial_ptr,
+    height,
+    width,
+    grid_h,
+    grid_w,
+    d_n, d_c, d_h, d_w,
+    weights_n, weights_h, weights_w,
+    hidden_n, hidden_c, hidden_h, hidden_w,
+    out_n, out_c, out_h, out_w,
+    HIDDEN: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    PATCH_H: tl.constexpr,
+    PATCH_W: tl.constexpr,
+    SUMS: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+):  # fmt: skip
+    """The same of a hidden map: outputs of up to four patches, and through the reflected border, saw a pixel."""
+    BLOCKS: tl.constexpr = (PATCH_H * PATCH_W + BLOCK_M - 1) // BLOCK_M
+    program = tl.program_id(0)
+    n, py, px = place(program // BLOCKS, grid_h, grid_w)
+    o_r = program % BLOCKS * BLOCK_M + tl.arange(0, BLOCK_M)
+    m_r = o_r < PATCH_H * PATCH_W
+    y, x = py * PATCH_H + o_r // PATCH_W, px * PATCH_W + o_r % PATCH_W
+    o_h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
+    d, taps = base(d_ptr, n, d_n), base(weights_ptr, n, weights_n)
+    b_a = tl.zeros((BLOCK_M, BLOCK_H), tl.float32)
+    for i in range(25):
+        v_y, tap_y, m_y = _reader(y, height, i // 5)
+        v_x, tap_x, m_x = _reader(x, width, i % 5)
+        o_y, o_x = v_y + 1 - tap_y, v_x + 1 - tap_x
+        m = m_r & m_y & m_x & (o_y >= 0) & (o_y < height) & (o_x >= 0) & (o_x < width)
+        if tl.max(m.to(tl.int32), 0) > 0:
+            pixel = index(o_y, WIDE) * d_h + index(o_x, WIDE) * d_w
+            patch = (o_y // PATCH_H).to(tl.int64) * weights_h + (o_x // PATCH_W).to(tl.int64) * weights_w
+            at = taps + (patch[:, None] + (o_h * 9)[None, :] + (tap_y * 3 + tap_x))
+            tap = tl.load(at, mask=m[:, None] & (o_h < HIDDEN)[None, :], other=0.0).to(tl.float32)
+            b_a += load_map(d, pixel, o_h, m, CHANNELS, d_c, WIDE).to(tl.float32) * tap
+    row, column = index(y, WIDE), index(x, WIDE)
+    image = base(hidden_ptr, n, hidden_n)
+    b_z = load_map(image, row * hidden_h + column * hidden_w, o_h, m_r, CHANNELS, hidden_c, WIDE).to(tl.float32)
+    b_a = through_relu6(b_a, b_z, o_h, HIDDEN, scale_ptr, shift_ptr)
+    if SUMS:
+        store_sums(partial_ptr, program, b_a, b_z, m_r, o_h, HIDDEN)
+    at = base(out_ptr, n, out_n) + ((row * out_h + column * out_w)[:, None] + (index(o_h, WIDE) * out_c)[None, :])
+    tl.store(at, b_a.to(out_ptr.dtype.element_ty), mask=within(m_r, o_h, CHANNELS))
+
+
+def depthwise_project(
+    hidden_map: Tensor, weights: Tensor, first: int, bias: Tensor | None, hidden: int, out: Tensor, halo: str
+) -> None:
+    """Fill ``out`` [N, O, H, W] with W3 relu6(depthwise(hidden, w2) + b2) + b3.
+
+    Args:
+        hidden_map: after ReLU6, at least ``hidden`` channels wide; for halo ``"own"`` a window map.
+        weights: [N, fh, fw, P] with parameters side by side; the depthwise taps begin at ``first``.
+        bias: [hidden + O] or None.
+    """
+    n, fh, fw, _ = weights.shape
+    _, out_channels, height, width = out.shape
+    patch_h, patch_w = height // fh, width // fw
+    default = {"BLOCK_M": block(patch_h * patch_w, 16, 64), "BLOCK_H": 16, "num_warps": 4, "num_stages": 1}
+    signature = {"hidden": hidden, "outputs": out_channels, "pixels": patch_h * patch_w}
+    chosen = launch.options("depthwise_project", out, default, **signature)
+    blocks = triton.cdiv(patch_h * patch_w, chosen["BLOCK_M"])
+    with torch.cuda.device_of(out):
+        _depthwise_project_kernel[(n * fh * fw * blocks,)](
+            hidden_map, weights[..., first:], weights if bias is None else bias, out,
+            height, width, fh, fw, *hidden_map.stride(), *weights.stride()[:3], *out.stride(),
+            HIDDEN=hidden,
+            CHANNELS=hidden_map.shape[1],
+            OUT=out_channels,
+            PATCH_H=patch_h,
+            PATCH_W=patch_w,
+            OWN=halo == "own",
+            BIAS=bias is not None,
+            PRECISION=precision(out.dtype),
+            WIDE=wide(hidden_map, out),
+            BLOCK_O=block(out_channels),
+            enable_fp_fusion=True,
+            **chosen,
+        )  # fmt: skip
+
+
+def depthwise(
+    hidden_map: Tensor,
+    weights: Tensor,
+    first: int,
+    norm: tuple[Tensor, Tensor],
+    hidden: int,
+    out: Tensor,
+    halo: str,
+    *,
+    partials: bool = False,
+) -> Tensor | None:
+    """Fill ``out`` [N, channels, H, W] with depthwise(relu6(scale * hidden + shift), w2).
+
+    Returns:
+        With ``partials`` the moments' rows; see ``hyperseg.kernels.maps``.
+    """
+    n, fh, fw, _ = weights.shape
+    height, width = out.shape[2:]
+    patch_h, patch_w = height // fh, width // fw
+    chosen = _options(out, hidden, patch_h * patch_w)
+    rows = n * fh * fw * triton.cdiv(patch_h * patch_w, chosen["BLOCK_M"])
+    found = out.new_empty((rows, 3, hidden), dtype=torch.float32) if partials else None
+    with torch.cuda.device_of(out):
+        _depthwise_fwd_kernel[(rows, triton.cdiv(out.shape[1], chosen["BLOCK_H"]))](
+            hidden_map, weights[..., first:], *norm, out, out if found is None else found,
+            height, width, fh, fw, *hidden_map.stride(), *weights.stride()[:3], *out.stride(),
+            HIDDEN=hidden,
+            CHANNELS=out.shape[1],
+            PATCH_H=patch_h,
+            PATCH_W=patch_w,
+            OWN=halo == "own",
+            MOMENTS=partials,
+            WIDE=wide(hidden_map, out),
+            enable_fp_fusion=True,
+            **chosen,
+        )  # fmt: skip
+    return found
+
+
+def depthwise_backward_weights(
+    d: Tensor, hidden_map: Tensor, first: int, norm: tuple[Tensor, Tensor], hidden: int, d_weights: Tensor, halo: str
+) -> None:
+    """Fill the taps' gradients in ``d_weights`` [N, fh, fw, P], contiguous, from ``first`` on."""
+    n, fh, fw, parameters = d_weights.shape
+    height, width = d.shape[2:]
+    patch_h, patch_w = height // fh, width // fw
+    chosen = _options(d, hidden, patch_h * patch_w)
+    with torch.cuda.device_of(d):
+        _depthwise_bwd_weights_kernel[(n * fh * fw, triton.cdiv(hidden, chosen["BLOCK_H"]))](
+            d, hidden_map, *norm, d_weights[..., first:],
+            height, width, fh, fw, parameters, *d.stride(), *hidden_map.stride(),
+            HIDDEN=hidden,
+            CHANNELS=d.shape[1],
+            PATCH_H=patch_h,
+            PATCH_W=patch_w,
+            OWN=halo == "own",
+            WIDE=wide(hidden_map, d),
+            enable_fp_fusion=True,
+            **chosen,
+        )  # fmt: skip
+
+
+def depthwise_backward(
+    d: Tensor,
+    weights: Tensor,
+    first: int,
+    hidden_map: Tensor,
+    norm: tuple[Tensor, Tensor],
+    hidden: int,
+    out: Tensor,
+    halo: str,
+    *,
+    partials: bool = False,
+) -> Tensor | None:
+    """Fill ``out``, like the hidden map, with its gradient before norm and ReLU6.
+
+    Returns:
+        With ``partials`` rows of sums of it and of it times the hidden map; see ``hyperseg.kernels.maps``.
+    """
+    n, fh, fw, _ = weights.shape
+    height, width = d.shape[2:]
+    patch_h, patch_w = height // fh, width // fw
+    own = halo == "own"
+    pixels = (patch_h + 2 * own) * (patch_w + 2 * own)
+    chosen = _options(d, hidden, pixels)
+    rows = n * fh * fw * triton.cdiv(pixels, chosen["BLOCK_M"])
+    found = d.new_empty((rows, 2, hidden), dtype=torch.float32) if partials else None
+    kernel = _depthwise_bwd_own_kernel if own else _depthwise_bwd_neighbour_kernel
+    with torch.cuda.device_of(d):
+        kernel[(rows, triton.cdiv(out.shape[1], chosen["BLOCK_H"]))](
+            d, weights[..., first:], hidden_map, *norm, out, d if found is None else found,
+            *(() if own else (height, width)), fh, fw,
+            *d.stride(), *weights.stride()[:3], *hidden_map.stride(), *out.stride(),
+            HIDDEN=hidden,
+            CHANNELS=out.shape[1],
+            PATCH_H=patch_h,
+            PATCH_W=patch_w,
+            SUMS=partials,
+            WIDE=wide(hidden_map, d, out),
+            enable_fp_fusion=True,
+            **chosen,
+        )  # fmt: skip
+    return found
+
+
+def _options(x: Tensor, hidden: int, pixels: int) -> launch.Options:
+    default = {"BLOCK_M": block(pixels, 16, 64), "BLOCK_H": 16, "num_warps": 4, "num_stages": 1}
+    return launch.options("depthwise", x, default, hidden=hidden, pixels=pixels)

@@ -1,0 +1,196 @@
+"""A 1x1 level in one kernel, in Triton: the weights of its patches are generated in registers and used at once.
+
+Of the small patches of the first levels each weight is used for a few pixels only, so that writing the weights to
+memory and reading them again costs more than using them. A program makes the weights of one output channel for a block
+of patches, by one product of signal and generator, and multiplies them into the patches' pixels.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hyperseg.kernels import launch
+from hyperseg.kernels.common import block, precision, sample
+from hyperseg.kernels.maps import activate, coordinate, index, place, wide
+
+TENSOR_CORES = ("_generated_pointwise_kernel",)
+CANDIDATES = {
+    "generated_pointwise": [
+        {"BLOCK_P": p, "BLOCK_O": o, "num_warps": w} for p in (16, 32, 64) for o in (1, 2, 4) for w in (2, 4)
+    ]
+}
+
+MOST_PIXELS = 16  # of a patch
+MOST_WIDTH = 64  # signal channels of a group
+
+
+@triton.jit
+def _generated(b_signal, generator_ptr, row, o_i, COUNT: tl.constexpr, WIDTH: tl.constexpr, stride_r, stride_k,
+               PRECISION: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
+    """The weights of inputs ``o_i`` of one output, whose generator rows begin at ``row``: [patches, inputs]."""
+    o_k = tl.arange(0, BLOCK_K)
+    at = generator_ptr + ((row + o_i).to(tl.int64) * stride_r)[None, :] + (o_k * stride_k)[:, None]
+    b_generator = tl.load(at, mask=(o_k < WIDTH)[:, None] & (o_i < COUNT)[None, :], other=0.0)
+    return tl.dot(b_signal, b_generator, input_precision=PRECISION)
+
+
+@triton.jit
+def _generated_pointwise_kernel(
+    x_ptr,  # [N, SKIP, height, width], any strides
+    previous_ptr,  # [N, PREVIOUS, previous_h, previous_w]
+    signal_ptr,  # [N, C, grid_h, grid_w], from the first channel that this level reads
+    generator_ptr,  # [groups * ROWS, WIDTH]
+    bias_ptr,  # [OUT]
+    out_ptr,  # [N, OUT, height, width]
+    patches,  # N * grid_h * grid_w
+    height,
+    width,
+    previous_h,
+    previous_w,
+    scale_h,
+    scale_w,
+    grid_h,
+    grid_w,
+    x_n, x_c, x_h, x_w,
+    previous_n, previous_c, previous_sh, previous_sw,
+    signal_n, signal_c, signal_h, signal_w,
+    generator_r, generator_k,
+    out_n, out_c, out_h, out_w,
+    SKIP: tl.constexpr,
+    PREVIOUS: tl.constexpr,
+    OUT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,  # of a group: whole outputs
+    PATCH_H: tl.constexpr,
+    PATCH_W: tl.constexpr,
+    RESIZED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDE: tl.constexpr,
+    PIXELS: tl.constexpr,
+    BLOCK_P: tl.constexpr,  # patches
+    BLOCK_I: tl.constexpr,  # inputs
+    BLOCK_K: tl.constexpr,  # signal channels
+    BLOCK_O: tl.constexpr,  # outputs, one after the other
+):  # fmt: skip
+    """out[p, o] = relu(bias[o] + sum over i of x[p, i] * sum over k of generator[o, i, k] * signal[patch of p, k])."""
+    IN: tl.constexpr = 2 + SKIP + PREVIOUS
+    DTYPE: tl.constexpr = x_ptr.dtype.element_ty
+    o_p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    m_p = o_p < patches
+    n, py, px = place(tl.minimum(o_p, patches - 1), grid_h, grid_w)
+    o_r = tl.arange(0, PIXELS)
+    m = m_p[:, None] & (o_r < PATCH_H * PATCH_W)[None, :]
+    y = py[:, None] * PATCH_H + (o_r // PATCH_W)[None, :]
+    x = px[:, None] * PATCH_W + (o_r % PATCH_W)[None, :]
+    y, x = tl.where(m, y, 0), tl.where(m, x, 0)
+    at_x = (n.to(tl.int64) * x_n)[:, None] + index(y, WIDE) * x_h + index(x, WIDE) * x_w
+    y0, y1, w_y = sample(y, scale_h, previous_h)
+    x0, x1, w_x = sample(x, scale_w, previous_w)
+    image = (n.to(tl.int64) * previous_n)[:, None]
+    at_00 = image + index(y0, WIDE) * previous_sh + index(x0, WIDE) * previous_sw
+    at_01 = image + index(y0, WIDE) * previous_sh + index(x1, WIDE) * previous_sw
+    at_10 = image + index(y1, WIDE) * previous_sh + index(x0, WIDE) * previous_sw
+    at_11 = image + index(y1, WIDE) * previous_sh + index(x1, WIDE) * previous_sw
+    at_signal = n.to(tl.int64) * signal_n + py.to(tl.int64) * signal_h + px.to(tl.int64) * signal_w
+    first = tl.program_id(1) * BLOCK_O
+    at_out = (n.to(tl.int64) * out_n)[:, None] + index(y, WIDE) * out_h + index(x, WIDE) * out_w
+    at_out += first.to(tl.int64) * out_c
+    o_k, o_i = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_I)
+
+    for o in range(first, tl.minimum(first + BLOCK_O, OUT)):
+        row = o * IN
+        channel = row // ROWS * WIDTH
+        m_k = m_p[:, None] & (o_k < WIDTH)[None, :]
+        o_signal = at_signal[:, None] + ((channel + o_k).to(tl.int64) * signal_c)[None, :]
+        b_signal = tl.load(signal_ptr + o_signal, mask=m_k, other=0.0)
+        weights = _generated(b_signal, generator_ptr, row, o_i, 2, WIDTH, generator_r, generator_k, PRECISION, BLOCK_K)
+        w_first = tl.sum(tl.where((o_i == 0)[None, :], weights, 0.0), 1)
+        w_second = tl.sum(tl.where((o_i == 1)[None, :], weights, 0.0), 1)
+        b_out = coordinate(x, width) * w_first[:, None] + coordinate(y, height) * w_second[:, None]
+        for i in range(0, SKIP, BLOCK_I):
+            weights = _generated(
+                b_signal, generator_ptr, row + 2, i + o_i, SKIP, WIDTH, generator_r, generator_k, PRECISION, BLOCK_K
+            )
+            m_i = m[:, :, None] & (i + o_i < SKIP)[None, None, :]
+            o_c = (index(i + o_i, WIDE) * x_c)[None, None, :]
+            b_x = tl.load(x_ptr + (at_x[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
+            b_out += tl.sum(b_x * weights[:, None, :], 2)
+        for i in range(0, PREVIOUS, BLOCK_I):
+            weights = _generated(
+                b_signal, generator_ptr, row + 2 + SKIP, i + o_i, PREVIOUS, WIDTH, generator_r, generator_k, PRECISION,
+                BLOCK_K,
+            )  # fmt: skip
+            m_i = m[:, :, None] & (i + o_i < PREVIOUS)[None, None, :]
+            o_c = (index(i + o_i, WIDE) * previous_c)[None, None, :]
+            b_x = tl.load(previous_ptr + (at_00[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
+            if RESIZED:
+                b_01 = tl.load(previous_ptr + (at_01[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
+                b_10 = tl.load(previous_ptr + (at_10[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
+                b_11 = tl.load(previous_ptr + (at_11[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
+                upper = b_x + (b_01 - b_x) * w_x[:, :, None]
+                lower = b_10 + (b_11 - b_10) * w_x[:, :, None]
+                b_x = (upper + (lower - upper) * w_y[:, :, None]).to(DTYPE).to(tl.float32)
+            b_out += tl.sum(b_x * weights[:, None, :], 2)
+        b_out = activate(b_out + tl.load(bias_ptr + o).to(tl.float32), 1)
+        tl.store(out_ptr + at_out, b_out.to(DTYPE), mask=m)
+        at_out += out_c
+
+
+def fits(x: Tensor, previous: Tensor | None, signal: Tensor, generator: Tensor, groups: int, inputs: int) -> bool:
+    """Whether the groups of the generator hold whole outputs, and patches and groups are small enough."""
+    pixels = x.shape[2] // signal.shape[2] * (x.shape[3] // signal.shape[3])
+    whole = generator.shape[0] // groups % inputs == 0
+    most = MOST_PIXELS // 4 if _scattered(x, previous) else MOST_PIXELS  # more addresses than registers
+    return whole and pixels <= most and generator.shape[1] <= MOST_WIDTH
+
+
+def _scattered(x: Tensor, previous: Tensor | None) -> bool:
+    """Whether channels do not lie side by side, so that each takes an address of its own."""
+    return x.stride(1) != 1 or (previous is not None and previous.stride(1) != 1)
+
+
+def generated_pointwise(
+    x: Tensor, previous: Tensor | None, signal: Tensor, generator: Tensor, bias: Tensor, groups: int, out: Tensor
+) -> None:
+    """Fill ``out`` [N, O, H, W] with relu(W (coordinates, x, previous resized to x) + bias), W made from the signal.
+
+    Args:
+        signal: [N, C, fh, fw], from the first channel that the generator reads.
+        generator: [groups * rows, width]; ``fits`` must be true.
+    """
+    n, skip, height, width = x.shape
+    fh, fw = signal.shape[2:]
+    patch_h, patch_w = height // fh, width // fw
+    before, extra = (x, 0) if previous is None else (previous, previous.shape[1])
+    pixels = block(patch_h * patch_w, 1, MOST_PIXELS)
+    scattered = _scattered(x, previous)
+    default = {
+        "BLOCK_P": 32 if pixels == 1 and x.dtype.itemsize == 2 else 16,
+        "BLOCK_O": 2,
+        "BLOCK_I": 16 if pixels > 4 or scattered else 32,
+        "num_warps": 8 if (pixels > 1 and scattered) or (pixels > 4 and x.dtype == torch.float32) else 4,
+        "num_stages": 1,
+    }
+    chosen = launch.options("generated_pointwise", x, default, inputs=skip + extra, outputs=out.shape[1], pixels=pixels)
+    grid = (triton.cdiv(n * fh * fw, chosen["BLOCK_P"]), triton.cdiv(out.shape[1], chosen["BLOCK_O"]))
+    with torch.cuda.device_of(x):
+        _generated_pointwise_kernel[grid](
+            x, before, signal, generator, bias, out,
+            n * fh * fw, height, width, *before.shape[2:], before.shape[2] / height, before.shape[3] / width, fh, fw,
+            *x.stride(), *before.stride(), *signal.stride(), *generator.stride(), *out.stride(),
+            SKIP=skip,
+            PREVIOUS=extra,
+            OUT=out.shape[1],
+            WIDTH=generator.shape[1],
+            ROWS=generator.shape[0] // groups,
+            PATCH_H=patch_h,
+            PATCH_W=patch_w,
+            RESIZED=before.shape[2:] != x.shape[2:],
+            PRECISION=precision(x.dtype),
+            WIDE=wide(x, before, out),
+            PIXELS=pixels,
+            BLOCK_K=block(generator.shape[1], 16, MOST_WIDTH),
+            enable_fp_fusion=True,
+            **chosen,
+        )  # fmt: skip

@@ -1,0 +1,336 @@
+"""A product with a matrix for every patch, in Triton: 1x1 convolutions by generated weights, and their gradients."""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hyperseg.kernels import launch
+from hyperseg.kernels.common import block, precision
+from hyperseg.kernels.maps import (
+    NONE,
+    activate,
+    base,
+    coordinate,
+    index,
+    load_map,
+    load_resized,
+    normalised,
+    place,
+    store_moments,
+    store_sums,
+    through_relu6,
+    wide,
+    windowed,
+    within,
+)
+
+TENSOR_CORES = ("_patch_pointwise_kernel", "_patch_outer_kernel")
+CANDIDATES = {
+    "patch_pointwise": [
+        {"BLOCK_M": m, "BLOCK_N": n, "num_warps": w} for m in (16, 32, 64) for n in (16, 32, 64) for w in (1, 2, 4)
+    ]
+}
+
+
+@triton.jit
+def _patch_pointwise_kernel(
+    x_ptr,  # [N, SKIP, height, width], any strides; with HALO or not, cut into grid_h x grid_w patches
+    previous_ptr,  # [N, PREVIOUS, previous_h, previous_w], resized to height x width
+    weights_ptr,  # of a patch: weight (k, o) at k * stride_k + o * stride_o
+    bias_ptr,  # [OUT]
+    scale_ptr,  # with NORMALISED, [SKIP]: of x on its way in; with GATED, [OUT]: of z
+    shift_ptr,
+    z_ptr,  # with GATED, [N, OUT, ...] as out
+    out_ptr,  # [N, OUT, grid_h * patch_h, grid_w * patch_w]
+    partial_ptr,  # with MOMENTS or SUMS, float32 [programs, 2, OUT]
+    height,
+    width,
+    previous_h,
+    previous_w,
+    scale_h,  # previous_h / height
+    scale_w,
+    grid_h,
+    grid_w,
+    x_n, x_c, x_h, x_w,
+    previous_n, previous_c, previous_sh, previous_sw,
+    weights_n, weights_h, weights_w, stride_k, stride_o,
+    z_n, z_c, z_h, z_w,
+    out_n, out_c, out_h, out_w,
+    SKIP: tl.constexpr,
+    PREVIOUS: tl.constexpr,
+    OUT: tl.constexpr,
+    STORED: tl.constexpr,  # channels of out; those beyond OUT become 0
+    COORDINATES: tl.constexpr,  # two channels before x: where the pixel is
+    RESIZED: tl.constexpr,  # previous has another size than x
+    PATCH_H: tl.constexpr,  # of out: with HALO 2 more than that of x
+    PATCH_W: tl.constexpr,
+    HALO: tl.constexpr,
+    NORMALISED: tl.constexpr,  # x becomes relu6(scale * x + shift)
+    BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    GATED: tl.constexpr,  # out is 0 where relu6(scale * z + shift) is flat
+    MOMENTS: tl.constexpr,
+    SUMS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDE: tl.constexpr,  # int64 addresses
+    BLOCK_M: tl.constexpr,  # pixels
+    BLOCK_N: tl.constexpr,  # output channels
+    BLOCK_K: tl.constexpr,  # input channels
+):  # fmt: skip
+    """out[p, o] = sum over k of x[p, k] * weights[patch of p][k, o], and what happens to x before and to out after."""
+    row = tl.program_id(0)
+    BLOCKS: tl.constexpr = (PATCH_H * PATCH_W + BLOCK_M - 1) // BLOCK_M
+    n, py, px = place(row // BLOCKS, grid_h, grid_w)
+    o_r = row % BLOCKS * BLOCK_M + tl.arange(0, BLOCK_M)
+    m_r = o_r < PATCH_H * PATCH_W
+    y = windowed(o_r // PATCH_W, py, height, PATCH_H, HALO)
+    x = windowed(o_r % PATCH_W, px, width, PATCH_W, HALO)
+    o_o = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m_o = o_o < OUT
+    weights = base(base(base(weights_ptr, n, weights_n), py, weights_h), px, weights_w)
+    o_w = (o_o * stride_o)[None, :]
+
+    b_out = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    first = 0
+    if COORDINATES:
+        w_x = tl.load(weights + o_w, mask=m_o[None, :], other=0.0).to(tl.float32)
+        w_y = tl.load(weights + stride_k + o_w, mask=m_o[None, :], other=0.0).to(tl.float32)
+        b_out += coordinate(x, width)[:, None] * w_x + coordinate(y, height)[:, None] * w_y
+        first = 2
+    pixel = index(y, WIDE) * x_h + index(x, WIDE) * x_w
+    for k in range(0, SKIP, BLOCK_K):
+        o_k = k + tl.arange(0, BLOCK_K)
+        b_x = load_map(base(x_ptr, n, x_n), pixel, o_k, m_r, SKIP, x_c, WIDE)
+        if NORMALISED:
+            b_x = normalised(b_x, o_k, SKIP, scale_ptr, shift_ptr).to(x_ptr.dtype.element_ty)
+        m = (o_k < SKIP)[:, None] & m_o[None, :]
+        b_w = tl.load(weights + (((first + o_k) * stride_k)[:, None] + o_w), mask=m, other=0.0)
+        b_out = tl.dot(b_x, b_w.to(b_x.dtype), b_out, input_precision=PRECISION)
+    for k in range(0, PREVIOUS, BLOCK_K):
+        o_k = k + tl.arange(0, BLOCK_K)
+        if RESIZED:
+            b_x = load_resized(
+                base(previous_ptr, n, previous_n), y, x, o_k, m_r, PREVIOUS, previous_h, previous_w, scale_h, scale_w,
+                previous_c, previous_sh, previous_sw, WIDE,
+            ).to(x_ptr.dtype.element_ty)  # fmt: skip
+        else:
+            o_p = index(y, WIDE) * previous_sh + index(x, WIDE) * previous_sw
+            b_x = load_map(base(previous_ptr, n, previous_n), o_p, o_k, m_r, PREVIOUS, previous_c, WIDE)
+        m = (o_k < PREVIOUS)[:, None] & m_o[None, :]
+        b_w = tl.load(weights + (((first + SKIP + o_k) * stride_k)[:, None] + o_w), mask=m, other=0.0)
+        b_out = tl.dot(b_x, b_w.to(b_x.dtype), b_out, input_precision=PRECISION)
+
+    if BIAS:
+        b_out += tl.load(bias_ptr + o_o, mask=m_o, other=0.0).to(tl.float32)[None, :]
+    b_out = activate(b_out, ACTIVATION)
+    y, x = index(py * PATCH_H + o_r // PATCH_W, WIDE), index(px * PATCH_W + o_r % PATCH_W, WIDE)
+    if GATED:
+        b_z = load_map(base(z_ptr, n, z_n), y * z_h + x * z_w, o_o, m_r, STORED, z_c, WIDE).to(tl.float32)
+        b_out = through_relu6(b_out, b_z, o_o, OUT, scale_ptr, shift_ptr)
+        if SUMS:
+            store_sums(partial_ptr, row, b_out, b_z, m_r, o_o, OUT)
+    if MOMENTS:
+        store_moments(partial_ptr, row, b_out, m_r, o_o, OUT)
+    at = base(out_ptr, n, out_n) + ((y * out_h + x * out_w)[:, None] + (index(o_o, WIDE) * out_c)[None, :])
+    tl.store(at, b_out.to(out_ptr.dtype.element_ty), mask=within(m_r, o_o, STORED))
+
+
+@triton.jit
+def _patch_outer_kernel(
+    d_ptr,  # [N, OUT, grid_h * patch_h, grid_w * patch_w]
+    x_ptr,  # [N, IN, height, width]
+    scale_ptr,
+    shift_ptr,
+    out_ptr,  # [N, grid_h, grid_w, P] contiguous; (k, o) of a patch at k * stride_k + o * stride_o
+    height,
+    width,
+    grid_h,
+    grid_w,
+    parameters,
+    d_n, d_c, d_h, d_w,
+    x_n, x_c, x_h, x_w,
+    stride_k,
+    stride_o,
+    IN: tl.constexpr,
+    OUT: tl.constexpr,
+    PATCH_H: tl.constexpr,  # of d
+    PATCH_W: tl.constexpr,
+    HALO: tl.constexpr,
+    NORMALISED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDE: tl.constexpr,  # int64 addresses
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """out[patch][k, o] = sum over the pixels p of the patch of x[p, k] * d[p, o]; in order, so always the same bits."""
+    patch = tl.program_id(0)
+    n, py, px = place(patch, grid_h, grid_w)
+    o_k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    o_o = tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)
+    b_out = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
+    for first in range(0, PATCH_H * PATCH_W, BLOCK_M):
+        o_r = first + tl.arange(0, BLOCK_M)
+        m_r = o_r < PATCH_H * PATCH_W
+        y, x = o_r // PATCH_W, o_r % PATCH_W
+        x_y, x_x = windowed(y, py, height, PATCH_H, HALO), windowed(x, px, width, PATCH_W, HALO)
+        pixel = index(x_y, WIDE) * x_h + index(x_x, WIDE) * x_w
+        b_x = load_map(base(x_ptr, n, x_n), pixel, o_k, m_r, IN, x_c, WIDE)
+        if NORMALISED:
+            b_x = normalised(b_x, o_k, IN, scale_ptr, shift_ptr).to(x_ptr.dtype.element_ty)
+        pixel = index(py * PATCH_H + y, WIDE) * d_h + index(px * PATCH_W + x, WIDE) * d_w
+        b_d = load_map(base(d_ptr, n, d_n), pixel, o_o, m_r, OUT, d_c, WIDE)
+        # Rows beyond the patch: d is 0 there, which x, normalised, need not be.
+        b_out = tl.dot(tl.trans(b_d), b_x.to(b_d.dtype), b_out, input_precision=PRECISION)
+    at = base(out_ptr, patch, parameters) + ((o_o * stride_o)[:, None] + (o_k * stride_k)[None, :])
+    tl.store(at, b_out.to(out_ptr.dtype.element_ty), mask=(o_o < OUT)[:, None] & (o_k < IN)[None, :])
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Where the matrix of a patch lies among its parameters: weight (k, o) at first + k * stride_k + o * stride_o."""
+
+    first: int
+    outputs: int
+    inputs: int
+    stride_k: int
+    stride_o: int
+
+    @property
+    def transposed(self) -> "Matrix":
+        return Matrix(self.first, self.inputs, self.outputs, self.stride_o, self.stride_k)
+
+
+def matrix_at(first: int, outputs: int, inputs: int) -> Matrix:
+    """A row of inputs for each output, one after the other."""
+    return Matrix(first, outputs, inputs, 1, inputs)
+
+
+def patch_pointwise(
+    x: Tensor,
+    weights: Tensor,
+    matrix: Matrix,
+    out: Tensor,
+    *,
+    previous: Tensor | None = None,
+    coordinates: bool = False,
+    halo: bool = False,
+    norm: tuple[Tensor, Tensor] | None = None,
+    bias: Tensor | None = None,
+    activation: int = NONE,
+    gate: tuple[Tensor, Tensor, Tensor] | None = None,
+    partials: str = "",
+) -> Tensor | None:
+    """Fill ``out`` with x (behind coordinates, before previous) times each patch's matrix.
+
+    Args:
+        x: [N, C, H, W], of which the first channels are read; with ``norm`` (scale, shift) it becomes
+            relu6(scale * x + shift) on its way in.
+        weights: [N, fh, fw, P] with parameters side by side.
+        out: [N, at least outputs, H', W'], a map of the same grid; with ``halo`` a window map. Spare channels become 0.
+        previous: [N, D, h, w], resized to x.
+        gate: (z, scale, shift): out becomes 0 where relu6(scale * z + shift) is flat; z is as out.
+        partials: ``"moments"`` of out, or ``"sums"`` of out and out * z; see ``hyperseg.kernels.maps``.
+
+    Returns:
+        The partial sums, float32 [programs, 3 or 2, outputs], if any were asked for.
+    """
+    n, fh, fw, _ = weights.shape
+    patch_h, patch_w = out.shape[2] // fh, out.shape[3] // fw
+    chosen = _options(x, matrix.outputs, patch_h * patch_w)
+    blocks = triton.cdiv(patch_h * patch_w, chosen["BLOCK_M"])
+    rows = n * fh * fw * blocks
+    found = None
+    if partials:
+        found = x.new_empty((rows, 3 if partials == "moments" else 2, matrix.outputs), dtype=torch.float32)
+    scale, shift = norm or (gate[1:] if gate else (x, x))
+    z = gate[0] if gate else x
+    before, extra = (x, 0) if previous is None else (previous, previous.shape[1])
+    with torch.cuda.device_of(x):
+        _patch_pointwise_kernel[(rows, triton.cdiv(out.shape[1], chosen["BLOCK_N"]))](
+            x, before, weights[..., matrix.first :], x if bias is None else bias, scale, shift, z, out,
+            x if found is None else found,
+            *x.shape[2:], *before.shape[2:], before.shape[2] / x.shape[2], before.shape[3] / x.shape[3],
+            fh, fw,
+            *x.stride(), *before.stride(), *weights.stride()[:3], matrix.stride_k, matrix.stride_o,
+            *z.stride(), *out.stride(),
+            SKIP=matrix.inputs - 2 * coordinates - extra,
+            PREVIOUS=extra,
+            OUT=matrix.outputs,
+            STORED=out.shape[1],
+            COORDINATES=coordinates,
+            RESIZED=before.shape[2:] != x.shape[2:],
+            PATCH_H=patch_h,
+            PATCH_W=patch_w,
+            HALO=halo,
+            NORMALISED=norm is not None,
+            BIAS=bias is not None,
+            ACTIVATION=activation,
+            GATED=gate is not None,
+            MOMENTS=partials == "moments",
+            SUMS=partials == "sums",
+            PRECISION=precision(x.dtype),
+            WIDE=wide(x, before, out),
+            enable_fp_fusion=True,
+            **chosen,
+        )  # fmt: skip
+    return found
+
+
+def patch_outer(
+    d: Tensor,
+    x: Tensor,
+    matrix: Matrix,
+    d_weights: Tensor,
+    *,
+    halo: bool = False,
+    norm: tuple[Tensor, Tensor] | None = None,
+) -> None:
+    """Fill the gradient of a matrix: for each patch the sum over its pixels of d [outputs] times x [inputs].
+
+    Args:
+        d: [N, outputs, H', W'], a map, or with ``halo`` a window map.
+        x: [N, inputs, H, W]; with ``norm`` (scale, shift) taken as relu6(scale * x + shift).
+        d_weights: [N, fh, fw, P], contiguous.
+    """
+    n, fh, fw, parameters = d_weights.shape
+    default = {
+        "BLOCK_M": block(d.shape[2] // fh * (d.shape[3] // fw), 16, 64 if x.dtype.itemsize == 2 else 16),
+        "BLOCK_N": block(matrix.outputs, 16, 32),
+        "BLOCK_K": block(matrix.inputs, 16, 32),
+        "num_warps": 4,
+        "num_stages": 2,
+    }
+    chosen = launch.options("patch_outer", x, default, outputs=matrix.outputs, inputs=matrix.inputs)
+    scale, shift = norm or (x, x)
+    grid = (n * fh * fw, triton.cdiv(matrix.inputs, chosen["BLOCK_K"]), triton.cdiv(matrix.outputs, chosen["BLOCK_N"]))
+    with torch.cuda.device_of(x):
+        _patch_outer_kernel[grid](
+            d, x, scale, shift, d_weights[..., matrix.first :],
+            *x.shape[2:], fh, fw, parameters,
+            *d.stride(), *x.stride(), matrix.stride_k, matrix.stride_o,
+            IN=matrix.inputs,
+            OUT=matrix.outputs,
+            PATCH_H=d.shape[2] // fh,
+            PATCH_W=d.shape[3] // fw,
+            HALO=halo,
+            NORMALISED=norm is not None,
+            PRECISION=precision(x.dtype),
+            WIDE=wide(x, d),
+            enable_fp_fusion=True,
+            **chosen,
+        )  # fmt: skip
+
+
+def _options(x: Tensor, outputs: int, pixels: int) -> launch.Options:
+    default = {
+        "BLOCK_M": block(pixels, 16, 64),
+        "BLOCK_N": block(outputs, 16, 32),
+        "BLOCK_K": block(x.shape[1], 16, 32 if x.dtype.itemsize == 2 else 16),
+        "num_warps": 4 if pixels > 16 else 2,
+        "num_stages": 2,
+    }
+    return launch.options("patch_pointwise", x, default, inputs=x.shape[1], outputs=outputs, pixels=pixels)
