@@ -353,7 +353,7 @@ def depthwise_project(
     n, fh, fw, _ = weights.shape
     _, out_channels, height, width = out.shape
     patch_h, patch_w = height // fh, width // fw
-    default = {"BLOCK_M": block(patch_h * patch_w, 16, 64), "BLOCK_H": 16, "num_warps": 4, "num_stages": 1}
+    default = {"BLOCK_M": block(patch_h * patch_w, 16, 64), "BLOCK_H": 16, "num_warps": 2, "num_stages": 1}
     signature = {"hidden": hidden, "outputs": out_channels, "pixels": patch_h * patch_w}
     chosen = launch.options("depthwise_project", out, default, **signature)
     blocks = triton.cdiv(patch_h * patch_w, chosen["BLOCK_M"])

@@ -36,6 +36,36 @@ CANDIDATES = {
 
 
 @triton.jit
+def _inputs(image, pixel, o_k, m_r, scale_ptr, shift_ptr, SKIP: tl.constexpr, stride_c, NORMALISED: tl.constexpr,
+            WIDE: tl.constexpr):  # fmt: skip
+    """[pixels, inputs] of x."""
+    b_x = load_map(image, pixel, o_k, m_r, SKIP, stride_c, WIDE)
+    if NORMALISED:
+        b_x = normalised(b_x, o_k, SKIP, scale_ptr, shift_ptr).to(b_x.dtype)
+    return b_x
+
+
+@triton.jit
+def _previous(
+    image, y, x, o_k, m_r, h, w, scale_h, scale_w, stride_c, stride_h, stride_w,
+    PREVIOUS: tl.constexpr, RESIZED: tl.constexpr, WIDE: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """[pixels, inputs] of the previous map, resized."""
+    if RESIZED:
+        return load_resized(
+            image, y, x, o_k, m_r, PREVIOUS, h, w, scale_h, scale_w, stride_c, stride_h, stride_w, WIDE
+        ).to(DTYPE)
+    return load_map(image, index(y, WIDE) * stride_h + index(x, WIDE) * stride_w, o_k, m_r, PREVIOUS, stride_c, WIDE)
+
+
+@triton.jit
+def _weights(weights, first, o_k, o_w, m_o, stride_k, COUNT: tl.constexpr, DTYPE: tl.constexpr):
+    """[inputs, outputs] of a patch's matrix."""
+    m = (o_k < COUNT)[:, None] & m_o[None, :]
+    return tl.load(weights + (((first + o_k) * stride_k)[:, None] + o_w), mask=m, other=0.0).to(DTYPE)
+
+
+@triton.jit
 def _patch_pointwise_kernel(
     x_ptr,  # [N, SKIP, height, width], any strides; with HALO or not, cut into grid_h x grid_w patches
     previous_ptr,  # [N, PREVIOUS, previous_h, previous_w], resized to height x width
@@ -76,6 +106,7 @@ def _patch_pointwise_kernel(
     SUMS: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDE: tl.constexpr,  # int64 addresses
+    OUTPUTS: tl.constexpr,  # of a program
     BLOCK_M: tl.constexpr,  # pixels
     BLOCK_N: tl.constexpr,  # output channels
     BLOCK_K: tl.constexpr,  # input channels
@@ -83,59 +114,69 @@ def _patch_pointwise_kernel(
     """out[p, o] = sum over k of x[p, k] * weights[patch of p][k, o], and what happens to x before and to out after."""
     row = tl.program_id(0)
     BLOCKS: tl.constexpr = (PATCH_H * PATCH_W + BLOCK_M - 1) // BLOCK_M
+    DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     n, py, px = place(row // BLOCKS, grid_h, grid_w)
     o_r = row % BLOCKS * BLOCK_M + tl.arange(0, BLOCK_M)
     m_r = o_r < PATCH_H * PATCH_W
     y = windowed(o_r // PATCH_W, py, height, PATCH_H, HALO)
     x = windowed(o_r % PATCH_W, px, width, PATCH_W, HALO)
-    o_o = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m_o = o_o < OUT
+    x_image, previous_image, out = base(x_ptr, n, x_n), base(previous_ptr, n, previous_n), base(out_ptr, n, out_n)
     weights = base(base(base(weights_ptr, n, weights_n), py, weights_h), px, weights_w)
-    o_w = (o_o * stride_o)[None, :]
-
-    b_out = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    first = 0
-    if COORDINATES:
-        w_x = tl.load(weights + o_w, mask=m_o[None, :], other=0.0).to(tl.float32)
-        w_y = tl.load(weights + stride_k + o_w, mask=m_o[None, :], other=0.0).to(tl.float32)
-        b_out += coordinate(x, width)[:, None] * w_x + coordinate(y, height)[:, None] * w_y
-        first = 2
     pixel = index(y, WIDE) * x_h + index(x, WIDE) * x_w
-    for k in range(0, SKIP, BLOCK_K):
-        o_k = k + tl.arange(0, BLOCK_K)
-        b_x = load_map(base(x_ptr, n, x_n), pixel, o_k, m_r, SKIP, x_c, WIDE)
-        if NORMALISED:
-            b_x = normalised(b_x, o_k, SKIP, scale_ptr, shift_ptr).to(x_ptr.dtype.element_ty)
-        m = (o_k < SKIP)[:, None] & m_o[None, :]
-        b_w = tl.load(weights + (((first + o_k) * stride_k)[:, None] + o_w), mask=m, other=0.0)
-        b_out = tl.dot(b_x, b_w.to(b_x.dtype), b_out, input_precision=PRECISION)
-    for k in range(0, PREVIOUS, BLOCK_K):
-        o_k = k + tl.arange(0, BLOCK_K)
-        if RESIZED:
-            b_x = load_resized(
-                base(previous_ptr, n, previous_n), y, x, o_k, m_r, PREVIOUS, previous_h, previous_w, scale_h, scale_w,
-                previous_c, previous_sh, previous_sw, WIDE,
-            ).to(x_ptr.dtype.element_ty)  # fmt: skip
-        else:
-            o_p = index(y, WIDE) * previous_sh + index(x, WIDE) * previous_sw
-            b_x = load_map(base(previous_ptr, n, previous_n), o_p, o_k, m_r, PREVIOUS, previous_c, WIDE)
-        m = (o_k < PREVIOUS)[:, None] & m_o[None, :]
-        b_w = tl.load(weights + (((first + SKIP + o_k) * stride_k)[:, None] + o_w), mask=m, other=0.0)
-        b_out = tl.dot(b_x, b_w.to(b_x.dtype), b_out, input_precision=PRECISION)
+    out_y, out_x = index(py * PATCH_H + o_r // PATCH_W, WIDE), index(px * PATCH_W + o_r % PATCH_W, WIDE)
+    o_k = tl.arange(0, BLOCK_K)
+    first: tl.constexpr = 2 if COORDINATES else 0
+    # Inputs that fit one block are loaded, resized and normalised once for all outputs.
+    HELD: tl.constexpr = SKIP <= BLOCK_K and PREVIOUS <= BLOCK_K
+    if HELD:
+        held = _inputs(x_image, pixel, o_k, m_r, scale_ptr, shift_ptr, SKIP, x_c, NORMALISED, WIDE)
+        if PREVIOUS > 0:
+            held_previous = _previous(
+                previous_image, y, x, o_k, m_r, previous_h, previous_w, scale_h, scale_w, previous_c, previous_sh,
+                previous_sw, PREVIOUS, RESIZED, WIDE, DTYPE,
+            )  # fmt: skip
 
-    if BIAS:
-        b_out += tl.load(bias_ptr + o_o, mask=m_o, other=0.0).to(tl.float32)[None, :]
-    b_out = activate(b_out, ACTIVATION)
-    y, x = index(py * PATCH_H + o_r // PATCH_W, WIDE), index(px * PATCH_W + o_r % PATCH_W, WIDE)
-    if GATED:
-        b_z = load_map(base(z_ptr, n, z_n), y * z_h + x * z_w, o_o, m_r, STORED, z_c, WIDE).to(tl.float32)
-        b_out = through_relu6(b_out, b_z, o_o, OUT, scale_ptr, shift_ptr)
-        if SUMS:
-            store_sums(partial_ptr, row, b_out, b_z, m_r, o_o, OUT)
-    if MOMENTS:
-        store_moments(partial_ptr, row, b_out, m_r, o_o, OUT)
-    at = base(out_ptr, n, out_n) + ((y * out_h + x * out_w)[:, None] + (index(o_o, WIDE) * out_c)[None, :])
-    tl.store(at, b_out.to(out_ptr.dtype.element_ty), mask=within(m_r, o_o, STORED))
+    begin = tl.program_id(1) * OUTPUTS
+    for o in range(begin, tl.minimum(begin + OUTPUTS, STORED), BLOCK_N):
+        o_o = o + tl.arange(0, BLOCK_N)
+        m_o = o_o < OUT
+        o_w = (o_o * stride_o)[None, :]
+        b_out = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        if COORDINATES:
+            w_x = tl.load(weights + o_w, mask=m_o[None, :], other=0.0).to(tl.float32)
+            w_y = tl.load(weights + stride_k + o_w, mask=m_o[None, :], other=0.0).to(tl.float32)
+            b_out += coordinate(x, width)[:, None] * w_x + coordinate(y, height)[:, None] * w_y
+        if HELD:
+            b_w = _weights(weights, first, o_k, o_w, m_o, stride_k, SKIP, DTYPE)
+            b_out = tl.dot(held, b_w, b_out, input_precision=PRECISION)
+            if PREVIOUS > 0:
+                b_w = _weights(weights, first + SKIP, o_k, o_w, m_o, stride_k, PREVIOUS, DTYPE)
+                b_out = tl.dot(held_previous, b_w, b_out, input_precision=PRECISION)
+        else:
+            for k in range(0, SKIP, BLOCK_K):
+                b_x = _inputs(x_image, pixel, k + o_k, m_r, scale_ptr, shift_ptr, SKIP, x_c, NORMALISED, WIDE)
+                b_w = _weights(weights, first, k + o_k, o_w, m_o, stride_k, SKIP, DTYPE)
+                b_out = tl.dot(b_x, b_w, b_out, input_precision=PRECISION)
+            for k in range(0, PREVIOUS, BLOCK_K):
+                b_x = _previous(
+                    previous_image, y, x, k + o_k, m_r, previous_h, previous_w, scale_h, scale_w, previous_c,
+                    previous_sh, previous_sw, PREVIOUS, RESIZED, WIDE, DTYPE,
+                )  # fmt: skip
+                b_w = _weights(weights, first + SKIP, k + o_k, o_w, m_o, stride_k, PREVIOUS, DTYPE)
+                b_out = tl.dot(b_x, b_w, b_out, input_precision=PRECISION)
+
+        if BIAS:
+            b_out += tl.load(bias_ptr + o_o, mask=m_o, other=0.0).to(tl.float32)[None, :]
+        b_out = activate(b_out, ACTIVATION)
+        if GATED:
+            b_z = load_map(base(z_ptr, n, z_n), out_y * z_h + out_x * z_w, o_o, m_r, STORED, z_c, WIDE).to(tl.float32)
+            b_out = through_relu6(b_out, b_z, o_o, OUT, scale_ptr, shift_ptr)
+            if SUMS:
+                store_sums(partial_ptr, row, b_out, b_z, m_r, o_o, OUT)
+        if MOMENTS:
+            store_moments(partial_ptr, row, b_out, m_r, o_o, OUT)
+        at = out + ((out_y * out_h + out_x * out_w)[:, None] + (index(o_o, WIDE) * out_c)[None, :])
+        tl.store(at, b_out.to(out_ptr.dtype.element_ty), mask=within(m_r, o_o, STORED))
 
 
 @triton.jit
@@ -240,7 +281,7 @@ def patch_pointwise(
     """
     n, fh, fw, _ = weights.shape
     patch_h, patch_w = out.shape[2] // fh, out.shape[3] // fw
-    chosen = _options(x, matrix.outputs, patch_h * patch_w)
+    chosen = dict(_options(x, previous, out.shape[1], patch_h * patch_w))
     blocks = triton.cdiv(patch_h * patch_w, chosen["BLOCK_M"])
     rows = n * fh * fw * blocks
     found = None
@@ -249,8 +290,9 @@ def patch_pointwise(
     scale, shift = norm or (gate[1:] if gate else (x, x))
     z = gate[0] if gate else x
     before, extra = (x, 0) if previous is None else (previous, previous.shape[1])
+    outputs = chosen.pop("BLOCKS_N") * chosen["BLOCK_N"]
     with torch.cuda.device_of(x):
-        _patch_pointwise_kernel[(rows, triton.cdiv(out.shape[1], chosen["BLOCK_N"]))](
+        _patch_pointwise_kernel[(rows, triton.cdiv(out.shape[1], outputs))](
             x, before, weights[..., matrix.first :], x if bias is None else bias, scale, shift, z, out,
             x if found is None else found,
             *x.shape[2:], *before.shape[2:], before.shape[2] / x.shape[2], before.shape[3] / x.shape[3],
@@ -274,6 +316,7 @@ def patch_pointwise(
             SUMS=partials == "sums",
             PRECISION=precision(x.dtype),
             WIDE=wide(x, before, out),
+            OUTPUTS=outputs,
             enable_fp_fusion=True,
             **chosen,
         )  # fmt: skip
@@ -325,12 +368,15 @@ def patch_outer(
         )  # fmt: skip
 
 
-def _options(x: Tensor, outputs: int, pixels: int) -> launch.Options:
+def _options(x: Tensor, previous: Tensor | None, outputs: int, pixels: int) -> launch.Options:
+    inputs = max(x.shape[1], 0 if previous is None else previous.shape[1])
+    many = pixels >= 64
     default = {
-        "BLOCK_M": block(pixels, 16, 64),
-        "BLOCK_N": block(outputs, 16, 32),
-        "BLOCK_K": block(x.shape[1], 16, 32 if x.dtype.itemsize == 2 else 16),
+        "BLOCK_M": block(pixels, 16, 128 if x.dtype.itemsize == 2 else 64),
+        "BLOCK_N": block(outputs, 16, 16 if many else 32),
+        "BLOCKS_N": 8 if many else 1,  # few pixels: more programs, as each patch's weights are read once
+        "BLOCK_K": block(inputs, 16, 32 if x.dtype.itemsize == 2 else 16),
         "num_warps": 4 if pixels > 16 else 2,
         "num_stages": 2,
     }
-    return launch.options("patch_pointwise", x, default, inputs=x.shape[1], outputs=outputs, pixels=pixels)
+    return launch.options("patch_pointwise", x, default, inputs=inputs, outputs=outputs, pixels=pixels)

@@ -26,7 +26,7 @@ def parameters() -> list:
     for operator, network in itertools.product(BACKENDS["triton"].implementations, VARIANTS):
         for dtype, arch in itertools.product(budgets.DTYPES, ARCHITECTURES):
             name = f"{operator}-{network}-{str(dtype)[6:]}-sm_{arch}"
-            marks = [] if (network, dtype, arch) in budgets.QUICK else [pytest.mark.slow]
+            marks = [] if budgets.is_quick(operator, network, dtype, arch) else [pytest.mark.slow]
             found.append(pytest.param(operator, network, dtype, arch, id=name, marks=marks))
     return found
 

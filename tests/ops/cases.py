@@ -489,8 +489,9 @@ CASES = [
 BY_ID = {case.id: case for case in CASES}
 assert len(BY_ID) == len(CASES)
 
-# Blocks of kernels take Triton's interpreter seconds a case, each step a fifth of a millisecond: of these it runs only
-# what is listed. Every level runs in it with the tests marked slow, and on GPUs.
+# Triton's interpreter takes a fifth of a millisecond a step, so seconds where a case takes many blocks: of these
+# operators it runs what is listed. Everything runs in it with the tests marked slow, and compiled on GPUs.
+LISTED = ("patch_", "decoder_level", "generate_weights-")
 INTERPRETED = (
     *(f"decoder_level-m-cityscapes-{i}" for i in range(4)),
     "decoder_level-pointwise-weights-odd-size",
@@ -500,8 +501,10 @@ INTERPRETED = (
     "decoder_level-pointwise-one-pixel",
     "decoder_level-own-four-patches-signal",
     "decoder_level-neighbour-four-patches-first",
+    *(f"generate_weights-{name}" for name in ("grouped", "overlapping", "one-parameter", "several-blocks")),
     "generate_weights-m-cityscapes",
-    "generate_weights-l-voc",
+    *(f"patch_conv2d-{name}" for name in ("kernel-1", "kernel-3", "kernel-1x3", "no-bias", "groups-2", "dilation-1x3")),
+    *(f"patch_conv2d-{mode}-kernel-3" for mode in ("zeros", "replicate", "circular")),
     "patch_inverted_residual-own-two-patches",
     "patch_inverted_residual-own-four-patches",
     "patch_inverted_residual-own-one-patch",
@@ -514,10 +517,8 @@ INTERPRETED = (
 
 def interpreted(case: Case, suffix: str = "") -> bool:
     """Whether Triton's interpreter is done with it, or with its gradients (``"_backward"``), in a few seconds."""
-    if suffix and case.operator == "decoder_level" and "cityscapes" in case.name:
-        return False
-    if case.id in INTERPRETED or case.operator.startswith(("patch_inverted", "decoder_level")):
-        return case.id in INTERPRETED
+    if case.id.startswith(LISTED):
+        return case.id in INTERPRETED and not (suffix and "cityscapes" in case.name)
     args = [a for a in case.arguments(torch.float32) if isinstance(a, Tensor)]
     return max(t.numel() for t in args) <= 10_000 and "256" not in case.name
 

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = ("test_parity.py", "test_memory.py", "test_gradients.py", "test_upsample_argmax.py")
 # The interpreter takes milliseconds a block and a class: what takes it long is marked slow, or is for GPUs.
 LARGE = "255 or efficientnet-last or mbconv-tall or mbconv-wide or dilated-kernel-5 or kernel-5-groups"
+WORKERS = str(min(4, os.cpu_count() or 1))
 CASES = f"triton-cpu and not ({LARGE})"
 
 
@@ -27,7 +28,8 @@ CASES = f"triton-cpu and not ({LARGE})"
 def test_kernels_in_the_interpreter():
     files = [f"tests/ops/{name}" for name in FILES]
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", CASES, *files],
+        [sys.executable, "-m", "pytest", "-q", "-n", WORKERS, "-p", "no:cacheprovider", "-m", "not slow", "-k", CASES]
+        + files,
         cwd=ROOT,
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
