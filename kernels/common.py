@@ -31,4 +31,4 @@ def block(size: int, least: int = 16, most: int = 128) -> int:
 
 def precision(dtype: torch.dtype) -> str:
     """For ``tl.dot``: float32 is multiplied exactly unless PyTorch was told that TF32 will do."""
-    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"

@@ -61,7 +61,7 @@ def decoder_level_backward(
     else:
         d_x, d_weights, d_bias = _pointwise_backward(block, grad, x, weights, bias)
     absent = grad.new_empty(0)
-    d_skip = d_x[:, 2 : 2 + skip.shape[1]].contiguous()
+    d_skip = d_x[:, 2 : 2 + skip.shape[1]].clone(memory_format=torch.contiguous_format)
     d_previous = absent
     if previous is not None:
         d_previous = torch.empty(previous.shape, dtype=previous.dtype, device=previous.device)
@@ -92,8 +92,8 @@ def _weights(block: Block, source: Tensor, generator: Tensor | None, offset: int
 def _input(skip: Tensor, previous: Tensor | None) -> Tensor:
     """What the block sees, [N, 2 + C + D, H, W] in channels-last memory."""
     n, _, height, width = skip.shape
-    x = torch.linspace(-1, 1, width, device=skip.device).expand(n, 1, height, width)
-    y = torch.linspace(-1, 1, height, device=skip.device)[:, None].expand(n, 1, height, width)
+    x = torch.linspace(-1, 1, width, device=skip.device, dtype=torch.float32).expand(n, 1, height, width)
+    y = torch.linspace(-1, 1, height, device=skip.device, dtype=torch.float32)[:, None].expand(n, 1, height, width)
     parts = [x.to(skip.dtype), y.to(skip.dtype), skip]
     if previous is not None and previous.shape[2:] != skip.shape[2:]:
         previous = F.interpolate(previous, size=(height, width), mode="bilinear", align_corners=False)
@@ -109,7 +109,7 @@ def _pointwise_backward(
     matrix = matrix_at(0, block.outputs, block.inputs)
     y = follow(x, block.outputs)
     patch_pointwise(x, weights, matrix, y, bias=bias, activation=RELU)
-    d_y = torch.where(y > 0, grad, torch.zeros_like(grad))
+    d_y = torch.where(y <= 0, torch.zeros_like(grad), grad)
     d_weights = torch.empty(weights.shape, dtype=weights.dtype, device=weights.device)
     patch_outer(d_y, x, matrix, d_weights)
     d_x = torch.empty_like(x)

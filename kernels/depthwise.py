@@ -309,7 +309,7 @@ def _depthwise_bwd_neighbour_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_H: tl.constexpr,
 ):  # fmt: skip
-    """The same of a hidden map: outputs of up to four patches, and through the reflected border, saw a pixel."""
+    """The same of a hidden map: outputs of several patches, and through the reflected border, saw a pixel."""
     BLOCKS: tl.constexpr = (PATCH_H * PATCH_W + BLOCK_M - 1) // BLOCK_M
     program = tl.program_id(0)
     n, py, px = place(program // BLOCKS, grid_h, grid_w)

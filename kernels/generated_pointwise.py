@@ -128,9 +128,9 @@ def _generated_pointwise_kernel(
                 b_01 = tl.load(previous_ptr + (at_01[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
                 b_10 = tl.load(previous_ptr + (at_10[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
                 b_11 = tl.load(previous_ptr + (at_11[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
-                upper = b_x + (b_01 - b_x) * w_x[:, :, None]
-                lower = b_10 + (b_11 - b_10) * w_x[:, :, None]
-                b_x = (upper + (lower - upper) * w_y[:, :, None]).to(DTYPE).to(tl.float32)
+                upper = b_x * (1.0 - w_x)[:, :, None] + b_01 * w_x[:, :, None]
+                lower = b_10 * (1.0 - w_x)[:, :, None] + b_11 * w_x[:, :, None]
+                b_x = (upper * (1.0 - w_y)[:, :, None] + lower * w_y[:, :, None]).to(DTYPE).to(tl.float32)
             b_out += tl.sum(b_x * weights[:, None, :], 2)
         b_out = activate(b_out + tl.load(bias_ptr + o).to(tl.float32), 1)
         tl.store(out_ptr + at_out, b_out.to(DTYPE), mask=m)

@@ -234,13 +234,13 @@ def _combine_kernel(
     d_ptr,  # [count, C], changed in place
     z_ptr,
     factors_ptr,  # float32 [3, C]
-    count,
+    values,  # count * C
     C: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """d = factors[0] * d + factors[1] * z + factors[2]."""
     o = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    m = o < count * C
+    m = o < values
     c = (o % C).to(tl.int32)
     b_d = tl.load(d_ptr + o, mask=m, other=0.0).to(tl.float32)
     b_z = tl.load(z_ptr + o, mask=m, other=0.0).to(tl.float32)
@@ -256,5 +256,5 @@ def _combine(d: Tensor, z: Tensor, by_d: Tensor, by_z: Tensor, offset: Tensor) -
     size = 1024
     with torch.cuda.device_of(d):
         _combine_kernel[(triton.cdiv(d.numel(), size),)](
-            d, z, factors, d.numel() // channels, C=channels, BLOCK=size, num_warps=4, enable_fp_fusion=True
+            d, z, factors, d.numel(), C=channels, BLOCK=size, num_warps=4, enable_fp_fusion=True
         )

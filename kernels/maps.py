@@ -76,11 +76,12 @@ def load_resized(
     col0, col1 = index(x0, WIDE) * stride_w, index(x1, WIDE) * stride_w
     b00 = load_map(image, row0 + col0, o_c, m_pixel, CHANNELS, stride_c, WIDE).to(tl.float32)
     b01 = load_map(image, row0 + col1, o_c, m_pixel, CHANNELS, stride_c, WIDE).to(tl.float32)
-    upper = b00 + (b01 - b00) * w_x[:, None]
+    w_x, w_y = w_x[:, None], w_y[:, None]
+    upper = b00 * (1.0 - w_x) + b01 * w_x  # of infinities an infinity, as in PyTorch; their difference is NaN
     b10 = load_map(image, row1 + col0, o_c, m_pixel, CHANNELS, stride_c, WIDE).to(tl.float32)
     b11 = load_map(image, row1 + col1, o_c, m_pixel, CHANNELS, stride_c, WIDE).to(tl.float32)
-    lower = b10 + (b11 - b10) * w_x[:, None]
-    return upper + (lower - upper) * w_y[:, None]
+    lower = b10 * (1.0 - w_x) + b11 * w_x
+    return upper * (1.0 - w_y) + lower * w_y
 
 
 @triton.jit
@@ -121,12 +122,12 @@ def normalised(v, o_c, channels, scale_ptr, shift_ptr):
 
 @triton.jit
 def through_relu6(gradient, z, o_c, channels, scale_ptr, shift_ptr):
-    """The gradient of what ``normalised`` was given to clamp: 0 on both flat sides."""
+    """The gradient of what ``normalised`` was given to clamp: 0 on both flat sides; through NaN it passes."""
     m = o_c < channels
     scale = tl.load(scale_ptr + o_c, mask=m, other=0.0)
     shift = tl.load(shift_ptr + o_c, mask=m, other=0.0)
     y = z * scale[None, :] + shift[None, :]
-    return tl.where((y > 0.0) & (y < 6.0), gradient, 0.0)
+    return tl.where((y <= 0.0) | (y >= 6.0), 0.0, gradient)
 
 
 @triton.jit
@@ -136,7 +137,7 @@ def store_moments(partial_ptr, row, v, m_pixel, o_c, channels):
     mean = tl.sum(tl.where(m_pixel[:, None], v, 0.0), 0) / count
     deviation = tl.where(m_pixel[:, None], v - mean[None, :], 0.0)
     m_c = o_c < channels
-    at = partial_ptr + row * 3 * channels + o_c
+    at = partial_ptr + row.to(tl.int64) * 3 * channels + o_c
     tl.store(at, tl.zeros_like(mean) + count, mask=m_c)
     tl.store(at + channels, mean, mask=m_c)
     tl.store(at + 2 * channels, tl.sum(deviation * deviation, 0), mask=m_c)
@@ -146,7 +147,7 @@ def store_moments(partial_ptr, row, v, m_pixel, o_c, channels):
 def store_sums(partial_ptr, row, gradient, z, m_pixel, o_c, channels):
     """Sums of the gradient and of gradient * z of this block, as row ``row`` of [rows, 2, channels]."""
     gradient = tl.where(m_pixel[:, None], gradient, 0.0)
-    at = partial_ptr + row * 2 * channels + o_c
+    at = partial_ptr + row.to(tl.int64) * 2 * channels + o_c
     tl.store(at, tl.sum(gradient, 0), mask=o_c < channels)
     tl.store(at + channels, tl.sum(gradient * z, 0), mask=o_c < channels)
 

@@ -30,7 +30,11 @@ from hyperseg.kernels.maps import (
 TENSOR_CORES = ("_patch_pointwise_kernel", "_patch_outer_kernel")
 CANDIDATES = {
     "patch_pointwise": [
-        {"BLOCK_M": m, "BLOCK_N": n, "num_warps": w} for m in (16, 32, 64) for n in (16, 32, 64) for w in (1, 2, 4)
+        {"BLOCK_M": m, "BLOCK_N": n, "BLOCKS_N": b, "num_warps": w}
+        for m in (16, 64, 128)
+        for n in (16, 32)
+        for b in (1, 8)
+        for w in (2, 4)
     ]
 }
 
@@ -75,7 +79,7 @@ def _patch_pointwise_kernel(
     shift_ptr,
     z_ptr,  # with GATED, [N, OUT, ...] as out
     out_ptr,  # [N, OUT, grid_h * patch_h, grid_w * patch_w]
-    partial_ptr,  # with MOMENTS or SUMS, float32 [programs, 2, OUT]
+    partial_ptr,  # with MOMENTS float32 [programs, 3, OUT], with SUMS [programs, 2, OUT]
     height,
     width,
     previous_h,
@@ -175,6 +179,8 @@ def _patch_pointwise_kernel(
                 store_sums(partial_ptr, row, b_out, b_z, m_r, o_o, OUT)
         if MOMENTS:
             store_moments(partial_ptr, row, b_out, m_r, o_o, OUT)
+        if STORED > OUT:  # not 0 already where an input is infinite
+            b_out = tl.where(m_o[None, :], b_out, 0.0)
         at = out + ((out_y * out_h + out_x * out_w)[:, None] + (index(o_o, WIDE) * out_c)[None, :])
         tl.store(at, b_out.to(out_ptr.dtype.element_ty), mask=within(m_r, o_o, STORED))
 
@@ -281,7 +287,7 @@ def patch_pointwise(
     """
     n, fh, fw, _ = weights.shape
     patch_h, patch_w = out.shape[2] // fh, out.shape[3] // fw
-    chosen = dict(_options(x, previous, out.shape[1], patch_h * patch_w))
+    chosen = dict(_options(x, previous, out.shape[1], patch_h * patch_w, halo=int(halo), gated=int(gate is not None)))
     blocks = triton.cdiv(patch_h * patch_w, chosen["BLOCK_M"])
     rows = n * fh * fw * blocks
     found = None
@@ -368,7 +374,7 @@ def patch_outer(
         )  # fmt: skip
 
 
-def _options(x: Tensor, previous: Tensor | None, outputs: int, pixels: int) -> launch.Options:
+def _options(x: Tensor, previous: Tensor | None, outputs: int, pixels: int, **kind: int) -> launch.Options:
     inputs = max(x.shape[1], 0 if previous is None else previous.shape[1])
     many = pixels >= 64
     default = {
@@ -379,4 +385,4 @@ def _options(x: Tensor, previous: Tensor | None, outputs: int, pixels: int) -> l
         "num_warps": 4 if pixels > 16 else 2,
         "num_stages": 2,
     }
-    return launch.options("patch_pointwise", x, default, inputs=inputs, outputs=outputs, pixels=pixels)
+    return launch.options("patch_pointwise", x, default, inputs=inputs, outputs=outputs, pixels=pixels, **kind)

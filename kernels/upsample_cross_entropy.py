@@ -1,7 +1,8 @@
 """The training loss at label size straight from small logits, in Triton: neither they nor their gradient exist there.
 
-A label that is neither a class nor the ignored one makes the loss NaN, and the gradient of the logits that it samples:
-asking the device whether there is one would wait for it. The public function asks before it calls.
+A label that is neither a class nor the ignored one makes the loss NaN, and with it, where every pixel counts, the
+gradient of the logits that it samples: asking the device whether there is one would wait for it. The public function
+asks before it calls.
 """
 
 import math
@@ -51,8 +52,8 @@ def _classes(
     """Over the classes' scores at some pixels: (maximum, log of the sum of exp(score - maximum), the label's score)."""
     y0, y1, w_y = sample(o_y, scale_h, h)
     x0, x1, w_x = sample(o_x, scale_w, w)
-    row0, row1 = (y0 * stride_h)[:, None], (y1 * stride_h)[:, None]
-    col0, col1 = (x0 * stride_w)[None, :], (x1 * stride_w)[None, :]
+    row0, row1 = (y0.to(tl.int64) * stride_h)[:, None], (y1.to(tl.int64) * stride_h)[:, None]
+    col0, col1 = (x0.to(tl.int64) * stride_w)[None, :], (x1.to(tl.int64) * stride_w)[None, :]
     w_y, w_x = w_y[:, None], w_x[None, :]
     maximum = tl.full(label.shape, float("-inf"), tl.float32)
     total = tl.zeros(label.shape, tl.float32)
@@ -216,7 +217,7 @@ def _upsample_cross_entropy_bwd_logits_kernel(
         y = top + step_h
         share_y, y0, y1, w_y = _share(i, y, scale_h, h)
         m_y = m_o & (y < height) & (share_y != 0.0)
-        row0, row1, w_y = (y0 * stride_h)[None, :], (y1 * stride_h)[None, :], w_y[None, :]
+        row0, row1, w_y = (y0.to(tl.int64) * stride_h)[None, :], (y1.to(tl.int64) * stride_h)[None, :], w_y[None, :]
         y = y.to(tl.int64)
         row_weight = weights_ptr + n * weights_stride_n + y * weights_stride_h
         row_label = labels_ptr + n * labels_stride_n + y * labels_stride_h
@@ -231,7 +232,7 @@ def _upsample_cross_entropy_bwd_logits_kernel(
             label = tl.load(row_label + x * labels_stride_w, mask=m, other=0)
             b_sum = tl.load(row_sum + x, mask=m, other=0.0)
             weight = tl.where((label < 0) | (label >= C), float("nan"), weight) * (share_y * share_x)
-            col0, col1, w_x = (x0 * stride_w)[None, :], (x1 * stride_w)[None, :], w_x[None, :]
+            col0, col1, w_x = (x0.to(tl.int64) * stride_w)[None, :], (x1.to(tl.int64) * stride_w)[None, :], w_x[None, :]
             value = _bilinear(plane, row0, row1, col0, col1, w_y, w_x, m[None, :] & m_c[:, None], COPY)
             excess = tl.exp(value - b_sum[None, :]) - tl.where(label[None, :] == o_c[:, None], 1.0, 0.0)
             acc += tl.where(m[None, :], weight[None, :] * excess, 0.0)

@@ -131,28 +131,52 @@ def decode(
 ) -> Tensor:
     """All levels with folded norms."""
     x: Tensor | None = None
+    ahead: dict[int, Tensor] = {}
     for spec, generator in zip(plan.generators, generators, strict=True):
-        sources: list[tuple[Tensor, Tensor | None]]
-        if len(spec.levels) == 1:
-            sources = [(signal, generator)]
-        else:
-            sizes = [plan.levels[i].parameters for i in spec.levels]
-            sources = [(part, None) for part in _generate(spec, generator, signal).split(sizes, -1)]
-        for i, (source, own_generator) in zip(spec.levels, sources, strict=True):
+        if not ahead and _is_ahead(plan, spec, has_costly_launches(signal.device)):
+            ahead = generate_ahead(plan, generators, signal, has_costly_launches(signal.device))
+        for i in spec.levels:
             x = ops.decoder_level(
                 skips[i],
                 x,
-                source,
+                ahead.get(i, signal),
                 biases[i],
                 out_channels=plan.levels[i].out_channels,
                 hidden=plan.levels[i].hidden,
                 halo=halo,
-                generator=own_generator,
-                offset=spec.offset,
-                groups=spec.groups,
+                generator=None if i in ahead else generator,
+                offset=0 if i in ahead else spec.offset,
+                groups=1 if i in ahead else spec.groups,
             )
     assert x is not None
     return x
+
+
+def has_costly_launches(device: torch.device) -> bool:
+    """Whether starting a kernel costs about as much as making the weights of a level; on a CPU it does not."""
+    return device.type != "cpu"
+
+
+def generate_ahead(plan: Plan, generators: Sequence[Tensor], signal: Tensor, one_launch: bool) -> dict[int, Tensor]:
+    """The weights of the levels that do not generate their own, all by one call of the operator.
+
+    Those are the levels that share a generator and, for ``one_launch``, inverted residuals. Otherwise a level makes its
+    weights just before it uses them, while they are in the cache.
+    """
+    found = [(s, g) for s, g in zip(plan.generators, generators, strict=True) if _is_ahead(plan, s, one_launch)]
+    weights = ops.generate_weights(
+        signal,
+        [generator for _, generator in found],
+        offsets=[spec.offset for spec, _ in found],
+        groups=[spec.groups for spec, _ in found],
+        sizes=[spec.size for spec, _ in found],
+    )
+    levels = [i for spec, _ in found for i in spec.levels]
+    return dict(zip(levels, weights.split([plan.levels[i].parameters for i in levels], -1), strict=True))
+
+
+def _is_ahead(plan: Plan, spec: Generator, one_launch: bool) -> bool:
+    return len(spec.levels) > 1 or (one_launch and plan.levels[spec.levels[0]].hidden > 0)
 
 
 def _generate(spec: Generator, generator: Tensor, signal: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperseg.models import create_model, model_config
-from hyperseg.models.decoder import Decoder
+from hyperseg.models.decoder import Decoder, generate_ahead
 from hyperseg.models.plan import decoder_plan, divide_signal
+from hyperseg.ops import generate_weights
 from tests.models.networks import NAMES, images, network
 
 # SPEC F, coarse to fine: in, out, hidden (0: a 1x1 level).
@@ -227,3 +228,26 @@ def test_a_network_of_seven_classes(name):
     assert (model.config.num_classes, model.config.dataset, model.config.name) == (7, "custom", name)
     with torch.inference_mode():
         assert model(images(64, 96)).shape == (1, 7, 64, 96)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_made_in_one_launch_are_those_that_levels_make(name):
+    plan = decoder_plan(model_config(name))
+    signal = torch.randn(2, plan.used_channels, 2, 3)
+    generators = [torch.randn(g.rows, g.channels // g.groups) for g in plan.generators]
+    ahead = generate_ahead(plan, generators, signal, one_launch=True)
+    shared = {i for g in plan.generators if len(g.levels) > 1 for i in g.levels}
+    assert set(ahead) == {i for i, level in enumerate(plan.levels) if level.hidden} | shared
+    for spec, generator in zip(plan.generators, generators, strict=True):
+        if spec.levels[0] in ahead:
+            own = generate_weights(signal, generator, offsets=spec.offset, groups=spec.groups, sizes=spec.size)
+            torch.testing.assert_close(torch.cat([ahead[i] for i in spec.levels], -1), own)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_levels_answer_the_same_with_weights_made_in_one_launch(name, monkeypatch):
+    model, x = network(name), images(64, 96)
+    with torch.inference_mode():
+        expected = model(x)
+        monkeypatch.setattr("hyperseg.models.decoder.has_costly_launches", lambda device: True)
+        torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
