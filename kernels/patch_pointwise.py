@@ -382,7 +382,7 @@ def _options(x: Tensor, previous: Tensor | None, outputs: int, pixels: int, **ki
         "BLOCK_N": block(outputs, 16, 16 if many else 32),
         "BLOCKS_N": 8 if many else 1,  # few pixels: more programs, as each patch's weights are read once
         "BLOCK_K": block(inputs, 16, 32 if x.dtype.itemsize == 2 else 16),
-        "num_warps": 4 if pixels > 16 else 2,
+        "num_warps": 2 if pixels <= 16 and inputs <= 32 else 4,
         "num_stages": 2,
     }
     return launch.options("patch_pointwise", x, default, inputs=inputs, outputs=outputs, pixels=pixels, **kind)
