@@ -24,6 +24,14 @@ def sample(o, scale, size):
     return low, high, weight
 
 
+@triton.jit
+def share_of(o, outputs, scale, size):
+    """How much of ``outputs`` is the value at ``o``, and what else they sample: (share, low, high, weight of high)."""
+    low, high, weight = sample(outputs, scale, size)
+    share = tl.where(low == o, 1.0 - weight, 0.0) + tl.where(high == o, weight, 0.0)
+    return share, low, high, weight
+
+
 def block(size: int, least: int = 16, most: int = 128) -> int:
     """The power of two that holds ``size`` values, within what a block may have; ``tl.dot`` needs 16."""
     return min(max(triton.next_power_of_2(size), least), most)

@@ -15,16 +15,17 @@ from hyperseg.kernels.common import block, precision, reflect
 from hyperseg.kernels.maps import (
     activate,
     base,
+    block_of_pixels,
     index,
     load_map,
     normalised,
     place,
     reflections,
+    store_map,
     store_moments,
     store_sums,
     through_relu6,
     wide,
-    within,
 )
 
 TENSOR_CORES = ("_depthwise_project_kernel",)
@@ -96,12 +97,8 @@ def _depthwise_project_kernel(
     BLOCK_O: tl.constexpr,
 ):  # fmt: skip
     """out = W3 relu6(depthwise(hidden, w2) + b2) + b3 with the weights of each patch."""
-    BLOCKS: tl.constexpr = (PATCH_H * PATCH_W + BLOCK_M - 1) // BLOCK_M
     program = tl.program_id(0)
-    n, py, px = place(program // BLOCKS, grid_h, grid_w)
-    o_r = program % BLOCKS * BLOCK_M + tl.arange(0, BLOCK_M)
-    m_r = o_r < PATCH_H * PATCH_W
-    y, x = o_r // PATCH_W, o_r % PATCH_W
+    n, py, px, y, x, m_r = block_of_pixels(program, grid_h, grid_w, PATCH_H, PATCH_W, BLOCK_M)
     o_o = tl.arange(0, BLOCK_O)
     image = base(hidden_ptr, n, hidden_n)
     taps = base(base(base(weights_ptr, n, weights_n), py, weights_h), px, weights_w)
@@ -121,8 +118,7 @@ def _depthwise_project_kernel(
     if BIAS:
         b_out += tl.load(bias_ptr + HIDDEN + o_o, mask=o_o < OUT, other=0.0).to(tl.float32)[None, :]
     pixel = index(py * PATCH_H + y, WIDE) * out_h + index(px * PATCH_W + x, WIDE) * out_w
-    at = base(out_ptr, n, out_n) + (pixel[:, None] + (index(o_o, WIDE) * out_c)[None, :])
-    tl.store(at, b_out.to(out_ptr.dtype.element_ty), mask=within(m_r, o_o, OUT))
+    store_map(base(out_ptr, n, out_n), b_out, pixel, o_o, m_r, OUT, out_c, WIDE)
 
 
 @triton.jit
@@ -151,12 +147,8 @@ def _depthwise_fwd_kernel(
     BLOCK_H: tl.constexpr,
 ):  # fmt: skip
     """out = depthwise(relu6(scale * hidden + shift), w2), and its moments."""
-    BLOCKS: tl.constexpr = (PATCH_H * PATCH_W + BLOCK_M - 1) // BLOCK_M
     program = tl.program_id(0)
-    n, py, px = place(program // BLOCKS, grid_h, grid_w)
-    o_r = program % BLOCKS * BLOCK_M + tl.arange(0, BLOCK_M)
-    m_r = o_r < PATCH_H * PATCH_W
-    y, x = o_r // PATCH_W, o_r % PATCH_W
+    n, py, px, y, x, m_r = block_of_pixels(program, grid_h, grid_w, PATCH_H, PATCH_W, BLOCK_M)
     o_h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
     taps = base(base(base(weights_ptr, n, weights_n), py, weights_h), px, weights_w)
     b_z = _filtered(
@@ -166,8 +158,7 @@ def _depthwise_fwd_kernel(
     if MOMENTS:
         store_moments(partial_ptr, program, b_z, m_r, o_h, HIDDEN)
     pixel = index(py * PATCH_H + y, WIDE) * out_h + index(px * PATCH_W + x, WIDE) * out_w
-    at = base(out_ptr, n, out_n) + (pixel[:, None] + (index(o_h, WIDE) * out_c)[None, :])
-    tl.store(at, b_z.to(out_ptr.dtype.element_ty), mask=within(m_r, o_h, CHANNELS))
+    store_map(base(out_ptr, n, out_n), b_z, pixel, o_h, m_r, CHANNELS, out_c, WIDE)
 
 
 @triton.jit
@@ -219,6 +210,19 @@ def _depthwise_bwd_weights_kernel(
 
 
 @triton.jit
+def _finish(
+    b_a, image, out, o_hidden, o_out, o_h, m_r, program, scale_ptr, shift_ptr, partial_ptr, hidden_c, out_c,
+    HIDDEN: tl.constexpr, CHANNELS: tl.constexpr, SUMS: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Store the gradient of hidden values, taken back through ReLU6, and its sums."""
+    b_z = load_map(image, o_hidden, o_h, m_r, CHANNELS, hidden_c, WIDE).to(tl.float32)
+    b_a = through_relu6(b_a, b_z, o_h, HIDDEN, scale_ptr, shift_ptr)
+    if SUMS:
+        store_sums(partial_ptr, program, b_a, b_z, m_r, o_h, HIDDEN)
+    store_map(out, b_a, o_out, o_h, m_r, CHANNELS, out_c, WIDE)
+
+
+@triton.jit
 def _depthwise_bwd_own_kernel(
     d_ptr,  # [N, CHANNELS, height, width]
     weights_ptr,
@@ -243,14 +247,8 @@ def _depthwise_bwd_own_kernel(
     BLOCK_H: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the hidden windows before norm and ReLU6: a pixel gathers from the outputs that saw it."""
-    WINDOW_W: tl.constexpr = PATCH_W + 2
-    PIXELS: tl.constexpr = (PATCH_H + 2) * WINDOW_W
-    BLOCKS: tl.constexpr = (PIXELS + BLOCK_M - 1) // BLOCK_M
     program = tl.program_id(0)
-    n, py, px = place(program // BLOCKS, grid_h, grid_w)
-    o_r = program % BLOCKS * BLOCK_M + tl.arange(0, BLOCK_M)
-    m_r = o_r < PIXELS
-    wy, wx = o_r // WINDOW_W, o_r % WINDOW_W
+    n, py, px, wy, wx, m_r = block_of_pixels(program, grid_h, grid_w, PATCH_H + 2, PATCH_W + 2, BLOCK_M)
     o_h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
     taps = base(base(base(weights_ptr, n, weights_n), py, weights_h), px, weights_w)
     d = base(d_ptr, n, d_n)
@@ -261,14 +259,12 @@ def _depthwise_bwd_own_kernel(
         pixel = index(py * PATCH_H + y, WIDE) * d_h + index(px * PATCH_W + x, WIDE) * d_w
         tap = tl.load(taps + o_h * 9 + t, mask=o_h < HIDDEN, other=0.0).to(tl.float32)
         b_a += load_map(d, pixel, o_h, m, CHANNELS, d_c, WIDE).to(tl.float32) * tap[None, :]
-    row, column = index(py * (PATCH_H + 2) + wy, WIDE), index(px * WINDOW_W + wx, WIDE)
-    image = base(hidden_ptr, n, hidden_n)
-    b_z = load_map(image, row * hidden_h + column * hidden_w, o_h, m_r, CHANNELS, hidden_c, WIDE).to(tl.float32)
-    b_a = through_relu6(b_a, b_z, o_h, HIDDEN, scale_ptr, shift_ptr)
-    if SUMS:
-        store_sums(partial_ptr, program, b_a, b_z, m_r, o_h, HIDDEN)
-    at = base(out_ptr, n, out_n) + ((row * out_h + column * out_w)[:, None] + (index(o_h, WIDE) * out_c)[None, :])
-    tl.store(at, b_a.to(out_ptr.dtype.element_ty), mask=within(m_r, o_h, CHANNELS))
+    row, column = index(py * (PATCH_H + 2) + wy, WIDE), index(px * (PATCH_W + 2) + wx, WIDE)
+    _finish(
+        b_a, base(hidden_ptr, n, hidden_n), base(out_ptr, n, out_n), row * hidden_h + column * hidden_w,
+        row * out_h + column * out_w, o_h, m_r, program, scale_ptr, shift_ptr, partial_ptr, hidden_c, out_c,
+        HIDDEN, CHANNELS, SUMS, WIDE,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -310,12 +306,9 @@ def _depthwise_bwd_neighbour_kernel(
     BLOCK_H: tl.constexpr,
 ):  # fmt: skip
     """The same of a hidden map: outputs of several patches, and through the reflected border, saw a pixel."""
-    BLOCKS: tl.constexpr = (PATCH_H * PATCH_W + BLOCK_M - 1) // BLOCK_M
     program = tl.program_id(0)
-    n, py, px = place(program // BLOCKS, grid_h, grid_w)
-    o_r = program % BLOCKS * BLOCK_M + tl.arange(0, BLOCK_M)
-    m_r = o_r < PATCH_H * PATCH_W
-    y, x = py * PATCH_H + o_r // PATCH_W, px * PATCH_W + o_r % PATCH_W
+    n, py, px, y, x, m_r = block_of_pixels(program, grid_h, grid_w, PATCH_H, PATCH_W, BLOCK_M)
+    y, x = py * PATCH_H + y, px * PATCH_W + x
     o_h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
     d, taps = base(d_ptr, n, d_n), base(weights_ptr, n, weights_n)
     b_a = tl.zeros((BLOCK_M, BLOCK_H), tl.float32)
@@ -331,13 +324,11 @@ def _depthwise_bwd_neighbour_kernel(
             tap = tl.load(at, mask=m[:, None] & (o_h < HIDDEN)[None, :], other=0.0).to(tl.float32)
             b_a += load_map(d, pixel, o_h, m, CHANNELS, d_c, WIDE).to(tl.float32) * tap
     row, column = index(y, WIDE), index(x, WIDE)
-    image = base(hidden_ptr, n, hidden_n)
-    b_z = load_map(image, row * hidden_h + column * hidden_w, o_h, m_r, CHANNELS, hidden_c, WIDE).to(tl.float32)
-    b_a = through_relu6(b_a, b_z, o_h, HIDDEN, scale_ptr, shift_ptr)
-    if SUMS:
-        store_sums(partial_ptr, program, b_a, b_z, m_r, o_h, HIDDEN)
-    at = base(out_ptr, n, out_n) + ((row * out_h + column * out_w)[:, None] + (index(o_h, WIDE) * out_c)[None, :])
-    tl.store(at, b_a.to(out_ptr.dtype.element_ty), mask=within(m_r, o_h, CHANNELS))
+    _finish(
+        b_a, base(hidden_ptr, n, hidden_n), base(out_ptr, n, out_n), row * hidden_h + column * hidden_w,
+        row * out_h + column * out_w, o_h, m_r, program, scale_ptr, shift_ptr, partial_ptr, hidden_c, out_c,
+        HIDDEN, CHANNELS, SUMS, WIDE,
+    )  # fmt: skip
 
 
 def depthwise_project(

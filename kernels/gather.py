@@ -10,8 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from hyperseg.kernels import launch
-from hyperseg.kernels.common import block, sample
-from hyperseg.kernels.maps import base, index, load_map, reflections, wide, within
+from hyperseg.kernels.common import block, share_of
+from hyperseg.kernels.maps import base, index, load_map, reflections, store_map, wide
 
 CANDIDATES = {
     name: [{"BLOCK_M": m, "BLOCK_C": c, "num_warps": w} for m in (16, 32, 64) for c in (16, 32) for w in (2, 4)]
@@ -66,8 +66,7 @@ def _windows_bwd_kernel(
                     column = index(px * (PATCH_W + 2) + wx, WIDE) * d_w
                     b_out += load_map(d, row + column, o_c, m, C, d_c, WIDE).to(tl.float32)
     pixel = index(y, WIDE) * out_h + index(x, WIDE) * out_w
-    at = base(out_ptr, n, out_n) + (pixel[:, None] + (index(o_c, WIDE) * out_c)[None, :])
-    tl.store(at, b_out.to(out_ptr.dtype.element_ty), mask=within(m_x, o_c, C))
+    store_map(base(out_ptr, n, out_n), b_out, pixel, o_c, m_x, C, out_c, WIDE)
 
 
 @triton.jit
@@ -79,8 +78,7 @@ def _first_reader(i, scale):
 @triton.jit
 def _share(o, i, scale, size, count):
     """The weight that pixel ``o``, of ``count``, gives value ``i`` of an axis of ``size`` when it samples it."""
-    low, high, weight = sample(o, scale, size)
-    share = tl.where(low == i, 1.0 - weight, 0.0) + tl.where(high == i, weight, 0.0)
+    share, _, _, _ = share_of(i, o, scale, size)
     return tl.where(o < count, share, 0.0)
 
 
@@ -125,8 +123,7 @@ def _resize_bwd_kernel(
                 b_d = load_map(d, pixel, o_c, m_x & (share > 0.0), C, d_c, WIDE).to(tl.float32)
                 b_out += b_d * share[:, None]
     pixel = index(y, WIDE) * out_h + index(x, WIDE) * out_w
-    at = base(out_ptr, n, out_n) + (pixel[:, None] + (index(o_c, WIDE) * out_c)[None, :])
-    tl.store(at, b_out.to(out_ptr.dtype.element_ty), mask=within(m_x, o_c, C))
+    store_map(base(out_ptr, n, out_n), b_out, pixel, o_c, m_x, C, out_c, WIDE)
 
 
 def windows_backward(d: Tensor, grid: tuple[int, int], out: Tensor) -> None:

@@ -21,6 +21,15 @@ def place(patch, grid_h, grid_w):
 
 
 @triton.jit
+def block_of_pixels(program, grid_h, grid_w, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr, BLOCK_M: tl.constexpr):
+    """The pixels of a program that takes BLOCK_M of a patch: (image, patch row and column, y, x, which exist)."""
+    BLOCKS: tl.constexpr = (PATCH_H * PATCH_W + BLOCK_M - 1) // BLOCK_M
+    n, py, px = place(program // BLOCKS, grid_h, grid_w)
+    o_r = program % BLOCKS * BLOCK_M + tl.arange(0, BLOCK_M)
+    return n, py, px, o_r // PATCH_W, o_r % PATCH_W, o_r < PATCH_H * PATCH_W
+
+
+@triton.jit
 def base(ptr, n, stride_n):
     """Where image ``n`` begins; what is added to it may be narrow (see ``index``)."""
     return ptr + n.to(tl.int64) * stride_n
@@ -62,6 +71,13 @@ def load_map(image, o_pixel, o_c, m_pixel, CHANNELS: tl.constexpr, stride_c, WID
     """[pixels, channels] of an image: ``o_pixel`` addresses pixels, ``o_c`` counts channels."""
     at = image + (o_pixel[:, None] + (index(o_c, WIDE) * stride_c)[None, :])
     return tl.load(at, mask=within(m_pixel, o_c, CHANNELS), other=0.0)
+
+
+@triton.jit
+def store_map(image, b, o_pixel, o_c, m_pixel, CHANNELS: tl.constexpr, stride_c, WIDE: tl.constexpr):
+    """The counterpart of ``load_map``."""
+    at = image + (o_pixel[:, None] + (index(o_c, WIDE) * stride_c)[None, :])
+    tl.store(at, b.to(image.dtype.element_ty), mask=within(m_pixel, o_c, CHANNELS))
 
 
 @triton.jit
@@ -170,11 +186,11 @@ def new_map(like: Tensor, channels: int, height: int, width: int, dtype: torch.d
     return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
-def follow(x: Tensor, channels: int) -> Tensor:
-    """The empty result of an operator on map ``x``: in channels-last memory if x is."""
+def follow(x: Tensor, channels: int, size: tuple[int, int] | None = None) -> Tensor:
+    """The empty result of an operator on map ``x``, of x's size if not of another: in channels-last memory if x is."""
     channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    shape = (x.shape[0], channels, *x.shape[2:])
+    shape = (x.shape[0], channels, *(size or x.shape[2:]))
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hyperseg.kernels import launch
 from hyperseg.kernels.common import DTYPES, block, precision
+from hyperseg.kernels.maps import follow
 
 TENSOR_CORES = ("_mbconv_fwd_expand_kernel", "_mbconv_fwd_project_kernel")
 
@@ -284,10 +285,7 @@ def mbconv(
     size = depthwise.shape[1]
     height = (x.shape[2] + top + bottom - size) // stride + 1
     width = (x.shape[3] + left + right - size) // stride + 1
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    layout = torch.channels_last if last else torch.contiguous_format
-    shape = (x.shape[0], project.shape[0], height, width)
-    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+    out = follow(x, project.shape[0], (height, width))
     if x.shape[0] == 0:
         return out
     with torch.cuda.device_of(x):  # Triton launches on the current device, whatever the tensors' is

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hyperseg.kernels import launch
 from hyperseg.kernels.common import DTYPES, block, precision, reflect
+from hyperseg.kernels.maps import follow
 
 MOST_PRODUCTS = 2048  # that a program without tensor cores holds
 SUM_BLOCK = 128  # pixels that a program of the last kernel sums
@@ -399,9 +400,7 @@ def patch_conv2d(
     n, channels, height, width = x.shape
     fh, fw = weights.shape[1:3]
     ph, pw = height // fh, width // fw
-    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    out = torch.empty((n, out_channels, height, width), dtype=x.dtype, device=x.device, memory_format=memory_format)
+    out = follow(x, out_channels)
     if out.numel() == 0:
         return out
     sizes = {"P": ph * pw, "I": channels // groups, "O": out_channels // groups}

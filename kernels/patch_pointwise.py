@@ -13,18 +13,19 @@ from hyperseg.kernels.maps import (
     NONE,
     activate,
     base,
+    block_of_pixels,
     coordinate,
     index,
     load_map,
     load_resized,
     normalised,
     place,
+    store_map,
     store_moments,
     store_sums,
     through_relu6,
     wide,
     windowed,
-    within,
 )
 
 TENSOR_CORES = ("_patch_pointwise_kernel", "_patch_outer_kernel")
@@ -117,17 +118,13 @@ def _patch_pointwise_kernel(
 ):  # fmt: skip
     """out[p, o] = sum over k of x[p, k] * weights[patch of p][k, o], and what happens to x before and to out after."""
     row = tl.program_id(0)
-    BLOCKS: tl.constexpr = (PATCH_H * PATCH_W + BLOCK_M - 1) // BLOCK_M
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
-    n, py, px = place(row // BLOCKS, grid_h, grid_w)
-    o_r = row % BLOCKS * BLOCK_M + tl.arange(0, BLOCK_M)
-    m_r = o_r < PATCH_H * PATCH_W
-    y = windowed(o_r // PATCH_W, py, height, PATCH_H, HALO)
-    x = windowed(o_r % PATCH_W, px, width, PATCH_W, HALO)
+    n, py, px, own_y, own_x, m_r = block_of_pixels(row, grid_h, grid_w, PATCH_H, PATCH_W, BLOCK_M)
+    y, x = windowed(own_y, py, height, PATCH_H, HALO), windowed(own_x, px, width, PATCH_W, HALO)
     x_image, previous_image, out = base(x_ptr, n, x_n), base(previous_ptr, n, previous_n), base(out_ptr, n, out_n)
     weights = base(base(base(weights_ptr, n, weights_n), py, weights_h), px, weights_w)
     pixel = index(y, WIDE) * x_h + index(x, WIDE) * x_w
-    out_y, out_x = index(py * PATCH_H + o_r // PATCH_W, WIDE), index(px * PATCH_W + o_r % PATCH_W, WIDE)
+    out_y, out_x = index(py * PATCH_H + own_y, WIDE), index(px * PATCH_W + own_x, WIDE)
     o_k = tl.arange(0, BLOCK_K)
     first: tl.constexpr = 2 if COORDINATES else 0
     # Inputs that fit one block are loaded, resized and normalised once for all outputs.
@@ -181,8 +178,7 @@ def _patch_pointwise_kernel(
             store_moments(partial_ptr, row, b_out, m_r, o_o, OUT)
         if STORED > OUT:  # not 0 already where an input is infinite
             b_out = tl.where(m_o[None, :], b_out, 0.0)
-        at = out + ((out_y * out_h + out_x * out_w)[:, None] + (index(o_o, WIDE) * out_c)[None, :])
-        tl.store(at, b_out.to(out_ptr.dtype.element_ty), mask=within(m_r, o_o, STORED))
+        store_map(out, b_out, out_y * out_h + out_x * out_w, o_o, m_r, STORED, out_c, WIDE)
 
 
 @triton.jit

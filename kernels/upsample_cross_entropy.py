@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hyperseg.kernels import launch
-from hyperseg.kernels.common import DTYPES, sample
+from hyperseg.kernels.common import DTYPES, sample, share_of
 
 
 @triton.jit
@@ -153,18 +153,10 @@ def _upsample_cross_entropy_bwd_sums_kernel(
 
 
 @triton.jit
-def _share(o, outputs, scale, size):
-    """How much of ``outputs`` is the value at ``o``, and what else they sample: (share, low, high, weight of high)."""
-    low, high, weight = sample(outputs, scale, size)
-    share = tl.where(low == o, 1.0 - weight, 0.0) + tl.where(high == o, weight, 0.0)
-    return share, low, high, weight
-
-
-@triton.jit
 def _first_output(o, scale, ratio, size):
     """The first output that samples the value at ``o``: the one behind ``(o - 1/2) * ratio - 1/2``."""
     first = tl.maximum(tl.floor((o.to(tl.float32) - 0.5) * ratio - 0.5), 0.0).to(tl.int32)
-    share, _, _, _ = _share(o, first, scale, size)
+    share, _, _, _ = share_of(o, first, scale, size)
     return tl.where(share == 0.0, first + 1, first)
 
 
@@ -215,7 +207,7 @@ def _upsample_cross_entropy_bwd_logits_kernel(
     acc = tl.zeros((BLOCK_C, BLOCK), tl.float32)
     for step_h in range(steps_h):
         y = top + step_h
-        share_y, y0, y1, w_y = _share(i, y, scale_h, h)
+        share_y, y0, y1, w_y = share_of(i, y, scale_h, h)
         m_y = m_o & (y < height) & (share_y != 0.0)
         row0, row1, w_y = (y0.to(tl.int64) * stride_h)[None, :], (y1.to(tl.int64) * stride_h)[None, :], w_y[None, :]
         y = y.to(tl.int64)
@@ -224,7 +216,7 @@ def _upsample_cross_entropy_bwd_logits_kernel(
         row_sum = sums_ptr + (n * height + y) * width
         for step_w in range(steps_w):
             x = left + step_w
-            share_x, x0, x1, w_x = _share(j, x, scale_w, w)
+            share_x, x0, x1, w_x = share_of(j, x, scale_w, w)
             m = m_y & (x < width) & (share_x != 0.0)
             x = x.to(tl.int64)
             weight = tl.load(row_weight + x * weights_stride_w, mask=m, other=0.0)
