@@ -26,11 +26,11 @@ test: $(EXTENSION) ## set up and run the tests, but for those marked slow
 test-all: $(EXTENSION) ## all tests
 	$(BIN)/python -m pytest tests/ $(PYTEST_ARGS)
 
-gate: $(INSTALLED) ## compile every Triton kernel for sm_80, sm_90 and sm_100 and read its machine code; needs no GPU
-	$(BIN)/python -m pytest tests/kernels $(PYTEST_ARGS)
+gate: $(INSTALLED) ## compile every Triton kernel for sm_80, sm_90 and sm_100 and judge the code; needs no GPU
+	$(BIN)/python -m pytest tests/kernels -n auto $(PYTEST_ARGS)
 
 gate-oldest: $(OLDEST_TRITON) ## the same with the oldest supported Triton
-	PYTHONPATH=$(OLDEST_TRITON) $(BIN)/python -m pytest tests/kernels $(PYTEST_ARGS)
+	PYTHONPATH=$(OLDEST_TRITON) $(BIN)/python -m pytest tests/kernels -n auto $(PYTEST_ARGS)
 
 budgets: $(OLDEST_TRITON) ## record what the kernels need of a GPU now, for both versions of Triton
 	$(BIN)/python -m tests.kernels.budgets --write

@@ -7,10 +7,14 @@ compiles every kernel of the Triton backend at every shape, dtype and architectu
 """
 
 import argparse
+import collections
+import concurrent.futures
 import functools
 import importlib
 import itertools
 import json
+import multiprocessing
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -59,9 +63,7 @@ class Built:
         """What is wrong with it whatever its budget."""
         found = []
         if self.usage.stack:
-            found.append(f"uses {self.usage.stack} bytes of stack")
-        if self.usage.spills:
-            found.append(f"has {self.usage.spills} loads and stores of local memory")
+            found.append(f"uses or spills {self.usage.stack} bytes of stack")
         if self.tensor_cores and not self.usage.tensor_core:
             found.append("has no tensor-core instruction")
         return [f"{self.name} for sm_{self.arch} {problem}" for problem in found]
@@ -117,24 +119,45 @@ def largest(needs: Iterable[tuple[str, dict[str, int]]]) -> dict[str, dict[str, 
     return found
 
 
-def write(operators: list[str], quick: bool, path: Path = FILE) -> None:
-    """Record these operators for the installed Triton; if all is compiled, forget kernels that are gone.
+Case = tuple[str, str, torch.dtype, int]  # operator, network, dtype, architecture
 
-    The file is rewritten after each network: what was compiled until an interruption is kept.
+
+def cases(operators: list[str], quick: bool) -> list[Case]:
+    """What of these operators is compiled, one network after the other."""
+    every = itertools.product(VARIANTS, ARCHITECTURES, DTYPES, operators)
+    found = [(operator, network, dtype, arch) for network, arch, dtype, operator in every]
+    return [case for case in found if is_quick(*case)] if quick else found
+
+
+def needs(case: Case) -> tuple[list[tuple[str, dict[str, int]]], list[str]]:
+    """What each kernel of this case needs, and what is wrong with it."""
+    built = build(*case)
+    usages = [(kernel.name, {what: getattr(kernel.usage, what) for what in SLACK}) for kernel in built]
+    return usages, [problem for kernel in built for problem in kernel.problems]
+
+
+def write(operators: list[str], quick: bool, jobs: int, path: Path = FILE) -> list[str]:
+    """Record these operators for the installed Triton, and return what is wrong with them.
+
+    Kernels that are gone are forgotten when everything was compiled. What is compiled stays in Triton's cache: after an
+    interruption the same command goes on.
     """
     document = json.loads(path.read_text()) if path.is_file() else {}
     everything = not quick and set(operators) == set(BACKENDS["triton"].implementations)
     kept = {} if everything else document.get(version(), {})
-    needs: list[tuple[str, dict[str, int]]] = list(kept.items()) if quick else []
-    for network, operator in itertools.product(VARIANTS, operators):
-        for arch, dtype in itertools.product(ARCHITECTURES, DTYPES):
-            if quick and not is_quick(operator, network, dtype, arch):
-                continue
-            print(f"{operator} of {network}, {str(dtype)[6:]} for sm_{arch}", file=sys.stderr, flush=True)
-            built = build(operator, network, dtype, arch)
-            needs += [(kernel.name, {what: getattr(kernel.usage, what) for what in SLACK}) for kernel in built]
-        document[version()] = dict(sorted((kept | largest(needs)).items()))
-        path.write_text(json.dumps(dict(sorted(document.items())), indent=2) + "\n")
+    found = list(kept.items()) if quick else []
+    problems: dict[str, list[str]] = collections.defaultdict(list)
+    todo = cases(operators, quick)
+    with concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        for i, (case, (usages, wrong)) in enumerate(zip(todo, pool.map(needs, todo), strict=True)):
+            found += usages
+            title = "{} of {}, {} for sm_{}".format(*case[:2], str(case[2])[6:], case[3])
+            for problem in wrong:
+                problems[problem].append(title)
+            print(f"[{i + 1}/{len(todo)}] {title}", *wrong, sep="\n  ", file=sys.stderr, flush=True)
+    document[version()] = dict(sorted((kept | largest(found)).items()))
+    path.write_text(json.dumps(dict(sorted(document.items())), indent=2) + "\n")
+    return [f"{problem}: {', '.join(titles)}" for problem, titles in problems.items()]
 
 
 def main() -> None:
@@ -143,8 +166,10 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", required=True, help="rewrite budgets.json")
     parser.add_argument("--quick", action="store_true", help="only what `make test` compiles; budgets can but grow")
     parser.add_argument("--op", nargs="+", default=known, choices=known, metavar="NAME", help="only these operators")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compile this many cases at once (all cores)")
     args = parser.parse_args()
-    write(args.op, args.quick)
+    problems = write(args.op, args.quick, args.jobs)
+    sys.exit("\n".join(["These kernels would fail the gate:", *problems]) if problems else 0)
 
 
 if __name__ == "__main__":
