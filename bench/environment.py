@@ -267,15 +267,9 @@ def describe_device(device: torch.device) -> dict[str, Any]:
 def flags() -> dict[str, Any]:
     """The switches of torch that change the arithmetic or the choice of kernels."""
 
-    def ask(call: Any) -> Any:
-        try:
-            return call()
-        except Exception as error:  # torch refuses to read a flag set through its newer interface
-            return unreadable(error)
-
     return {
-        "tf32_matmul": ask(lambda: torch.backends.cuda.matmul.allow_tf32),
-        "tf32_cudnn": ask(lambda: torch.backends.cudnn.allow_tf32),
+        "float32_matmul": torch.backends.cuda.matmul.fp32_precision,
+        "float32_cudnn": torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "cudnn_deterministic": torch.backends.cudnn.deterministic,
     }

@@ -18,6 +18,7 @@ from hyperseg.ops import backends
 from hyperseg.ops.reference import resize_logits
 from hyperseg.runtime.folding import FoldedNetwork
 from hyperseg.runtime.memory import keep_freed_memory
+from hyperseg.runtime.precision import exact_float32
 
 logger = logging.getLogger("hyperseg.runtime")
 
@@ -299,13 +300,8 @@ class _Captured:
 def reference_logits(model: HyperSeg, images: Tensor, device: torch.device) -> Tensor:
     """What the module answers in eval mode, in the precision of the images (TF32 off), with the reference operators."""
     exact = copy.deepcopy(model).to(device, images.dtype).eval()
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        with ops.use_backend("reference"), torch.inference_mode():
-            return exact(images.contiguous())
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+    with exact_float32(), ops.use_backend("reference"), torch.inference_mode():
+        return exact(images.contiguous())
 
 
 def compare_logits(logits: Tensor, expected: Tensor) -> Parity:

@@ -3,6 +3,8 @@ import os
 import pytest
 import torch
 
+from hyperseg.runtime.precision import exact_float32
+
 
 @pytest.fixture(autouse=True, scope="session")
 def faster_interpreter():
@@ -45,7 +47,5 @@ def poisoned_memory():
 @pytest.fixture(autouse=True, scope="module")
 def no_tf32():
     """float32 means float32."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    with exact_float32():
+        yield
