@@ -32,6 +32,19 @@ def share_of(o, outputs, scale, size):
     return share, low, high, weight
 
 
+@triton.jit
+def first_reader(o, scale, size):
+    """The first output that samples the value at ``o``: the one behind ``(o - 1/2) / scale - 1/2``."""
+    first = tl.maximum(tl.floor((o.to(tl.float32) - 0.5) / scale - 0.5), 0.0).to(tl.int32)
+    share, _, _, _ = share_of(o, first, scale, size)  # 0 where this one just does not
+    return tl.where(share == 0.0, first + 1, first)
+
+
+def readers(size: int, count: int) -> int:
+    """At most so many of ``count`` outputs sample one of ``size`` values: those less than a step away."""
+    return min(count, -(-2 * count // size))
+
+
 def block(size: int, least: int = 16, most: int = 128) -> int:
     """The power of two that holds ``size`` values, within what a block may have; ``tl.dot`` needs 16."""
     return min(max(triton.next_power_of_2(size), least), most)

@@ -33,7 +33,10 @@ CANDIDATES = {
     "depthwise_project": [
         {"BLOCK_M": m, "BLOCK_H": h, "num_warps": w} for m in (16, 32, 64, 128) for h in (16, 32) for w in (1, 2, 4)
     ],
-    "depthwise": [{"BLOCK_M": m, "BLOCK_H": h, "num_warps": w} for m in (16, 64) for h in (16, 32, 64) for w in (2, 4)],
+    **{
+        name: [{"BLOCK_M": m, "BLOCK_H": h, "num_warps": w} for m in (16, 64) for h in (16, 32, 64) for w in (2, 4)]
+        for name in ("depthwise_fwd", "depthwise_bwd", "depthwise_bwd_weights")
+    },
 }
 
 
@@ -386,7 +389,7 @@ def depthwise(
     n, fh, fw, _ = weights.shape
     height, width = out.shape[2:]
     patch_h, patch_w = height // fh, width // fw
-    chosen = _options(out, hidden, patch_h * patch_w)
+    chosen = _options("depthwise_fwd", out, hidden, patch_h * patch_w)
     rows = n * fh * fw * triton.cdiv(patch_h * patch_w, chosen["BLOCK_M"])
     found = out.new_empty((rows, 3, hidden), dtype=torch.float32) if partials else None
     with torch.cuda.device_of(out):
@@ -413,7 +416,7 @@ def depthwise_backward_weights(
     n, fh, fw, parameters = d_weights.shape
     height, width = d.shape[2:]
     patch_h, patch_w = height // fh, width // fw
-    chosen = _options(d, hidden, patch_h * patch_w)
+    chosen = _options("depthwise_bwd_weights", d, hidden, patch_h * patch_w)
     with torch.cuda.device_of(d):
         _depthwise_bwd_weights_kernel[(n * fh * fw, triton.cdiv(hidden, chosen["BLOCK_H"]))](
             d, hidden_map, *norm, d_weights[..., first:],
@@ -451,7 +454,7 @@ def depthwise_backward(
     patch_h, patch_w = height // fh, width // fw
     own = halo == "own"
     pixels = (patch_h + 2 * own) * (patch_w + 2 * own)
-    chosen = _options(d, hidden, pixels)
+    chosen = _options("depthwise_bwd", d, hidden, pixels)
     rows = n * fh * fw * triton.cdiv(pixels, chosen["BLOCK_M"])
     found = d.new_empty((rows, 2, hidden), dtype=torch.float32) if partials else None
     kernel = _depthwise_bwd_own_kernel if own else _depthwise_bwd_neighbour_kernel
@@ -472,6 +475,6 @@ def depthwise_backward(
     return found
 
 
-def _options(x: Tensor, hidden: int, pixels: int) -> launch.Options:
+def _options(kernel: str, x: Tensor, hidden: int, pixels: int) -> launch.Options:
     default = {"BLOCK_M": block(pixels, 16, 64), "BLOCK_H": 16, "num_warps": 4, "num_stages": 1}
-    return launch.options("depthwise", x, default, hidden=hidden, pixels=pixels)
+    return launch.options(kernel, x, default, hidden=hidden, pixels=pixels)

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hyperseg.kernels import launch
-from hyperseg.kernels.common import block, share_of
+from hyperseg.kernels.common import block, first_reader, readers, share_of
 from hyperseg.kernels.maps import base, index, load_map, reflections, store_map, wide
 
 CANDIDATES = {
@@ -70,12 +70,6 @@ def _windows_bwd_kernel(
 
 
 @triton.jit
-def _first_reader(i, scale):
-    """The first pixel of the larger (or smaller) axis that samples value ``i``; rounding errs by weights near 0."""
-    return tl.maximum(tl.floor((i.to(tl.float32) - 0.5) / scale - 0.5).to(tl.int32) + 1, 0)
-
-
-@triton.jit
 def _share(o, i, scale, size, count):
     """The weight that pixel ``o``, of ``count``, gives value ``i`` of an axis of ``size`` when it samples it."""
     share, _, _, _ = share_of(i, o, scale, size)
@@ -110,7 +104,7 @@ def _resize_bwd_kernel(
     m_x = x < w
     o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     d = base(d_ptr, n, d_n)
-    first_y, first_x = _first_reader(y, scale_h), _first_reader(x, scale_w)
+    first_y, first_x = first_reader(y, scale_h, h), first_reader(x, scale_w, w)
     b_out = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     for i in range(readers_h):
         o_y = first_y + i
@@ -151,18 +145,13 @@ def resize_backward(d: Tensor, out: Tensor) -> None:
     rows = n * h * triton.cdiv(w, chosen["BLOCK_M"])
     with torch.cuda.device_of(out):
         _resize_bwd_kernel[(rows, triton.cdiv(channels, chosen["BLOCK_C"]))](
-            d, out, height, width, h, w, h / height, w / width, _readers(h, height), _readers(w, width),
+            d, out, height, width, h, w, h / height, w / width, readers(h, height), readers(w, width),
             *d.stride(), *out.stride(),
             C=channels,
             WIDE=wide(d, out),
             enable_fp_fusion=True,
             **chosen,
         )  # fmt: skip
-
-
-def _readers(size: int, count: int) -> int:
-    """At most so many pixels of an axis of ``count`` sample one of ``size`` values: those less than a step away."""
-    return min(count, -(-2 * count // size) + 1)
 
 
 def _options(kernel: str, out: Tensor) -> launch.Options:

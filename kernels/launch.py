@@ -1,7 +1,9 @@
 """How large a kernel's blocks are and how many warps it gets: its own default, or what was measured on this GPU.
 
 A launcher asks once a call, by a look-up; nothing is tuned at run time. ``tuned/<gpu>.json`` holds what was measured to
-be faster than the default, by kernel, dtype and signature.
+be faster than the default, by kernel, dtype and signature. ``registers.json`` belongs to the defaults: where ptxas
+rather spills a register than have a block fewer on a multiprocessor, it says how many registers keep it from that; the
+command ``python -m tests.kernels.budgets --write`` finds them.
 """
 
 import contextlib
@@ -13,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import triton
 
 TUNED = Path(__file__).parent / "tuned"
+REGISTERS = Path(__file__).with_name("registers.json")
 
 Options = dict[str, int]  # block sizes by the names of the kernel's parameters, num_warps, num_stages
 
@@ -35,13 +39,36 @@ def options(kernel: str, x: torch.Tensor, default: Options, **signature: int) ->
     """What to launch ``kernel`` with, for tensors like ``x`` and these widths and patch sizes."""
     line = key(kernel, x.dtype, signature)
     for questions in _asked:
+        questions.pop(line, None)  # the last question stands last
         questions[line] = Question(kernel, default)
-    for name in (line, kernel):
-        if name in _forced:
-            return default | _forced[name]
-    if x.device.type != "cuda":
-        return default
-    return default | _table(x.device.index or 0).get(line, {})
+    found = _forced.get(line, _forced.get(kernel))
+    if found is None and x.device.type == "cuda":
+        found = _table(x.device.index or 0).get(line)
+    return default | (found or registers(architecture(x)).get(line, {}))  # which are those of the default's blocks
+
+
+def architecture(x: torch.Tensor) -> int | None:
+    """Of the GPU that holds ``x``: 90 is sm_90."""
+    return _architecture(x.device.index or 0) if x.device.type == "cuda" else None
+
+
+@functools.cache
+def _architecture(device: int) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def version() -> str:
+    """Of Triton, as far as code depends on it."""
+    return "triton " + ".".join(triton.__version__.split(".")[:2])
+
+
+@functools.cache
+def registers(architecture: int | None) -> dict[str, Options]:
+    """Launches that need ``maxnreg``, by line, for the installed Triton."""
+    if not REGISTERS.is_file():
+        return {}
+    return json.loads(REGISTERS.read_text()).get(version(), {}).get(f"sm_{architecture}", {})
 
 
 def key(kernel: str, dtype: torch.dtype, signature: dict[str, int]) -> str:

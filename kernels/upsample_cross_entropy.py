@@ -5,15 +5,13 @@ gradient of the logits that it samples: asking the device whether there is one w
 asks before it calls.
 """
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from hyperseg.kernels import launch
-from hyperseg.kernels.common import DTYPES, sample, share_of
+from hyperseg.kernels.common import DTYPES, first_reader, readers, sample, share_of
 
 
 @triton.jit
@@ -153,14 +151,6 @@ def _upsample_cross_entropy_bwd_sums_kernel(
 
 
 @triton.jit
-def _first_output(o, scale, ratio, size):
-    """The first output that samples the value at ``o``: the one behind ``(o - 1/2) * ratio - 1/2``."""
-    first = tl.maximum(tl.floor((o.to(tl.float32) - 0.5) * ratio - 0.5), 0.0).to(tl.int32)
-    share, _, _, _ = share_of(o, first, scale, size)
-    return tl.where(share == 0.0, first + 1, first)
-
-
-@triton.jit
 def _upsample_cross_entropy_bwd_logits_kernel(
     grad_ptr,  # [], float32
     logits_ptr,  # [N, C, h, w], any strides
@@ -176,8 +166,6 @@ def _upsample_cross_entropy_bwd_logits_kernel(
     width,
     scale_h,
     scale_w,
-    ratio_h,  # height / h
-    ratio_w,
     steps_h,  # rows of labels that sample a row of logits, at most
     steps_w,
     stride_n,
@@ -203,7 +191,7 @@ def _upsample_cross_entropy_bwd_logits_kernel(
     n, i, j = (o // (h * w)).to(tl.int64), o // w % h, o % w
 
     plane = logits_ptr + (n * stride_n)[None, :] + (o_c.to(tl.int64) * stride_c)[:, None]
-    top, left = _first_output(i, scale_h, ratio_h, h), _first_output(j, scale_w, ratio_w, w)
+    top, left = first_reader(i, scale_h, h), first_reader(j, scale_w, w)
     acc = tl.zeros((BLOCK_C, BLOCK), tl.float32)
     for step_h in range(steps_h):
         y = top + step_h
@@ -321,10 +309,9 @@ def upsample_cross_entropy_backward(grad: Tensor, logits: Tensor, labels: Tensor
         weights: what the forward pass returned, with any strides.
     """
     _check(logits, labels)
-    n, classes, h, w = logits.shape
+    (n, classes, h, w), (height, width) = logits.shape, labels.shape[1:]
     sizes = _sizes(logits, labels)
-    copy = logits.shape[2:] == labels.shape[1:]
-    ratios = labels.shape[1] / h, labels.shape[2] / w
+    copy = (h, w) == (height, width)
     sums = logits.new_empty(labels.shape, dtype=torch.float32)
     d_logits = logits.new_empty(logits.shape)
     options = _pixel_options("upsample_cross_entropy_bwd_sums", logits)
@@ -352,8 +339,7 @@ def upsample_cross_entropy_backward(grad: Tensor, logits: Tensor, labels: Tensor
             d_logits,
             n * h * w,
             *sizes,
-            *ratios,
-            *([1, 1] if copy else [math.ceil(2 * ratio) for ratio in ratios]),
+            *([1, 1] if copy else [readers(h, height), readers(w, width)]),
             *logits.stride(),
             *labels.stride(),
             *weights.stride(),

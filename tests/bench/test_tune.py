@@ -113,6 +113,7 @@ def test_candidates_are_checked_timed_and_chosen(tuner):
 def test_launchers_read_what_was_written(tuner, monkeypatch, tmp_path):
     monkeypatch.setattr(launch, "TUNED", tmp_path)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=0: "NVIDIA H200 NVL")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=0: (9, 0))
     path = launch.table_path(torch.cuda.get_device_name())
     assert path.name == "nvidia-h200-nvl.json"
     earlier = {"launches": {"_other float16": {"BLOCK": 64}, "_toy_kernel float32 width=6": SLOW}}
@@ -127,6 +128,25 @@ def test_launchers_read_what_was_written(tuner, monkeypatch, tmp_path):
     finally:
         launch._table.cache_clear()
     assert len(json.loads(path.read_text())["samples"]["_toy_kernel float32 width=6"]["ms_by_round"]["default"]) == 5
+
+
+def test_registers_belong_to_the_default(monkeypatch, tmp_path):
+    """They are those of its blocks: other blocks come without them."""
+    path, line = tmp_path / "registers.json", launch.key("_toy_kernel", torch.float32, {"width": 6})
+    path.write_text(json.dumps({launch.version(): {"sm_90": {line: {"maxnreg": 56}}}}))
+    monkeypatch.setattr(launch, "REGISTERS", path)
+    monkeypatch.setattr(launch, "architecture", lambda x: 90)
+    launch.registers.cache_clear()
+    x = torch.empty(1)
+    try:
+        assert launch.options("_toy_kernel", x, DEFAULT, width=6) == DEFAULT | {"maxnreg": 56}
+        assert launch.options("_toy_kernel", x, DEFAULT, width=7) == DEFAULT
+        with launch.forced(line, FAST):
+            assert launch.options("_toy_kernel", x, DEFAULT, width=6) == DEFAULT | FAST
+        monkeypatch.setattr(launch, "architecture", lambda x: 80)
+        assert launch.options("_toy_kernel", x, DEFAULT, width=6) == DEFAULT
+    finally:
+        launch.registers.cache_clear()
 
 
 def test_forcing_a_line_leaves_others():

@@ -19,15 +19,16 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-import triton
 
+from hyperseg.kernels.launch import REGISTERS, forced, version
 from hyperseg.models.variants import VARIANTS
 from hyperseg.ops import BACKENDS
 from tests.kernels import calls
 from tests.kernels.binary import Usage, usage
-from tests.kernels.capture import ARCHITECTURES, compiling
+from tests.kernels.capture import ARCHITECTURES, Launch, compiling
 
 FILE = Path(__file__).with_name("budgets.json")
 SOURCES = sorted((FILE.parents[2] / "kernels").glob("*.py"))
@@ -57,6 +58,7 @@ class Built:
     arch: int
     usage: Usage
     tensor_cores: bool  # it has to use them
+    line: str = ""  # of launchers' tables
 
     @property
     def problems(self) -> list[str]:
@@ -81,14 +83,28 @@ class Built:
 
 def build(operator: str, network: str, dtype: torch.dtype, arch: int) -> list[Built]:
     """Every kernel that this operator launches for this network, each once."""
-    wanted = [call for call in calls.recorded(network) if call.operator == operator]
-    launch = BACKENDS["triton"].implementations[operator].function
-    with compiling(arch) as compiled:
-        for call in wanted:
-            launch(*calls.arguments(call, dtype))
     half = dtype != torch.float32
-    kernels = {id(kernel): kernel for kernel in compiled}.values()
-    return [Built(k.name, arch, usage(k), half and k.name in tensor_core_kernels()) for k in kernels]
+    launches = {id(launch.kernel): launch for launch in compiled(operator, network, dtype, arch)}.values()
+    return [Built(k.name, arch, usage(k), half and k.name in tensor_core_kernels(), line) for k, line in launches]
+
+
+def compiled(operator: str, network: str, dtype: torch.dtype, arch: int) -> list[Launch]:
+    function = BACKENDS["triton"].implementations[operator].function
+    with compiling(arch) as launches:
+        for call in calls.recorded(network):
+            if call.operator == operator:
+                function(*calls.arguments(call, dtype))
+    return launches
+
+
+def without_stack(operator: str, network: str, dtype: torch.dtype, arch: int, line: str, registers: int) -> int | None:
+    """The fewest registers, above these, with which no launch of this line uses the stack; None if there are none."""
+    for most in range(registers // 8 * 8 + 8, 255, 8):
+        with forced(line, {"maxnreg": most}):
+            launches = compiled(operator, network, dtype, arch)
+        if not any(usage(launch.kernel).stack for launch in launches if launch.line == line):
+            return most
+    return None
 
 
 @functools.cache
@@ -96,10 +112,6 @@ def tensor_core_kernels() -> frozenset[str]:
     """The kernels that their modules say multiply half types on tensor cores."""
     modules = [importlib.import_module(f"hyperseg.kernels.{path.stem}") for path in SOURCES]
     return frozenset(name for module in modules for name in getattr(module, "TENSOR_CORES", ()))
-
-
-def version() -> str:
-    return "triton " + ".".join(triton.__version__.split(".")[:2])
 
 
 def read(path: Path = FILE) -> dict[str, dict[str, int]]:
@@ -129,35 +141,66 @@ def cases(operators: list[str], quick: bool) -> list[Case]:
     return [case for case in found if is_quick(*case)] if quick else found
 
 
-def needs(case: Case) -> tuple[list[tuple[str, dict[str, int]]], list[str]]:
-    """What each kernel of this case needs, and what is wrong with it."""
-    built = build(*case)
-    usages = [(kernel.name, {what: getattr(kernel.usage, what) for what in SLACK}) for kernel in built]
-    return usages, [problem for kernel in built for problem in kernel.problems]
+class Found(NamedTuple):
+    """Of one case: what each kernel needs, what is wrong, and lines of ``registers.json`` that help."""
+
+    needs: list[tuple[str, dict[str, int]]]
+    problems: list[str]
+    limits: dict[str, int]
 
 
-def write(operators: list[str], quick: bool, jobs: int, path: Path = FILE) -> list[str]:
+def examine(case: Case) -> Found:
+    built, limits = build(*case), {}
+    for kernel in built:
+        if kernel.usage.stack and kernel.line:
+            most = without_stack(*case, kernel.line, kernel.usage.registers)
+            if most is not None:
+                limits[kernel.line] = max(most, limits.get(kernel.line, 0))
+    needs = [(kernel.name, {what: getattr(kernel.usage, what) for what in SLACK}) for kernel in built]
+    return Found(needs, [problem for kernel in built for problem in kernel.problems], limits)
+
+
+def write(operators: list[str], quick: bool, jobs: int) -> list[str]:
     """Record these operators for the installed Triton, and return what is wrong with them.
 
     Kernels that are gone are forgotten when everything was compiled. What is compiled stays in Triton's cache: after an
     interruption the same command goes on.
     """
-    document = json.loads(path.read_text()) if path.is_file() else {}
+    document = json.loads(FILE.read_text()) if FILE.is_file() else {}
     everything = not quick and set(operators) == set(BACKENDS["triton"].implementations)
     kept = {} if everything else document.get(version(), {})
-    found = list(kept.items()) if quick else []
+    needs = list(kept.items()) if quick else []
     problems: dict[str, list[str]] = collections.defaultdict(list)
+    limits: dict[str, dict[str, int]] = collections.defaultdict(dict)
     todo = cases(operators, quick)
     with concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        for i, (case, (usages, wrong)) in enumerate(zip(todo, pool.map(needs, todo), strict=True)):
-            found += usages
+        for i, (case, found) in enumerate(zip(todo, pool.map(examine, todo), strict=True)):
             title = "{} of {}, {} for sm_{}".format(*case[:2], str(case[2])[6:], case[3])
-            for problem in wrong:
+            print(f"[{i + 1}/{len(todo)}] {title}", *found.problems, sep="\n  ", file=sys.stderr, flush=True)
+            needs += found.needs
+            for problem in found.problems:
                 problems[problem].append(title)
-            print(f"[{i + 1}/{len(todo)}] {title}", *wrong, sep="\n  ", file=sys.stderr, flush=True)
-    document[version()] = dict(sorted((kept | largest(found)).items()))
-    path.write_text(json.dumps(dict(sorted(document.items())), indent=2) + "\n")
+            known = limits[f"sm_{case[3]}"]
+            known |= {line: max(most, known.get(line, 0)) for line, most in found.limits.items()}
+    document[version()] = dict(sorted((kept | largest(needs)).items()))
+    save(FILE, document)
+    if any(limits.values()):
+        record_registers(limits)
     return [f"{problem}: {', '.join(titles)}" for problem, titles in problems.items()]
+
+
+def record_registers(limits: dict[str, dict[str, int]]) -> None:
+    """Add these lines, by architecture, to what launchers give kernels that would spill."""
+    document = json.loads(REGISTERS.read_text()) if REGISTERS.is_file() else {}
+    mine = document.setdefault(version(), {})
+    for arch, lines in limits.items():
+        known = mine.get(arch, {}) | {line: {"maxnreg": most} for line, most in lines.items()}
+        mine[arch] = dict(sorted(known.items()))
+    save(REGISTERS, document)
+
+
+def save(path: Path, document: dict) -> None:
+    path.write_text(json.dumps(dict(sorted(document.items())), indent=2) + "\n")
 
 
 def main() -> None:
@@ -169,7 +212,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compile this many cases at once (all cores)")
     args = parser.parse_args()
     problems = write(args.op, args.quick, args.jobs)
-    sys.exit("\n".join(["These kernels would fail the gate:", *problems]) if problems else 0)
+    again = "These kernels failed the gate; registers.json now has what may help some of them. Run this again:"
+    sys.exit("\n".join([again, *problems]) if problems else 0)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import NamedTuple
 from unittest import mock
 
 import triton
@@ -10,8 +11,17 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import CompiledKernel
 from triton.runtime.jit import JITFunction
 
+from hyperseg.kernels import launch
+
 ARCHITECTURES = (80, 90, 100)
 SHARED = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes of shared memory that a block may have
+
+
+class Launch(NamedTuple):
+    """A kernel compiled for a launch, and the line of tables that the launcher asked for before it."""
+
+    kernel: CompiledKernel
+    line: str
 
 
 class StandIn:
@@ -33,24 +43,28 @@ class StandIn:
 
 
 @contextlib.contextmanager
-def compiling(arch: int) -> Iterator[list[CompiledKernel]]:
+def compiling(arch: int) -> Iterator[list[Launch]]:
     """Inside, a launch on CPU tensors compiles its kernel for ``arch``, adds it to the list and runs nothing.
 
-    Types, constants, specialisation on divisibility and warps are those of the launch: a tensor on the CPU is aligned
+    Types, constants, specialisation on divisibility and options are those of the launch: a tensor on the CPU is aligned
     as one on a GPU is.
     """
-    launch, found = JITFunction.run, []
+    run, found = JITFunction.run, []
 
     def compile_only(self, *args, grid, warmup, **options):
-        kernel = launch(self, *args, grid=grid, warmup=True, **options)
-        found.append(kernel)
+        kernel = run(self, *args, grid=grid, warmup=True, **options)
+        found.append(Launch(kernel, next(reversed(asked), "")))
         return kernel
 
     config = triton.runtime.driver
     before = config._active
     config.set_active(StandIn(arch))
     try:
-        with mock.patch.object(JITFunction, "run", compile_only):
+        with (
+            mock.patch.object(JITFunction, "run", compile_only),
+            mock.patch.object(launch, "architecture", return_value=arch),
+            launch.asked() as asked,
+        ):
             yield found
     finally:
         config._active = before

@@ -50,7 +50,7 @@ def product(arch: int, dot: bool) -> Built:
     x, y = torch.empty(16, 64, dtype=torch.float16), torch.empty(64, 16, dtype=torch.float16)
     with compiling(arch) as compiled:
         _product_kernel[(1,)](x, y, torch.empty(16, 16), 64, SIZE=16, DOT=dot, **FUSION)
-    return Built("_product_kernel", arch, usage(compiled[0]), tensor_cores=True)
+    return Built("_product_kernel", arch, usage(compiled[0].kernel), tensor_cores=True)
 
 
 @architectures
@@ -65,7 +65,7 @@ def test_spilling_is_reported(arch: int):
     """256 values a thread, all of them needed in every round of a loop."""
     with compiling(arch) as compiled:
         _iterate_kernel[(1,)](torch.empty(2**13), 1000, SIZE=2**13, num_warps=1, **FUSION)
-    built = Built("_iterate_kernel", arch, usage(compiled[0]), tensor_cores=False)
+    built = Built("_iterate_kernel", arch, usage(compiled[0].kernel), tensor_cores=False)
     assert built.usage.stack
     assert built.problems == [f"_iterate_kernel for sm_{arch} uses or spills {built.usage.stack} bytes of stack"]
 
@@ -97,8 +97,8 @@ def test_a_launch_is_compiled_as_in_production():
     with compiling(90) as compiled:
         for inner in (64, 128, 40):
             launch(inner)
-    assert compiled[0] is compiled[1]
-    assert compiled[0] is not compiled[2]
+    assert compiled[0].kernel is compiled[1].kernel
+    assert compiled[0].kernel is not compiled[2].kernel
 
 
 def test_without_a_budget_of_its_own_the_most_of_other_versions_counts(tmp_path):
