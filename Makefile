@@ -6,11 +6,12 @@ PYTEST_ARGS ?= -q
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.hyperseg-installed
 EXTENSION := build/.extension-built
-CSRC := $(shell find csrc -type f)
+SHIM := build/shim/hyperseg/_C.abi3.so
+CSRC := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 OLDEST_TRITON := build/triton-3.6
 
 .DEFAULT_GOAL := help
-.PHONY: help install ext test test-all gate gate-oldest budgets sanitize gpu-test lint format fps clean
+.PHONY: help install ext shim test test-all gate gate-oldest budgets sanitize gpu-test lint format fps clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,10 +21,12 @@ install: $(INSTALLED) ## create VENV and install the package into it, editable, 
 
 ext: $(EXTENSION) ## build the C++ and CUDA extension in place
 
-test: $(EXTENSION) ## set up and run the tests, but for those marked slow
+shim: $(SHIM) ## compile the CUDA kernels for the CPU, for their tests
+
+test: $(EXTENSION) $(SHIM) ## set up and run the tests, but for those marked slow
 	$(BIN)/python -m pytest tests/ -m "not slow" $(PYTEST_ARGS)
 
-test-all: $(EXTENSION) ## all tests
+test-all: $(EXTENSION) $(SHIM) ## all tests
 	$(BIN)/python -m pytest tests/ $(PYTEST_ARGS)
 
 gate: $(INSTALLED) ## compile every Triton kernel for sm_80, sm_90 and sm_100 and judge the code; needs no GPU
@@ -77,6 +80,10 @@ $(OLDEST_TRITON): | $(INSTALLED)
 	$(BIN)/python -m pip install --target $@ --no-deps triton==3.6.0
 
 # No stamp without an extension: a machine that lacks a compiler today may have one tomorrow.
+$(SHIM): $(INSTALLED) setup.py CMakeLists.txt $(CSRC)
+	HYPERSEG_SHIM=1 $(BIN)/python setup.py build_ext --build-lib build/shim
+	touch $@
+
 $(EXTENSION): $(INSTALLED) setup.py CMakeLists.txt $(CSRC)
 	$(BIN)/python setup.py build_ext
 	@mkdir -p $(@D) && if test -f hyperseg/_C.abi3.so; then touch $@; fi

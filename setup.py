@@ -116,7 +116,8 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         cmake = find_tool("cmake")
         sanitize = os.environ.get("HYPERSEG_SANITIZE", "")
-        kind = self.plat_name + ("-sanitize" if sanitize else "")
+        shim = os.environ.get("HYPERSEG_SHIM") == "1"  # the CUDA kernels on the CPU, for tests: csrc/shim/README.md
+        kind = self.plat_name + ("-shim" if shim else "") + ("-sanitize" if sanitize else "")
         build = ROOT / "build" / f"cmake-{kind}"  # kept, whichever command builds: the next build is quick
         debug = self.debug or os.environ.get("DEBUG") == "1"
         options = {
@@ -124,9 +125,10 @@ class CMakeBuild(build_ext):
             "CMAKE_BUILD_TYPE": "Debug" if debug else "Release",
             "Python3_EXECUTABLE": sys.executable,
             "HYPERSEG_SANITIZE": sanitize,
+            "HYPERSEG_SHIM": "ON" if shim else "OFF",
             "HYPERSEG_CUDA": "OFF",
         }
-        root, reason = find_cuda()
+        root, reason = (None, "HYPERSEG_SHIM=1 runs its CUDA kernels there") if shim else find_cuda()
         if root is None:
             say(f"building for the CPU only: {reason}.")
         else:

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../common/acc.h"
+#include "../common/map.h"
 #include "bilinear.h"
 #include "primitives.h"
 #include "tasks.h"
@@ -20,19 +21,6 @@
 namespace hyperseg::cpu {
 
 inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-
-// A map [N, C, H, W] with any strides.
-template <typename S>
-struct Map {
-  S* data = nullptr;
-  int64_t channels = 0, height = 0, width = 0;
-  int64_t stride_n = 0, stride_c = 0, stride_h = 0, stride_w = 0;
-
-  explicit operator bool() const { return data != nullptr; }
-  S* at(int64_t n, int64_t c, int64_t y, int64_t x) const {
-    return data + n * stride_n + c * stride_c + y * stride_h + x * stride_w;
-  }
-};
 
 // Memory for vectors: as std::vector, but on whole cache lines and not filled.
 template <typename T>

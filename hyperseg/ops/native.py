@@ -6,6 +6,7 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 
 import torch
 
@@ -39,8 +40,16 @@ def _load(path: str):
     return module
 
 
+def emulated() -> bool:
+    """Whether this build of the extension runs its CUDA kernels on the CPU, for tests: see csrc/shim/README.md."""
+    module = extension()[0]
+    return module is not None and module.cuda_architectures == "shim"
+
+
 def _unavailable_cpp() -> list[str]:
     sentence = extension()[1]
+    if emulated():
+        return ["this build of the extension has only CUDA kernels, for tests on the CPU"]
     return [sentence] if sentence else []
 
 
@@ -50,15 +59,22 @@ def _unavailable_cuda() -> list[str]:
         return [sentence]
     if not module.cuda_architectures:
         return ["the extension hyperseg._C was built without CUDA kernels"]
-    return [] if torch.cuda.is_available() else ["this machine has no CUDA device that PyTorch can use"]
+    if emulated() or torch.cuda.is_available():
+        return []
+    return ["this machine has no CUDA device that PyTorch can use"]
 
 
-def _objections_for(device_type: str):
-    def objections(*args) -> list[str]:
-        first = next(a for a in args if isinstance(a, torch.Tensor))
-        return [] if first.device.type == device_type else [f"it takes {device_type} tensors, not {first.device.type}"]
+def _cpp_objections(*args) -> list[str]:
+    first = next(a for a in args if isinstance(a, torch.Tensor))
+    return [] if first.device.type == "cpu" else [f"it takes cpu tensors, not {first.device.type}"]
 
-    return objections
+
+def _cuda_objections(*args) -> list[str]:
+    first = next(a for a in args if isinstance(a, torch.Tensor))
+    device = "cpu" if emulated() else "cuda"
+    if first.device.type != device:
+        return [f"it takes {device} tensors, not {first.device.type}"]
+    return ["it has no float64 kernels"] if first.dtype == torch.float64 else []
 
 
 def _call(name: str):
@@ -71,8 +87,8 @@ def _call(name: str):
     return lambda *args: overload()(*args)
 
 
-def _implementations(device_type: str, *names: str) -> dict[str, Implementation]:
-    return {name: Implementation(_call(name), _objections_for(device_type)) for name in names}
+def _implementations(objections: Callable[..., list[str]], *names: str) -> dict[str, Implementation]:
+    return {name: Implementation(_call(name), objections) for name in names}
 
 
 register(
@@ -81,7 +97,7 @@ register(
         "C++ on the CPU",
         _unavailable_cpp,
         _implementations(
-            "cpu",
+            _cpp_objections,
             "decoder_level",
             "decoder_level_backward",
             "generate_weights",
@@ -99,4 +115,14 @@ register(
         ),
     )
 )
-register(Backend("cuda", "CUDA C++", _unavailable_cuda, _implementations("cuda")))
+register(
+    Backend(
+        "cuda",
+        "CUDA C++",
+        _unavailable_cuda,
+        _implementations(
+            _cuda_objections,
+            "upsample_argmax",
+        ),
+    )
+)

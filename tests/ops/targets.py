@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from hyperseg.ops import BACKENDS, backends, triton
+from hyperseg.ops import BACKENDS, backends, native, triton
 from tests.ops.cases import Case, interpreted
 
 
@@ -49,9 +49,10 @@ def skip_objections(target: Target, operator: str, args: tuple) -> None:
 
 
 def targets() -> list[Target]:
-    """Every backend on every kind of device that it is preferred for; Triton on the CPU in its interpreter."""
+    """Every backend on every kind of device that it is preferred for; on the CPU also what is emulated there."""
     found = [Target(name, device) for device, names in backends.PREFERENCE.items() for name in names]
-    return [*found, Target("triton", "cpu")] if triton._interpreting() else found
+    emulated = {"triton": triton._interpreting(), "cuda": native.emulated()}
+    return [*found, *(Target(name, "cpu") for name, here in emulated.items() if here)]
 
 
 def served(cases: Iterable[Case], suffix: str = "") -> list:

@@ -1,0 +1,20 @@
+#pragma once
+
+#include "device.cuh"
+
+namespace hyperseg::cuda {
+
+// Where pixel `o` of an axis samples one of `size` values: half-pixel centres, as F.interpolate(align_corners=False).
+struct Sample {
+  int low, high;
+  float weight;  // of high
+
+  HYPERSEG_DEVICE Sample(int o, float scale, int size) {
+    const float source = fmaxf((o + 0.5f) * scale - 0.5f, 0.0f);
+    low = min(static_cast<int>(source), size - 1);
+    high = min(low + 1, size - 1);
+    weight = fminf(source - low, 1.0f);
+  }
+};
+
+}  // namespace hyperseg::cuda

@@ -1,0 +1,137 @@
+#pragma once
+
+// What the kernels are written in besides C++ and CUDA's own names. In the shim (csrc/shim) the same names run on a
+// CPU.
+#ifdef HYPERSEG_SHIM
+#include "../shim/device.h"
+#else
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+namespace hyperseg::cuda {
+
+using half = __half;
+using bfloat16 = __nv_bfloat16;
+
+#define HYPERSEG_DEVICE __device__ __forceinline__
+#define HYPERSEG_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
+
+// The shared memory that the launch gave the block, on 16 bytes.
+HYPERSEG_DEVICE char* shared_memory() {
+  extern __shared__ __align__(16) char hyperseg_shared_memory[];
+  return hyperseg_shared_memory;
+}
+
+HYPERSEG_DEVICE void sync_block() { __syncthreads(); }
+HYPERSEG_DEVICE void sync_warp() { __syncwarp(); }
+HYPERSEG_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffff, value, mask); }
+
+// Programmatic dependent launch: a kernel may be on the GPU before the one ahead of it is done. It must wait before it
+// reads what that one wrote, or writes what that one reads; constants it may read at once.
+HYPERSEG_DEVICE void wait_for_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+HYPERSEG_DEVICE void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+HYPERSEG_DEVICE float to_float(float v) { return v; }
+HYPERSEG_DEVICE float to_float(half v) { return __half2float(v); }
+HYPERSEG_DEVICE float to_float(bfloat16 v) { return __bfloat162float(v); }
+
+template <typename T>
+HYPERSEG_DEVICE T from_float(float v);
+template <>
+HYPERSEG_DEVICE float from_float<float>(float v) {
+  return v;
+}
+template <>
+HYPERSEG_DEVICE half from_float<half>(float v) {
+  return __float2half_rn(v);
+}
+template <>
+HYPERSEG_DEVICE bfloat16 from_float<bfloat16>(float v) {
+  return __float2bfloat16_rn(v);
+}
+
+// Two values of a half type in a register, the first one in the low half.
+template <typename T>
+HYPERSEG_DEVICE uint32_t pack(float low, float high);
+template <>
+HYPERSEG_DEVICE uint32_t pack<half>(float low, float high) {
+  const __half2 v = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&v);
+}
+template <>
+HYPERSEG_DEVICE uint32_t pack<bfloat16>(float low, float high) {
+  const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&v);
+}
+
+template <typename T>
+HYPERSEG_DEVICE float2 unpack(uint32_t v);
+template <>
+HYPERSEG_DEVICE float2 unpack<half>(uint32_t v) {
+  return __half22float2(*reinterpret_cast<const __half2*>(&v));
+}
+template <>
+HYPERSEG_DEVICE float2 unpack<bfloat16>(uint32_t v) {
+  return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&v));
+}
+
+// Four 8x8 matrices of half types from shared memory: lane i names row i % 8 of matrix i / 8, 16 bytes on 16 bytes.
+HYPERSEG_DEVICE void ldmatrix4(uint32_t (&r)[4], const void* row) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address));
+}
+
+// c += a b on a tensor core: a [16, 16] by rows, b [16, 8] by columns, c [16, 8]. Lane 4 g + t holds rows g and g + 8,
+// in c columns 2 t and 2 t + 1.
+template <typename T>
+HYPERSEG_DEVICE void mma16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+template <>
+HYPERSEG_DEVICE void mma16<half>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+template <>
+HYPERSEG_DEVICE void mma16<bfloat16>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The same with a [16, 8] and b [8, 8].
+template <typename T>
+HYPERSEG_DEVICE void mma8(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b);
+template <>
+HYPERSEG_DEVICE void mma8<half>(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a0), "r"(a1), "r"(b));
+}
+template <>
+HYPERSEG_DEVICE void mma8<bfloat16>(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a0), "r"(a1), "r"(b));
+}
+
+}  // namespace hyperseg::cuda
+
+#endif

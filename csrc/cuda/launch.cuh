@@ -1,0 +1,82 @@
+#pragma once
+
+#include <cstddef>
+
+#include "device.cuh"
+#include "type.h"
+
+#ifdef HYPERSEG_SHIM
+#include "../shim/launch.h"
+#else
+
+#include <cuda_runtime.h>
+
+#include <atomic>
+
+#include "../common/check.h"
+
+namespace hyperseg::cuda {
+
+struct Grid {
+  unsigned x, y = 1, z = 1;
+};
+
+inline void check_cuda(const char* op, cudaError_t error) {
+  check(error == cudaSuccess, op, ": CUDA says: ", cudaGetErrorString(error));
+}
+
+// Launch `kernel` with so many threads a block and bytes of shared memory, as part of a chain: see
+// wait_for_previous_kernel. What a device needs to be told about a kernel is told once.
+template <auto kernel, typename... Args>
+void launch(const char* op, Grid grid, unsigned threads, size_t shared, Stream stream, const Args&... args) {
+  constexpr int kDevices = 64, kDependent = 1, kPlain = 2;
+  static std::atomic<int> prepared[kDevices];  // 0 where it was not
+  int device = 0;
+  check_cuda(op, cudaGetDevice(&device));
+  int how = device < kDevices ? prepared[device].load(std::memory_order_relaxed) : 0;
+  if (!how) {
+    int most = 0, major = 0;
+    check_cuda(op, cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    check_cuda(op, cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    cudaFuncAttributes found{};
+    check_cuda(op, cudaFuncGetAttributes(&found, kernel));
+    check_cuda(op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        most - static_cast<int>(found.sharedSizeBytes)));
+    how = major >= 9 ? kDependent : kPlain;
+    if (device < kDevices) prepared[device].store(how, std::memory_order_relaxed);
+  }
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(grid.x, grid.y, grid.z);
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = how == kDependent ? 1 : 0;
+  check_cuda(op, cudaLaunchKernelEx(&config, kernel, args...));
+}
+
+}  // namespace hyperseg::cuda
+
+#endif
+
+namespace hyperseg::cuda {
+
+// body(value of the type).
+template <typename Body>
+void with_type(Type type, Body&& body) {
+  switch (type) {
+    case Type::kFloat:
+      return body(float{});
+    case Type::kHalf:
+      return body(half{});
+    case Type::kBFloat16:
+      return body(bfloat16{});
+  }
+}
+
+inline unsigned blocks_of(int64_t count, int64_t size) { return static_cast<unsigned>((count + size - 1) / size); }
+
+}  // namespace hyperseg::cuda

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+
+#include "../common/check.h"
+#include "../common/tensors.h"
+#include "type.h"
+
+// From tensors to what the kernels take.
+#ifdef HYPERSEG_SHIM
+#define HYPERSEG_DISPATCH CPU
+#else
+#define HYPERSEG_DISPATCH CUDA
+#endif
+
+namespace hyperseg::cuda {
+
+inline Type type_of(const char* op, const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float:
+      return Type::kFloat;
+    case ScalarType::Half:
+      return Type::kHalf;
+    case ScalarType::BFloat16:
+      return Type::kBFloat16;
+    default:
+      check(false, op, ": the CUDA kernels take float16, bfloat16 or float32, got ",
+            torch::headeronly::toString(t.scalar_type()));
+      return Type::kFloat;
+  }
+}
+
+// While it lives, the device of a tensor is the current one; kernels go into the stream that is current there.
+class OnDeviceOf {
+ public:
+#ifdef HYPERSEG_SHIM
+  explicit OnDeviceOf(const Tensor&) {}
+  Stream stream() const { return nullptr; }
+#else
+  explicit OnDeviceOf(const Tensor& t) : index_(t.get_device_index()), guard_(index_) {}
+  Stream stream() const {
+    void* stream = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
+    return static_cast<Stream>(stream);
+  }
+
+ private:
+  int32_t index_;
+  torch::stable::accelerator::DeviceGuard guard_;
+#endif
+};
+
+}  // namespace hyperseg::cuda

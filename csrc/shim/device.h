@@ -1,0 +1,166 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#include "fibers.h"
+
+// The names of csrc/cuda/device.cuh on a CPU.
+#define __device__
+#define __restrict__ __restrict
+#define HYPERSEG_DEVICE inline
+#define HYPERSEG_KERNEL(threads, blocks) void
+
+#define threadIdx (::hyperseg::shim::position.thread)
+#define blockIdx (::hyperseg::shim::position.block)
+#define blockDim (::hyperseg::shim::position.threads)
+#define gridDim (::hyperseg::shim::position.blocks)
+
+namespace hyperseg::cuda {
+
+struct half {
+  uint16_t bits;
+};
+struct bfloat16 {
+  uint16_t bits;
+};
+struct float2 {
+  float x, y;
+};
+struct alignas(16) uint4 {
+  uint32_t x, y, z, w;
+};
+
+using std::max;
+using std::min;
+
+using shim::shared_memory;
+using shim::sync_block;
+
+enum Operation { kShuffle, kSyncWarp, kLdmatrix, kMma16, kMma8 };
+
+inline void sync_warp() { shim::exchange(nullptr, 0, kSyncWarp); }
+
+inline float shuffle_xor(float value, int mask) {
+  const auto* said = shim::exchange(&value, sizeof value, kShuffle + 16 * mask);
+  std::memcpy(&value, said[(threadIdx.x % 32) ^ mask], sizeof value);
+  return value;
+}
+
+inline void wait_for_previous_kernel() {}
+inline void let_next_kernel_start() {}
+
+inline float to_float(float v) { return v; }
+inline float to_float(half v) {
+  // Exponent and mantissa as a float with a bias that is 112 too small; what has the largest exponent is not finite.
+  uint32_t bits = (v.bits & 0x7fffu) << 13;
+  float f;
+  if ((v.bits & 0x7c00u) == 0x7c00u) {
+    bits |= 0x7f800000u;
+    std::memcpy(&f, &bits, 4);
+  } else {
+    std::memcpy(&f, &bits, 4);
+    f *= 0x1p112f;
+  }
+  return v.bits & 0x8000u ? -f : f;
+}
+inline float to_float(bfloat16 v) {
+  const uint32_t bits = uint32_t{v.bits} << 16;
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
+template <typename T>
+T from_float(float v);
+template <>
+inline float from_float<float>(float v) {
+  return v;
+}
+template <>
+inline half from_float<half>(float v) {
+  uint32_t bits;
+  std::memcpy(&bits, &v, 4);
+  const uint16_t sign = bits >> 16 & 0x8000u;
+  const float size = std::fabs(v);
+  if (std::isnan(v)) return {static_cast<uint16_t>(sign | 0x7e00u)};
+  if (size >= 65520.0f) return {static_cast<uint16_t>(sign | 0x7c00u)};
+  if (size < 0x1p-14f) return {static_cast<uint16_t>(sign | static_cast<uint16_t>(std::nearbyint(size * 0x1p24f)))};
+  bits &= 0x7fffffffu;
+  bits += 0xfffu + (bits >> 13 & 1);  // to the nearest, of two the even one
+  return {static_cast<uint16_t>(sign | ((bits - (112u << 23)) >> 13))};
+}
+template <>
+inline bfloat16 from_float<bfloat16>(float v) {
+  uint32_t bits;
+  std::memcpy(&bits, &v, 4);
+  if (std::isnan(v)) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
+  return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16)};
+}
+
+template <typename T>
+uint32_t pack(float low, float high) {
+  return from_float<T>(low).bits | uint32_t{from_float<T>(high).bits} << 16;
+}
+
+template <typename T>
+float2 unpack(uint32_t v) {
+  return {to_float(T{static_cast<uint16_t>(v)}), to_float(T{static_cast<uint16_t>(v >> 16)})};
+}
+
+inline void ldmatrix4(uint32_t (&r)[4], const void* row) {
+  const auto* said = shim::exchange(&row, sizeof row, kLdmatrix);
+  const unsigned lane = threadIdx.x % 32;
+  for (int i = 0; i < 4; ++i) {
+    const char* from;
+    std::memcpy(&from, said[8 * i + lane / 4], sizeof from);
+    if (reinterpret_cast<uintptr_t>(from) % 16) std::abort();  // as on a GPU, where it is a misaligned address
+    std::memcpy(&r[i], from + 4 * (lane % 4), 4);
+  }
+}
+
+// Fragments as the PTX manual lays them out: value i of k pairs is said by lane 4 * row + i % 4.
+template <typename T, int A, int B>
+void multiply(float (&c)[4], const uint32_t* a, const uint32_t* b, int kind) {
+  float values[2 * (A + B)];
+  for (int i = 0; i < A + B; ++i) {
+    const float2 two = unpack<T>(i < A ? a[i] : b[i - A]);
+    values[2 * i] = two.x;
+    values[2 * i + 1] = two.y;
+  }
+  static_assert(sizeof values <= shim::kMessage);
+  const auto* said = shim::exchange(values, sizeof values, kind);
+  const auto heard = [&](int lane, int i) {
+    float v;
+    std::memcpy(&v, said[lane] + 4 * i, 4);
+    return v;
+  };
+  const int lane = threadIdx.x % 32;
+  for (int e = 0; e < 4; ++e) {
+    const int row = lane / 4 + 8 * (e / 2), column = 2 * (lane % 4) + e % 2;
+    float sum = 0;
+    for (int k = 0; k < 4 * A; ++k) {
+      const int pair = k % 8 / 2, odd = k % 2, late = k / 8;  // a: rows, then columns 8 further on
+      sum +=
+          heard(4 * (row % 8) + pair, 2 * (row / 8 + 2 * late) + odd) * heard(4 * column + pair, 2 * (A + late) + odd);
+    }
+    c[e] += sum;
+  }
+}
+
+template <typename T>
+void mma16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  const uint32_t b[2] = {b0, b1};
+  multiply<T, 4, 2>(c, a, b, kMma16);
+}
+
+template <typename T>
+void mma8(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+  const uint32_t a[2] = {a0, a1};
+  multiply<T, 2, 1>(c, a, &b, kMma8);
+}
+
+}  // namespace hyperseg::cuda

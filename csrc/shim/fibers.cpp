@@ -1,0 +1,210 @@
+#include "fibers.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#ifndef __x86_64__
+#include <ucontext.h>
+#endif
+
+namespace hyperseg::shim {
+
+thread_local Position position;
+
+namespace {
+
+constexpr size_t kStack = 128 << 10, kGuard = 256;
+constexpr unsigned char kNaN = 0xff, kUntouched = 0xa5;
+
+#ifdef __x86_64__
+// What swapcontext does, without its system calls: a block changes fibers millions of times.
+struct Context {
+  void* stack_pointer = nullptr;
+};
+
+extern "C" void hyperseg_shim_switch(void** from, void* to);
+asm(R"(
+.text
+.globl hyperseg_shim_switch
+.hidden hyperseg_shim_switch
+.type hyperseg_shim_switch, @function
+hyperseg_shim_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size hyperseg_shim_switch, .-hyperseg_shim_switch
+)");
+
+void prepare(Context& context, char* stack, void (*entry)()) {
+  void** top = reinterpret_cast<void**>(stack + kStack);
+  *--top = nullptr;  // where entry would return to, had it a caller; with it the stack stands as after a call
+  *--top = reinterpret_cast<void*>(entry);
+  for (int i = 0; i < 6; ++i) *--top = nullptr;
+  context.stack_pointer = top;
+}
+
+void change(Context& from, Context& to) { hyperseg_shim_switch(&from.stack_pointer, to.stack_pointer); }
+#else
+struct Context {
+  ucontext_t context;
+};
+
+void prepare(Context& context, char* stack, void (*entry)()) {
+  getcontext(&context.context);
+  context.context.uc_stack.ss_sp = stack;
+  context.context.uc_stack.ss_size = kStack;
+  context.context.uc_link = nullptr;
+  makecontext(&context.context, entry, 0);
+}
+
+void change(Context& from, Context& to) { swapcontext(&from.context, &to.context); }
+#endif
+
+struct Warp {
+  int arrived = 0, kind = 0;
+  uint64_t round = 0;
+  // Two sets: a lane that speaks again has seen everybody arrive, and so has nobody still to hear the set before last.
+  unsigned char said[2][kWarp][kMessage];
+};
+
+struct Block {
+  std::vector<Context> fibers;
+  std::vector<char> done;
+  std::vector<std::unique_ptr<char[]>> stacks;
+  std::vector<Warp> warps;
+  std::vector<unsigned char> memory;
+  Context main;
+  const std::function<void()>* body = nullptr;
+  unsigned threads = 0, current = 0, running = 0, at_barrier = 0, idle = 0;
+  uint64_t barrier_round = 0;
+  std::string error;
+
+  char* shared() { return reinterpret_cast<char*>(memory.data()) + kGuard; }
+
+  void resume(unsigned thread) {
+    Context& from = fibers[current];
+    current = thread;
+    position.thread.x = thread;
+    change(from, fibers[thread]);
+  }
+
+  // On to the next fiber that is not done; after a full round in which nobody got any further, back with an error.
+  void wait() {
+    if (++idle > 2 * threads)
+      fail("threads wait for others that never come: a barrier or a warp is not reached by all");
+    unsigned next = current;
+    do next = next + 1 == threads ? 0 : next + 1;
+    while (done[next]);
+    if (next != current) resume(next);
+  }
+
+  [[noreturn]] void fail(const char* what) {
+    error = what;
+    change(fibers[current], main);
+    __builtin_unreachable();
+  }
+};
+
+thread_local Block block;
+
+void enter() {
+  (*block.body)();
+  block.done[block.current] = 1;
+  block.idle = 0;
+  if (--block.running == 0) change(block.fibers[block.current], block.main);
+  if (block.at_barrier) block.fail("a thread ended while others wait for it at a barrier");
+  block.wait();
+  __builtin_unreachable();
+}
+
+void run_block() {
+  for (unsigned i = 0; i < block.threads; ++i) prepare(block.fibers[i], block.stacks[i].get(), enter);
+  std::fill(block.done.begin(), block.done.end(), 0);
+  for (Warp& warp : block.warps) warp.arrived = 0;
+  block.running = block.threads;
+  block.at_barrier = block.idle = 0;
+  block.current = position.thread.x = 0;
+  change(block.main, block.fibers[0]);
+}
+
+}  // namespace
+
+void run(const char* op, Index blocks, unsigned threads, size_t shared_bytes, const std::function<void()>& body) {
+  block.threads = threads;
+  block.body = &body;
+  block.fibers.resize(threads);
+  block.done.resize(threads);
+  block.warps.resize((threads + kWarp - 1) / kWarp);
+  while (block.stacks.size() < threads) block.stacks.emplace_back(new char[kStack]);
+  position.blocks = blocks;
+  position.threads = {threads, 1, 1};
+  const auto complain = [&](const std::string& what) {
+    throw std::runtime_error(std::string(op) + ": in block (" + std::to_string(position.block.x) + ", " +
+                             std::to_string(position.block.y) + ", " + std::to_string(position.block.z) + ") " + what);
+  };
+  if (threads % kWarp) complain("there is a warp of fewer than 32 threads");
+  block.memory.resize(shared_bytes + 2 * kGuard);
+  for (unsigned z = 0; z < blocks.z; ++z)
+    for (unsigned y = 0; y < blocks.y; ++y)
+      for (unsigned x = 0; x < blocks.x; ++x) {
+        position.block = {x, y, z};
+        std::fill(block.memory.begin(), block.memory.end(), kUntouched);
+        std::memset(block.shared(), kNaN, shared_bytes);
+        block.error.clear();
+        run_block();
+        if (!block.error.empty()) complain(block.error);
+        const auto touched = [](unsigned char byte) { return byte != kUntouched; };
+        if (std::any_of(block.memory.begin(), block.memory.begin() + kGuard, touched) ||
+            std::any_of(block.memory.end() - kGuard, block.memory.end(), touched))
+          complain("a thread wrote beside the block's shared memory");
+      }
+}
+
+char* shared_memory() { return block.shared(); }
+
+void sync_block() {
+  const uint64_t round = block.barrier_round;
+  if (++block.at_barrier == block.threads) {
+    block.at_barrier = 0;
+    ++block.barrier_round;
+    block.idle = 0;
+    return;
+  }
+  if (block.running < block.threads) block.fail("a thread ended before a barrier that others reach");
+  while (block.barrier_round == round) block.wait();
+}
+
+const unsigned char (*exchange(const void* said, size_t bytes, int kind)) [kMessage] {
+  const unsigned lane = block.current % kWarp;
+  Warp& warp = block.warps[block.current / kWarp];
+  const uint64_t round = warp.round;
+  if (warp.arrived && warp.kind != kind) block.fail("the lanes of a warp meet in different operations");
+  warp.kind = kind;
+  std::memcpy(warp.said[round % 2][lane], said, bytes);
+  if (++warp.arrived == kWarp) {
+    warp.arrived = 0;
+    ++warp.round;
+    block.idle = 0;
+  } else {
+    while (warp.round == round) block.wait();
+  }
+  return warp.said[round % 2];
+}
+
+}  // namespace hyperseg::shim

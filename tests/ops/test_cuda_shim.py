@@ -1,0 +1,33 @@
+"""The CUDA kernels without a GPU: the same tests in a process of its own, with the extension built for the shim."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hyperseg.ops import BACKENDS, native
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIM = ROOT / "build/shim/hyperseg/_C.abi3.so"
+WORKERS = str(min(4, os.cpu_count() or 1))
+
+
+@pytest.mark.skipif(not SHIM.is_file(), reason="build it with `make shim`")
+@pytest.mark.skipif(native.emulated(), reason="this process is that one")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are tested on the GPU")
+def test_kernels_in_the_shim():
+    command = [sys.executable, "-m", "pytest", "-q", "-n", WORKERS, "-p", "no:cacheprovider", "-m", "not slow"]
+    result = subprocess.run(
+        [*command, "-k", "cuda-cpu", "tests/ops"],
+        cwd=ROOT,
+        env=os.environ | {"HYPERSEG_EXTENSION": str(SHIM)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
+    passed = int(re.search(r"(\d+) passed", result.stdout)[1])
+    assert passed >= 10 * len(BACKENDS["cuda"].implementations), result.stdout[-5000:]
