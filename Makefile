@@ -82,7 +82,7 @@ $(OLDEST_TRITON): | $(INSTALLED)
 # No stamp without an extension: a machine that lacks a compiler today may have one tomorrow.
 $(SHIM): $(INSTALLED) setup.py CMakeLists.txt $(CSRC)
 	HYPERSEG_SHIM=1 $(BIN)/python setup.py build_ext --build-lib build/shim
-	touch $@
+	@if test -f $@; then touch $@; fi
 
 $(EXTENSION): $(INSTALLED) setup.py CMakeLists.txt $(CSRC)
 	$(BIN)/python setup.py build_ext
