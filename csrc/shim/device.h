@@ -10,6 +10,7 @@
 
 // The names of csrc/cuda/device.cuh on a CPU.
 #define __device__
+#define __host__
 #define __restrict__ __restrict
 #define HYPERSEG_DEVICE inline
 #define HYPERSEG_KERNEL(threads, blocks) void
