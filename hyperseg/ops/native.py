@@ -122,7 +122,9 @@ register(
         _unavailable_cuda,
         _implementations(
             _cuda_objections,
+            "decoder_level",
             "generate_weights",
+            "patch_inverted_residual",
             "upsample_argmax",
         ),
     )
