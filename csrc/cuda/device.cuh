@@ -95,6 +95,19 @@ HYPERSEG_DEVICE void ldmatrix4(uint32_t (&r)[4], const void* row) {
                : "r"(address));
 }
 
+// Two of them, named by lanes 0 to 15.
+HYPERSEG_DEVICE void ldmatrix2(uint32_t* r, const void* row) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(address));
+}
+
+// A lane's part of the right side of mma8 that is diagonal, given the value in the lane's column.
+HYPERSEG_DEVICE uint32_t diagonal(const void* value, int lane) {
+  const uint32_t bits = *static_cast<const uint16_t*>(value);
+  const int column = lane / 4;
+  return __byte_perm(bits, 0, lane % 4 != column / 2 ? 0x2222 : column % 2 ? 0x1022 : 0x2210);
+}
+
 // c += a b on a tensor core: a [16, 16] by rows, b [16, 8] by columns, c [16, 8]. Lane 4 g + t holds rows g and g + 8,
 // in c columns 2 t and 2 t + 1.
 template <typename T>

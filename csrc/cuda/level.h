@@ -31,11 +31,14 @@ void pointwise_level(const Level& level, Type type, const char* op, Stream strea
 // hidden > 0; any shape, any type.
 void inverted_residual_level(const Level& level, Type type, const char* op, Stream stream);
 
+// The same on tensor cores; false, and nothing done, where the shape or type does not suit it.
+bool inverted_residual_tensor_level(const Level& level, Type type, const char* op, Stream stream);
+
 inline void run_level(const Level& level, Type type, const char* op, Stream stream) {
-  if (level.hidden)
-    inverted_residual_level(level, type, op, stream);
-  else
+  if (!level.hidden)
     pointwise_level(level, type, op, stream);
+  else if (!inverted_residual_tensor_level(level, type, op, stream))
+    inverted_residual_level(level, type, op, stream);
 }
 
 }  // namespace hyperseg::cuda

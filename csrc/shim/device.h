@@ -41,7 +41,7 @@ using std::min;
 using shim::shared_memory;
 using shim::sync_block;
 
-enum Operation { kShuffle, kSyncWarp, kLdmatrix, kMma16, kMma8 };
+enum Operation { kShuffle, kSyncWarp, kLdmatrix4, kLdmatrix2, kMma16, kMma8 };
 
 inline void sync_warp() { shim::exchange(nullptr, 0, kSyncWarp); }
 
@@ -112,15 +112,26 @@ float2 unpack(uint32_t v) {
   return {to_float(T{static_cast<uint16_t>(v)}), to_float(T{static_cast<uint16_t>(v >> 16)})};
 }
 
-inline void ldmatrix4(uint32_t (&r)[4], const void* row) {
-  const auto* said = shim::exchange(&row, sizeof row, kLdmatrix);
+template <int COUNT>
+void ldmatrix(uint32_t* r, const void* row, int kind) {
+  const auto* said = shim::exchange(&row, sizeof row, kind);
   const unsigned lane = threadIdx.x % 32;
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < COUNT; ++i) {
     const char* from;
     std::memcpy(&from, said[8 * i + lane / 4], sizeof from);
     if (reinterpret_cast<uintptr_t>(from) % 16) std::abort();  // as on a GPU, where it is a misaligned address
     std::memcpy(&r[i], from + 4 * (lane % 4), 4);
   }
+}
+
+inline void ldmatrix4(uint32_t (&r)[4], const void* row) { ldmatrix<4>(r, row, kLdmatrix4); }
+inline void ldmatrix2(uint32_t* r, const void* row) { ldmatrix<2>(r, row, kLdmatrix2); }
+
+inline uint32_t diagonal(const void* value, int lane) {
+  uint16_t bits;
+  std::memcpy(&bits, value, 2);
+  const int column = lane / 4;
+  return lane % 4 != column / 2 ? 0 : uint32_t{bits} << 16 * (column % 2);
 }
 
 // Fragments as the PTX manual lays them out: value i of k pairs is said by lane 4 * row + i % 4.

@@ -1,0 +1,319 @@
+#include "launch.cuh"
+#include "level.cuh"
+
+// An inverted residual of half types on tensor cores. A block has a square of a patch's pixels and keeps its input, the
+// patch's weights and the hidden channels, 16 at a time, in shared memory:
+//
+//   expand    [pixels and the one around them, input] x [input, 16 hidden], ReLU6, into shared memory
+//   filter    nine products with diagonal matrices, one for each tap: a shifted pixel is another row address
+//   project   [pixels, 16 hidden] x [16 hidden, outputs]; what the filter leaves in registers is its left side
+//
+// Rows in shared memory are an odd number of 16 bytes long, so that eight of them lie in different banks.
+namespace hyperseg::cuda {
+namespace {
+
+constexpr int kMostChannels = 128, kMostOutputs = 32;
+constexpr int64_t kMostBytes = 99 << 10;  // of shared memory: what every GPU since sm_80 gives a block
+
+template <int SIDE>
+struct Tile {
+  static constexpr int kAround = SIDE + 2, kHalo = kAround * kAround;  // pixels of a row, and of all
+  static constexpr int kRows = (kHalo + 15) / 16;                      // products high, as all `rows` here
+  static constexpr int kWarps = SIDE == 16 ? 8 : SIDE * SIDE / 16, kThreads = 32 * kWarps;
+  static constexpr int kRowsOfWarp = SIDE * SIDE / 16 / kWarps;  // of outputs
+  static constexpr int kExpandedOfWarp = (kRows + kWarps - 1) / kWarps;
+  static constexpr int kHiddenStride = 24;
+};
+
+constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+constexpr int odd_units(int halves) { return ((halves + 7) / 8 | 1) * 8; }
+
+// Where things lie in shared memory, in halves from its beginning; biases, in float, lie behind.
+template <int SIDE>
+struct Places {
+  int channels, hidden, outputs;  // padded to 8, 16 and 8
+  int input_stride, project_stride;
+  int expand, filters, project, chunk, biases, bytes;
+
+  explicit Places(int channels_, int hidden_, int outputs_)
+      : channels(round_up(channels_, 8)),
+        hidden(round_up(hidden_, 16)),
+        outputs(round_up(outputs_, 8)),
+        input_stride(odd_units(channels)),
+        project_stride(hidden + 8),
+        expand(Tile<SIDE>::kRows * 16 * input_stride),
+        filters(expand + hidden * input_stride),
+        project(filters + 9 * hidden),
+        chunk(project + outputs * project_stride),
+        biases(chunk + 2 * Tile<SIDE>::kRows * 16 * Tile<SIDE>::kHiddenStride),
+        bytes(2 * biases + 4 * (2 * hidden + outputs)) {}
+};
+
+// Whether eight channels of a pixel are one aligned load.
+template <typename T>
+bool by_eights(const Map<const T>& map) {
+  return map && map.stride_c == 1 && map.channels % 8 == 0 && reinterpret_cast<uintptr_t>(map.data) % 16 == 0 &&
+         (map.stride_n | map.stride_h | map.stride_w) % 8 == 0;
+}
+
+template <typename T>
+HYPERSEG_DEVICE uint4 blend(const uint4& a, const uint4& b, const uint4& c, const uint4& d, float x, float y) {
+  uint4 result;
+  const uint32_t *a4 = &a.x, *b4 = &b.x, *c4 = &c.x, *d4 = &d.x;
+  uint32_t* to = &result.x;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 left = unpack<T>(a4[i]), right = unpack<T>(b4[i]), below = unpack<T>(c4[i]), across = unpack<T>(d4[i]);
+    const float top0 = left.x + (right.x - left.x) * x, top1 = left.y + (right.y - left.y) * x;
+    const float bottom0 = below.x + (across.x - below.x) * x, bottom1 = below.y + (across.y - below.y) * x;
+    to[i] = pack<T>(top0 + (bottom0 - top0) * y, top1 + (bottom1 - top1) * y);
+  }
+  return result;
+}
+
+// Channels c to c + 7 of a pixel, counted from skip's first; coordinates come last, then zeros.
+template <typename T>
+HYPERSEG_DEVICE uint4 eight_channels(const LevelInput<T>& input, int n, int y, int x, int c, bool skip_by_eights,
+                                     bool previous_by_eights) {
+  const int from_skip = static_cast<int>(input.skip.channels), maps = input.channels - input.coordinates;
+  if (skip_by_eights && c + 8 <= from_skip) return *reinterpret_cast<const uint4*>(input.skip.at(n, c, y, x));
+  const Sample row(y, input.scale_y, static_cast<int>(input.previous.height));
+  const Sample column(x, input.scale_x, static_cast<int>(input.previous.width));
+  if (previous_by_eights && c >= from_skip && c % 8 == from_skip % 8 && c + 8 <= maps) {
+    const auto at = [&](int yy, int xx) {
+      return *reinterpret_cast<const uint4*>(input.previous.at(n, c - from_skip, yy, xx));
+    };
+    return blend<T>(at(row.low, column.low), at(row.low, column.high), at(row.high, column.low),
+                    at(row.high, column.high), column.weight, row.weight);
+  }
+  uint4 result;
+  uint32_t* to = &result.x;
+#pragma unroll 1
+  for (int i = 0; i < 4; ++i) {
+    float v[2];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int k = c + 2 * i + j;
+      v[j] = k < from_skip        ? to_float(*input.skip.at(n, k, y, x))
+             : k < maps           ? input.resized(n, k - from_skip, row, column)
+             : k < input.channels ? input.coordinate(k - maps, y, x)
+                                  : 0.0f;
+    }
+    to[i] = pack<T>(v[0], v[1]);
+  }
+  return result;
+}
+
+template <typename T, int SIDE, int OUTPUTS>  // the latter in eights
+HYPERSEG_KERNEL(Tile<SIDE>::kThreads, SIDE == 16  ? 2
+                                      : SIDE == 8 ? 4
+                                                  : 12)
+    inverted_residual_tensor_kernel(LevelInput<T> input, Patches<T> patches, Map<T> out, int hidden,
+                                    Places<SIDE> places, bool skip_by_eights, bool previous_by_eights) {
+  using Size = Tile<SIDE>;
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int height = static_cast<int>(input.skip.height), width = static_cast<int>(input.skip.width);
+  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, channels = input.channels;
+  const int outputs = static_cast<int>(out.channels);
+  const int tiles_x = patches.patch_w / SIDE, tiles = tiles_x * (patches.patch_h / SIDE);
+  const int patch = blockIdx.x / tiles, tile = blockIdx.x % tiles;
+  const int gx = patch % patches.grid_w, gy = patch / patches.grid_w % patches.grid_h;
+  const int n = patch / patches.grid_w / patches.grid_h;
+  const int left = gx * patches.patch_w + tile % tiles_x * SIDE, top = gy * patches.patch_h + tile / tiles_x * SIDE;
+
+  T* const values = reinterpret_cast<T*>(shared_memory());
+  T* const expand = values + places.expand;
+  T* const filters = values + places.filters;
+  T* const project = values + places.project;
+  float* const biases = reinterpret_cast<float*>(values + places.biases);
+  const T zero = from_float<T>(0.0f);
+
+  // The input, with coordinates behind the maps: so pairs of channels stay pairs, and eights may be loaded at once.
+  const int units = places.channels / 8;
+  for (int i = thread; i < Size::kRows * 16 * units; i += Size::kThreads) {
+    const int p = i / units, c = i % units * 8;
+    uint4 eight{0, 0, 0, 0};
+    if (p < Size::kHalo)
+      eight = eight_channels(input, n, reflect(top + p / Size::kAround - 1, height),
+                             reflect(left + p % Size::kAround - 1, width), c, skip_by_eights, previous_by_eights);
+    *reinterpret_cast<uint4*>(values + p * places.input_stride + c) = eight;
+  }
+  const T* weights = patches.of(n, gy, gx);
+  for (int i = thread; i < places.hidden * places.channels; i += Size::kThreads) {
+    const int h = i / places.channels, k = i % places.channels;
+    const int c = k < channels - input.coordinates ? k + input.coordinates : k - (channels - input.coordinates);
+    expand[h * places.input_stride + k] = h < hidden && k < channels ? weights[h * channels + c] : zero;
+  }
+  weights += hidden * channels;
+  for (int i = thread; i < 9 * places.hidden; i += Size::kThreads)
+    filters[i % 9 * places.hidden + i / 9] = i < 9 * hidden ? weights[i] : zero;
+  weights += 9 * hidden;
+  for (int i = thread; i < OUTPUTS * 8 * places.hidden; i += Size::kThreads) {
+    const int o = i / places.hidden, h = i % places.hidden;
+    if (o < places.outputs)
+      project[o * places.project_stride + h] = o < outputs && h < hidden ? weights[o * hidden + h] : zero;
+  }
+  for (int i = thread; i < 2 * places.hidden; i += Size::kThreads) {
+    const int h = i % places.hidden;
+    biases[i] = h < hidden ? patches.shift(i / places.hidden * hidden + h) : 0.0f;
+  }
+
+  const int group = lane / 4, pair = lane % 4 * 2;  // the row, and the first column, that a lane has of a product
+  float sums[Size::kRowsOfWarp][OUTPUTS][4] = {};
+  for (int first = 0; first < places.hidden; first += 16) {
+    T* const chunk = values + places.chunk + first / 16 % 2 * (Size::kRows * 16 * Size::kHiddenStride);
+    if (first == 0) sync_block();
+    {
+      float expanded[Size::kExpandedOfWarp][2][4];
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const float b0 = biases[first + j * 8 + pair], b1 = biases[first + j * 8 + pair + 1];
+#pragma unroll
+        for (int i = 0; i < Size::kExpandedOfWarp; ++i)
+          expanded[i][j][0] = expanded[i][j][2] = b0, expanded[i][j][1] = expanded[i][j][3] = b1;
+      }
+      for (int k = 0; k < places.channels; k += 16) {
+        uint32_t b[4];
+        const bool whole = k + 16 <= places.channels;
+        if (whole) {
+          ldmatrix4(b, expand + (first + lane / 16 * 8 + lane % 8) * places.input_stride + k + lane / 8 % 2 * 8);
+        } else {
+          ldmatrix2(b, expand + (first + lane % 16) * places.input_stride + k);
+        }
+#pragma unroll
+        for (int i = 0; i < Size::kExpandedOfWarp; ++i) {
+          const int m = warp + i * Size::kWarps;
+          if (m >= Size::kRows) break;
+          uint32_t a[4];
+          const T* row = values + (m * 16 + lane % 16) * places.input_stride + k;
+          if (whole) {
+            ldmatrix4(a, row + lane / 16 * 8);
+            mma16<T>(expanded[i][0], a, b[0], b[1]);
+            mma16<T>(expanded[i][1], a, b[2], b[3]);
+          } else {
+            ldmatrix2(a, row);
+            mma8<T>(expanded[i][0], a[0], a[1], b[0]);
+            mma8<T>(expanded[i][1], a[0], a[1], b[1]);
+          }
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < Size::kExpandedOfWarp; ++i) {
+        const int m = warp + i * Size::kWarps;
+        if (m >= Size::kRows) break;
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          const float (&v)[4] = expanded[i][j];
+          T* to = chunk + (m * 16 + group) * Size::kHiddenStride + j * 8 + pair;
+          *reinterpret_cast<uint32_t*>(to) = pack<T>(relu6(v[0]), relu6(v[1]));
+          *reinterpret_cast<uint32_t*>(to + 8 * Size::kHiddenStride) = pack<T>(relu6(v[2]), relu6(v[3]));
+        }
+      }
+    }
+    sync_block();  // one a chunk, as chunks take turns in two places
+
+    float filtered[Size::kRowsOfWarp][2][4];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const float* b = biases + places.hidden + first + j * 8 + pair;
+#pragma unroll
+      for (int i = 0; i < Size::kRowsOfWarp; ++i)
+        filtered[i][j][0] = filtered[i][j][2] = b[0], filtered[i][j][1] = filtered[i][j][3] = b[1];
+    }
+    uint32_t taps[9][2];
+#pragma unroll
+    for (int tap = 0; tap < 9; ++tap)
+#pragma unroll
+      for (int j = 0; j < 2; ++j) taps[tap][j] = diagonal(&filters[tap * places.hidden + first + j * 8 + group], lane);
+    // A product's 16 pixels are a row of the tile, or several; all that a warp has follow one another.
+    const int pixel = warp * Size::kRowsOfWarp * 16 + lane % 16;
+    const T* corner = chunk + (pixel / SIDE * Size::kAround + pixel % SIDE) * Size::kHiddenStride + lane / 16 * 8;
+#pragma unroll
+    for (int dy = 0; dy < Size::kRowsOfWarp + 2; ++dy)
+#pragma unroll
+      for (int dx = 0; dx < 3; ++dx) {
+        uint32_t a[4];
+        ldmatrix4(a, corner + (dy * Size::kAround + dx) * Size::kHiddenStride);
+#pragma unroll
+        for (int i = 0; i < Size::kRowsOfWarp; ++i)
+          if (dy - i >= 0 && dy - i < 3) {
+            mma8<T>(filtered[i][0], a[0], a[1], taps[(dy - i) * 3 + dx][0]);
+            mma8<T>(filtered[i][1], a[2], a[3], taps[(dy - i) * 3 + dx][1]);
+          }
+      }
+    uint32_t a[Size::kRowsOfWarp][4];
+#pragma unroll
+    for (int i = 0; i < Size::kRowsOfWarp; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float* v = filtered[i][j / 2] + j % 2 * 2;
+        a[i][j] = pack<T>(relu6(v[0]), relu6(v[1]));
+      }
+#pragma unroll
+    for (int j = 0; j < OUTPUTS; ++j) {
+      uint32_t b[2];
+      ldmatrix2(b, project + (j * 8 + lane % 8) * places.project_stride + first + lane / 8 % 2 * 8);
+#pragma unroll
+      for (int i = 0; i < Size::kRowsOfWarp; ++i) mma16<T>(sums[i][j], a[i], b[0], b[1]);
+    }
+  }
+
+#pragma unroll
+  for (int i = 0; i < Size::kRowsOfWarp; ++i)
+#pragma unroll
+    for (int below = 0; below < 2; ++below) {
+      const int pixel = (warp * Size::kRowsOfWarp + i) * 16 + group + below * 8;
+      T* to = out.at(n, pair, top + pixel / SIDE, left + pixel % SIDE);
+#pragma unroll
+      for (int j = 0; j < OUTPUTS; ++j)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int o = j * 8 + pair + e;
+          if (o < outputs)
+            to[(j * 8 + e) * out.stride_c] = from_float<T>(sums[i][j][below * 2 + e] + patches.shift(2 * hidden + o));
+        }
+    }
+}
+
+template <typename T, int SIDE, int OUTPUTS>
+void launch_tile(const Level& level, const Places<SIDE>& places, const char* op, Stream stream) {
+  const LevelInput<T> input(level);
+  const int64_t blocks = level.out.height / SIDE * (level.out.width / SIDE) * level.images;
+  launch<inverted_residual_tensor_kernel<T, SIDE, OUTPUTS>>(
+      op, Grid{blocks_of(blocks, 1)}, Tile<SIDE>::kThreads, static_cast<size_t>(places.bytes), stream, input,
+      Patches<T>(level), level.out.of<T>(), level.hidden, places, by_eights(input.skip),
+      by_eights(input.previous) && input.skip.channels % 8 == 0);
+}
+
+template <typename T, int SIDE>
+bool run_tiles(const Level& level, const char* op, Stream stream) {
+  if (level.patch_h() % SIDE || level.patch_w() % SIDE) return false;
+  // Whole eights of outputs are in shared memory, however few of the last are real.
+  const int eights = level.out.channels <= 16 ? 2 : level.out.channels <= 24 ? 3 : 4;
+  const Places<SIDE> places(level.channels(), level.hidden, eights * 8);
+  if (places.bytes > kMostBytes) return false;
+  if (eights == 2)
+    launch_tile<T, SIDE, 2>(level, places, op, stream);
+  else if (eights == 3)
+    launch_tile<T, SIDE, 3>(level, places, op, stream);
+  else
+    launch_tile<T, SIDE, 4>(level, places, op, stream);
+  return true;
+}
+
+}  // namespace
+
+bool inverted_residual_tensor_level(const Level& level, Type type, const char* op, Stream stream) {
+  if (!level.own_halo || level.channels() > kMostChannels || level.out.channels > kMostOutputs) return false;
+  bool served = false;
+  with_type(type, [&](auto value) {
+    using T = decltype(value);
+    if constexpr (sizeof(T) == 2)
+      served = run_tiles<T, 16>(level, op, stream) || run_tiles<T, 8>(level, op, stream) ||
+               run_tiles<T, 4>(level, op, stream);
+  });
+  return served;
+}
+
+}  // namespace hyperseg::cuda
