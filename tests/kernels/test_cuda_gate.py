@@ -1,7 +1,7 @@
 """The CUDA kernels of the built extension, for every architecture that it was built for: their machine code is read.
 
-No kernel uses the stack or spills; none takes more registers than ``cuda_budgets.json`` says; those meant for tensor cores
-have their instructions.
+No kernel uses the stack or spills; none takes more registers than ``cuda_budgets.json`` says; those that are meant for
+tensor cores have their instructions.
 """
 
 import functools
