@@ -84,10 +84,8 @@ class Built:
 def build(operator: str, network: str, dtype: torch.dtype, arch: int) -> list[Built]:
     """Every kernel that this operator launches for this network, once for each line of launchers' tables."""
     half = dtype != torch.float32
-    launches = {
-        (id(launch.kernel), launch.line): launch for launch in compiled(operator, network, dtype, arch)
-    }.values()
-    return [Built(k.name, arch, usage(k), half and k.name in tensor_core_kernels(), line) for k, line in launches]
+    once = {(id(launch.kernel), launch.line): launch for launch in compiled(operator, network, dtype, arch)}
+    return [Built(k.name, arch, usage(k), half and k.name in tensor_core_kernels(), line) for k, line in once.values()]
 
 
 def compiled(operator: str, network: str, dtype: torch.dtype, arch: int) -> list[Launch]:
