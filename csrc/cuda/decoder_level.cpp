@@ -30,7 +30,7 @@ Tensor decoder_level(const Tensor& skip, std::optional<Tensor> previous, const T
   if (!generator) {
     const Tensor weights = side_by_side(source, 3);
     set_weights(level, weights);
-    run_level(level, type, op, device.stream());
+    run_level(level, type, skip, op, device.stream());
     return out;
   }
   const Map<const void> signal = read<void>(source);
@@ -41,7 +41,7 @@ Tensor decoder_level(const Tensor& skip, std::optional<Tensor> previous, const T
   Tensor weights = torch::stable::new_empty(source, {source.size(0), source.size(2), source.size(3), size});
   generate_weights(signal, type, level.images, {maker}, weights.mutable_data_ptr(), device.stream());
   set_weights(level, weights);
-  run_level(level, type, op, device.stream());
+  run_level(level, type, skip, op, device.stream());
   return out;
 }
 

@@ -8,6 +8,9 @@
 //   filter    nine products with diagonal matrices, one for each tap: a shifted pixel is another row address
 //   project   [pixels, 16 hidden] x [16 hidden, outputs]; what the filter leaves in registers is its left side
 //
+// Where the pixels around a patch are what the neighbours' weights make of them, two kernels do this: one expands and
+// writes the hidden map to memory, the other reads it, filters and projects.
+//
 // Rows in shared memory are an odd number of 16 bytes long, so that eight of them lie in different banks.
 namespace hyperseg::cuda {
 namespace {
@@ -15,10 +18,13 @@ namespace {
 constexpr int kMostChannels = 128, kMostOutputs = 32;
 constexpr int64_t kMostBytes = 99 << 10;  // of shared memory: what every GPU since sm_80 gives a block
 
-template <int SIDE>
+enum class Part { kAll, kExpand, kRest };
+
+template <int SIDE, Part PART>
 struct Tile {
-  static constexpr int kAround = SIDE + 2, kHalo = kAround * kAround;  // pixels of a row, and of all
-  static constexpr int kRows = (kHalo + 15) / 16;                      // products high, as all `rows` here
+  static constexpr int kBorder = PART == Part::kExpand ? 0 : 1;
+  static constexpr int kAround = SIDE + 2 * kBorder, kHalo = kAround * kAround;  // pixels of a row, and of all
+  static constexpr int kRows = (kHalo + 15) / 16;                                // products high, as all `rows` here
   static constexpr int kWarps = SIDE == 16 ? 8 : SIDE * SIDE / 16, kThreads = 32 * kWarps;
   static constexpr int kRowsOfWarp = SIDE * SIDE / 16 / kWarps;  // of outputs
   static constexpr int kExpandedOfWarp = (kRows + kWarps - 1) / kWarps;
@@ -29,24 +35,25 @@ constexpr int round_up(int value, int multiple) { return (value + multiple - 1) 
 constexpr int odd_units(int halves) { return ((halves + 7) / 8 | 1) * 8; }
 
 // Where things lie in shared memory, in halves from its beginning; biases, in float, lie behind.
-template <int SIDE>
+template <int SIDE, Part PART>
 struct Places {
+  using Size = Tile<SIDE, PART>;
   int channels, hidden, outputs;  // padded to 8, 16 and 8
   int input_stride, project_stride;
   int expand, filters, project, chunk, biases, bytes;
 
-  explicit Places(int channels_, int hidden_, int outputs_)
-      : channels(round_up(channels_, 8)),
+  Places(int channels_, int hidden_, int outputs_)
+      : channels(PART == Part::kRest ? 0 : round_up(channels_, 8)),
         hidden(round_up(hidden_, 16)),
-        outputs(round_up(outputs_, 8)),
+        outputs(PART == Part::kExpand ? 0 : round_up(outputs_, 8)),
         input_stride(odd_units(channels)),
         project_stride(hidden + 8),
-        expand(Tile<SIDE>::kRows * 16 * input_stride),
-        filters(expand + hidden * input_stride),
-        project(filters + 9 * hidden),
+        expand(channels ? Size::kRows * 16 * input_stride : 0),
+        filters(expand + (channels ? hidden * input_stride : 0)),
+        project(filters + (outputs ? 9 * hidden : 0)),
         chunk(project + outputs * project_stride),
-        biases(chunk + 2 * Tile<SIDE>::kRows * 16 * Tile<SIDE>::kHiddenStride),
-        bytes(2 * biases + 4 * (2 * hidden + outputs)) {}
+        biases(chunk + (outputs ? 2 * Size::kRows * 16 * Size::kHiddenStride : 0)),
+        bytes(2 * biases + 4 * 2 * hidden) {}
 };
 
 // Whether eight channels of a pixel are one aligned load.
@@ -104,13 +111,25 @@ HYPERSEG_DEVICE uint4 eight_channels(const LevelInput<T>& input, int n, int y, i
   return result;
 }
 
-template <typename T, int SIDE, int OUTPUTS>  // the latter in eights
-HYPERSEG_KERNEL(Tile<SIDE>::kThreads, SIDE == 16  ? 2
-                                      : SIDE == 8 ? 4
-                                                  : 12)
+// The hidden map [image, y, x, hidden channels padded to 16], between the two kernels.
+template <typename T>
+struct HiddenMap {
+  T* data;
+  int height, width, channels;
+
+  HYPERSEG_DEVICE T* at(int n, int y, int x) const {
+    return data + ((static_cast<int64_t>(n) * height + y) * width + x) * channels;
+  }
+};
+
+template <typename T, int SIDE, int OUTPUTS, Part PART>  // outputs in eights
+HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
+                                              : SIDE == 8 ? 4
+                                                          : 12)
     inverted_residual_tensor_kernel(LevelInput<T> input, Patches<T> patches, Map<T> out, int hidden,
-                                    Places<SIDE> places, bool skip_by_eights, bool previous_by_eights) {
-  using Size = Tile<SIDE>;
+                                    Places<SIDE, PART> places, HiddenMap<T> map, bool skip_by_eights,
+                                    bool previous_by_eights) {
+  using Size = Tile<SIDE, PART>;
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int height = static_cast<int>(input.skip.height), width = static_cast<int>(input.skip.width);
@@ -129,30 +148,33 @@ HYPERSEG_KERNEL(Tile<SIDE>::kThreads, SIDE == 16  ? 2
   float* const biases = reinterpret_cast<float*>(values + places.biases);
   const T zero = from_float<T>(0.0f);
 
-  // The input, with coordinates behind the maps: so pairs of channels stay pairs, and eights may be loaded at once.
-  const int units = places.channels / 8;
-  for (int i = thread; i < Size::kRows * 16 * units; i += Size::kThreads) {
-    const int p = i / units, c = i % units * 8;
-    uint4 eight{0, 0, 0, 0};
-    if (p < Size::kHalo)
-      eight = eight_channels(input, n, reflect(top + p / Size::kAround - 1, height),
-                             reflect(left + p % Size::kAround - 1, width), c, skip_by_eights, previous_by_eights);
-    *reinterpret_cast<uint4*>(values + p * places.input_stride + c) = eight;
-  }
+  const auto y_of = [&](int p) { return reflect(top + p / Size::kAround - Size::kBorder, height); };
+  const auto x_of = [&](int p) { return reflect(left + p % Size::kAround - Size::kBorder, width); };
   const T* weights = patches.of(n, gy, gx);
-  for (int i = thread; i < places.hidden * places.channels; i += Size::kThreads) {
-    const int h = i / places.channels, k = i % places.channels;
-    const int c = k < channels - input.coordinates ? k + input.coordinates : k - (channels - input.coordinates);
-    expand[h * places.input_stride + k] = h < hidden && k < channels ? weights[h * channels + c] : zero;
+  if constexpr (PART != Part::kRest) {
+    // The input, with coordinates behind the maps: so pairs of channels stay pairs, and eights may be loaded at once.
+    const int units = places.channels / 8;
+    for (int i = thread; i < Size::kRows * 16 * units; i += Size::kThreads) {
+      const int p = i / units, c = i % units * 8;
+      uint4 eight{0, 0, 0, 0};
+      if (p < Size::kHalo) eight = eight_channels(input, n, y_of(p), x_of(p), c, skip_by_eights, previous_by_eights);
+      *reinterpret_cast<uint4*>(values + p * places.input_stride + c) = eight;
+    }
+    for (int i = thread; i < places.hidden * places.channels; i += Size::kThreads) {
+      const int h = i / places.channels, k = i % places.channels;
+      const int c = k < channels - input.coordinates ? k + input.coordinates : k - (channels - input.coordinates);
+      expand[h * places.input_stride + k] = h < hidden && k < channels ? weights[h * channels + c] : zero;
+    }
   }
-  weights += hidden * channels;
-  for (int i = thread; i < 9 * places.hidden; i += Size::kThreads)
-    filters[i % 9 * places.hidden + i / 9] = i < 9 * hidden ? weights[i] : zero;
-  weights += 9 * hidden;
-  for (int i = thread; i < OUTPUTS * 8 * places.hidden; i += Size::kThreads) {
-    const int o = i / places.hidden, h = i % places.hidden;
-    if (o < places.outputs)
+  if constexpr (PART != Part::kExpand) {
+    weights += hidden * channels;
+    for (int i = thread; i < 9 * places.hidden; i += Size::kThreads)
+      filters[i % 9 * places.hidden + i / 9] = i < 9 * hidden ? weights[i] : zero;
+    weights += 9 * hidden;
+    for (int i = thread; i < OUTPUTS * 8 * places.hidden; i += Size::kThreads) {
+      const int o = i / places.hidden, h = i % places.hidden;
       project[o * places.project_stride + h] = o < outputs && h < hidden ? weights[o * hidden + h] : zero;
+    }
   }
   for (int i = thread; i < 2 * places.hidden; i += Size::kThreads) {
     const int h = i % places.hidden;
@@ -160,11 +182,15 @@ HYPERSEG_KERNEL(Tile<SIDE>::kThreads, SIDE == 16  ? 2
   }
 
   const int group = lane / 4, pair = lane % 4 * 2;  // the row, and the first column, that a lane has of a product
-  float sums[Size::kRowsOfWarp][OUTPUTS][4] = {};
+  float sums[Size::kRowsOfWarp][OUTPUTS ? OUTPUTS : 1][4] = {};
   for (int first = 0; first < places.hidden; first += 16) {
     T* const chunk = values + places.chunk + first / 16 % 2 * (Size::kRows * 16 * Size::kHiddenStride);
     if (first == 0) sync_block();
-    {
+    if constexpr (PART == Part::kRest) {
+      for (int i = thread; i < 2 * Size::kHalo; i += Size::kThreads)
+        *reinterpret_cast<uint4*>(chunk + i / 2 * Size::kHiddenStride + i % 2 * 8) =
+            *reinterpret_cast<const uint4*>(map.at(n, y_of(i / 2), x_of(i / 2)) + first + i % 2 * 8);
+    } else {
       float expanded[Size::kExpandedOfWarp][2][4];
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
@@ -203,14 +229,19 @@ HYPERSEG_KERNEL(Tile<SIDE>::kThreads, SIDE == 16  ? 2
         const int m = warp + i * Size::kWarps;
         if (m >= Size::kRows) break;
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          const float (&v)[4] = expanded[i][j];
-          T* to = chunk + (m * 16 + group) * Size::kHiddenStride + j * 8 + pair;
-          *reinterpret_cast<uint32_t*>(to) = pack<T>(relu6(v[0]), relu6(v[1]));
-          *reinterpret_cast<uint32_t*>(to + 8 * Size::kHiddenStride) = pack<T>(relu6(v[2]), relu6(v[3]));
-        }
+        for (int j = 0; j < 2; ++j)
+#pragma unroll
+          for (int below = 0; below < 2; ++below) {
+            const int p = m * 16 + group + below * 8, c = j * 8 + pair;
+            const uint32_t two = pack<T>(relu6(expanded[i][j][below * 2]), relu6(expanded[i][j][below * 2 + 1]));
+            if constexpr (PART == Part::kAll)
+              *reinterpret_cast<uint32_t*>(chunk + p * Size::kHiddenStride + c) = two;
+            else
+              *reinterpret_cast<uint32_t*>(map.at(n, top + p / SIDE, left + p % SIDE) + first + c) = two;
+          }
       }
     }
+    if constexpr (PART == Part::kExpand) continue;
     sync_block();  // one a chunk, as chunks take turns in two places
 
     float filtered[Size::kRowsOfWarp][2][4];
@@ -276,42 +307,59 @@ HYPERSEG_KERNEL(Tile<SIDE>::kThreads, SIDE == 16  ? 2
     }
 }
 
-template <typename T, int SIDE, int OUTPUTS>
-void launch_tile(const Level& level, const Places<SIDE>& places, const char* op, Stream stream) {
+template <typename T, int SIDE, int OUTPUTS, Part PART>
+void launch_part(const Level& level, const HiddenMap<T>& map, const char* op, Stream stream) {
   const LevelInput<T> input(level);
+  const Places<SIDE, PART> places(level.channels(), level.hidden, OUTPUTS * 8);
   const int64_t blocks = level.out.height / SIDE * (level.out.width / SIDE) * level.images;
-  launch<inverted_residual_tensor_kernel<T, SIDE, OUTPUTS>>(
-      op, Grid{blocks_of(blocks, 1)}, Tile<SIDE>::kThreads, static_cast<size_t>(places.bytes), stream, input,
-      Patches<T>(level), level.out.of<T>(), level.hidden, places, by_eights(input.skip),
+  launch<inverted_residual_tensor_kernel<T, SIDE, OUTPUTS, PART>>(
+      op, Grid{blocks_of(blocks, 1)}, Tile<SIDE, PART>::kThreads, static_cast<size_t>(places.bytes), stream, input,
+      Patches<T>(level), level.out.of<T>(), level.hidden, places, map, by_eights(input.skip),
       by_eights(input.previous) && input.skip.channels % 8 == 0);
 }
 
-template <typename T, int SIDE>
+template <typename T, int SIDE, int OUTPUTS>
 bool run_tiles(const Level& level, const char* op, Stream stream) {
-  if (level.patch_h() % SIDE || level.patch_w() % SIDE) return false;
-  // Whole eights of outputs are in shared memory, however few of the last are real.
-  const int eights = level.out.channels <= 16 ? 2 : level.out.channels <= 24 ? 3 : 4;
-  const Places<SIDE> places(level.channels(), level.hidden, eights * 8);
-  if (places.bytes > kMostBytes) return false;
-  if (eights == 2)
-    launch_tile<T, SIDE, 2>(level, places, op, stream);
-  else if (eights == 3)
-    launch_tile<T, SIDE, 3>(level, places, op, stream);
-  else
-    launch_tile<T, SIDE, 4>(level, places, op, stream);
+  const auto fits = [&](auto places) { return places.bytes <= kMostBytes; };
+  const int channels = level.channels();
+  const HiddenMap<T> map{static_cast<T*>(level.hidden_map), static_cast<int>(level.out.height),
+                         static_cast<int>(level.out.width), round_up(level.hidden, 16)};
+  if (level.own_halo) {
+    if (!fits(Places<SIDE, Part::kAll>(channels, level.hidden, OUTPUTS * 8))) return false;
+    launch_part<T, SIDE, OUTPUTS, Part::kAll>(level, map, op, stream);
+  } else {
+    if (!fits(Places<SIDE, Part::kExpand>(channels, level.hidden, 0)) ||
+        !fits(Places<SIDE, Part::kRest>(channels, level.hidden, OUTPUTS * 8)))
+      return false;
+    launch_part<T, SIDE, 0, Part::kExpand>(level, map, op, stream);
+    launch_part<T, SIDE, OUTPUTS, Part::kRest>(level, map, op, stream);
+  }
   return true;
+}
+
+template <typename T, int SIDE>
+bool run_sides(const Level& level, const char* op, Stream stream) {
+  if (level.patch_h() % SIDE || level.patch_w() % SIDE) return false;
+  return level.out.channels <= 16   ? run_tiles<T, SIDE, 2>(level, op, stream)
+         : level.out.channels <= 24 ? run_tiles<T, SIDE, 3>(level, op, stream)
+                                    : run_tiles<T, SIDE, 4>(level, op, stream);
 }
 
 }  // namespace
 
+int64_t hidden_map_size(const Level& level, Type type) {
+  if (level.own_halo || level.hidden == 0 || type == Type::kFloat) return 0;
+  return level.out.height * level.out.width * level.images * round_up(level.hidden, 16);
+}
+
 bool inverted_residual_tensor_level(const Level& level, Type type, const char* op, Stream stream) {
-  if (!level.own_halo || level.channels() > kMostChannels || level.out.channels > kMostOutputs) return false;
+  if (level.channels() > kMostChannels || level.out.channels > kMostOutputs) return false;
   bool served = false;
   with_type(type, [&](auto value) {
     using T = decltype(value);
     if constexpr (sizeof(T) == 2)
-      served = run_tiles<T, 16>(level, op, stream) || run_tiles<T, 8>(level, op, stream) ||
-               run_tiles<T, 4>(level, op, stream);
+      served = run_sides<T, 16>(level, op, stream) || run_sides<T, 8>(level, op, stream) ||
+               run_sides<T, 4>(level, op, stream);
   });
   return served;
 }

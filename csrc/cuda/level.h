@@ -18,6 +18,7 @@ struct Level {
   int hidden = 0;        // 0: one matrix a patch
   bool own_halo = true;  // around its patch, an inverted residual sees what the patch's own weights make of the input
   bool last_relu = false;
+  void* hidden_map = nullptr;  // room for hidden_map_size values
 
   int channels() const {
     return static_cast<int>(2 * coordinates + skip.channels + (previous ? previous.channels : 0));
@@ -31,14 +32,9 @@ void pointwise_level(const Level& level, Type type, const char* op, Stream strea
 // hidden > 0; any shape, any type.
 void inverted_residual_level(const Level& level, Type type, const char* op, Stream stream);
 
+// How many values of its type the level wants to keep between two kernels.
+int64_t hidden_map_size(const Level& level, Type type);
 // The same on tensor cores; false, and nothing done, where the shape or type does not suit it.
 bool inverted_residual_tensor_level(const Level& level, Type type, const char* op, Stream stream);
-
-inline void run_level(const Level& level, Type type, const char* op, Stream stream) {
-  if (!level.hidden)
-    pointwise_level(level, type, op, stream);
-  else if (!inverted_residual_tensor_level(level, type, op, stream))
-    inverted_residual_level(level, type, op, stream);
-}
 
 }  // namespace hyperseg::cuda

@@ -23,4 +23,13 @@ inline void set_weights(Level& level, const Tensor& weights) {  // which side_by
   level.grid_w = static_cast<int>(weights.size(2));
 }
 
+// `like`: of the level's type and device.
+inline void run_level(Level& level, Type type, const Tensor& like, const char* op, Stream stream) {
+  if (!level.hidden) return pointwise_level(level, type, op, stream);
+  const int64_t size = hidden_map_size(level, type);
+  Tensor map = size ? torch::stable::new_empty(like, {size}) : like;
+  if (size) level.hidden_map = map.mutable_data_ptr();
+  if (!inverted_residual_tensor_level(level, type, op, stream)) inverted_residual_level(level, type, op, stream);
+}
+
 }  // namespace hyperseg::cuda

@@ -21,7 +21,7 @@ Tensor patch_inverted_residual(const Tensor& x, const Tensor& weights, std::opti
   level.images = static_cast<int>(x.size(0));
   level.hidden = static_cast<int>(hidden);
   level.own_halo = halo == "own";
-  run_level(level, type, op, device.stream());
+  run_level(level, type, x, op, device.stream());
   return out;
 }
 
