@@ -29,6 +29,9 @@ HYPERSEG_DEVICE void sync_block() { __syncthreads(); }
 HYPERSEG_DEVICE void sync_warp() { __syncwarp(); }
 HYPERSEG_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffff, value, mask); }
 
+// The warp's number in its block, which the compiler then knows to be the same for all its lanes.
+HYPERSEG_DEVICE int warp_index() { return __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x) / 32, 0); }
+
 // Programmatic dependent launch: a kernel may be on the GPU before the one ahead of it is done. It must wait before it
 // reads what that one wrote, or writes what that one reads; constants it may read at once.
 HYPERSEG_DEVICE void wait_for_previous_kernel() {
@@ -74,6 +77,22 @@ template <>
 HYPERSEG_DEVICE uint32_t pack<bfloat16>(float low, float high) {
   const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&v);
+}
+
+// min(max(v, 0), 6) of both values, NaN where one is NaN.
+template <typename T>
+HYPERSEG_DEVICE uint32_t relu6_of_two(uint32_t v);
+template <>
+HYPERSEG_DEVICE uint32_t relu6_of_two<half>(uint32_t v) {
+  const __half2 six = __floats2half2_rn(6.0f, 6.0f), zero = __floats2half2_rn(0.0f, 0.0f);
+  const __half2 clamped = __hmin2_nan(__hmax2_nan(*reinterpret_cast<const __half2*>(&v), zero), six);
+  return *reinterpret_cast<const uint32_t*>(&clamped);
+}
+template <>
+HYPERSEG_DEVICE uint32_t relu6_of_two<bfloat16>(uint32_t v) {
+  const __nv_bfloat162 six = __floats2bfloat162_rn(6.0f, 6.0f), zero = __floats2bfloat162_rn(0.0f, 0.0f);
+  const __nv_bfloat162 clamped = __hmin2_nan(__hmax2_nan(*reinterpret_cast<const __nv_bfloat162*>(&v), zero), six);
+  return *reinterpret_cast<const uint32_t*>(&clamped);
 }
 
 template <typename T>

@@ -27,7 +27,6 @@ struct Tile {
   static constexpr int kRows = (kHalo + 15) / 16;                                // products high, as all `rows` here
   static constexpr int kWarps = SIDE == 16 ? 8 : SIDE * SIDE / 16, kThreads = 32 * kWarps;
   static constexpr int kRowsOfWarp = SIDE * SIDE / 16 / kWarps;  // of outputs
-  static constexpr int kExpandedOfWarp = (kRows + kWarps - 1) / kWarps;
   static constexpr int kHiddenStride = 24;
 };
 
@@ -78,23 +77,26 @@ HYPERSEG_DEVICE uint4 blend(const uint4& a, const uint4& b, const uint4& c, cons
   return result;
 }
 
-// Channels c to c + 7 of a pixel, counted from skip's first; coordinates come last, then zeros.
+// Writes channels c to c + 7 of a pixel, counted from skip's first; coordinates come last, then zeros.
 template <typename T>
-HYPERSEG_DEVICE uint4 eight_channels(const LevelInput<T>& input, int n, int y, int x, int c, bool skip_by_eights,
-                                     bool previous_by_eights) {
+HYPERSEG_DEVICE void put_eight_channels(const LevelInput<T>& input, int n, int y, int x, int c, bool skip_by_eights,
+                                        bool previous_by_eights, T* to) {
   const int from_skip = static_cast<int>(input.skip.channels), maps = input.channels - input.coordinates;
-  if (skip_by_eights && c + 8 <= from_skip) return *reinterpret_cast<const uint4*>(input.skip.at(n, c, y, x));
+  uint4* const whole = reinterpret_cast<uint4*>(to);
+  if (skip_by_eights && c + 8 <= from_skip) {
+    *whole = *reinterpret_cast<const uint4*>(input.skip.at(n, c, y, x));
+    return;
+  }
   const Sample row(y, input.scale_y, static_cast<int>(input.previous.height));
   const Sample column(x, input.scale_x, static_cast<int>(input.previous.width));
   if (previous_by_eights && c >= from_skip && c % 8 == from_skip % 8 && c + 8 <= maps) {
     const auto at = [&](int yy, int xx) {
       return *reinterpret_cast<const uint4*>(input.previous.at(n, c - from_skip, yy, xx));
     };
-    return blend<T>(at(row.low, column.low), at(row.low, column.high), at(row.high, column.low),
-                    at(row.high, column.high), column.weight, row.weight);
+    *whole = blend<T>(at(row.low, column.low), at(row.low, column.high), at(row.high, column.low),
+                      at(row.high, column.high), column.weight, row.weight);
+    return;
   }
-  uint4 result;
-  uint32_t* to = &result.x;
 #pragma unroll 1
   for (int i = 0; i < 4; ++i) {
     float v[2];
@@ -106,9 +108,8 @@ HYPERSEG_DEVICE uint4 eight_channels(const LevelInput<T>& input, int n, int y, i
              : k < input.channels ? input.coordinate(k - maps, y, x)
                                   : 0.0f;
     }
-    to[i] = pack<T>(v[0], v[1]);
+    reinterpret_cast<uint32_t*>(to)[i] = pack<T>(v[0], v[1]);
   }
-  return result;
 }
 
 // The hidden map [image, y, x, hidden channels padded to 16], between the two kernels.
@@ -130,10 +131,11 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
                                     Places<SIDE, PART> places, HiddenMap<T> map, bool skip_by_eights,
                                     bool previous_by_eights) {
   using Size = Tile<SIDE, PART>;
+  constexpr int kExpanded = (Size::kRows + Size::kWarps - 1) / Size::kWarps;  // products high, of a warp
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int height = static_cast<int>(input.skip.height), width = static_cast<int>(input.skip.width);
-  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, channels = input.channels;
+  const int thread = threadIdx.x, warp = warp_index(), lane = thread % 32, channels = input.channels;
   const int outputs = static_cast<int>(out.channels);
   const int tiles_x = patches.patch_w / SIDE, tiles = tiles_x * (patches.patch_h / SIDE);
   const int patch = blockIdx.x / tiles, tile = blockIdx.x % tiles;
@@ -153,28 +155,31 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
   const T* weights = patches.of(n, gy, gx);
   if constexpr (PART != Part::kRest) {
     // The input, with coordinates behind the maps: so pairs of channels stay pairs, and eights may be loaded at once.
-    const int units = places.channels / 8;
-    for (int i = thread; i < Size::kRows * 16 * units; i += Size::kThreads) {
-      const int p = i / units, c = i % units * 8;
-      uint4 eight{0, 0, 0, 0};
-      if (p < Size::kHalo) eight = eight_channels(input, n, y_of(p), x_of(p), c, skip_by_eights, previous_by_eights);
-      *reinterpret_cast<uint4*>(values + p * places.input_stride + c) = eight;
-    }
-    for (int i = thread; i < places.hidden * places.channels; i += Size::kThreads) {
-      const int h = i / places.channels, k = i % places.channels;
-      const int c = k < channels - input.coordinates ? k + input.coordinates : k - (channels - input.coordinates);
-      expand[h * places.input_stride + k] = h < hidden && k < channels ? weights[h * channels + c] : zero;
-    }
+    // A warp has the same eight of many pixels, so that its lanes do the same.
+    constexpr int kAll = Size::kRows * 16;
+    for (int c = 0; c < places.channels; c += 8)
+      for (int p = thread; p < kAll; p += Size::kThreads) {
+        T* to = values + p * places.input_stride + c;
+        if (p < Size::kHalo)
+          put_eight_channels(input, n, y_of(p), x_of(p), c, skip_by_eights, previous_by_eights, to);
+        else
+          *reinterpret_cast<uint4*>(to) = uint4{0, 0, 0, 0};
+      }
+    const int maps = channels - input.coordinates;
+    for (int h = warp; h < places.hidden; h += Size::kWarps)
+      for (int k = lane; k < places.channels; k += 32) {
+        const int c = k < maps ? k + input.coordinates : k - maps;
+        expand[h * places.input_stride + k] = h < hidden && k < channels ? weights[h * channels + c] : zero;
+      }
   }
   if constexpr (PART != Part::kExpand) {
     weights += hidden * channels;
     for (int i = thread; i < 9 * places.hidden; i += Size::kThreads)
       filters[i % 9 * places.hidden + i / 9] = i < 9 * hidden ? weights[i] : zero;
     weights += 9 * hidden;
-    for (int i = thread; i < OUTPUTS * 8 * places.hidden; i += Size::kThreads) {
-      const int o = i / places.hidden, h = i % places.hidden;
-      project[o * places.project_stride + h] = o < outputs && h < hidden ? weights[o * hidden + h] : zero;
-    }
+    for (int o = warp; o < OUTPUTS * 8; o += Size::kWarps)
+      for (int h = lane; h < places.hidden; h += 32)
+        project[o * places.project_stride + h] = o < outputs && h < hidden ? weights[o * hidden + h] : zero;
   }
   for (int i = thread; i < 2 * places.hidden; i += Size::kThreads) {
     const int h = i % places.hidden;
@@ -191,16 +196,16 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
         *reinterpret_cast<uint4*>(chunk + i / 2 * Size::kHiddenStride + i % 2 * 8) =
             *reinterpret_cast<const uint4*>(map.at(n, y_of(i / 2), x_of(i / 2)) + first + i % 2 * 8);
     } else {
-      float expanded[Size::kExpandedOfWarp][2][4];
+      float expanded[kExpanded][2][4];
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const float b0 = biases[first + j * 8 + pair], b1 = biases[first + j * 8 + pair + 1];
 #pragma unroll
-        for (int i = 0; i < Size::kExpandedOfWarp; ++i)
+        for (int i = 0; i < kExpanded; ++i)
           expanded[i][j][0] = expanded[i][j][2] = b0, expanded[i][j][1] = expanded[i][j][3] = b1;
       }
       for (int k = 0; k < places.channels; k += 16) {
-        uint32_t b[4];
+        uint32_t b[4] = {};
         const bool whole = k + 16 <= places.channels;
         if (whole) {
           ldmatrix4(b, expand + (first + lane / 16 * 8 + lane % 8) * places.input_stride + k + lane / 8 % 2 * 8);
@@ -208,7 +213,7 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
           ldmatrix2(b, expand + (first + lane % 16) * places.input_stride + k);
         }
 #pragma unroll
-        for (int i = 0; i < Size::kExpandedOfWarp; ++i) {
+        for (int i = 0; i < kExpanded; ++i) {
           const int m = warp + i * Size::kWarps;
           if (m >= Size::kRows) break;
           uint32_t a[4];
@@ -225,7 +230,7 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
         }
       }
 #pragma unroll
-      for (int i = 0; i < Size::kExpandedOfWarp; ++i) {
+      for (int i = 0; i < kExpanded; ++i) {
         const int m = warp + i * Size::kWarps;
         if (m >= Size::kRows) break;
 #pragma unroll
@@ -233,7 +238,7 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
 #pragma unroll
           for (int below = 0; below < 2; ++below) {
             const int p = m * 16 + group + below * 8, c = j * 8 + pair;
-            const uint32_t two = pack<T>(relu6(expanded[i][j][below * 2]), relu6(expanded[i][j][below * 2 + 1]));
+            const uint32_t two = relu6_of_two<T>(pack<T>(expanded[i][j][below * 2], expanded[i][j][below * 2 + 1]));
             if constexpr (PART == Part::kAll)
               *reinterpret_cast<uint32_t*>(chunk + p * Size::kHiddenStride + c) = two;
             else
@@ -279,7 +284,7 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const float* v = filtered[i][j / 2] + j % 2 * 2;
-        a[i][j] = pack<T>(relu6(v[0]), relu6(v[1]));
+        a[i][j] = relu6_of_two<T>(pack<T>(v[0], v[1]));
       }
 #pragma unroll
     for (int j = 0; j < OUTPUTS; ++j) {

@@ -51,6 +51,8 @@ inline float shuffle_xor(float value, int mask) {
   return value;
 }
 
+inline int warp_index() { return threadIdx.x / 32; }
+
 inline void wait_for_previous_kernel() {}
 inline void let_next_kernel_start() {}
 
@@ -110,6 +112,13 @@ uint32_t pack(float low, float high) {
 template <typename T>
 float2 unpack(uint32_t v) {
   return {to_float(T{static_cast<uint16_t>(v)}), to_float(T{static_cast<uint16_t>(v >> 16)})};
+}
+
+template <typename T>
+uint32_t relu6_of_two(uint32_t v) {
+  const auto clamp = [](float f) { return std::isnan(f) ? f : std::min(std::max(f, 0.0f), 6.0f); };
+  const float2 two = unpack<T>(v);
+  return pack<T>(clamp(two.x), clamp(two.y));
 }
 
 template <int COUNT>
