@@ -4,93 +4,54 @@ No kernel uses the stack or spills; none takes more registers than ``cuda_budget
 tensor cores have their instructions.
 """
 
-import functools
 import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from hyperseg.ops import native
+from tests.kernels import extension, loops
 
 FILE = Path(__file__).with_name("cuda_budgets.json")
 SLACK = 8  # registers: ptxas gives them out in eights, and a release moves a kernel by one such step
-_NAME = re.compile(r"([a-z][a-z_]*_kernel)(?=[IE])")  # of a kernel, in its mangled name
-_MMA = re.compile(r"\sHMMA\b")
+BUDGETS = json.loads(FILE.read_text())
+
+built = pytest.mark.skipif(extension.missing() is not None, reason=extension.missing() or "")
 
 
-def _tool() -> str | None:
-    """Of a CUDA toolkit, or what Triton brings along."""
-    if found := shutil.which("cuobjdump"):
-        return found
-    try:
-        from triton import __file__ as triton
-    except ImportError:
-        return None
-    found = Path(triton).parent / "backends/nvidia/bin/cuobjdump"
-    return str(found) if found.is_file() else None
-
-
-@functools.cache
-def _kernels() -> dict[tuple[str, str], tuple[int, int]]:
-    """(registers, bytes of stack) by (architecture, mangled name)."""
-    found, arch, name = {}, "", ""
-    for line in _dump("--dump-resource-usage").splitlines():
-        if match := re.match(r"arch = (\w+)", line):
-            arch = match[1]
-        elif match := re.match(r"\s*Function (\w+):", line):
-            name = match[1]
-        elif match := re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", line):
-            found[arch, name] = int(match[1]), int(match[2]) + int(match[3])
-    return found
-
-
-def _dump(*options: str) -> str:
-    module, sentence = native.extension()
-    if module is None:
-        pytest.skip(sentence)
-    if not module.cuda_version or native.emulated():
-        pytest.skip("the extension was built without CUDA kernels")
-    tool = _tool()
-    if tool is None:
-        pytest.skip("there is no cuobjdump: install a CUDA toolkit or Triton")
-    return subprocess.run([tool, *options, module.__file__], capture_output=True, text=True, check=True).stdout
-
-
-def plain(mangled: str) -> str:
-    match = _NAME.search(mangled)
-    assert match, f"{mangled} is not named like a kernel: end its name in _kernel"
-    return match[1]
-
-
+@built
 def test_no_kernel_uses_the_stack():
-    bad = [f"{plain(name)} for {arch}: {stack} bytes" for (arch, name), (_, stack) in _kernels().items() if stack]
+    kernels = extension.kernels().items()
+    bad = [f"{extension.plain(name)} for {arch}: {stack} bytes" for (arch, name), (_, stack) in kernels if stack]
     assert not bad, "\n".join(bad)
 
 
+@built
 def test_registers_are_within_budget():
-    budgets = json.loads(FILE.read_text())
     most: dict[str, int] = {}
-    for (_, name), (registers, _) in _kernels().items():
-        most[plain(name)] = max(registers, most.get(plain(name), 0))
+    for (_, mangled), (registers, _) in extension.kernels().items():
+        name = extension.plain(mangled)
+        most[name] = max(registers, most.get(name, 0))
     excess = [
-        f"{name} takes {registers} registers, its budget is {budgets.get(name, {}).get('registers', 'not there')}"
+        f"{name} takes {registers} registers, its budget is {BUDGETS.get(name, {}).get('registers', 'not there')}"
         for name, registers in most.items()
-        if name not in budgets or registers > budgets[name]["registers"] + SLACK
+        if name not in BUDGETS or registers > BUDGETS[name]["registers"] + SLACK
     ]
     assert not excess, "\n".join(excess)
-    assert set(budgets) == set(most), "a kernel is gone: delete its budget"
+    assert set(BUDGETS) == set(most), "a kernel is gone: delete its budget"
 
 
+@built
 def test_tensor_cores_are_used():
     """By every instance of a kernel that is meant for them, on the first architecture: disassembling takes its time."""
-    first = next(iter(_kernels()))[0]
-    meant = {name for name, budget in json.loads(FILE.read_text()).items() if budget["tensor_cores"]}
-    functions = re.split(r"^\s*Function : ", _dump("-sass", "-arch", first), flags=re.MULTILINE)[1:]
-    names = [text.split(maxsplit=1)[0] for text in functions]
-    assert meant <= set(map(plain, names))
-    bodies = zip(names, functions, strict=True)
-    without = [name for name, body in bodies if plain(name) in meant and not _MMA.search(body)]
+    meant = {name for name, budget in BUDGETS.items() if budget["tensor_cores"]}
+    functions = extension.functions(extension.first_architecture())
+    assert meant <= set(map(extension.plain, functions))
+    without = [name for name, code in functions.items() if extension.plain(name) in meant and "HMMA" not in code]
     assert not without, "\n".join(without)
+
+
+def test_loops_are_found():
+    code = "/*0000*/ MOV R1, c[0x0][0x28] ;\n/*0010*/ HMMA R4, R2 ;\n/*0020*/ @P0 BRA 0x10 ;\n/*0030*/ EXIT ;"
+    length, (loop,) = loops.loops(code)
+    assert (length, loop.first, loop.last, loop.depth) == (4, 0x10, 0x20, 0)
+    assert loop.operations == {"HMMA": 1, "BRA": 1}

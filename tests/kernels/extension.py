@@ -1,0 +1,71 @@
+"""The CUDA kernels in the built extension, read by cuobjdump."""
+
+import functools
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from hyperseg.ops import native
+
+_NAME = re.compile(r"([a-z][a-z_]*_kernel)(?=[IE])")  # of a kernel, in its mangled name
+
+
+def missing() -> str | None:
+    """Why there is nothing to read here."""
+    module, sentence = native.extension()
+    if module is None:
+        return sentence
+    if not module.cuda_version or native.emulated():
+        return "the extension was built without CUDA kernels"
+    return None if _tool() else "there is no cuobjdump: install a CUDA toolkit or Triton"
+
+
+def _tool() -> str | None:
+    """Of a CUDA toolkit, or what Triton brings along."""
+    if found := shutil.which("cuobjdump"):
+        return found
+    try:
+        from triton import __file__ as triton
+    except ImportError:
+        return None
+    path = Path(triton).parent / "backends/nvidia/bin/cuobjdump"
+    return str(path) if path.is_file() else None
+
+
+def dump(*options: str) -> str:
+    if sentence := missing():
+        raise RuntimeError(sentence)
+    command = [_tool(), *options, native.extension()[0].__file__]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@functools.cache
+def kernels() -> dict[tuple[str, str], tuple[int, int]]:
+    """(registers, bytes of stack) by (architecture, mangled name)."""
+    found, arch, name = {}, "", ""
+    for line in dump("--dump-resource-usage").splitlines():
+        if match := re.match(r"arch = (\w+)", line):
+            arch = match[1]
+        elif match := re.match(r"\s*Function (\w+):", line):
+            name = match[1]
+        elif match := re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", line):
+            found[arch, name] = int(match[1]), int(match[2]) + int(match[3])
+    return found
+
+
+def first_architecture() -> str:
+    return next(iter(kernels()))[0]
+
+
+def functions(arch: str) -> dict[str, str]:
+    """The machine code of every kernel for this architecture, by mangled name."""
+    texts = re.split(r"^\s*Function : ", dump("-sass", "-arch", arch), flags=re.MULTILINE)[1:]
+    return {text.split(maxsplit=1)[0]: text for text in texts}
+
+
+def plain(mangled: str) -> str:
+    """A kernel's name in the sources."""
+    match = _NAME.search(mangled)
+    assert match, f"{mangled} is not named like a kernel: end its name in _kernel"
+    return match[1]

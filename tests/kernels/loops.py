@@ -1,0 +1,64 @@
+"""How many instructions the loops of compiled kernels have: what an estimate of a kernel's time multiplies.
+
+    python -m tests.kernels.loops inverted_residual_tensor half Li16ELi3E
+
+prints, for every kernel of the built extension whose mangled name holds all these words, its length and its loops:
+where it begins, its nesting, its instructions and what they are mostly. A loop's instructions count those of the loops
+inside it once. How often each runs, and which branches of it, is for the reader to say: see csrc/cuda/README.md.
+"""
+
+import argparse
+import collections
+import re
+from dataclasses import dataclass
+
+from tests.kernels import extension
+
+_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,5})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]*)([^;]*);")
+_TARGET = re.compile(r"0x([0-9a-f]+)")
+
+
+@dataclass(frozen=True)
+class Loop:
+    """From ``first`` to ``last``, addresses of instructions, inside ``depth`` other loops."""
+
+    first: int
+    last: int
+    depth: int
+    operations: collections.Counter
+
+
+def loops(code: str) -> tuple[int, list[Loop]]:
+    """A kernel's number of instructions and its loops, in the order of their first instruction."""
+    found = [(int(a, 16), operation, rest) for a, operation, rest in _INSTRUCTION.findall(code)]
+    spans = []
+    for address, operation, rest in found:
+        target = _TARGET.search(rest)
+        if operation == "BRA" and target and int(target[1], 16) < address:
+            spans.append((int(target[1], 16), address))
+    result = []
+    for first, last in sorted(spans):
+        depth = sum(f <= first and last <= e and (f, e) != (first, last) for f, e in spans)
+        inside = collections.Counter(operation for address, operation, _ in found if first <= address <= last)
+        result.append(Loop(first, last, depth, inside))
+    return len(found), result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.kernels.loops", description=__doc__)
+    parser.add_argument("words", nargs="+", help="parts of the mangled name")
+    parser.add_argument("--arch", help="such as sm_90; the first that the extension was built for")
+    args = parser.parse_args()
+    arch = args.arch or extension.first_architecture()
+    for name, code in extension.functions(arch).items():
+        if not all(word in name for word in args.words):
+            continue
+        length, found = loops(code)
+        print(f"{name} for {arch}: {length} instructions")
+        for loop in found:
+            mostly = ", ".join(f"{count} {operation}" for operation, count in loop.operations.most_common(8))
+            print(f"  {'  ' * loop.depth}{loop.first:#06x}: {sum(loop.operations.values())}: {mostly}")
+
+
+if __name__ == "__main__":
+    main()
