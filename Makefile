@@ -11,7 +11,7 @@ CSRC := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name 
 OLDEST_TRITON := build/triton-3.6
 
 .DEFAULT_GOAL := help
-.PHONY: help install ext shim test test-all gate gate-oldest budgets sanitize gpu-test lint format fps clean
+.PHONY: help install ext shim test test-all gate gate-oldest gate-cuda budgets sanitize gpu-test lint format fps clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ gate: $(INSTALLED) ## compile every Triton kernel for sm_80, sm_90 and sm_100 an
 
 gate-oldest: $(OLDEST_TRITON) ## the same with the oldest supported Triton
 	PYTHONPATH=$(OLDEST_TRITON) $(BIN)/python -m pytest tests/kernels -n auto $(PYTEST_ARGS)
+
+gate-cuda: $(INSTALLED) ## compile the CUDA kernels for sm_80, sm_90 and sm_100 and judge the code; needs nvcc, but no GPU
+	TORCH_CUDA_ARCH_LIST="8.0;9.0;10.0" $(BIN)/python setup.py build_ext
+	$(BIN)/python -m pytest tests/kernels/test_cuda_gate.py $(PYTEST_ARGS)
 
 budgets: $(OLDEST_TRITON) ## record what the kernels need of a GPU now, for both versions of Triton
 	$(BIN)/python -m tests.kernels.budgets --write
