@@ -65,6 +65,18 @@ HYPERSEG_DEVICE bfloat16 from_float<bfloat16>(float v) {
   return __float2bfloat16_rn(v);
 }
 
+// The larger and the smaller of two values, NaN where one is NaN: fmaxf and fminf would hide it.
+HYPERSEG_DEVICE float max_or_nan(float a, float b) {
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+}
+HYPERSEG_DEVICE float min_or_nan(float a, float b) {
+  float result;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+}
+
 // Two values of a half type in a register, the first one in the low half.
 template <typename T>
 HYPERSEG_DEVICE uint32_t pack(float low, float high);

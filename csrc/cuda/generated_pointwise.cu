@@ -128,7 +128,7 @@ generated_pointwise_kernel(LevelInput<T> input, Map<const T> signal, Patches<T> 
         sum += shuffle_xor(sum, 2);
         if (lane % 4 == pixel % 4 && patch < problem.patches)
           *out.at(at.n, output, at.y * shape.patch_h + pixel / shape.patch_w,
-                  at.x * shape.patch_w + pixel % shape.patch_w) = from_float<T>(fmaxf(sum + shift, 0.0f));
+                  at.x * shape.patch_w + pixel % shape.patch_w) = from_float<T>(max_or_nan(sum + shift, 0.0f));
       }
     }
 }

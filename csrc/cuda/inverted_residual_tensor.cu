@@ -15,7 +15,7 @@
 namespace hyperseg::cuda {
 namespace {
 
-constexpr int kMostChannels = 128, kMostOutputs = 32;
+constexpr int kMostChannels = 128, kMostHidden = 1024, kMostOutputs = 32;
 constexpr int64_t kMostBytes = 99 << 10;  // of shared memory: what every GPU since sm_80 gives a block
 
 enum class Part { kAll, kExpand, kRest };
@@ -358,7 +358,7 @@ int64_t hidden_map_size(const Level& level, Type type) {
 }
 
 bool inverted_residual_tensor_level(const Level& level, Type type, const char* op, Stream stream) {
-  if (level.channels() > kMostChannels || level.out.channels > kMostOutputs) return false;
+  if (level.channels() > kMostChannels || level.hidden > kMostHidden || level.out.channels > kMostOutputs) return false;
   bool served = false;
   with_type(type, [&](auto value) {
     using T = decltype(value);

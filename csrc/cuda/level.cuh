@@ -5,7 +5,7 @@
 
 namespace hyperseg::cuda {
 
-HYPERSEG_DEVICE float relu6(float v) { return fminf(fmaxf(v, 0.0f), 6.0f); }
+HYPERSEG_DEVICE float relu6(float v) { return min_or_nan(max_or_nan(v, 0.0f), 6.0f); }
 
 // The pixel that padding by reflection shows at `i`: -1 is 1, size is size - 2.
 HYPERSEG_DEVICE int reflect(int i, int size) {

@@ -57,7 +57,7 @@ pointwise_level_kernel(LevelInput<T> input, Patches<T> patches, Map<T> out, bool
     if (item >= items) break;
     const int o = first_output + item / count, p = item % count;
     const float v = sums[k] + patches.shift(o);
-    *out.at(n, o, y_of(p), x_of(p)) = from_float<T>(relu ? fmaxf(v, 0.0f) : v);
+    *out.at(n, o, y_of(p), x_of(p)) = from_float<T>(relu ? max_or_nan(v, 0.0f) : v);
   }
 }
 

@@ -104,6 +104,9 @@ inline bfloat16 from_float<bfloat16>(float v) {
   return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16)};
 }
 
+inline float max_or_nan(float a, float b) { return a >= b || std::isnan(a) ? a : b; }
+inline float min_or_nan(float a, float b) { return a <= b || std::isnan(a) ? a : b; }
+
 template <typename T>
 uint32_t pack(float low, float high) {
   return from_float<T>(low).bits | uint32_t{from_float<T>(high).bits} << 16;

@@ -215,3 +215,27 @@ def test_upsample_cross_entropy(target, n, classes, size, to, ignored, bootstrap
     actual = target.serve("upsample_cross_entropy", args)[0]
     expected = reference.upsample_cross_entropy(*double(args))[0]
     torch.testing.assert_close(actual.cpu().double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [F32, torch.float16], ids=["float32", "float16"])
+@pytest.mark.parametrize("build", [residual(halo=HALOS[0]), residual(patch=(4, 4), halo=HALOS[1])], ids=HALOS)
+@on_every_target("patch_inverted_residual")
+def test_inverted_residuals_keep_nan(target: Target, build, dtype: torch.dtype):
+    """Activations that clamp must not make a number of it."""
+    _keeps_nan(target, Case("patch_inverted_residual", "nan", build), dtype)
+
+
+@pytest.mark.parametrize("dtype", [F32, torch.float16], ids=["float32", "float16"])
+@pytest.mark.parametrize("build", [level(), level(patch=(1, 1), signal=(20, 4, 12, 1, 45))], ids=["weights", "signal"])
+@on_every_target("decoder_level")
+def test_levels_keep_nan(target: Target, build, dtype: torch.dtype):
+    _keeps_nan(target, Case("decoder_level", "nan", build), dtype)
+
+
+def _keeps_nan(target: Target, case: Case, dtype: torch.dtype) -> None:
+    args = case.arguments(dtype, target.device)
+    args[0][0, 0, -1, 0] = float("nan")
+    actual = target.serve(case.operator, args)
+    expected = getattr(reference, case.operator)(*double(args))
+    assert expected.isnan().any()
+    assert torch.equal(actual.isnan().cpu(), expected.isnan())
