@@ -28,6 +28,7 @@ HYPERSEG_DEVICE char* shared_memory() {
 HYPERSEG_DEVICE void sync_block() { __syncthreads(); }
 HYPERSEG_DEVICE void sync_warp() { __syncwarp(); }
 HYPERSEG_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffff, value, mask); }
+HYPERSEG_DEVICE uint32_t shuffle_xor(uint32_t value, int mask) { return __shfl_xor_sync(0xffffffff, value, mask); }
 
 // Programmatic dependent launch: a kernel may be on the GPU before the one ahead of it is done. It must wait before it
 // reads what that one wrote, or writes what that one reads; constants it may read at once.

@@ -123,6 +123,8 @@ register(
         _implementations(
             _cuda_objections,
             "upsample_argmax",
+            "upsample_cross_entropy",
+            "upsample_cross_entropy_backward",
         ),
     )
 )
