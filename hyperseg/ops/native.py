@@ -122,6 +122,8 @@ register(
         _unavailable_cuda,
         _implementations(
             _cuda_objections,
+            "patch_conv2d",
+            "patch_conv2d_backward",
             "upsample_argmax",
             "upsample_cross_entropy",
             "upsample_cross_entropy_backward",
