@@ -122,6 +122,7 @@ register(
         _unavailable_cuda,
         _implementations(
             _cuda_objections,
+            "generate_weights_backward",
             "patch_conv2d",
             "patch_conv2d_backward",
             "upsample_argmax",
