@@ -179,7 +179,7 @@ void bootstrapped(const char* op, const Bootstrap& bootstrap, const float* losse
   uint32_t* counts = reinterpret_cast<uint32_t*>(cuts + kPasses * images);
   uint32_t* counted = counts + blocks * kCounters;
   float* const sums = reinterpret_cast<float*>(counted + blocks * kCounters);
-  const Grid grid{static_cast<unsigned>(blocks)};
+  const Grid grid = grid_of(op, blocks);
   constexpr size_t kCounting = kCounters * kThreads * sizeof(uint32_t);
   static_assert(kCounting >= kNarrowing);
   for (int pass = 0; pass < kPasses; ++pass) {

@@ -21,19 +21,20 @@ HYPERSEG_DEVICE int place(int row, int k) {
 }
 
 // The values of some rows from depth `first` on, `steps` deep; half types with zeros up to a multiple of 16. Threads go
-// along the depth, or from row to row, whichever lies side by side in memory.
-template <typename T, int ROWS, typename Values>
+// along the depth, or from row to row, whichever lies side by side in memory. AHEAD: as many loads a thread waits for
+// at once.
+template <typename T, int ROWS, int AHEAD, typename Values>
 HYPERSEG_DEVICE void fill(T* shared, const Values& values, int first, int steps, bool along_depth) {
   const int padded = std::is_same_v<T, float> ? steps : (steps + 15) / 16 * 16, thread = threadIdx.x;
   if (along_depth) {
     const int k = thread % kDepth;
     if (k >= padded) return;
-#pragma unroll 4
+#pragma unroll AHEAD
     for (int row = thread / kDepth; row < ROWS; row += kProductThreads / kDepth)
       shared[place<T, ROWS>(row, k)] = k < steps ? values(row, first + k) : from_float<T>(0.0f);
   } else {
     const int row = thread % ROWS;
-#pragma unroll 4
+#pragma unroll AHEAD
     for (int k = thread / ROWS; k < padded; k += kProductThreads / ROWS)
       shared[place<T, ROWS>(row, k)] = k < steps ? values(row, first + k) : from_float<T>(0.0f);
   }
@@ -131,11 +132,12 @@ HYPERSEG_DEVICE void tile_product(int depth, const A& a, bool a_along_depth, con
   T* left = reinterpret_cast<T*>(shared_memory());
   T* right = left + (std::is_same_v<T, float> ? kDepth * (M + 1) : M * kRow);
   std::conditional_t<std::is_same_v<T, float>, Exact<M, N>, Fragments<T, M, N>> sums;
+  constexpr int kAhead = M + N < 128 ? 8 : 4;  // a large tile's sums leave fewer registers
   for (int first = 0; first < depth; first += kDepth) {
     const int steps = min(kDepth, depth - first);
     if (first > 0) sync_block();
-    fill<T, M>(left, a, first, steps, a_along_depth);
-    fill<T, N>(right, b, first, steps, b_along_depth);
+    fill<T, M, kAhead>(left, a, first, steps, a_along_depth);
+    fill<T, N, kAhead>(right, b, first, steps, b_along_depth);
     sync_block();
     sums.add(left, right, steps);
   }

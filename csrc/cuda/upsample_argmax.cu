@@ -35,7 +35,7 @@ void upsample_argmax(const Map<const void>& logits, Type type, int64_t images, u
                      int64_t width, Stream stream) {
   const Resizing resizing(logits, height, width);
   const int64_t bytes = resizing.staged_bytes();
-  const Grid grid{static_cast<unsigned>(images * resizing.tiles())};
+  const Grid grid = grid_of("upsample_argmax", images * resizing.tiles());
   with_type(type, [&](auto value) {
     using T = decltype(value);
     const auto run = bytes ? launch<upsample_argmax_kernel<T, true>, Map<const T>, Resizing, uint8_t*>

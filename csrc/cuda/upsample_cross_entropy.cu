@@ -77,7 +77,7 @@ plain_weights_kernel(float* weights, int64_t pixels, const float* each) {
 void launch_losses(const Compared& compared, int64_t ignore_index, float* losses, const Plain& plain, Stream stream) {
   const Resizing resizing(compared.logits, compared.height, compared.width);
   const int64_t staged = resizing.staged_bytes();
-  const Grid grid{static_cast<unsigned>(loss_blocks(compared))};
+  const Grid grid = grid_of(kName, loss_blocks(compared));
   with_type(compared.type, [&](auto value) {
     using T = decltype(value);
     const Map<const T> logits = compared.logits.of<const T>();
@@ -102,8 +102,8 @@ void plain_cross_entropy(const Compared& compared, int64_t ignore_index, float* 
   launch<plain_total_kernel>(kName, {1}, kTotalThreads, kShared, stream, sums, counts, loss_blocks(compared), loss,
                              each);
   const int64_t pixels = compared.images * compared.height * compared.width;
-  launch<plain_weights_kernel>(kName, {blocks_of(pixels, kEachThreads)}, kEachThreads, 0, stream, weights, pixels,
-                               each);
+  launch<plain_weights_kernel>(kName, grid_of(kName, (pixels + kEachThreads - 1) / kEachThreads), kEachThreads, 0,
+                               stream, weights, pixels, each);
 }
 
 void pixel_losses(const Compared& compared, int64_t ignore_index, float* losses, Stream stream) {

@@ -191,21 +191,22 @@ void upsample_cross_entropy_backward(const Compared& compared, const float* grad
     const Map<const T> logits = compared.logits.of<const T>();
     T* const target = static_cast<T*>(d_logits);
     const auto run = [&](auto is_staged) {
-      launch<log_sums_kernel<T, is_staged.value>>(kName, {static_cast<unsigned>(compared.images * resizing.tiles())},
+      launch<log_sums_kernel<T, is_staged.value>>(kName, grid_of(kName, compared.images * resizing.tiles()),
                                                   kTileThreads, kScratch + staged, stream, logits, resizing, weights,
                                                   log_sums);
     };
     staged ? run(std::true_type{}) : run(std::false_type{});
     if (readers_h <= kReaders && readers_w <= kReaders) {
       const int64_t tiles = int64_t{blocks_of(h, kTileHeight)} * blocks_of(w, kTileWidth);
-      const Grid grid{static_cast<unsigned>(compared.images * tiles * blocks_of(resizing.channels, kClasses))};
+      const Grid grid = grid_of(kName, compared.images * tiles * blocks_of(resizing.channels, kClasses));
       constexpr size_t kShared = kScratch + kClasses * kWindow * sizeof(float);
       launch<gather_window_kernel<T>>(kName, grid, kTileThreads, kShared, stream, grad, logits, resizing, pixels,
                                       target);
     } else {
       const int64_t count = compared.images * resizing.channels * h * w;
-      launch<gather_kernel<T>>(kName, {blocks_of(count, kThreads)}, kThreads, 0, stream, grad, logits, resizing, pixels,
-                               static_cast<int>(readers_h), static_cast<int>(readers_w), count, target);
+      launch<gather_kernel<T>>(kName, grid_of(kName, (count + kThreads - 1) / kThreads), kThreads, 0, stream, grad,
+                               logits, resizing, pixels, static_cast<int>(readers_h), static_cast<int>(readers_w),
+                               count, target);
     }
   });
 }
