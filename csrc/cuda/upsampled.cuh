@@ -64,7 +64,7 @@ class Resized {
   int y, x;  // the nearest pixel inside
   bool inside;
 
-  // All threads of the block; `map`: an image, `stride_n` is not used.
+  // All threads of the block. `image`: one of the map.
   HYPERSEG_DEVICE Resized(const T* image, const Map<const T>& map, const Resizing& resizing, int tile, float* staged)
       : image_(image), map_(map), resizing_(resizing), staged_(staged) {
     const int height = static_cast<int>(resizing.rows.out), width = static_cast<int>(resizing.columns.out);
