@@ -28,6 +28,7 @@ HYPERSEG_DEVICE char* shared_memory() {
 HYPERSEG_DEVICE void sync_block() { __syncthreads(); }
 HYPERSEG_DEVICE void sync_warp() { __syncwarp(); }
 HYPERSEG_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffff, value, mask); }
+HYPERSEG_DEVICE uint32_t shuffle_xor(uint32_t value, int mask) { return __shfl_xor_sync(0xffffffff, value, mask); }
 
 // The warp's number in its block, which the compiler then knows to be the same for all its lanes.
 HYPERSEG_DEVICE int warp_index() { return __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x) / 32, 0); }

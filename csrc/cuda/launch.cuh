@@ -2,6 +2,7 @@
 
 #include <cstddef>
 
+#include "../common/check.h"
 #include "device.cuh"
 #include "type.h"
 
@@ -12,8 +13,6 @@
 #include <cuda_runtime.h>
 
 #include <atomic>
-
-#include "../common/check.h"
 
 namespace hyperseg::cuda {
 
@@ -75,6 +74,12 @@ void with_type(Type type, Body&& body) {
     case Type::kBFloat16:
       return body(bfloat16{});
   }
+}
+
+// As many blocks as a launch asks for, in a row.
+inline Grid grid_of(const char* op, int64_t blocks) {
+  check(blocks < int64_t{1} << 31, op, ": too large for a GPU, it would take ", blocks, " blocks");
+  return {static_cast<unsigned>(blocks)};
 }
 
 inline unsigned blocks_of(int64_t count, int64_t size) { return static_cast<unsigned>((count + size - 1) / size); }

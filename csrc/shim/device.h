@@ -45,7 +45,8 @@ enum Operation { kShuffle, kSyncWarp, kLdmatrix4, kLdmatrix2, kMma16, kMma8 };
 
 inline void sync_warp() { shim::exchange(nullptr, 0, kSyncWarp); }
 
-inline float shuffle_xor(float value, int mask) {
+template <typename V>  // a float or a uint32_t
+V shuffle_xor(V value, int mask) {
   const auto* said = shim::exchange(&value, sizeof value, kShuffle + 16 * mask);
   std::memcpy(&value, said[(threadIdx.x % 32) ^ mask], sizeof value);
   return value;

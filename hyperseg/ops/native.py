@@ -124,8 +124,13 @@ register(
             _cuda_objections,
             "decoder_level",
             "generate_weights",
+            "generate_weights_backward",
+            "patch_conv2d",
+            "patch_conv2d_backward",
             "patch_inverted_residual",
             "upsample_argmax",
+            "upsample_cross_entropy",
+            "upsample_cross_entropy_backward",
         ),
     )
 )

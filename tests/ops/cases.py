@@ -275,6 +275,8 @@ GENERATE_WEIGHTS = table(
     one_patch=generators(1, grid=(1, 1)),
     one_row_of_patches=generators(grid=(1, 7), parts=((0, 12, 2, 10, 9),)),
     depthwise=generators(parts=((0, 12, 12, 24, 23),)),
+    many_patches=generators(1, 12, (18, 16), ((0, 12, 2, 10, 9),)),
+    many_generators=generators(1, 4, (1, 2), tuple((i % 3, 2, 1, 2, 2) for i in range(35))),
     several_blocks=generators(1, 84, (5, 14), ((0, 74, 2, 150, 149), (40, 44, 1, 70, 70))),
 )
 
@@ -452,6 +454,7 @@ _BOOTSTRAPPED = {
     "bootstrap_all_but_one": loss(bootstrap=142, threshold=0.0),
     "bootstrap_one": loss(bootstrap=1, threshold=100.0),
     "bootstrap_images_differ": loss(3, bootstrap=60, threshold=1.5),
+    "bootstrap_many_pixels": loss(2, 3, (33, 40), (66, 80), bootstrap=2000, threshold=9.0),
 }
 UPSAMPLE_CROSS_ENTROPY = [
     *table(
@@ -460,6 +463,9 @@ UPSAMPLE_CROSS_ENTROPY = [
         plain_double=loss(size=(6, 8), to=(12, 16)),
         plain_identity=loss(size=(6, 8), to=(6, 8)),
         plain_downsizing=loss(size=(11, 13), to=(4, 6)),
+        plain_downsizing_to_a_row=loss(size=(4, 13), to=(1, 5), ignored=0.0),
+        plain_nearly_double=loss(1, 2, (9, 33), (17, 65)),
+        plain_four_times_as_large=loss(1, 2, (3, 4), (12, 16)),
         plain_nothing_ignored=loss(ignored=0.0),
         plain_all_ignored=loss(ignored=1.1),
         plain_one_class=loss(classes=1),
