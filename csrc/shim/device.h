@@ -30,6 +30,9 @@ struct bfloat16 {
 struct float2 {
   float x, y;
 };
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
@@ -101,6 +104,9 @@ inline bfloat16 from_float<bfloat16>(float v) {
   return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16)};
 }
 
+inline float fast_exp(float v) { return std::exp(v); }
+inline float fast_divide(float a, float b) { return a / b; }
+
 template <typename T>
 uint32_t pack(float low, float high) {
   return from_float<T>(low).bits | uint32_t{from_float<T>(high).bits} << 16;
@@ -110,6 +116,23 @@ template <typename T>
 float2 unpack(uint32_t v) {
   return {to_float(T{static_cast<uint16_t>(v)}), to_float(T{static_cast<uint16_t>(v >> 16)})};
 }
+
+template <typename T>
+uint32_t multiply2(uint32_t a, uint32_t b) {
+  const float2 u = unpack<T>(a), v = unpack<T>(b);
+  return pack<T>(u.x * v.x, u.y * v.y);
+}
+
+inline void copy_async(void* shared, const void* global, bool valid) {
+  if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16) std::abort();
+  if (valid)
+    std::memcpy(shared, global, 16);
+  else
+    std::memset(shared, 0, 16);
+}
+inline void close_copies() {}
+template <int N>
+void wait_for_copies() {}
 
 inline void ldmatrix4(uint32_t (&r)[4], const void* row) {
   const auto* said = shim::exchange(&row, sizeof row, kLdmatrix);

@@ -122,6 +122,7 @@ register(
         _unavailable_cuda,
         _implementations(
             _cuda_objections,
+            "mbconv",
             "upsample_argmax",
         ),
     )

@@ -1,0 +1,164 @@
+#pragma once
+
+#include <cstddef>
+#include <type_traits>
+
+#include "device.cuh"
+#include "vectors.cuh"
+
+// Products of matrices: c[r, o] = sum over k of a[r, k] b[o, k]. A block computes a tile of c from chunks of both
+// operands that pass through a ring of stages in shared memory; half types are multiplied on tensor cores, floats are
+// not, and all sums are float.
+namespace hyperseg::cuda {
+
+constexpr int kChunkBytes = 128, kStepBytes = 32;  // of the depth: what a stage holds, what a warp multiplies at once
+constexpr int kRowBytes = kChunkBytes + 16;        // an odd number of 16 bytes: eight rows are in different banks
+constexpr int kStagedPad = 8;                      // likewise for pairs of floats
+
+template <typename T>
+constexpr int kChunk = kChunkBytes / sizeof(T);
+
+// A warp computes 32 rows and columns of a tile; several share the depth where there are few tiles.
+template <int ROW_WARPS, int COLUMN_WARPS, int DEPTH_WARPS>
+struct Tile {
+  static constexpr int kRowWarps = ROW_WARPS, kColumnWarps = COLUMN_WARPS, kDepthWarps = DEPTH_WARPS;
+  static constexpr int kRows = 32 * ROW_WARPS, kColumns = 32 * COLUMN_WARPS;
+  static constexpr int kThreads = 32 * ROW_WARPS * COLUMN_WARPS * DEPTH_WARPS;
+  static constexpr int kStages = 512 / (kRows + kColumns);  // so that three blocks fit a multiprocessor
+  // A stage has the rows of a, those of b and one more that a's are multiplied by.
+  static constexpr int kStageBytes = (kRows + kColumns + 1) * kRowBytes;
+  static constexpr int kStagedStride = kColumns + kStagedPad;
+  static constexpr int kStagedBytes = 4 * DEPTH_WARPS * kRows * kStagedStride;
+
+  static size_t shared_bytes(int64_t chunks) {
+    const size_t stages = (chunks < kStages ? chunks : kStages) * kStageBytes;
+    return stages > kStagedBytes ? stages : kStagedBytes;
+  }
+};
+
+// What a warp adds up. The pointers are to the first of its rows, at the bytes of the step; only so many are needed.
+template <typename T, bool SCALED>
+struct Sums {
+  float values[2][4][4] = {};
+
+  HYPERSEG_DEVICE void add(const char* a, const char* b, const char* scale, int rows, int columns) {
+    const int lane = threadIdx.x % 32;
+    uint32_t fragment_a[2][4], fragment_b[4];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (16 * i >= rows) break;
+      ldmatrix4(fragment_a[i], a + (16 * i + lane % 16) * kRowBytes + lane / 16 * 16);
+      if constexpr (SCALED) {
+        const uint32_t low = *reinterpret_cast<const uint32_t*>(scale + 4 * (lane % 4));
+        const uint32_t high = *reinterpret_cast<const uint32_t*>(scale + 4 * (lane % 4) + 16);
+#pragma unroll
+        for (int r = 0; r < 4; ++r) fragment_a[i][r] = multiply2<T>(fragment_a[i][r], r < 2 ? low : high);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      if (16 * j >= columns) break;
+      ldmatrix4(fragment_b, b + (16 * j + lane / 16 * 8 + lane % 8) * kRowBytes + lane / 8 % 2 * 16);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        if (16 * i >= rows) break;
+        mma16<T>(values[i][2 * j], fragment_a[i], fragment_b[0], fragment_b[1]);
+        mma16<T>(values[i][2 * j + 1], fragment_a[i], fragment_b[2], fragment_b[3]);
+      }
+    }
+  }
+
+  HYPERSEG_DEVICE void store(float* to, int stride) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; e += 2)
+          store2(to + (16 * i + lane / 4 + 4 * e) * stride + 8 * j + 2 * (lane % 4),
+                 float2{values[i][j][e], values[i][j][e + 1]});
+  }
+};
+
+template <bool SCALED>
+struct Sums<float, SCALED> {
+  float values[4][8] = {};  // rows 8 apart, columns 4 apart
+
+  HYPERSEG_DEVICE void add(const char* a, const char* b, const char* scale, int, int) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int part = 0; part < kStepBytes; part += 16) {
+      float4 rows[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        rows[i] = *reinterpret_cast<const float4*>(a + (8 * i + lane / 4) * kRowBytes + part);
+        if constexpr (SCALED) {
+          const float4 s = *reinterpret_cast<const float4*>(scale + part);
+          rows[i] = float4{rows[i].x * s.x, rows[i].y * s.y, rows[i].z * s.z, rows[i].w * s.w};
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const float4 column = *reinterpret_cast<const float4*>(b + (4 * j + lane % 4) * kRowBytes + part);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          values[i][j] += rows[i].x * column.x;
+          values[i][j] += rows[i].y * column.y;
+          values[i][j] += rows[i].z * column.z;
+          values[i][j] += rows[i].w * column.w;
+        }
+      }
+    }
+  }
+
+  HYPERSEG_DEVICE void store(float* to, int stride) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int j = 0; j < 8; ++j) to[(8 * i + lane / 4) * stride + 4 * j + lane % 4] = values[i][j];
+  }
+};
+
+// A tile of the product, of which `rows` and `columns` are needed. load(chunk, stage) begins to copy a chunk of the
+// operands: rows of kRowBytes, zeros where there is no depth left. Returns sums that are left to add up, kDepthWarps
+// times [kRows, kStagedStride], and that all threads may read.
+template <typename T, typename TILE, bool SCALED, typename Load>
+HYPERSEG_DEVICE const float* multiply_tile(int depth, int rows, int columns, const Load& load) {
+  const int warp = threadIdx.x / 32, chunks = (depth + kChunk<T> - 1) / kChunk<T>;
+  const int part = warp % TILE::kDepthWarps, tile = warp / TILE::kDepthWarps;
+  const int row = 32 * (tile / TILE::kColumnWarps), column = 32 * (tile % TILE::kColumnWarps);
+  char* memory = shared_memory();
+  Sums<T, SCALED> sums;
+#pragma unroll
+  for (int chunk = 0; chunk < TILE::kStages - 1; ++chunk) {
+    if (chunk < chunks) load(chunk, memory + chunk * TILE::kStageBytes);
+    close_copies();
+  }
+  int stage = 0, next = TILE::kStages - 1;
+  for (int chunk = 0; chunk < chunks; ++chunk) {
+    wait_for_copies<TILE::kStages - 2>();
+    sync_block();  // and everybody is done with the stage that is filled now
+    if (chunk + TILE::kStages - 1 < chunks) load(chunk + TILE::kStages - 1, memory + next * TILE::kStageBytes);
+    close_copies();
+    const char* a = memory + stage * TILE::kStageBytes;
+    const int steps = min(kChunkBytes, (depth - chunk * kChunk<T>)*static_cast<int>(sizeof(T)));
+#pragma unroll
+    for (int step = 0; step < kChunkBytes / kStepBytes; step += TILE::kDepthWarps) {
+      const int at = (step + part) * kStepBytes;
+      if (at < steps && row < rows && column < columns)
+        sums.add(a + row * kRowBytes + at, a + (TILE::kRows + column) * kRowBytes + at,
+                 a + (TILE::kRows + TILE::kColumns) * kRowBytes + at, rows - row, columns - column);
+    }
+    stage = stage + 1 == TILE::kStages ? 0 : stage + 1;
+    next = next + 1 == TILE::kStages ? 0 : next + 1;
+  }
+  sync_block();
+  float* staged = reinterpret_cast<float*>(memory);
+  sums.store(staged + (part * TILE::kRows + row) * TILE::kStagedStride + column, TILE::kStagedStride);
+  sync_block();
+  return staged;
+}
+
+}  // namespace hyperseg::cuda
