@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "../common/map.h"
 #include "device.cuh"
 #include "vectors.cuh"
 
@@ -13,7 +14,6 @@ namespace hyperseg::cuda {
 
 constexpr int kChunkBytes = 128, kStepBytes = 32;  // of the depth: what a stage holds, what a warp multiplies at once
 constexpr int kRowBytes = kChunkBytes + 16;        // an odd number of 16 bytes: eight rows are in different banks
-constexpr int kStagedPad = 8;                      // likewise for pairs of floats
 
 template <typename T>
 constexpr int kChunk = kChunkBytes / sizeof(T);
@@ -27,8 +27,18 @@ struct Tile {
   static constexpr int kStages = 512 / (kRows + kColumns);  // so that three blocks fit a multiprocessor
   // A stage has the rows of a, those of b and one more that a's are multiplied by.
   static constexpr int kStageBytes = (kRows + kColumns + 1) * kRowBytes;
-  static constexpr int kStagedStride = kColumns + kStagedPad;
-  static constexpr int kStagedBytes = 4 * DEPTH_WARPS * kRows * kStagedStride;
+
+  // Sums on their way from the warps that added them up to the threads that store them. Rows of a warp's fragment are 8
+  // banks apart; 8 rows, and 32 columns, further on 4 more, so that 8 threads may read 32 bytes each from there.
+  static constexpr int kStagedStride = kColumns + 8, kStaged = (kRows / 8) * (8 * kStagedStride + 4);
+  static constexpr int kStagedBytes = 4 * DEPTH_WARPS * kStaged;
+  HYPERSEG_ANYWHERE static constexpr int staged(int row, int column) {
+    return row * kStagedStride + row / 8 * 4 + column + column / 32 * 4;
+  }
+  // The row of the group of threads that reads a row's columns, for the first pass over them.
+  HYPERSEG_ANYWHERE static constexpr int row_of_group(int group) {
+    return kColumns == 32 ? group % 2 * 8 + group / 2 % 8 + group / 16 * 16 : group;
+  }
 
   static size_t shared_bytes(int64_t chunks) {
     const size_t stages = (chunks < kStages ? chunks : kStages) * kStageBytes;
@@ -37,7 +47,7 @@ struct Tile {
 };
 
 // What a warp adds up. The pointers are to the first of its rows, at the bytes of the step; only so many are needed.
-template <typename T, bool SCALED>
+template <typename T, typename TILE, bool SCALED>
 struct Sums {
   float values[2][4][4] = {};
 
@@ -68,7 +78,7 @@ struct Sums {
     }
   }
 
-  HYPERSEG_DEVICE void store(float* to, int stride) const {
+  HYPERSEG_DEVICE void store(float* to) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < 2; ++i)
@@ -76,13 +86,13 @@ struct Sums {
       for (int j = 0; j < 4; ++j)
 #pragma unroll
         for (int e = 0; e < 4; e += 2)
-          store2(to + (16 * i + lane / 4 + 4 * e) * stride + 8 * j + 2 * (lane % 4),
+          store2(to + TILE::staged(16 * i + 4 * e, 0) + lane / 4 * TILE::kStagedStride + 8 * j + 2 * (lane % 4),
                  float2{values[i][j][e], values[i][j][e + 1]});
   }
 };
 
-template <bool SCALED>
-struct Sums<float, SCALED> {
+template <typename TILE, bool SCALED>
+struct Sums<float, TILE, SCALED> {
   float values[4][8] = {};  // rows 8 apart, columns 4 apart
 
   HYPERSEG_DEVICE void add(const char* a, const char* b, const char* scale, int, int) {
@@ -112,25 +122,26 @@ struct Sums<float, SCALED> {
     }
   }
 
-  HYPERSEG_DEVICE void store(float* to, int stride) const {
+  HYPERSEG_DEVICE void store(float* to) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < 4; ++i)
 #pragma unroll
-      for (int j = 0; j < 8; ++j) to[(8 * i + lane / 4) * stride + 4 * j + lane % 4] = values[i][j];
+      for (int j = 0; j < 8; ++j)
+        to[TILE::staged(8 * i, 0) + lane / 4 * TILE::kStagedStride + 4 * j + lane % 4] = values[i][j];
   }
 };
 
 // A tile of the product, of which `rows` and `columns` are needed. load(chunk, stage) begins to copy a chunk of the
 // operands: rows of kRowBytes, zeros where there is no depth left. Returns sums that are left to add up, kDepthWarps
-// times [kRows, kStagedStride], and that all threads may read.
+// times kStaged, and that all threads may read.
 template <typename T, typename TILE, bool SCALED, typename Load>
 HYPERSEG_DEVICE const float* multiply_tile(int depth, int rows, int columns, const Load& load) {
   const int warp = threadIdx.x / 32, chunks = (depth + kChunk<T> - 1) / kChunk<T>;
   const int part = warp % TILE::kDepthWarps, tile = warp / TILE::kDepthWarps;
   const int row = 32 * (tile / TILE::kColumnWarps), column = 32 * (tile % TILE::kColumnWarps);
   char* memory = shared_memory();
-  Sums<T, SCALED> sums;
+  Sums<T, TILE, SCALED> sums;
 #pragma unroll
   for (int chunk = 0; chunk < TILE::kStages - 1; ++chunk) {
     if (chunk < chunks) load(chunk, memory + chunk * TILE::kStageBytes);
@@ -156,7 +167,7 @@ HYPERSEG_DEVICE const float* multiply_tile(int depth, int rows, int columns, con
   }
   sync_block();
   float* staged = reinterpret_cast<float*>(memory);
-  sums.store(staged + (part * TILE::kRows + row) * TILE::kStagedStride + column, TILE::kStagedStride);
+  sums.store(staged + part * TILE::kStaged + TILE::staged(row, column));
   sync_block();
   return staged;
 }

@@ -155,7 +155,8 @@ void gate(const Mbconv& block, const Tiling& tiling, Stream stream) {
   problem.slices = static_cast<int>(blocks_of(block.hidden_stride, kGateChannels));
   problem.pixels = static_cast<float>(block.out.height * block.out.width);
   const Grid grid{static_cast<unsigned>(block.images * problem.slices)};
-  launch<mbconv_gate_kernel<T>>(kOp, grid, kGateThreads, 2 * kGateThreads * sizeof(float), stream, problem);
+  launch<mbconv_gate_kernel<T>>(kOp, grid, kGateThreads, (kGateThreads + kGateSqueezed) * sizeof(float), stream,
+                                problem);
 }
 
 template <typename T>

@@ -86,7 +86,7 @@ mbconv_depthwise_kernel(Depthwise<T> problem) {
 
   const auto finish = [&](int y, int x, float2 v) {
     if (y >= problem.height || x >= problem.width) return;
-    v.x = silu<T>(v.x), v.y = silu<T>(v.y);
+    silu2<T>(v.x, v.y);
     total.x += v.x, total.y += v.y;
     if (c < problem.out_stride)
       store2(problem.out + ((n * problem.height + y) * problem.width + x) * problem.out_stride + c, v);

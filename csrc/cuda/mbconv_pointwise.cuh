@@ -106,19 +106,23 @@ mbconv_pointwise_kernel(Pointwise<T> problem) {
     load8(problem.bias + column, bias);
   else
     load8(problem.bias + column, 1, problem.columns - column, bias);
-  for (int row = thread / kAcross; row < TILE::kRows; row += TILE::kThreads / kAcross) {
+  for (int row = TILE::row_of_group(thread / kAcross); row < TILE::kRows; row += TILE::kThreads / kAcross) {
     const int pixel = first_pixel + row;
     if (pixel >= problem.pixels) break;
     float values[8], more[8];
-    load8(sums + row * TILE::kStagedStride + inside, values);
+    load8(sums + TILE::staged(row, inside), values);
 #pragma unroll
     for (int part = 1; part < TILE::kDepthWarps; ++part) {
-      load8(sums + (part * TILE::kRows + row) * TILE::kStagedStride + inside, more);
+      load8(sums + part * TILE::kStaged + TILE::staged(row, inside), more);
 #pragma unroll
       for (int e = 0; e < 8; ++e) values[e] += more[e];
     }
 #pragma unroll
-    for (int e = 0; e < 8; ++e) values[e] = PROJECT ? values[e] + bias[e] : silu<T>(values[e] + bias[e]);
+    for (int e = 0; e < 8; ++e) values[e] += bias[e];
+    if constexpr (!PROJECT) {
+#pragma unroll
+      for (int e = 0; e < 8; e += 2) silu2<T>(values[e], values[e + 1]);
+    }
     const int count = problem.out_channels - column;
     if (PROJECT && problem.added.data) {
       const T* added = problem.added.at(image, pixel) + column * problem.added.stride_c;
