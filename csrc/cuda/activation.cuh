@@ -15,7 +15,7 @@ HYPERSEG_DEVICE float sigmoid(float v) { return 1.0f / (1.0f + expf(-v)); }
 template <typename T>
 HYPERSEG_DEVICE void silu2(float& a, float& b) {
   const float p = 1.0f + fast_exp(fminf(-a, 40.0f)), q = 1.0f + fast_exp(fminf(-b, 40.0f));
-  const float reciprocal = fast_divide(1.0f, p * q);
+  const float reciprocal = fast_reciprocal(p * q);
   a *= q * reciprocal;
   b *= p * reciprocal;
 }

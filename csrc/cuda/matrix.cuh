@@ -142,12 +142,13 @@ HYPERSEG_DEVICE const float* multiply_tile(int depth, int rows, int columns, con
   const int row = 32 * (tile / TILE::kColumnWarps), column = 32 * (tile % TILE::kColumnWarps);
   char* memory = shared_memory();
   Sums<T, TILE, SCALED> sums;
-#pragma unroll
+#pragma unroll 1
   for (int chunk = 0; chunk < TILE::kStages - 1; ++chunk) {
     if (chunk < chunks) load(chunk, memory + chunk * TILE::kStageBytes);
     close_copies();
   }
   int stage = 0, next = TILE::kStages - 1;
+#pragma unroll 1
   for (int chunk = 0; chunk < chunks; ++chunk) {
     wait_for_copies<TILE::kStages - 2>();
     sync_block();  // and everybody is done with the stage that is filled now

@@ -84,12 +84,11 @@ mbconv_depthwise_kernel(Depthwise<T> problem) {
                      c + 1 < problem.channels ? to_float(bias[1]) : 0.0f};
   float2 total{0.0f, 0.0f};
 
-  const auto finish = [&](int y, int x, float2 v) {
-    if (y >= problem.height || x >= problem.width) return;
+  // What comes of a sum, of a pixel of the map.
+  const auto finish = [&](T* to, float2 v) {
     silu2<T>(v.x, v.y);
     total.x += v.x, total.y += v.y;
-    if (c < problem.out_stride)
-      store2(problem.out + ((n * problem.height + y) * problem.width + x) * problem.out_stride + c, v);
+    store2(to, v);
   };
 
   for (int step = 0; step < problem.steps; ++step) {
@@ -112,7 +111,10 @@ mbconv_depthwise_kernel(Depthwise<T> problem) {
     wait_for_copies<0>();
     sync_block();
 
+    if (c >= problem.out_stride) continue;
     const int y = top + run_y, x = left + run_x;
+    T* out = problem.out + ((n * problem.height + y) * problem.width + x) * problem.out_stride + c;
+    const int64_t next_row = problem.width * problem.out_stride;
     if constexpr (SIZE > 0) {
       float2 taps[SIZE][SIZE], sums[kRun][kRun];
 #pragma unroll
@@ -140,7 +142,13 @@ mbconv_depthwise_kernel(Depthwise<T> problem) {
         }
       }
 #pragma unroll
-      for (int i = 0; i < kRun * kRun; ++i) finish(y + i / kRun, x + i % kRun, sums[i / kRun][i % kRun]);
+      for (int j = 0; j < kRun; ++j) {
+        if (y + j >= problem.height) break;
+        T* to = out + j * next_row;
+#pragma unroll
+        for (int i = 0; i < kRun; ++i, to += problem.out_stride)
+          if (x + i < problem.width) finish(to, sums[j][i]);
+      }
     } else {
       const auto value = [&](const T* at, int channel) {
         return channel < problem.in.channels ? to_float(at[(channel - c) * problem.in.stride_c]) : 0.0f;
@@ -158,7 +166,7 @@ mbconv_depthwise_kernel(Depthwise<T> problem) {
           sum.x += weight.x * value(at, c);
           sum.y += weight.y * value(at, c + 1);
         }
-        finish(y + i / kRun, x + i % kRun, sum);
+        finish(out + i / kRun * next_row + i % kRun * problem.out_stride, sum);
       }
     }
   }

@@ -12,8 +12,8 @@ template <typename S>
 struct Rows {
   S* data = nullptr;
   int64_t stride_n = 0, stride_c = 0, stride_h = 0, stride_w = 0;
-  int width = 0;         // 0: one stride leads through all pixels, and no division is needed
-  bool vectors = false;  // eight channels lie side by side, on 16 bytes
+  int width = 0;
+  bool vectors = false;  // eight channels lie side by side, on 16 bytes, and stride_w leads through all pixels
 
   Rows() = default;
   explicit Rows(const Map<S>& map)
@@ -22,8 +22,8 @@ struct Rows {
         stride_c(map.stride_c),
         stride_h(map.stride_h),
         stride_w(map.stride_w),
-        width(map.stride_h == map.width * map.stride_w ? 0 : static_cast<int>(map.width)),
-        vectors(in_vectors(map)) {}
+        width(static_cast<int>(map.width)),
+        vectors(in_vectors(map) && map.stride_h == map.width * map.stride_w) {}
 
   static bool in_vectors(const Map<S>& map) {
     return map.stride_c == 1 && map.channels % 8 == 0 && map.stride_n % 8 == 0 && map.stride_h % 8 == 0 &&
@@ -31,7 +31,7 @@ struct Rows {
   }
 
   HYPERSEG_DEVICE S* at(int64_t n, int pixel) const {
-    const int64_t inside = width ? pixel / width * stride_h + pixel % width * stride_w : pixel * stride_w;
+    const int64_t inside = vectors ? pixel * stride_w : pixel / width * stride_h + pixel % width * stride_w;
     return data + n * stride_n + inside;
   }
 };
@@ -48,98 +48,130 @@ struct Pointwise {
   bool weight_vectors;  // rows of the weights and the bias are whole vectors
 };
 
+// Copies what a block multiplies to a stage in shared memory: COUNT rows of a chunk of the depth, 16 bytes a thread.
+template <typename T, int COUNT, int THREADS>
+struct Copier {
+  static constexpr int kAtOnce = THREADS / 8;
+  int valid, depth;      // rows and values of each that there are
+  const T* first;        // what the thread begins with, of rows in vectors
+  int64_t stride_bytes;  // from row to row, of those
+
+  HYPERSEG_DEVICE void vectors(char* stage, int chunk) const {
+    const int row = threadIdx.x / 8, part = threadIdx.x % 8;
+    const bool inside = chunk * kChunk<T> + part * kVector<T> < depth;
+    const char* from = reinterpret_cast<const char*>(first + chunk * kChunk<T>);
+    char* to = stage + row * kRowBytes + part * 16;
+#pragma unroll
+    for (int i = 0; i < COUNT; i += kAtOnce, from += stride_bytes) {
+      const bool here = inside && row + i < valid;
+      copy_async(to + i * kRowBytes, here ? from : reinterpret_cast<const char*>(first), here);
+    }
+  }
+
+  // at(row): its first value; the others are `stride` further on.
+  template <typename At>
+  HYPERSEG_DEVICE void values(char* stage, int chunk, int64_t stride, const At& at) const {
+    const int k = chunk * kChunk<T> + threadIdx.x % 8 * kVector<T>;
+#pragma unroll 1
+    for (int row = threadIdx.x / 8; row < COUNT; row += kAtOnce) {
+      T* to = reinterpret_cast<T*>(stage + row * kRowBytes + threadIdx.x % 8 * 16);
+      const T* from = row < valid ? at(row) : nullptr;
+#pragma unroll 1
+      for (int e = 0; e < kVector<T>; ++e) to[e] = from && k + e < depth ? from[(k + e) * stride] : from_float<T>(0.0f);
+    }
+  }
+};
+
 // PROJECT: the input is gated, and there is no activation. Otherwise SiLU and nothing to add.
 template <typename T, typename TILE, bool PROJECT>
 HYPERSEG_KERNEL(TILE::kThreads, 3)
 mbconv_pointwise_kernel(Pointwise<T> problem) {
   wait_for_previous_kernel();
   let_next_kernel_start();
-  constexpr int kSide = TILE::kThreads / 8;  // rows that the threads copy at once, a vector of 16 bytes each
-  constexpr int kRows = TILE::kRows / kSide, kColumns = TILE::kColumns / kSide;
-  const int thread = threadIdx.x, side = thread / 8, vector = thread % 8 * kVector<T>;
+  const int thread = threadIdx.x;
   // Tiles of the same pixels follow one another: what the first of them reads the others find in the cache.
-  const unsigned tile = blockIdx.x / problem.column_tiles, image = tile / problem.row_tiles;
+  const unsigned tile = blockIdx.x / problem.column_tiles;
+  const int64_t image = tile / problem.row_tiles;
   const int first_column = blockIdx.x % problem.column_tiles * TILE::kColumns;
   const int first_pixel = tile % problem.row_tiles * TILE::kRows;
+  const T* pixels = problem.in.data + image * problem.in.stride_n;
+  const T* weights = problem.weights + static_cast<int64_t>(first_column) * problem.depth;
+  const T* gates = problem.gates + image * problem.gates_stride;
 
-  const T *rows[kRows], *columns[kColumns];  // null where there are none
-#pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    const int pixel = first_pixel + side + i * kSide;
-    rows[i] = pixel < problem.pixels ? problem.in.at(image, pixel) : nullptr;
-  }
-#pragma unroll
-  for (int i = 0; i < kColumns; ++i) {
-    const int column = first_column + side + i * kSide;
-    columns[i] = column < problem.columns ? problem.weights + static_cast<int64_t>(column) * problem.depth : nullptr;
-  }
-  const auto copy = [&](char* to, const T* from, int64_t stride, bool vectors, int k) {
-    const bool valid = from && k < problem.depth;
-    if (vectors) {
-      copy_async(to, valid ? from + k : problem.in.data, valid);
-    } else {
-#pragma unroll
-      for (int e = 0; e < kVector<T>; ++e)
-        reinterpret_cast<T*>(to)[e] = valid && k + e < problem.depth ? from[(k + e) * stride] : from_float<T>(0.0f);
-    }
-  };
+  using Pixels = Copier<T, TILE::kRows, TILE::kThreads>;
+  using Columns = Copier<T, TILE::kColumns, TILE::kThreads>;
+  constexpr int64_t kBytes = sizeof(T) * Pixels::kAtOnce;
+  const int side = thread / 8, part = thread % 8 * kVector<T>;
+  const Pixels copy_pixels{problem.pixels - first_pixel, problem.depth,
+                           pixels + (first_pixel + side) * problem.in.stride_w + part, kBytes * problem.in.stride_w};
+  const Columns copy_weights{problem.columns - first_column, problem.depth,
+                             weights + static_cast<int64_t>(side) * problem.depth + part, kBytes * problem.depth};
   const auto load = [&](int chunk, char* stage) {
-    const int k = chunk * kChunk<T> + vector;
-    char* to = stage + side * kRowBytes + thread % 8 * 16;
-#pragma unroll
-    for (int i = 0; i < kRows; ++i)
-      copy(to + i * kSide * kRowBytes, rows[i], problem.in.stride_c, problem.in.vectors, k);
-#pragma unroll
-    for (int i = 0; i < kColumns; ++i)
-      copy(to + (TILE::kRows + i * kSide) * kRowBytes, columns[i], 1, problem.weight_vectors, k);
-    if (PROJECT && side == 0)
-      copy(to + (TILE::kRows + TILE::kColumns) * kRowBytes, problem.gates + image * problem.gates_stride, 1, true, k);
+    if (problem.in.vectors)
+      copy_pixels.vectors(stage, chunk);
+    else
+      copy_pixels.values(stage, chunk, problem.in.stride_c,
+                         [&](int row) { return problem.in.at(image, first_pixel + row); });
+    stage += TILE::kRows * kRowBytes;
+    if (problem.weight_vectors)
+      copy_weights.vectors(stage, chunk);
+    else
+      copy_weights.values(stage, chunk, 1,
+                          [&](int row) { return weights + static_cast<int64_t>(row) * problem.depth; });
+    stage += TILE::kColumns * kRowBytes;
+    const int k = chunk * kChunk<T> + part;
+    if (PROJECT && side == 0) copy_async(stage + thread * 16, k < problem.depth ? gates + k : gates, k < problem.depth);
   };
   const float* sums = multiply_tile<T, TILE, PROJECT>(problem.depth, problem.pixels - first_pixel,
                                                       problem.columns - first_column, load);
 
-  constexpr int kAcross = TILE::kColumns / 8;
-  const int inside = thread % kAcross * 8, column = first_column + inside;
-  if (column >= problem.out_channels) return;
-  float bias[8];
+  constexpr int kAcross = TILE::kColumns / 8, kDown = TILE::kThreads / kAcross, kPasses = TILE::kRows / kDown;
+  const int inside = thread % kAcross * 8, column = first_column + inside,
+            first_row = TILE::row_of_group(thread / kAcross);
+  const int count = problem.out_channels - column;
+  if (count <= 0) return;
+  float bias[8], values[kPasses][8] = {};
   if (problem.weight_vectors && column < problem.columns)
     load8(problem.bias + column, bias);
   else
     load8(problem.bias + column, 1, problem.columns - column, bias);
-  for (int row = TILE::row_of_group(thread / kAcross); row < TILE::kRows; row += TILE::kThreads / kAcross) {
-    const int pixel = first_pixel + row;
-    if (pixel >= problem.pixels) break;
-    float values[8], more[8];
-    load8(sums + TILE::staged(row, inside), values);
+  if (PROJECT && problem.added.data) {
+    // All of them before the first is used, or each pass would wait for its own.
 #pragma unroll
-    for (int part = 1; part < TILE::kDepthWarps; ++part) {
-      load8(sums + part * TILE::kStaged + TILE::staged(row, inside), more);
-#pragma unroll
-      for (int e = 0; e < 8; ++e) values[e] += more[e];
-    }
-#pragma unroll
-    for (int e = 0; e < 8; ++e) values[e] += bias[e];
-    if constexpr (!PROJECT) {
-#pragma unroll
-      for (int e = 0; e < 8; e += 2) silu2<T>(values[e], values[e + 1]);
-    }
-    const int count = problem.out_channels - column;
-    if (PROJECT && problem.added.data) {
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const int pixel = first_pixel + first_row + pass * kDown;
+      if (pixel >= problem.pixels) break;
       const T* added = problem.added.at(image, pixel) + column * problem.added.stride_c;
       if (problem.added.vectors)
-        load8(added, more);
+        load8(added, values[pass]);
       else
-        load8(added, problem.added.stride_c, count, more);
+        load8(added, problem.added.stride_c, count, values[pass]);
+    }
+  }
 #pragma unroll
-      for (int e = 0; e < 8; ++e) values[e] += more[e];
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const int row = first_row + pass * kDown, pixel = first_pixel + row;
+    if (pixel >= problem.pixels) break;
+    float (&v)[8] = values[pass], sum[8];
+#pragma unroll
+    for (int e = 0; e < 8; ++e) v[e] += bias[e];
+#pragma unroll
+    for (int i = 0; i < TILE::kDepthWarps; ++i) {
+      load8(sums + i * TILE::kStaged + TILE::staged(row, inside), sum);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) v[e] += sum[e];
+    }
+    if constexpr (!PROJECT) {
+#pragma unroll
+      for (int e = 0; e < 8; e += 2) silu2<T>(v[e], v[e + 1]);
     }
     T* out = problem.out.at(image, pixel) + column * problem.out.stride_c;
     if (problem.out.vectors) {
-      store8(out, values);
+      store8(out, v);
     } else {
 #pragma unroll
       for (int e = 0; e < 8; ++e)
-        if (e < count) out[e * problem.out.stride_c] = from_float<T>(values[e]);
+        if (e < count) out[e * problem.out.stride_c] = from_float<T>(v[e]);
     }
   }
 }

@@ -105,7 +105,7 @@ inline bfloat16 from_float<bfloat16>(float v) {
 }
 
 inline float fast_exp(float v) { return std::exp(v); }
-inline float fast_divide(float a, float b) { return a / b; }
+inline float fast_reciprocal(float v) { return 1.0f / v; }
 
 template <typename T>
 uint32_t pack(float low, float high) {
