@@ -75,6 +75,8 @@ HYPERSEG_DEVICE float fast_reciprocal(float v) {
   return result;
 }
 
+HYPERSEG_DEVICE float as_float(uint32_t bits) { return __uint_as_float(bits); }
+
 // Two values of a half type in a register, the first one in the low half.
 template <typename T>
 HYPERSEG_DEVICE uint32_t pack(float low, float high);

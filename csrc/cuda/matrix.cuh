@@ -46,36 +46,38 @@ struct Tile {
   }
 };
 
-// What a warp adds up. The pointers are to the first of its rows, at the bytes of the step; only so many are needed.
+// What a warp adds up. A lane names the rows of a and b that it fetches for all, or those of its own sums, and the
+// first of the values that multiply a.
 template <typename T, typename TILE, bool SCALED>
 struct Sums {
   float values[2][4][4] = {};
 
-  HYPERSEG_DEVICE void add(const char* a, const char* b, const char* scale, int rows, int columns) {
-    const int lane = threadIdx.x % 32;
-    uint32_t fragment_a[2][4], fragment_b[4];
+  HYPERSEG_DEVICE static int row_of_a() { return threadIdx.x % 16; }
+  HYPERSEG_DEVICE static int row_of_b() { return threadIdx.x % 32 / 16 * 8 + threadIdx.x % 8; }
+  HYPERSEG_DEVICE static int byte_of_a() { return threadIdx.x % 32 / 16 * 16; }
+  HYPERSEG_DEVICE static int byte_of_b() { return threadIdx.x / 8 % 2 * 16; }
+  HYPERSEG_DEVICE static int byte_of_scale() { return threadIdx.x % 4 * 4; }
+
+  HYPERSEG_DEVICE void add(const char* a, const char* b, const char* scale) {
+    uint32_t fragment_a[2][4], fragment_b[2][4];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      if (16 * i >= rows) break;
-      ldmatrix4(fragment_a[i], a + (16 * i + lane % 16) * kRowBytes + lane / 16 * 16);
-      if constexpr (SCALED) {
-        const uint32_t low = *reinterpret_cast<const uint32_t*>(scale + 4 * (lane % 4));
-        const uint32_t high = *reinterpret_cast<const uint32_t*>(scale + 4 * (lane % 4) + 16);
+      ldmatrix4(fragment_a[i], a + 16 * i * kRowBytes);
+      ldmatrix4(fragment_b[i], b + 16 * i * kRowBytes);
+    }
+    if constexpr (SCALED) {
+      const uint32_t low = *reinterpret_cast<const uint32_t*>(scale);
+      const uint32_t high = *reinterpret_cast<const uint32_t*>(scale + 16);
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
 #pragma unroll
         for (int r = 0; r < 4; ++r) fragment_a[i][r] = multiply2<T>(fragment_a[i][r], r < 2 ? low : high);
-      }
     }
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      if (16 * j >= columns) break;
-      ldmatrix4(fragment_b, b + (16 * j + lane / 16 * 8 + lane % 8) * kRowBytes + lane / 8 % 2 * 16);
+    for (int i = 0; i < 2; ++i)
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        if (16 * i >= rows) break;
-        mma16<T>(values[i][2 * j], fragment_a[i], fragment_b[0], fragment_b[1]);
-        mma16<T>(values[i][2 * j + 1], fragment_a[i], fragment_b[2], fragment_b[3]);
-      }
-    }
+      for (int j = 0; j < 4; ++j)
+        mma16<T>(values[i][j], fragment_a[i], fragment_b[j / 2][j % 2 * 2], fragment_b[j / 2][j % 2 * 2 + 1]);
   }
 
   HYPERSEG_DEVICE void store(float* to) const {
@@ -95,14 +97,19 @@ template <typename TILE, bool SCALED>
 struct Sums<float, TILE, SCALED> {
   float values[4][8] = {};  // rows 8 apart, columns 4 apart
 
-  HYPERSEG_DEVICE void add(const char* a, const char* b, const char* scale, int, int) {
-    const int lane = threadIdx.x % 32;
+  HYPERSEG_DEVICE static int row_of_a() { return threadIdx.x % 32 / 4; }
+  HYPERSEG_DEVICE static int row_of_b() { return threadIdx.x % 4; }
+  HYPERSEG_DEVICE static int byte_of_a() { return 0; }
+  HYPERSEG_DEVICE static int byte_of_b() { return 0; }
+  HYPERSEG_DEVICE static int byte_of_scale() { return 0; }
+
+  HYPERSEG_DEVICE void add(const char* a, const char* b, const char* scale) {
 #pragma unroll
     for (int part = 0; part < kStepBytes; part += 16) {
       float4 rows[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        rows[i] = *reinterpret_cast<const float4*>(a + (8 * i + lane / 4) * kRowBytes + part);
+        rows[i] = *reinterpret_cast<const float4*>(a + 8 * i * kRowBytes + part);
         if constexpr (SCALED) {
           const float4 s = *reinterpret_cast<const float4*>(scale + part);
           rows[i] = float4{rows[i].x * s.x, rows[i].y * s.y, rows[i].z * s.z, rows[i].w * s.w};
@@ -110,7 +117,7 @@ struct Sums<float, TILE, SCALED> {
       }
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
-        const float4 column = *reinterpret_cast<const float4*>(b + (4 * j + lane % 4) * kRowBytes + part);
+        const float4 column = *reinterpret_cast<const float4*>(b + 4 * j * kRowBytes + part);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           values[i][j] += rows[i].x * column.x;
@@ -141,7 +148,13 @@ HYPERSEG_DEVICE const float* multiply_tile(int depth, int rows, int columns, con
   const int part = warp % TILE::kDepthWarps, tile = warp / TILE::kDepthWarps;
   const int row = 32 * (tile / TILE::kColumnWarps), column = 32 * (tile % TILE::kColumnWarps);
   char* memory = shared_memory();
-  Sums<T, TILE, SCALED> sums;
+  using Of = Sums<T, TILE, SCALED>;
+  Of sums;
+  const bool needed = row < rows && column < columns;
+  const int first_byte = part * kStepBytes;
+  const int a = (row + Of::row_of_a()) * kRowBytes + first_byte + Of::byte_of_a();
+  const int b = (TILE::kRows + column + Of::row_of_b()) * kRowBytes + first_byte + Of::byte_of_b();
+  const int scale = (TILE::kRows + TILE::kColumns) * kRowBytes + first_byte + Of::byte_of_scale();
 #pragma unroll 1
   for (int chunk = 0; chunk < TILE::kStages - 1; ++chunk) {
     if (chunk < chunks) load(chunk, memory + chunk * TILE::kStageBytes);
@@ -154,15 +167,11 @@ HYPERSEG_DEVICE const float* multiply_tile(int depth, int rows, int columns, con
     sync_block();  // and everybody is done with the stage that is filled now
     if (chunk + TILE::kStages - 1 < chunks) load(chunk + TILE::kStages - 1, memory + next * TILE::kStageBytes);
     close_copies();
-    const char* a = memory + stage * TILE::kStageBytes;
-    const int steps = min(kChunkBytes, (depth - chunk * kChunk<T>)*static_cast<int>(sizeof(T)));
+    const char* filled = memory + stage * TILE::kStageBytes;
+    const int bytes = needed ? (depth - chunk * kChunk<T>)*static_cast<int>(sizeof(T)) : 0;
 #pragma unroll
-    for (int step = 0; step < kChunkBytes / kStepBytes; step += TILE::kDepthWarps) {
-      const int at = (step + part) * kStepBytes;
-      if (at < steps && row < rows && column < columns)
-        sums.add(a + row * kRowBytes + at, a + (TILE::kRows + column) * kRowBytes + at,
-                 a + (TILE::kRows + TILE::kColumns) * kRowBytes + at, rows - row, columns - column);
-    }
+    for (int step = 0; step < kChunkBytes; step += TILE::kDepthWarps * kStepBytes)
+      if (step + first_byte < bytes) sums.add(filled + a + step, filled + b + step, filled + scale + step);
     stage = stage + 1 == TILE::kStages ? 0 : stage + 1;
     next = next + 1 == TILE::kStages ? 0 : next + 1;
   }

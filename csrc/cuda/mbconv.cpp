@@ -34,6 +34,7 @@ Tensor mbconv_op(const Tensor& x, std::optional<Tensor> expand, std::optional<Te
       held;  // dense copies, until the kernels are launched: memory is reused in the order of the stream
   const auto weights = [&](const std::optional<Tensor>& t) -> const void* {
     if (!t) return nullptr;
+    if (t->is_contiguous()) return t->const_data_ptr();
     held.push_back(torch::stable::contiguous(*t));
     return held.back().const_data_ptr();
   };

@@ -16,6 +16,8 @@ constexpr const char* kOp = "mbconv";
 constexpr int64_t kProcessors =
     132;                          // about what a GPU has of multiprocessors: tiles become smaller where they are few
 constexpr int64_t kResident = 4;  // blocks of the depthwise convolution that one of them runs at once
+constexpr int64_t kMostShared = 99 << 10;  // bytes that a block may have on every GPU since sm_80
+constexpr int64_t kMostStaged = 128;       // squeezed channels whose weights a block keeps in them
 
 // Tiles of the depthwise convolution, and how many a block does one after the other.
 struct Tiling {
@@ -121,11 +123,15 @@ void filter(const Mbconv& block, const Tiling& tiling, Stream stream) {
   problem.groups = static_cast<int>(tiling.groups);
   problem.slices = static_cast<int>(tiling.slices);
   problem.in_vectors = Rows<const T>::in_vectors(problem.in);
-  problem.reduce_vectors = in_vectors(block.reduce, block.hidden);
   const Grid grid{static_cast<unsigned>(block.images * tiling.groups * tiling.slices)};
   const auto run = [&]<int SIZE, int STRIDE>() {
-    const int64_t shared = depthwise_shared_bytes(block.size, sizeof(T) * Window<SIZE, STRIDE>::kValues);
-    launch<mbconv_depthwise_kernel<T, SIZE, STRIDE>>(kOp, grid, kDepthwiseThreads, shared, stream, problem);
+    const auto shared = [&](int64_t staged) {
+      return depthwise_shared_bytes<T>(block.size, Window<SIZE, STRIDE>::kValues, staged);
+    };
+    const bool fits = block.squeezed <= kMostStaged && shared(block.squeezed) <= kMostShared;
+    problem.staged = fits && in_vectors(block.reduce, block.hidden) ? problem.squeezed : 0;
+    launch<mbconv_depthwise_kernel<T, SIZE, STRIDE>>(kOp, grid, kDepthwiseThreads, shared(problem.staged), stream,
+                                                     problem);
   };
   const auto is = [&](int size, int stride) { return block.size == size && block.stride == stride; };
   if (is(3, 1))

@@ -21,7 +21,8 @@ struct Depthwise {
   float* partials;                   // [images, groups * slices, squeezed]
   int64_t out_stride;
   int height, width, channels, squeezed, size, stride, top, left, tiles_down, tiles, steps, groups, slices;
-  bool in_vectors, reduce_vectors;  // eight channels may be loaded at once
+  int staged;       // rows of `reduce` that are copied to shared memory: all or none
+  bool in_vectors;  // eight channels may be copied at once
 };
 
 // The input of a tile in shared memory, for a convolution of known size and stride. After the columns that a thread
@@ -38,8 +39,9 @@ struct Window<0, 0> {
   static constexpr int kValues = 0;
 };
 
-constexpr int64_t depthwise_shared_bytes(int64_t size, int64_t window) {
-  return 4 * (size * size + kAcross * kDown) * kSlice + window;
+template <typename T>
+int64_t depthwise_shared_bytes(int64_t size, int64_t window, int64_t staged) {
+  return 4 * (size * size + kAcross * kDown) * kSlice + (window + staged * kSlice) * sizeof(T);
 }
 
 // Copies the window of a tile whose first value is at (y, x), zeros around the map.
@@ -76,9 +78,10 @@ mbconv_depthwise_kernel(Depthwise<T> problem) {
   const int slice = blockIdx.x % problem.slices, group = blockIdx.x / problem.slices % problem.groups;
   const int64_t n = blockIdx.x / problem.slices / problem.groups;
   const int first = slice * kSlice, c = first + pair;
-  float* weights = reinterpret_cast<float*>(shared_memory());  // [size * size, kSlice]
-  float* totals = weights + size * size * kSlice;              // [kAcross * kDown, kSlice]
-  T* window = reinterpret_cast<T*>(totals + kAcross * kDown * kSlice);
+  float* weights = reinterpret_cast<float*>(shared_memory());                  // [size * size, kSlice]
+  float* totals = weights + size * size * kSlice;                              // [kAcross * kDown, kSlice]
+  T* staged_reduce = reinterpret_cast<T*>(totals + kAcross * kDown * kSlice);  // [staged, kSlice]
+  T* window = staged_reduce + problem.staged * kSlice;
   const T* bias = problem.bias + c;
   const float2 start{c < problem.channels ? to_float(bias[0]) : 0.0f,
                      c + 1 < problem.channels ? to_float(bias[1]) : 0.0f};
@@ -100,14 +103,22 @@ mbconv_depthwise_kernel(Depthwise<T> problem) {
     if constexpr (SIZE > 0)
       copy_window<T, W>(problem.in, problem.in_vectors, n, first, top * STRIDE - problem.top,
                         left * STRIDE - problem.left, window);
-    close_copies();
-    if (!step)
+    if (!step) {
+      constexpr int kVectors = kSlice / kVector<T>;
+      for (int i = thread; i < problem.staged * kVectors; i += kDepthwiseThreads) {
+        const int channel = i % kVectors * kVector<T>;
+        const bool valid = first + channel < problem.channels;
+        const T* from = problem.reduce + static_cast<int64_t>(i / kVectors) * problem.channels + first + channel;
+        copy_async(staged_reduce + i * kVector<T>, valid ? from : problem.reduce, valid);
+      }
       for (int i = thread; i < size * size * kSlice; i += kDepthwiseThreads) {
         const int channel = i / (size * size), tap = i % (size * size);
         weights[tap * kSlice + channel] = first + channel < problem.channels
                                               ? to_float(problem.weights[static_cast<int64_t>(first) * size * size + i])
                                               : 0.0f;
       }
+    }
+    close_copies();
     wait_for_copies<0>();
     sync_block();
 
@@ -186,11 +197,10 @@ mbconv_depthwise_kernel(Depthwise<T> problem) {
     float product = 0.0f;
     if (s < problem.squeezed) {
       float reduce[8];
-      const T* from = problem.reduce + static_cast<int64_t>(s) * problem.channels + first + part;
-      if (problem.reduce_vectors && count > 0)
-        load8(from, reduce);
+      if (problem.staged)
+        load8(staged_reduce + s * kSlice + part, reduce);
       else
-        load8(from, 1, count, reduce);
+        load8(problem.reduce + static_cast<int64_t>(s) * problem.channels + first + part, 1, count, reduce);
 #pragma unroll
       for (int e = 0; e < 8; ++e) product += reduce[e] * totals[part + e];
     }

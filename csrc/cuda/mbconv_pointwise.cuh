@@ -122,44 +122,50 @@ mbconv_pointwise_kernel(Pointwise<T> problem) {
     const int k = chunk * kChunk<T> + part;
     if (PROJECT && side == 0) copy_async(stage + thread * 16, k < problem.depth ? gates + k : gates, k < problem.depth);
   };
+
+  // What the sums are added to is asked for now, if in vectors, and arrives during the product.
+  constexpr int kAcross = TILE::kColumns / 8, kDown = TILE::kThreads / kAcross, kPasses = TILE::kRows / kDown;
+  const int inside = thread % kAcross * 8, column = first_column + inside, count = problem.out_channels - column;
+  const int first_row = TILE::row_of_group(thread / kAcross);
+  const bool whole_bias = problem.weight_vectors && column < problem.columns;
+  const bool added_vectors = PROJECT && problem.added.vectors && count > 0;
+  Packed8<T> packed_bias, added[kPasses];
+  if (whole_bias) packed_bias.load(problem.bias + column);
+#pragma unroll
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const int pixel = first_pixel + first_row + pass * kDown;
+    if (added_vectors && pixel < problem.pixels) added[pass].load(problem.added.at(image, pixel) + column);
+  }
+
   const float* sums = multiply_tile<T, TILE, PROJECT>(problem.depth, problem.pixels - first_pixel,
                                                       problem.columns - first_column, load);
-
-  constexpr int kAcross = TILE::kColumns / 8, kDown = TILE::kThreads / kAcross, kPasses = TILE::kRows / kDown;
-  const int inside = thread % kAcross * 8, column = first_column + inside,
-            first_row = TILE::row_of_group(thread / kAcross);
-  const int count = problem.out_channels - column;
   if (count <= 0) return;
-  float bias[8], values[kPasses][8] = {};
-  if (problem.weight_vectors && column < problem.columns)
-    load8(problem.bias + column, bias);
+  float bias[8];
+  if (whole_bias)
+    packed_bias.unpack_to(bias);
   else
     load8(problem.bias + column, 1, problem.columns - column, bias);
-  if (PROJECT && problem.added.data) {
-    // All of them before the first is used, or each pass would wait for its own.
-#pragma unroll
-    for (int pass = 0; pass < kPasses; ++pass) {
-      const int pixel = first_pixel + first_row + pass * kDown;
-      if (pixel >= problem.pixels) break;
-      const T* added = problem.added.at(image, pixel) + column * problem.added.stride_c;
-      if (problem.added.vectors)
-        load8(added, values[pass]);
-      else
-        load8(added, problem.added.stride_c, count, values[pass]);
-    }
-  }
 #pragma unroll
   for (int pass = 0; pass < kPasses; ++pass) {
     const int row = first_row + pass * kDown, pixel = first_pixel + row;
     if (pixel >= problem.pixels) break;
-    float (&v)[8] = values[pass], sum[8];
+    float v[8], more[8];
+    load8(sums + TILE::staged(row, inside), v);
 #pragma unroll
     for (int e = 0; e < 8; ++e) v[e] += bias[e];
 #pragma unroll
-    for (int i = 0; i < TILE::kDepthWarps; ++i) {
-      load8(sums + i * TILE::kStaged + TILE::staged(row, inside), sum);
+    for (int i = 1; i < TILE::kDepthWarps; ++i) {
+      load8(sums + i * TILE::kStaged + TILE::staged(row, inside), more);
 #pragma unroll
-      for (int e = 0; e < 8; ++e) v[e] += sum[e];
+      for (int e = 0; e < 8; ++e) v[e] += more[e];
+    }
+    if (PROJECT && problem.added.data) {
+      if (added_vectors)
+        added[pass].unpack_to(more);
+      else
+        load8(problem.added.at(image, pixel) + column * problem.added.stride_c, problem.added.stride_c, count, more);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) v[e] += more[e];
     }
     if constexpr (!PROJECT) {
 #pragma unroll

@@ -8,17 +8,35 @@ namespace hyperseg::cuda {
 template <typename T>
 constexpr int kVector = 16 / sizeof(T);  // values in 16 bytes
 
-HYPERSEG_DEVICE void load8(const float* from, float (&v)[8]) {
-  const float4 a = reinterpret_cast<const float4*>(from)[0], b = reinterpret_cast<const float4*>(from)[1];
-  v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
-  v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
-}
+// Eight values as they lie in memory: a load does not wait until they are used.
+template <typename T>
+struct Packed8 {
+  uint4 parts[sizeof(T) / 2] = {};
+
+  HYPERSEG_DEVICE void load(const T* from) {
+#pragma unroll
+    for (int i = 0; i < static_cast<int>(sizeof(T) / 2); ++i) parts[i] = reinterpret_cast<const uint4*>(from)[i];
+  }
+  HYPERSEG_DEVICE void unpack_to(float (&v)[8]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint4& part = parts[i * sizeof(T) / 8];
+      if constexpr (sizeof(T) == 4) {
+        v[2 * i] = as_float(i % 2 ? part.z : part.x);
+        v[2 * i + 1] = as_float(i % 2 ? part.w : part.y);
+      } else {
+        const float2 two = unpack<T>(i == 0 ? part.x : i == 1 ? part.y : i == 2 ? part.z : part.w);
+        v[2 * i] = two.x, v[2 * i + 1] = two.y;
+      }
+    }
+  }
+};
+
 template <typename T>
 HYPERSEG_DEVICE void load8(const T* from, float (&v)[8]) {
-  const uint4 packed = *reinterpret_cast<const uint4*>(from);
-  const float2 a = unpack<T>(packed.x), b = unpack<T>(packed.y), c = unpack<T>(packed.z), d = unpack<T>(packed.w);
-  v[0] = a.x, v[1] = a.y, v[2] = b.x, v[3] = b.y;
-  v[4] = c.x, v[5] = c.y, v[6] = d.x, v[7] = d.y;
+  Packed8<T> packed;
+  packed.load(from);
+  packed.unpack_to(v);
 }
 // The first `count` of them one by one, `stride` apart; zeros for the others.
 template <typename T>

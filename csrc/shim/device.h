@@ -134,6 +134,12 @@ inline void close_copies() {}
 template <int N>
 void wait_for_copies() {}
 
+inline float as_float(uint32_t bits) {
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
 inline void ldmatrix4(uint32_t (&r)[4], const void* row) {
   const auto* said = shim::exchange(&row, sizeof row, kLdmatrix);
   const unsigned lane = threadIdx.x % 32;
