@@ -31,9 +31,10 @@ struct Rows {
   }
 
   HYPERSEG_DEVICE S* at(int64_t n, int pixel) const {
-    const int64_t inside = vectors ? pixel * stride_w : pixel / width * stride_h + pixel % width * stride_w;
-    return data + n * stride_n + inside;
+    return data + n * stride_n + pixel / width * stride_h + pixel % width * stride_w;
   }
+  // The same, of rows in vectors.
+  HYPERSEG_DEVICE S* vector_at(int64_t n, int pixel) const { return data + n * stride_n + pixel * stride_w; }
 };
 
 template <typename T>
@@ -94,7 +95,6 @@ mbconv_pointwise_kernel(Pointwise<T> problem) {
   const int64_t image = tile / problem.row_tiles;
   const int first_column = blockIdx.x % problem.column_tiles * TILE::kColumns;
   const int first_pixel = tile % problem.row_tiles * TILE::kRows;
-  const T* pixels = problem.in.data + image * problem.in.stride_n;
   const T* weights = problem.weights + static_cast<int64_t>(first_column) * problem.depth;
   const T* gates = problem.gates + image * problem.gates_stride;
 
@@ -103,7 +103,7 @@ mbconv_pointwise_kernel(Pointwise<T> problem) {
   constexpr int64_t kBytes = sizeof(T) * Pixels::kAtOnce;
   const int side = thread / 8, part = thread % 8 * kVector<T>;
   const Pixels copy_pixels{problem.pixels - first_pixel, problem.depth,
-                           pixels + (first_pixel + side) * problem.in.stride_w + part, kBytes * problem.in.stride_w};
+                           problem.in.vector_at(image, first_pixel + side) + part, kBytes * problem.in.stride_w};
   const Columns copy_weights{problem.columns - first_column, problem.depth,
                              weights + static_cast<int64_t>(side) * problem.depth + part, kBytes * problem.depth};
   const auto load = [&](int chunk, char* stage) {
@@ -134,7 +134,7 @@ mbconv_pointwise_kernel(Pointwise<T> problem) {
 #pragma unroll
   for (int pass = 0; pass < kPasses; ++pass) {
     const int pixel = first_pixel + first_row + pass * kDown;
-    if (added_vectors && pixel < problem.pixels) added[pass].load(problem.added.at(image, pixel) + column);
+    if (added_vectors && pixel < problem.pixels) added[pass].load(problem.added.vector_at(image, pixel) + column);
   }
 
   const float* sums = multiply_tile<T, TILE, PROJECT>(problem.depth, problem.pixels - first_pixel,
@@ -171,10 +171,10 @@ mbconv_pointwise_kernel(Pointwise<T> problem) {
 #pragma unroll
       for (int e = 0; e < 8; e += 2) silu2<T>(v[e], v[e + 1]);
     }
-    T* out = problem.out.at(image, pixel) + column * problem.out.stride_c;
     if (problem.out.vectors) {
-      store8(out, v);
+      store8(problem.out.vector_at(image, pixel) + column, v);
     } else {
+      T* out = problem.out.at(image, pixel) + column * problem.out.stride_c;
 #pragma unroll
       for (int e = 0; e < 8; ++e)
         if (e < count) out[e * problem.out.stride_c] = from_float<T>(v[e]);
