@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstddef>
-#include <type_traits>
 
 #include "../common/map.h"
 #include "device.cuh"
@@ -21,7 +20,7 @@ constexpr int kChunk = kChunkBytes / sizeof(T);
 // A warp computes 32 rows and columns of a tile; several share the depth where there are few tiles.
 template <int ROW_WARPS, int COLUMN_WARPS, int DEPTH_WARPS>
 struct Tile {
-  static constexpr int kRowWarps = ROW_WARPS, kColumnWarps = COLUMN_WARPS, kDepthWarps = DEPTH_WARPS;
+  static constexpr int kColumnWarps = COLUMN_WARPS, kDepthWarps = DEPTH_WARPS;
   static constexpr int kRows = 32 * ROW_WARPS, kColumns = 32 * COLUMN_WARPS;
   static constexpr int kThreads = 32 * ROW_WARPS * COLUMN_WARPS * DEPTH_WARPS;
   static constexpr int kStages = 512 / (kRows + kColumns);  // so that three blocks fit a multiprocessor
@@ -140,8 +139,8 @@ struct Sums<float, TILE, SCALED> {
 };
 
 // A tile of the product, of which `rows` and `columns` are needed. load(chunk, stage) begins to copy a chunk of the
-// operands: rows of kRowBytes, zeros where there is no depth left. Returns sums that are left to add up, kDepthWarps
-// times kStaged, and that all threads may read.
+// operands: rows of kRowBytes, zeros where a step of kStepBytes has no depth left. Returns sums that are left to add
+// up, kDepthWarps times kStaged, and that all threads may read.
 template <typename T, typename TILE, bool SCALED, typename Load>
 HYPERSEG_DEVICE const float* multiply_tile(int depth, int rows, int columns, const Load& load) {
   const int warp = threadIdx.x / 32, chunks = (depth + kChunk<T> - 1) / kChunk<T>;

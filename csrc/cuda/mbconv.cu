@@ -24,8 +24,8 @@ struct Tiling {
   int64_t down, tiles, slices, steps, groups;
 
   Tiling(int64_t images, int64_t hidden, int64_t height, int64_t width)
-      : down(blocks_of(height, kDown * kRun)),
-        tiles(down * blocks_of(width, kAcross * kRun)),
+      : down(blocks_of(height, kRunsDown * kRun)),
+        tiles(down * blocks_of(width, kRunsAcross * kRun)),
         slices(blocks_of(hidden, kSlice)),
         steps(std::max<int64_t>(1, images * tiles * slices / (kProcessors * kResident))),
         groups(blocks_of(tiles, steps)) {}

@@ -8,10 +8,10 @@
 // pixels and a product with `reduce` are sums over both pixels and channels, of which a block has its part.
 namespace hyperseg::cuda {
 
-constexpr int kSlice = 32;             // channels of a block; a thread has two of them
-constexpr int kRun = 4;                // its outputs are kRun x kRun pixels
-constexpr int kAcross = 4, kDown = 2;  // so many threads side by side, and below one another, are a tile
-constexpr int kDepthwiseThreads = kAcross * kDown * kSlice / 2;
+constexpr int kSlice = 32;                     // channels of a block; a thread has two of them
+constexpr int kRun = 4;                        // its outputs are kRun x kRun pixels
+constexpr int kRunsAcross = 4, kRunsDown = 2;  // so many threads side by side, and below one another, are a tile
+constexpr int kDepthwiseThreads = kRunsAcross * kRunsDown * kSlice / 2;
 
 template <typename T>
 struct Depthwise {
@@ -29,7 +29,8 @@ struct Depthwise {
 // begins with, one is left out: the halves of a warp, which have neighbouring runs, are in different banks.
 template <int SIZE, int STRIDE>
 struct Window {
-  static constexpr int kRows = (kDown * kRun - 1) * STRIDE + SIZE, kColumns = (kAcross * kRun - 1) * STRIDE + SIZE;
+  static constexpr int kRows = (kRunsDown * kRun - 1) * STRIDE + SIZE,
+                       kColumns = (kRunsAcross * kRun - 1) * STRIDE + SIZE;
   HYPERSEG_ANYWHERE static constexpr int slot(int column) { return column + column / (kRun * STRIDE); }
   static constexpr int kPitch = slot(kColumns - 1) + 1;
   static constexpr int kValues = kRows * kPitch * kSlice;
@@ -41,26 +42,29 @@ struct Window<0, 0> {
 
 template <typename T>
 int64_t depthwise_shared_bytes(int64_t size, int64_t window, int64_t staged) {
-  return 4 * (size * size + kAcross * kDown) * kSlice + (window + staged * kSlice) * sizeof(T);
+  return 4 * (size * size + kRunsAcross * kRunsDown) * kSlice + (window + staged * kSlice) * sizeof(T);
 }
 
 // Copies the window of a tile whose first value is at (y, x), zeros around the map.
 template <typename T, typename W>
 HYPERSEG_DEVICE void copy_window(const Map<const T>& in, bool vectors, int64_t n, int first, int y, int x, T* window) {
   constexpr int kVectors = kSlice / kVector<T>;
-  for (int i = threadIdx.x; i < W::kRows * W::kColumns * kVectors; i += kDepthwiseThreads) {
-    const int part = i % kVectors * kVector<T>, column = i / kVectors % W::kColumns, row = i / kVectors / W::kColumns;
-    const int c = first + part;
-    const bool inside = y + row >= 0 && y + row < in.height && x + column >= 0 && x + column < in.width;
-    T* to = window + (row * W::kPitch + W::slot(column)) * kSlice + part;
-    const T* from = in.at(n, c, y + row, x + column);
-    if (vectors) {
-      const bool valid = inside && c < in.channels;
-      copy_async(to, valid ? from : in.data, valid);
-    } else {
-#pragma unroll
-      for (int e = 0; e < kVector<T>; ++e)
-        to[e] = inside && c + e < in.channels ? from[e * in.stride_c] : from_float<T>(0.0f);
+  const int part = threadIdx.x % kVectors * kVector<T>, c = first + part;
+  // Columns by threads and rows by steps: no index is divided.
+  for (int column = threadIdx.x / kVectors; column < W::kColumns; column += kDepthwiseThreads / kVectors) {
+    const bool inside = x + column >= 0 && x + column < in.width && c < in.channels;
+    T* to = window + W::slot(column) * kSlice + part;
+    const T* from = in.at(n, c, y, x + column);
+#pragma unroll 2
+    for (int row = 0; row < W::kRows; ++row, to += W::kPitch * kSlice, from += in.stride_h) {
+      const bool valid = inside && y + row >= 0 && y + row < in.height;
+      if (vectors) {
+        copy_async(to, valid ? from : in.data, valid);
+      } else {
+#pragma unroll 1
+        for (int e = 0; e < kVector<T>; ++e)
+          to[e] = valid && c + e < in.channels ? from[e * in.stride_c] : from_float<T>(0.0f);
+      }
     }
   }
 }
@@ -74,13 +78,13 @@ mbconv_depthwise_kernel(Depthwise<T> problem) {
   using W = Window<SIZE, STRIDE>;
   const int size = SIZE ? SIZE : problem.size, stride = SIZE ? STRIDE : problem.stride;
   const int thread = threadIdx.x, pair = thread % (kSlice / 2) * 2, run = thread / (kSlice / 2);
-  const int run_y = run / kAcross * kRun, run_x = run % kAcross * kRun;
+  const int run_y = run / kRunsAcross * kRun, run_x = run % kRunsAcross * kRun;
   const int slice = blockIdx.x % problem.slices, group = blockIdx.x / problem.slices % problem.groups;
   const int64_t n = blockIdx.x / problem.slices / problem.groups;
   const int first = slice * kSlice, c = first + pair;
-  float* weights = reinterpret_cast<float*>(shared_memory());                  // [size * size, kSlice]
-  float* totals = weights + size * size * kSlice;                              // [kAcross * kDown, kSlice]
-  T* staged_reduce = reinterpret_cast<T*>(totals + kAcross * kDown * kSlice);  // [staged, kSlice]
+  float* weights = reinterpret_cast<float*>(shared_memory());  // [size * size, kSlice]
+  float* totals = weights + size * size * kSlice;              // [kRunsAcross * kRunsDown, kSlice]
+  T* staged_reduce = reinterpret_cast<T*>(totals + kRunsAcross * kRunsDown * kSlice);  // [staged, kSlice]
   T* window = staged_reduce + problem.staged * kSlice;
   const T* bias = problem.bias + c;
   const float2 start{c < problem.channels ? to_float(bias[0]) : 0.0f,
@@ -98,7 +102,7 @@ mbconv_depthwise_kernel(Depthwise<T> problem) {
     // Down the map: the rows that two tiles share are still in the cache.
     const int tile = group * problem.steps + step;
     if (tile >= problem.tiles) break;
-    const int top = tile % problem.tiles_down * kDown * kRun, left = tile / problem.tiles_down * kAcross * kRun;
+    const int top = tile % problem.tiles_down * kRunsDown * kRun, left = tile / problem.tiles_down * kRunsAcross * kRun;
     if (step) sync_block();  // everybody is done with the window
     if constexpr (SIZE > 0)
       copy_window<T, W>(problem.in, problem.in_vectors, n, first, top * STRIDE - problem.top,
@@ -186,7 +190,7 @@ mbconv_depthwise_kernel(Depthwise<T> problem) {
   sync_block();
   if (thread < kSlice) {
     float sum = 0.0f;
-    for (int i = 0; i < kAcross * kDown; ++i) sum += totals[i * kSlice + thread];
+    for (int i = 0; i < kRunsAcross * kRunsDown; ++i) sum += totals[i * kSlice + thread];
     totals[thread] = sum;
   }
   sync_block();

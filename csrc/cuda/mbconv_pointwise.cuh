@@ -59,7 +59,9 @@ struct Copier {
 
   HYPERSEG_DEVICE void vectors(char* stage, int chunk) const {
     const int row = threadIdx.x / 8, part = threadIdx.x % 8;
-    const bool inside = chunk * kChunk<T> + part * kVector<T> < depth;
+    const int k = chunk * kChunk<T> + part * kVector<T>;
+    if (k - part % 2 * kVector<T> >= depth) return;  // nothing is read of a step that begins beyond the depth
+    const bool inside = k < depth;
     const char* from = reinterpret_cast<const char*>(first + chunk * kChunk<T>);
     char* to = stage + row * kRowBytes + part * 16;
 #pragma unroll
