@@ -31,11 +31,14 @@ struct Tiling {
         groups(blocks_of(tiles, steps)) {}
 };
 
-// As many rows and columns as a multiprocessor reads, in units of the depth; the fewer the better.
+// What a multiprocessor has to do, in the time that it takes to read a value of an operand: as estimated from bytes and
+// instructions on sm_90, a value of the result costs five and a block as many as kBlock beside its own.
 template <typename TILE>
-int64_t cost(int64_t images, int64_t pixels, int64_t columns) {
+int64_t cost(int64_t images, int64_t pixels, int64_t columns, int64_t depth) {
+  constexpr int64_t kResult = 5, kBlock = 13000;
   const int64_t blocks = images * blocks_of(pixels, TILE::kRows) * blocks_of(columns, TILE::kColumns);
-  return blocks_of(blocks, kProcessors) * (TILE::kRows + TILE::kColumns);
+  const int64_t one = (TILE::kRows + TILE::kColumns) * depth + kResult * TILE::kRows * TILE::kColumns + kBlock;
+  return blocks_of(blocks, kProcessors) * one;
 }
 
 template <typename TILE, bool PROJECT, typename T>
@@ -53,9 +56,11 @@ void pointwise(const Pointwise<T>& problem, int64_t images, Stream stream) {
   using Square = Tile<2, 2, 1>;
   using Wide = Tile<1, 2, 2>;
   using Small = Tile<1, 1, 4>;
-  const int64_t pixels = problem.pixels, columns = problem.out_channels;
-  const int64_t tall = cost<Tall>(images, pixels, columns), square = cost<Square>(images, pixels, columns);
-  const int64_t wide = cost<Wide>(images, pixels, columns), small = cost<Small>(images, pixels, columns);
+  const int64_t pixels = problem.pixels, columns = problem.out_channels, depth = problem.depth;
+  const int64_t tall = cost<Tall>(images, pixels, columns, depth);
+  const int64_t square = cost<Square>(images, pixels, columns, depth);
+  const int64_t wide = cost<Wide>(images, pixels, columns, depth);
+  const int64_t small = cost<Small>(images, pixels, columns, depth);
   const int64_t best = std::min({tall, square, wide, small});
   if (best == square)
     launch_pointwise<Square, PROJECT>(problem, images, stream);
