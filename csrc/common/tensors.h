@@ -38,12 +38,16 @@ inline bool channels_last(const Tensor& t) {
   return !t.is_contiguous();
 }
 
-// [N, channels, H, W] in the memory format of `like`.
-inline Tensor new_map(const Tensor& like, int64_t channels) {
-  const int64_t n = like.size(0), h = like.size(2), w = like.size(3);
-  if (!channels_last(like)) return torch::stable::new_empty(like, {n, channels, h, w});
-  const Tensor flat = torch::stable::new_empty(like, {n, h, w, channels});
+// [N, channels, height, width] in the memory format of `like`.
+inline Tensor new_map(const Tensor& like, int64_t channels, int64_t height, int64_t width) {
+  const int64_t n = like.size(0);
+  if (!channels_last(like)) return torch::stable::new_empty(like, {n, channels, height, width});
+  const Tensor flat = torch::stable::new_empty(like, {n, height, width, channels});
   return torch::stable::transpose(torch::stable::transpose(flat, 2, 3), 1, 2);
+}
+
+inline Tensor new_map(const Tensor& like, int64_t channels) {
+  return new_map(like, channels, like.size(2), like.size(3));
 }
 
 }  // namespace hyperseg

@@ -78,6 +78,21 @@ HYPERSEG_DEVICE float min_or_nan(float a, float b) {
   return result;
 }
 
+// A few units in the last place away, 0 for what is subnormal, and far fewer instructions than expf and a division: for
+// what is rounded to a half type.
+HYPERSEG_DEVICE float fast_exp(float v) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(v * 1.44269504f));
+  return result;
+}
+HYPERSEG_DEVICE float fast_reciprocal(float v) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(v));
+  return result;
+}
+
+HYPERSEG_DEVICE float as_float(uint32_t bits) { return __uint_as_float(bits); }
+
 // Two values of a half type in a register, the first one in the low half.
 template <typename T>
 HYPERSEG_DEVICE uint32_t pack(float low, float high);
@@ -117,6 +132,34 @@ HYPERSEG_DEVICE float2 unpack<half>(uint32_t v) {
 template <>
 HYPERSEG_DEVICE float2 unpack<bfloat16>(uint32_t v) {
   return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&v));
+}
+
+// Products of the two low and of the two high values.
+template <typename T>
+HYPERSEG_DEVICE uint32_t multiply2(uint32_t a, uint32_t b);
+template <>
+HYPERSEG_DEVICE uint32_t multiply2<half>(uint32_t a, uint32_t b) {
+  const __half2 v = __hmul2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&v);
+}
+template <>
+HYPERSEG_DEVICE uint32_t multiply2<bfloat16>(uint32_t a, uint32_t b) {
+  const __nv_bfloat162 v =
+      __hmul2(*reinterpret_cast<const __nv_bfloat162*>(&a), *reinterpret_cast<const __nv_bfloat162*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&v);
+}
+
+// 16 bytes on 16 bytes from global to shared memory, zeros where they are not `valid`. The thread goes on; its copies
+// since the last close_copies() are a group, and after wait_for_copies<n>() only its last n groups may be under way.
+HYPERSEG_DEVICE void copy_async(void* shared, const void* global, bool valid) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global), "r"(valid ? 16 : 0)
+               : "memory");
+}
+HYPERSEG_DEVICE void close_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N>
+HYPERSEG_DEVICE void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
 // Four 8x8 matrices of half types from shared memory: lane i names row i % 8 of matrix i / 8, 16 bytes on 16 bytes.

@@ -31,6 +31,9 @@ struct bfloat16 {
 struct float2 {
   float x, y;
 };
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
@@ -107,6 +110,8 @@ inline bfloat16 from_float<bfloat16>(float v) {
 
 inline float max_or_nan(float a, float b) { return a >= b || std::isnan(a) ? a : b; }
 inline float min_or_nan(float a, float b) { return a <= b || std::isnan(a) ? a : b; }
+inline float fast_exp(float v) { return std::exp(v); }
+inline float fast_reciprocal(float v) { return 1.0f / v; }
 
 template <typename T>
 uint32_t pack(float low, float high) {
@@ -123,6 +128,28 @@ uint32_t relu6_of_two(uint32_t v) {
   const auto clamp = [](float f) { return std::isnan(f) ? f : std::min(std::max(f, 0.0f), 6.0f); };
   const float2 two = unpack<T>(v);
   return pack<T>(clamp(two.x), clamp(two.y));
+}
+
+template <typename T>
+uint32_t multiply2(uint32_t a, uint32_t b) {
+  const float2 u = unpack<T>(a), v = unpack<T>(b);
+  return pack<T>(u.x * v.x, u.y * v.y);
+}
+
+inline void copy_async(void* shared, const void* global, bool valid) {
+  if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16) std::abort();
+  shim::copy_later(shared, valid ? global : nullptr, 16);
+}
+using shim::close_copies;
+template <int N>
+void wait_for_copies() {
+  shim::wait_for_copies(N);
+}
+
+inline float as_float(uint32_t bits) {
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
 }
 
 template <int COUNT>

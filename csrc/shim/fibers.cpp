@@ -83,11 +83,21 @@ struct Warp {
   unsigned char said[2][kWarp][kMessage];
 };
 
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
+// Of a thread: groups of copies, the last one still open.
+using Copies = std::vector<std::vector<Copy>>;
+
 struct Block {
   std::vector<Context> fibers;
   std::vector<char> done;
   std::vector<std::unique_ptr<char[]>> stacks;
   std::vector<Warp> warps;
+  std::vector<Copies> copies;
   std::vector<unsigned char> memory;
   Context main;
   const std::function<void()>* body = nullptr;
@@ -137,6 +147,7 @@ void run_block() {
   for (unsigned i = 0; i < block.threads; ++i) prepare(block.fibers[i], block.stacks[i].get(), enter);
   std::fill(block.done.begin(), block.done.end(), 0);
   for (Warp& warp : block.warps) warp.arrived = 0;
+  for (Copies& copies : block.copies) copies.assign(1, {});
   block.running = block.threads;
   block.at_barrier = block.idle = 0;
   block.current = position.thread.x = 0;
@@ -150,6 +161,7 @@ void run(const char* op, Index blocks, unsigned threads, size_t shared_bytes, co
   block.body = &body;
   block.fibers.resize(threads);
   block.done.resize(threads);
+  block.copies.resize(threads);
   block.warps.resize((threads + kWarp - 1) / kWarp);
   while (block.stacks.size() < threads) block.stacks.emplace_back(new char[kStack]);
   position.blocks = blocks;
@@ -188,6 +200,25 @@ void sync_block() {
   }
   if (block.running < block.threads) block.fail("a thread ended before a barrier that others reach");
   while (block.barrier_round == round) block.wait();
+}
+
+void copy_later(void* to, const void* from, size_t bytes) {
+  block.copies[block.current].back().push_back({to, from, bytes});
+}
+
+void close_copies() { block.copies[block.current].emplace_back(); }
+
+void wait_for_copies(size_t open) {
+  Copies& groups = block.copies[block.current];
+  while (groups.size() > open + 1) {
+    for (const Copy& copy : groups.front()) {
+      if (copy.from)
+        std::memcpy(copy.to, copy.from, copy.bytes);
+      else
+        std::memset(copy.to, 0, copy.bytes);
+    }
+    groups.erase(groups.begin());
+  }
 }
 
 const unsigned char (*exchange(const void* said, size_t bytes, int kind)) [kMessage] {

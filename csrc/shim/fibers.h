@@ -32,4 +32,9 @@ constexpr size_t kMessage = 64;  // bytes that a lane can tell the others
 // `kind`: what they take part in, the same for all.
 const unsigned char (*exchange(const void* said, size_t bytes, int kind))[kMessage];
 
+// Copies that a thread asks for are made when it waits for them, as late as a GPU may make them: from null, zeros.
+void copy_later(void* to, const void* from, size_t bytes);
+void close_copies();                // those asked for since the last time are a group
+void wait_for_copies(size_t open);  // for all groups but the last `open`
+
 }  // namespace hyperseg::shim

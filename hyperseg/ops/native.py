@@ -125,6 +125,7 @@ register(
             "decoder_level",
             "generate_weights",
             "generate_weights_backward",
+            "mbconv",
             "patch_conv2d",
             "patch_conv2d_backward",
             "patch_inverted_residual",

@@ -6,8 +6,12 @@ import torch
 
 from hyperseg import ops
 from hyperseg.models.encoder import EfficientNetTrunk
+from hyperseg.ops import reference
 from hyperseg.runtime.blocks import FusedBlock, fusible
 from hyperseg.runtime.folding import _fold_efficientnet
+from tests.ops import cases
+from tests.ops.targets import targets
+from tests.tolerances import FORWARD, assert_close
 
 
 def trunk(name: str) -> EfficientNetTrunk:
@@ -42,3 +46,27 @@ def test_derivatives_are_refused():
     )  # fmt: skip
     with pytest.raises(NotImplementedError, match="mbconv: this operator is for inference"):
         y.sum().backward()
+
+
+# On a GPU and in the shim: what of the kernels depends on how large the map is.
+CUDA = [t for t in targets() if t.backend == "cuda" and not t.reasons("mbconv")]
+LARGE = {  # by the rows and columns that a block multiplies, or what else it is about
+    "128x32": cases.mbconv(1, 104, 24, 16, image=(66, 130)),
+    "64x64": cases.mbconv(1, 136, 40, 40, image=(64, 128)),
+    "32x64": cases.mbconv(1, 8, 40, 40, size=5, image=(64, 66)),
+    "32x64_deep": cases.mbconv(1, 168, 168, 72, expand=False, stride=2, image=(64, 132)),
+    "several_tiles_a_block": cases.mbconv(40, 8, 200, 8, image=(9, 17), add=True),
+    "many_squeezed": cases.mbconv(2, 8, 72, 8, squeezed=300, image=(9, 17)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=lambda t: str(t)[6:])
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("target", [pytest.param(t, id=t.id, marks=t.marks) for t in CUDA])
+def test_large_maps(target, name, dtype):
+    case = cases.Case("mbconv", name, LARGE[name])
+    x, *weights = case.arguments(dtype, target.device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    y = target.serve("mbconv", (x, *weights))
+    assert_close("y", y, reference.mbconv(*cases.double((x, *weights))), FORWARD[dtype])
+    assert torch.equal(y, target.serve("mbconv", (x, *weights))), "the same call gave another result"

@@ -1,0 +1,210 @@
+#include "mbconv.h"
+
+#include <algorithm>
+
+#include "launch.cuh"
+#include "mbconv_depthwise.cuh"
+#include "mbconv_gate.cuh"
+#include "mbconv_pointwise.cuh"
+
+// Four launches: expand, depthwise, gate, project. The squeeze needs every pixel before the projection may begin, and
+// to expand once more for each tile of the depthwise convolution would cost more than the hidden map through memory.
+namespace hyperseg::cuda {
+namespace {
+
+constexpr const char* kOp = "mbconv";
+constexpr int64_t kProcessors =
+    132;                          // about what a GPU has of multiprocessors: tiles become smaller where they are few
+constexpr int64_t kResident = 4;  // blocks of the depthwise convolution that one of them runs at once
+constexpr int64_t kMostShared = 99 << 10;  // bytes that a block may have on every GPU since sm_80
+constexpr int64_t kMostStaged = 128;       // squeezed channels whose weights a block keeps in them
+
+// Tiles of the depthwise convolution, and how many a block does one after the other.
+struct Tiling {
+  int64_t down, tiles, slices, steps, groups;
+
+  Tiling(int64_t images, int64_t hidden, int64_t height, int64_t width)
+      : down(blocks_of(height, kRunsDown * kRun)),
+        tiles(down * blocks_of(width, kRunsAcross * kRun)),
+        slices(blocks_of(hidden, kSlice)),
+        steps(std::max<int64_t>(1, images * tiles * slices / (kProcessors * kResident))),
+        groups(blocks_of(tiles, steps)) {}
+};
+
+// What a multiprocessor has to do, in the time that it takes to read a value of an operand: as estimated from bytes and
+// instructions on sm_90, a value of the result costs five and a block as many as kBlock beside its own.
+template <typename TILE>
+int64_t cost(int64_t images, int64_t pixels, int64_t columns, int64_t depth) {
+  constexpr int64_t kResult = 5, kBlock = 13000;
+  const int64_t blocks = images * blocks_of(pixels, TILE::kRows) * blocks_of(columns, TILE::kColumns);
+  const int64_t one = (TILE::kRows + TILE::kColumns) * depth + kResult * TILE::kRows * TILE::kColumns + kBlock;
+  return blocks_of(blocks, kProcessors) * one;
+}
+
+template <typename TILE, bool PROJECT, typename T>
+void launch_pointwise(Pointwise<T> problem, int64_t images, Stream stream) {
+  problem.row_tiles = static_cast<int>(blocks_of(problem.pixels, TILE::kRows));
+  problem.column_tiles = static_cast<int>(blocks_of(problem.out_channels, TILE::kColumns));
+  const Grid grid{static_cast<unsigned>(images * problem.row_tiles * problem.column_tiles)};
+  const size_t shared = TILE::shared_bytes(blocks_of(problem.depth, kChunk<T>));
+  launch<mbconv_pointwise_kernel<T, TILE, PROJECT>>(kOp, grid, TILE::kThreads, shared, stream, problem);
+}
+
+template <bool PROJECT, typename T>
+void pointwise(const Pointwise<T>& problem, int64_t images, Stream stream) {
+  using Tall = Tile<4, 1, 1>;
+  using Square = Tile<2, 2, 1>;
+  using Wide = Tile<1, 2, 2>;
+  using Small = Tile<1, 1, 4>;
+  const int64_t pixels = problem.pixels, columns = problem.out_channels, depth = problem.depth;
+  const int64_t tall = cost<Tall>(images, pixels, columns, depth);
+  const int64_t square = cost<Square>(images, pixels, columns, depth);
+  const int64_t wide = cost<Wide>(images, pixels, columns, depth);
+  const int64_t small = cost<Small>(images, pixels, columns, depth);
+  const int64_t best = std::min({tall, square, wide, small});
+  if (best == square)
+    launch_pointwise<Square, PROJECT>(problem, images, stream);
+  else if (best == tall)
+    launch_pointwise<Tall, PROJECT>(problem, images, stream);
+  else if (best == wide)
+    launch_pointwise<Wide, PROJECT>(problem, images, stream);
+  else
+    launch_pointwise<Small, PROJECT>(problem, images, stream);
+}
+
+bool in_vectors(const void* data, int64_t stride) {
+  return stride % 8 == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0;
+}
+
+template <typename T>
+const T* typed(const void* data) {
+  return static_cast<const T*>(data);
+}
+
+// What is hidden, as a map of all its channels and the zeros beyond.
+template <typename T>
+Map<T> hidden_map(const Mbconv& block, void* data, int64_t height, int64_t width) {
+  const int64_t stride = block.hidden_stride;
+  return {static_cast<T*>(data), stride, height, width, height * width * stride, 1, width * stride, stride};
+}
+
+template <typename T>
+void expand(const Mbconv& block, Stream stream) {
+  Pointwise<T> problem{};
+  problem.in = Rows<const T>(block.x.of<const T>());
+  problem.weights = typed<T>(block.expand);
+  problem.bias = typed<T>(block.expand_bias);
+  problem.out = Rows<T>(hidden_map<T>(block, block.expanded, block.x.height, block.x.width));
+  problem.pixels = static_cast<int>(block.x.height * block.x.width);
+  problem.depth = static_cast<int>(block.x.channels);
+  problem.columns = static_cast<int>(block.hidden);
+  problem.out_channels = static_cast<int>(block.hidden_stride);
+  problem.weight_vectors = in_vectors(block.expand, block.x.channels) && in_vectors(block.expand_bias, block.hidden);
+  pointwise<false>(problem, block.images, stream);
+}
+
+template <typename T>
+void filter(const Mbconv& block, const Tiling& tiling, Stream stream) {
+  Depthwise<T> problem{};
+  problem.in =
+      block.expand ? hidden_map<const T>(block, block.expanded, block.x.height, block.x.width) : block.x.of<const T>();
+  problem.weights = typed<T>(block.depthwise);
+  problem.bias = typed<T>(block.depthwise_bias);
+  problem.reduce = typed<T>(block.reduce);
+  problem.out = static_cast<T*>(block.filtered);
+  problem.partials = block.partials;
+  problem.out_stride = block.hidden_stride;
+  problem.height = static_cast<int>(block.out.height);
+  problem.width = static_cast<int>(block.out.width);
+  problem.channels = static_cast<int>(block.hidden);
+  problem.squeezed = static_cast<int>(block.squeezed);
+  problem.size = static_cast<int>(block.size);
+  problem.stride = static_cast<int>(block.stride);
+  problem.top = static_cast<int>(block.top);
+  problem.left = static_cast<int>(block.left);
+  problem.tiles_down = static_cast<int>(tiling.down);
+  problem.tiles = static_cast<int>(tiling.tiles);
+  problem.steps = static_cast<int>(tiling.steps);
+  problem.groups = static_cast<int>(tiling.groups);
+  problem.slices = static_cast<int>(tiling.slices);
+  problem.in_vectors = Rows<const T>::in_vectors(problem.in);
+  const Grid grid{static_cast<unsigned>(block.images * tiling.groups * tiling.slices)};
+  const auto run = [&]<int SIZE, int STRIDE>() {
+    const auto shared = [&](int64_t staged) {
+      return depthwise_shared_bytes<T>(block.size, Window<SIZE, STRIDE>::kValues, staged);
+    };
+    const bool fits = block.squeezed <= kMostStaged && shared(block.squeezed) <= kMostShared;
+    problem.staged = fits && in_vectors(block.reduce, block.hidden) ? problem.squeezed : 0;
+    launch<mbconv_depthwise_kernel<T, SIZE, STRIDE>>(kOp, grid, kDepthwiseThreads, shared(problem.staged), stream,
+                                                     problem);
+  };
+  const auto is = [&](int size, int stride) { return block.size == size && block.stride == stride; };
+  if (is(3, 1))
+    run.template operator()<3, 1>();
+  else if (is(3, 2))
+    run.template operator()<3, 2>();
+  else if (is(5, 1))
+    run.template operator()<5, 1>();
+  else if (is(5, 2))
+    run.template operator()<5, 2>();
+  else
+    run.template operator()<0, 0>();
+}
+
+template <typename T>
+void gate(const Mbconv& block, const Tiling& tiling, Stream stream) {
+  Gate<T> problem{};
+  problem.partials = block.partials;
+  problem.reduce_bias = typed<T>(block.reduce_bias);
+  problem.weights = typed<T>(block.gate);
+  problem.bias = typed<T>(block.gate_bias);
+  problem.gates = static_cast<T*>(block.gates);
+  problem.stride = block.hidden_stride;
+  problem.parts = static_cast<int>(tiling.groups * tiling.slices);
+  problem.channels = static_cast<int>(block.hidden);
+  problem.squeezed = static_cast<int>(block.squeezed);
+  problem.slices = static_cast<int>(blocks_of(block.hidden_stride, kGateChannels));
+  problem.pixels = static_cast<float>(block.out.height * block.out.width);
+  const Grid grid{static_cast<unsigned>(block.images * problem.slices)};
+  launch<mbconv_gate_kernel<T>>(kOp, grid, kGateThreads, (kGateThreads + kGateSqueezed) * sizeof(float), stream,
+                                problem);
+}
+
+template <typename T>
+void project(const Mbconv& block, Stream stream) {
+  Pointwise<T> problem{};
+  problem.in = Rows<const T>(hidden_map<const T>(block, block.filtered, block.out.height, block.out.width));
+  problem.weights = typed<T>(block.project);
+  problem.bias = typed<T>(block.project_bias);
+  problem.gates = typed<T>(block.gates);
+  problem.gates_stride = block.hidden_stride;
+  if (block.residual) problem.added = Rows<const T>(block.x.of<const T>());
+  problem.out = Rows<T>(block.out.of<T>());
+  problem.pixels = static_cast<int>(block.out.height * block.out.width);
+  problem.depth = static_cast<int>(block.hidden);
+  problem.columns = static_cast<int>(block.out.channels);
+  problem.out_channels = static_cast<int>(block.out.channels);
+  problem.weight_vectors =
+      in_vectors(block.project, block.hidden) && in_vectors(block.project_bias, block.out.channels);
+  pointwise<true>(problem, block.images, stream);
+}
+
+}  // namespace
+
+int64_t mbconv_parts(int64_t images, int64_t hidden, int64_t height, int64_t width) {
+  const Tiling tiling(images, hidden, height, width);
+  return tiling.groups * tiling.slices;
+}
+
+void mbconv(const Mbconv& block, Stream stream) {
+  const Tiling tiling(block.images, block.hidden, block.out.height, block.out.width);
+  with_type(block.type, [&](auto value) {
+    using T = decltype(value);
+    if (block.expand) expand<T>(block, stream);
+    filter<T>(block, tiling, stream);
+    gate<T>(block, tiling, stream);
+    project<T>(block, stream);
+  });
+}
+
+}  // namespace hyperseg::cuda
