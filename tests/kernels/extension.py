@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hyperseg.ops import native
 
-_NAME = re.compile(r"([a-z][a-z_]*_kernel)(?=[IE])")  # of a kernel, in its mangled name
+_NAME = re.compile(r"(?=(\d{1,2})([a-z]\w*?_kernel)[IE])")  # of a kernel, in its mangled name, behind its length
 
 
 def missing() -> str | None:
@@ -66,6 +66,11 @@ def functions(arch: str) -> dict[str, str]:
 
 def plain(mangled: str) -> str:
     """A kernel's name in the sources."""
-    match = _NAME.search(mangled)
-    assert match, f"{mangled} is not named like a kernel: end its name in _kernel"
-    return match[1]
+    names = [name for length, name in _NAME.findall(mangled) if int(length) == len(name)]
+    assert names, f"{mangled} is not named like a kernel: end its name in _kernel"
+    return names[0]
+
+
+def of_half_type(mangled: str) -> bool:
+    """Whether an instance of a kernel is for float16 or bfloat16."""
+    return "__half" in mangled or "__nv_bfloat16" in mangled
