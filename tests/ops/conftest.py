@@ -3,8 +3,6 @@ import os
 import pytest
 import torch
 
-from hyperseg.runtime.precision import exact_float32
-
 
 @pytest.fixture(autouse=True, scope="session")
 def faster_interpreter():
@@ -47,5 +45,8 @@ def poisoned_memory():
 @pytest.fixture(autouse=True, scope="module")
 def no_tf32():
     """float32 means float32."""
-    with exact_float32():
-        yield
+    # By the older interface: torch.export reads it, and cannot once the newer one was used.
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
