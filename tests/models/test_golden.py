@@ -60,14 +60,14 @@ def level_outputs(model, signal, features, images):
     return pairs
 
 
-def check(figures, field, tensor, limit=6000):
+def check(figures, field, tensor, limit=6000, relative=RELATIVE):
     """The tensor has the stored shape, samples and statistics."""
     tensor = tensor.detach()
     if f"{field}_shape" in figures:
         assert tuple(tensor.shape) == tuple(figures[f"{field}_shape"]), field
-    close(golden.subsample(tensor, limit), figures[field], field)
+    close(golden.subsample(tensor, limit), figures[field], field, relative)
     if f"{field}_stats" in figures:
-        close(golden.statistics(tensor), figures[f"{field}_stats"], f"{field}_stats")
+        close(golden.statistics(tensor), figures[f"{field}_stats"], f"{field}_stats", relative)
 
 
 def close(actual, expected, what, relative=RELATIVE):
@@ -136,7 +136,9 @@ def test_training_step(name):
     model = golden.golden_model(name, drop_path_rate=0.0, head_dropout=0.0).train()
     images, labels = golden.train_batch(model.config.num_classes)
     logits = model(images)
-    check(figures, "train_logits", logits)
+    # Norms by the statistics of a small batch magnify float32's rounding: the largest error of l-camvid is 5e-5 with one
+    # thread, 7e-5 with two, and was 1.02e-4 once. A fault of a norm shows in per cents.
+    check(figures, "train_logits", logits, relative=2e-4)
     plain = ops.upsample_cross_entropy(logits, labels)
     bootstrapped = ops.upsample_cross_entropy(logits, labels, bootstrap=4096)
     close(np.array([plain.item(), bootstrapped.item()]), figures["train_loss"], "train_loss")
