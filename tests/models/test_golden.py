@@ -136,8 +136,8 @@ def test_training_step(name):
     model = golden.golden_model(name, drop_path_rate=0.0, head_dropout=0.0).train()
     images, labels = golden.train_batch(model.config.num_classes)
     logits = model(images)
-    # Norms by the statistics of a small batch magnify float32's rounding: the largest error of l-camvid is 5e-5 with one
-    # thread, 7e-5 with two, and was 1.02e-4 once. A fault of a norm shows in per cents.
+    # Norms by the statistics of a small batch magnify float32's rounding: the largest error of l-camvid is 5e-5 with
+    # one thread, 7e-5 with two, and was 1.02e-4 once. A fault of a norm shows in per cents.
     check(figures, "train_logits", logits, relative=2e-4)
     plain = ops.upsample_cross_entropy(logits, labels)
     bootstrapped = ops.upsample_cross_entropy(logits, labels, bootstrap=4096)
