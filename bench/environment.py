@@ -266,7 +266,6 @@ def describe_device(device: torch.device) -> dict[str, Any]:
 
 def flags() -> dict[str, Any]:
     """The switches of torch that change the arithmetic or the choice of kernels."""
-
     return {
         "float32_matmul": torch.backends.cuda.matmul.fp32_precision,
         "float32_cudnn": torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]

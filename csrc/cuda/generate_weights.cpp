@@ -5,12 +5,6 @@
 
 namespace hyperseg::cuda {
 
-Generator generator_of(const Tensor& t, int64_t offset, int64_t groups, int64_t size) {
-  const auto number = [](int64_t value) { return static_cast<int>(value); };
-  return {t.const_data_ptr(), t.stride(0),    t.stride(1),    number(t.size(0)),
-          number(t.size(1)),  number(groups), number(offset), number(size)};
-}
-
 namespace {
 
 Tensor generate_weights_op(const Tensor& signal, std::vector<Tensor> generators, std::vector<int64_t> offsets,

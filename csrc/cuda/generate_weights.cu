@@ -1,6 +1,7 @@
 #include "generate_weights.h"
 
 #include "launch.cuh"
+#include "vectors.cuh"
 
 // Products of many small matrices in one launch. A block makes, for 64 patches, 64 consecutive parameters of one group:
 // signal [64, width] times rows [64, width]. Which generator and group these are it finds in a table, its argument.
@@ -26,7 +27,7 @@ struct Table {
 
 // Tiles of a group begin where a store of eight parameters may: so many more than its rows fill may be needed.
 __host__ __device__ inline int tiles_of_group(const Generator& generator) {
-  return (generator.rows / generator.groups + 7 + kRows - 1) / kRows;
+  return (generator.rows + 7 + kRows - 1) / kRows;
 }
 
 // What a block computes.
@@ -42,7 +43,7 @@ struct Tile {
     while (tile >= table.parts[i].tiles) tile -= table.parts[i++].tiles;
     generator = table.parts[i].generator;
     begin = table.parts[i].begin;
-    const int tiles = tiles_of_group(generator), rows = generator.rows / generator.groups;
+    const int tiles = tiles_of_group(generator), rows = generator.rows;
     group = tile / tiles;
     first = group * rows;
     row = (begin + first) / 8 * 8 - begin + tile % tiles * kRows;
@@ -90,12 +91,11 @@ HYPERSEG_DEVICE void store(T* out, const Table& table, const Tile& tile, int64_t
   const bool all = tile.wanted(row) && tile.wanted(row + 7);
   if constexpr (sizeof(T) == 2) {
     if (all && table.aligned >= 2) {
-      const uint32_t w[4] = {pack<T>(v[0], v[1]), pack<T>(v[2], v[3]), pack<T>(v[4], v[5]), pack<T>(v[6], v[7])};
       if (table.aligned >= 8) {
-        *reinterpret_cast<uint4*>(to) = uint4{w[0], w[1], w[2], w[3]};
+        store8(to, v);
       } else {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) reinterpret_cast<uint32_t*>(to)[i] = w[i];
+        for (int i = 0; i < 8; i += 2) store2(to + i, float2{v[i], v[i + 1]});
       }
       return;
     }
@@ -187,7 +187,7 @@ generate_weights_exact_kernel(Map<const float> signal, Table table, float* out) 
 
 template <typename T>
 void launch_table(const Map<const T>& signal, const Table& table, T* out, Stream stream) {
-  const Grid grid{blocks_of(table.patches, kPatches) * static_cast<unsigned>(table.tiles)};
+  const Grid grid = grid_of("generate_weights", int64_t{blocks_of(table.patches, kPatches)} * table.tiles);
   if constexpr (sizeof(T) == 2)
     launch<generate_weights_kernel<T>>("generate_weights", grid, kThreads, (kPatches + kRows) * 72 * sizeof(T), stream,
                                        signal, table, out);

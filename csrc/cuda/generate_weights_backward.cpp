@@ -41,16 +41,8 @@ std::tuple<Tensor, std::vector<Tensor>> generate_weights_backward_op(const Tenso
       const Tensor& g = generators[i];
       const auto sides = g.sizes();
       d_generators.push_back(torch::stable::new_empty(g, sides));
-      some.list[some.count++] = {.values = g.const_data_ptr(),
-                                 .gradient = d_generators.back().mutable_data_ptr(),
-                                 .stride_r = g.stride(0),
-                                 .stride_k = g.stride(1),
-                                 .start = start,
-                                 .groups = static_cast<int>(groups[i]),
-                                 .rows = static_cast<int>(g.size(0) / groups[i]),
-                                 .width = static_cast<int>(g.size(1)),
-                                 .size = static_cast<int>(sizes[i]),
-                                 .offset = static_cast<int>(offsets[i])};
+      some.list[some.count++] = {generator_of(g, offsets[i], groups[i], sizes[i]),
+                                 d_generators.back().mutable_data_ptr(), start};
       start += sizes[i];
     }
     Tensor partial = floats(partial_sums(problem, some)), parts = floats(passed_values(problem, some));

@@ -61,7 +61,7 @@ generator_gradients_kernel(GenerationBackward problem, Generators generators, Sp
   const int index = generator_of(generators, tile, GeneratorTiles<M, N>{});
   for (int i = 0; i < index; ++i)
     before += static_cast<int64_t>(generators.list[i].channels()) * generators.list[i].rows;
-  const Generator& g = generators.list[index];
+  const DifferentiatedGenerator& g = generators.list[index];
   const int across = static_cast<int>(tiles_of(g.width, N)), down = static_cast<int>(tiles_of(g.rows, M));
   const int column = static_cast<int>(tile % across) * N, row = static_cast<int>(tile / across % down) * M;
   const int group = static_cast<int>(tile / across / down);
@@ -128,19 +128,19 @@ passed_back_kernel(GenerationBackward problem, Generators generators, float* par
   int64_t tile = blockIdx.x / across, before = 0;
   const int index = generator_of(generators, tile, ChannelTiles<M>{});
   for (int i = 0; i < index; ++i) before += generators.list[i].channels();
-  const Generator& g = generators.list[index];
+  const DifferentiatedGenerator& g = generators.list[index];
   const int down = static_cast<int>(tiles_of(g.width, M));
   const int row = static_cast<int>(tile % down) * M, group = static_cast<int>(tile / down);
   const int first = group * g.rows;
   const int depth = max(0, min(g.rows, g.size - first));
   const Map<const void>& grad = problem.grad;
-  const T* values = static_cast<const T*>(g.values) + first * g.stride_r;
+  const T* values = static_cast<const T*>(g.data) + first * g.stride_row;
   const T* pulled = static_cast<const T*>(grad.data) + (g.start + first) * grad.stride_w;
   const T zero = from_float<T>(0.0f);
 
   const auto weight = [&](int m, int r) {
     const int k = row + m;
-    return k < g.width ? values[r * g.stride_r + k * g.stride_k] : zero;
+    return k < g.width ? values[r * g.stride_row + k * g.stride_column] : zero;
   };
   const auto pull = [&](int n, int r) {
     const int p = column + n;
@@ -151,7 +151,7 @@ passed_back_kernel(GenerationBackward problem, Generators generators, float* par
     const int k = row + m, p = column + n;
     if (k < g.width && p < patches) parts[(before + group * g.width + k) * problem.patches + p] = sum;
   };
-  tile_product<T, M, N>(depth, weight, g.stride_k != 1, pull, grad.stride_w == 1, store);
+  tile_product<T, M, N>(depth, weight, g.stride_column != 1, pull, grad.stride_w == 1, store);
 }
 
 // d_signal[n, c, pixel] = sum over the generators that read channel c of their parts, in their order.

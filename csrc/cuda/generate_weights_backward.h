@@ -1,28 +1,20 @@
 #pragma once
 
-#include "../common/map.h"
 #include "divisor.h"
+#include "generator.h"
 #include "type.h"
 
 namespace hyperseg::cuda {
 
-struct Generator {
-  const void* values;  // [groups * rows, width], any strides
-  void* gradient;      // the same, contiguous
-  int64_t stride_r, stride_k;
-  int64_t start;  // the first parameter it makes
-  int groups, rows, width;
-  int size;    // how many of its rows exist in the weights
-  int offset;  // the first signal channel it reads
-
-  int64_t count() const { return int64_t{groups} * rows * width; }
-  HYPERSEG_ANYWHERE int channels() const { return groups * width; }
+struct DifferentiatedGenerator : Generator {
+  void* gradient;  // [groups * rows, width], contiguous
+  int64_t start;   // the first parameter it makes
 };
 
 // An argument of a kernel: a table in the GPU's memory would have to be copied there, which a CUDA graph cannot do.
 struct Generators {
   static constexpr int kMost = 32;
-  Generator list[kMost];
+  DifferentiatedGenerator list[kMost];
   int count = 0;
 };
 

@@ -61,7 +61,7 @@ generated_pointwise_kernel(LevelInput<T> input, Map<const T> signal, Patches<T> 
   const Generator& generator = problem.generator;
   const int64_t first_row = static_cast<int64_t>(output) * channels;
   const int width = generator.width, steps = (width + 15) / 16;
-  const int base = generator.offset + static_cast<int>(first_row / (generator.rows / generator.groups)) * width;
+  const int base = generator.offset + static_cast<int>(first_row / generator.rows) * width;
   uint32_t signals[kDeep][kHigh][4];
 #pragma unroll
   for (int step = 0; step < kDeep; ++step) {
@@ -154,7 +154,7 @@ bool run(const Level& level, const Map<const void>& signal, const Generator& gen
 
 bool generated_pointwise_level(const Level& level, const Map<const void>& signal, const Generator& generator, Type type,
                                const char* op, Stream stream) {
-  const bool whole = generator.rows / generator.groups % level.channels() == 0;
+  const bool whole = generator.rows % level.channels() == 0;
   if (!whole || generator.width > kMostWidth || level.out.channels > 8 * 65535) return false;
   bool served = false;
   with_type(type, [&](auto value) {

@@ -318,7 +318,7 @@ void launch_part(const Level& level, const HiddenMap<T>& map, const char* op, St
   const Places<SIDE, PART> places(level.channels(), level.hidden, OUTPUTS * 8);
   const int64_t blocks = level.out.height / SIDE * (level.out.width / SIDE) * level.images;
   launch<inverted_residual_tensor_kernel<T, SIDE, OUTPUTS, PART>>(
-      op, Grid{blocks_of(blocks, 1)}, Tile<SIDE, PART>::kThreads, static_cast<size_t>(places.bytes), stream, input,
+      op, grid_of(op, blocks), Tile<SIDE, PART>::kThreads, static_cast<size_t>(places.bytes), stream, input,
       Patches<T>(level), level.out.of<T>(), level.hidden, places, map, by_eights(input.skip),
       by_eights(input.previous) && input.skip.channels % 8 == 0);
 }

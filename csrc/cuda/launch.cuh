@@ -6,6 +6,14 @@
 #include "device.cuh"
 #include "type.h"
 
+namespace hyperseg::cuda {
+
+struct Grid {
+  unsigned x, y = 1, z = 1;
+};
+
+}  // namespace hyperseg::cuda
+
 #ifdef HYPERSEG_SHIM
 #include "../shim/launch.h"
 #else
@@ -15,10 +23,6 @@
 #include <atomic>
 
 namespace hyperseg::cuda {
-
-struct Grid {
-  unsigned x, y = 1, z = 1;
-};
 
 inline void check_cuda(const char* op, cudaError_t error) {
   check(error == cudaSuccess, op, ": CUDA says: ", cudaGetErrorString(error));

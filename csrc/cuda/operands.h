@@ -1,13 +1,10 @@
 #pragma once
 
-#include "generate_weights.h"
 #include "level.h"
 #include "tensors.h"
 
 // Levels from tensors.
 namespace hyperseg::cuda {
-
-Generator generator_of(const Tensor& t, int64_t offset, int64_t groups, int64_t size);
 
 // A dimension whose values lie side by side, perhaps as a copy.
 inline Tensor side_by_side(const Tensor& t, int64_t dimension) {

@@ -6,6 +6,7 @@
 
 #include "../common/check.h"
 #include "../common/tensors.h"
+#include "generator.h"
 #include "type.h"
 
 // From tensors to what the kernels take.
@@ -30,6 +31,17 @@ inline Type type_of(const char* op, const Tensor& t) {
             torch::headeronly::toString(t.scalar_type()));
       return Type::kFloat;
   }
+}
+
+inline Generator generator_of(const Tensor& t, int64_t offset, int64_t groups, int64_t size) {
+  return {.data = t.const_data_ptr(),
+          .stride_row = t.stride(0),
+          .stride_column = t.stride(1),
+          .groups = static_cast<int>(groups),
+          .rows = static_cast<int>(t.size(0) / groups),
+          .width = static_cast<int>(t.size(1)),
+          .offset = static_cast<int>(offset),
+          .size = static_cast<int>(size)};
 }
 
 // While it lives, the device of a tensor is the current one; kernels go into the stream that is current there.

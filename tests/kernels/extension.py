@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hyperseg.ops import native
 
-_NAME = re.compile(r"(?=(\d{1,2})([a-z]\w*?_kernel)[IE])")  # of a kernel, in its mangled name, behind its length
+_LENGTH = re.compile(r"L?(\d+)")  # of the name that follows it in a mangled name
 
 
 def missing() -> str | None:
@@ -65,10 +65,13 @@ def functions(arch: str) -> dict[str, str]:
 
 
 def plain(mangled: str) -> str:
-    """A kernel's name in the sources."""
-    names = [name for length, name in _NAME.findall(mangled) if int(length) == len(name)]
-    assert names, f"{mangled} is not named like a kernel: end its name in _kernel"
-    return names[0]
+    """A kernel's name in the sources: the last of the names that its mangled name lists behind ``_ZN``."""
+    name, rest = "", mangled.removeprefix("_ZN")
+    while match := _LENGTH.match(rest):
+        end = match.end() + int(match[1])
+        name, rest = rest[match.end() : end], rest[end:]
+    assert name.endswith("_kernel"), f"{mangled} is not named like a kernel: end its name in _kernel"
+    return name
 
 
 def of_half_type(mangled: str) -> bool:

@@ -57,3 +57,9 @@ def test_loops_are_found():
     length, (loop,) = loops.loops(code)
     assert (length, loop.first, loop.last, loop.depth) == (4, 0x10, 0x20, 0)
     assert loop.operations == {"HMMA": 1, "BRA": 1}
+
+
+def test_kernels_are_named_whatever_the_hash_of_their_file():
+    unnamed = "_GLOBAL__N__57f_19_generate_weights_cu_42a15df7"
+    mangled = f"_ZN8hyperseg4cuda{len(unnamed)}{unnamed}23generate_weights_kernelI6__halfEEvT_"
+    assert extension.plain(mangled) == "generate_weights_kernel"
