@@ -1,5 +1,6 @@
 #include "launch.cuh"
 #include "level.cuh"
+#include "vectors.cuh"
 
 // An inverted residual of half types on tensor cores. A block has a square of a patch's pixels and keeps its input, the
 // patch's weights and the hidden channels, 16 at a time, in shared memory:
@@ -77,40 +78,53 @@ HYPERSEG_DEVICE uint4 blend(const uint4& a, const uint4& b, const uint4& c, cons
   return result;
 }
 
-// Writes channels c to c + 7 of a pixel, counted from skip's first; coordinates come last, then zeros.
+// A pixel's channels in shared memory: previous, so that its eights stay on 16 bytes whatever follows them, skip,
+// coordinates, zeros.
 template <typename T>
-HYPERSEG_DEVICE void put_eight_channels(const LevelInput<T>& input, int n, int y, int x, int c, bool skip_by_eights,
-                                        bool previous_by_eights, T* to) {
-  const int from_skip = static_cast<int>(input.skip.channels), maps = input.channels - input.coordinates;
-  uint4* const whole = reinterpret_cast<uint4*>(to);
-  if (skip_by_eights && c + 8 <= from_skip) {
-    *whole = *reinterpret_cast<const uint4*>(input.skip.at(n, c, y, x));
-    return;
+struct Pixels {
+  const LevelInput<T>& input;
+  bool previous_by_eights, skip_by_eights;
+
+  HYPERSEG_DEVICE int first_of_skip() const { return static_cast<int>(input.previous.channels); }
+  HYPERSEG_DEVICE int first_coordinate() const { return input.channels - input.coordinates; }
+
+  // Where a channel of shared memory stands in the weights.
+  HYPERSEG_DEVICE int weight_of(int c) const {
+    return c < first_of_skip()      ? c + input.coordinates + static_cast<int>(input.skip.channels)
+           : c < first_coordinate() ? c + input.coordinates - first_of_skip()
+                                    : c - first_coordinate();
   }
-  const Sample row(y, input.scale_y, static_cast<int>(input.previous.height));
-  const Sample column(x, input.scale_x, static_cast<int>(input.previous.width));
-  if (previous_by_eights && c >= from_skip && c % 8 == from_skip % 8 && c + 8 <= maps) {
-    const auto at = [&](int yy, int xx) {
-      return *reinterpret_cast<const uint4*>(input.previous.at(n, c - from_skip, yy, xx));
-    };
-    *whole = blend<T>(at(row.low, column.low), at(row.low, column.high), at(row.high, column.low),
-                      at(row.high, column.high), column.weight, row.weight);
-    return;
-  }
-#pragma unroll 1
-  for (int i = 0; i < 4; ++i) {
-    float v[2];
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int k = c + 2 * i + j;
-      v[j] = k < from_skip        ? to_float(*input.skip.at(n, k, y, x))
-             : k < maps           ? input.resized(n, k - from_skip, row, column)
-             : k < input.channels ? input.coordinate(k - maps, y, x)
-                                  : 0.0f;
+
+  HYPERSEG_DEVICE void put(int n, int y, int x, int padded, T* to) const {
+    const Map<const T>& previous = input.previous;
+    const Sample row(y, input.scale_y, static_cast<int>(previous.height));
+    const Sample column(x, input.scale_x, static_cast<int>(previous.width));
+    const T* skip = input.skip.at(n, 0, y, x);
+    int c = 0;
+    if (previous_by_eights) {
+      const T *upper = previous.at(n, 0, row.low, 0), *lower = previous.at(n, 0, row.high, 0);
+      const int64_t left = column.low * previous.stride_w, right = column.high * previous.stride_w;
+      const auto eight = [&](const T* line, int64_t pixel) {
+        return *reinterpret_cast<const uint4*>(line + pixel + c);
+      };
+      for (; c < first_of_skip(); c += 8)
+        *reinterpret_cast<uint4*>(to + c) = blend<T>(eight(upper, left), eight(upper, right), eight(lower, left),
+                                                     eight(lower, right), column.weight, row.weight);
     }
-    reinterpret_cast<uint32_t*>(to)[i] = pack<T>(v[0], v[1]);
+    if (skip_by_eights && c == first_of_skip())
+#pragma unroll 1
+      for (; c < first_coordinate(); c += 8)
+        *reinterpret_cast<uint4*>(to + c) = *reinterpret_cast<const uint4*>(skip + c - first_of_skip());
+    const auto one = [&](int k) {
+      return k < first_of_skip()      ? input.resized(n, k, row, column)
+             : k < first_coordinate() ? to_float(skip[(k - first_of_skip()) * input.skip.stride_c])
+             : k < input.channels     ? input.coordinate(k - first_coordinate(), y, x)
+                                      : 0.0f;
+    };
+#pragma unroll 1
+    for (; c < padded; c += 2) store2(to + c, float2{one(c), one(c + 1)});
   }
-}
+};
 
 // The hidden map [image, y, x, hidden channels padded to 16], between the two kernels.
 template <typename T>
@@ -128,8 +142,8 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
                                               : SIDE == 8 ? 4
                                                           : 12)
     inverted_residual_tensor_kernel(LevelInput<T> input, Patches<T> patches, Map<T> out, int hidden,
-                                    Places<SIDE, PART> places, HiddenMap<T> map, bool skip_by_eights,
-                                    bool previous_by_eights) {
+                                    Places<SIDE, PART> places, HiddenMap<T> map, bool previous_by_eights,
+                                    bool skip_by_eights) {
   using Size = Tile<SIDE, PART>;
   constexpr int kExpanded = (Size::kRows + Size::kWarps - 1) / Size::kWarps;  // products high, of a warp
   wait_for_previous_kernel();
@@ -154,23 +168,19 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
   const auto x_of = [&](int p) { return reflect(left + p % Size::kAround - Size::kBorder, width); };
   const T* weights = patches.of(n, gy, gx);
   if constexpr (PART != Part::kRest) {
-    // The input, with coordinates behind the maps: so pairs of channels stay pairs, and eights may be loaded at once.
-    // A warp has the same eight of many pixels, so that its lanes do the same.
-    constexpr int kAll = Size::kRows * 16;
-    for (int c = 0; c < places.channels; c += 8)
-      for (int p = thread; p < kAll; p += Size::kThreads) {
-        T* to = values + p * places.input_stride + c;
-        if (p < Size::kHalo)
-          put_eight_channels(input, n, y_of(p), x_of(p), c, skip_by_eights, previous_by_eights, to);
-        else
-          *reinterpret_cast<uint4*>(to) = uint4{0, 0, 0, 0};
-      }
-    const int maps = channels - input.coordinates;
-    for (int h = warp; h < places.hidden; h += Size::kWarps)
-      for (int k = lane; k < places.channels; k += 32) {
-        const int c = k < maps ? k + input.coordinates : k - maps;
-        expand[h * places.input_stride + k] = h < hidden && k < channels ? weights[h * channels + c] : zero;
-      }
+    const Pixels<T> pixels{input, previous_by_eights, skip_by_eights};
+    for (int p = thread; p < Size::kRows * 16; p += Size::kThreads) {
+      T* to = values + p * places.input_stride;
+      if (p < Size::kHalo)
+        pixels.put(n, y_of(p), x_of(p), places.channels, to);
+      else
+        for (int c = 0; c < places.channels; c += 8) *reinterpret_cast<uint4*>(to + c) = uint4{0, 0, 0, 0};
+    }
+    for (int k = lane; k < places.channels; k += 32) {
+      const T* column = weights + pixels.weight_of(k);
+      for (int h = warp; h < places.hidden; h += Size::kWarps)
+        expand[h * places.input_stride + k] = h < hidden && k < channels ? column[h * channels] : zero;
+    }
   }
   if constexpr (PART != Part::kExpand) {
     weights += hidden * channels;
@@ -187,6 +197,12 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
   }
 
   const int group = lane / 4, pair = lane % 4 * 2;  // the row, and the first column, that a lane has of a product
+  // Of the expansion a warp has every kWarps-th product; only the last of them may lie beyond the pixels.
+  const T* seen[kExpanded];
+#pragma unroll
+  for (int i = 0; i < kExpanded; ++i)
+    seen[i] = values + ((warp + i * Size::kWarps) * 16 + lane % 16) * places.input_stride;
+  const auto beyond = [&](int i) { return i + 1 == kExpanded && warp + i * Size::kWarps >= Size::kRows; };
   float sums[Size::kRowsOfWarp][OUTPUTS ? OUTPUTS : 1][4] = {};
   for (int first = 0; first < places.hidden; first += 16) {
     T* const chunk = values + places.chunk + first / 16 % 2 * (Size::kRows * 16 * Size::kHiddenStride);
@@ -204,40 +220,41 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
         for (int i = 0; i < kExpanded; ++i)
           expanded[i][j][0] = expanded[i][j][2] = b0, expanded[i][j][1] = expanded[i][j][3] = b1;
       }
-      for (int k = 0; k < places.channels; k += 16) {
-        uint32_t b[4] = {};
-        const bool whole = k + 16 <= places.channels;
-        if (whole) {
-          ldmatrix4(b, expand + (first + lane / 16 * 8 + lane % 8) * places.input_stride + k + lane / 8 % 2 * 8);
-        } else {
-          ldmatrix2(b, expand + (first + lane % 16) * places.input_stride + k);
-        }
+      const T* weight = expand + (first + lane / 16 * 8 + lane % 8) * places.input_stride + lane / 8 % 2 * 8;
+#pragma unroll 1
+      for (int k = 0; k < places.channels / 16 * 16; k += 16) {
+        uint32_t b[4];
+        ldmatrix4(b, weight + k);
 #pragma unroll
         for (int i = 0; i < kExpanded; ++i) {
-          const int m = warp + i * Size::kWarps;
-          if (m >= Size::kRows) break;
+          if (beyond(i)) break;
           uint32_t a[4];
-          const T* row = values + (m * 16 + lane % 16) * places.input_stride + k;
-          if (whole) {
-            ldmatrix4(a, row + lane / 16 * 8);
-            mma16<T>(expanded[i][0], a, b[0], b[1]);
-            mma16<T>(expanded[i][1], a, b[2], b[3]);
-          } else {
-            ldmatrix2(a, row);
-            mma8<T>(expanded[i][0], a[0], a[1], b[0]);
-            mma8<T>(expanded[i][1], a[0], a[1], b[1]);
-          }
+          ldmatrix4(a, seen[i] + lane / 16 * 8 + k);
+          mma16<T>(expanded[i][0], a, b[0], b[1]);
+          mma16<T>(expanded[i][1], a, b[2], b[3]);
+        }
+      }
+      if (places.channels % 16) {
+        const int k = places.channels - 8;
+        uint32_t b[2];
+        ldmatrix2(b, expand + (first + lane % 16) * places.input_stride + k);
+#pragma unroll
+        for (int i = 0; i < kExpanded; ++i) {
+          if (beyond(i)) break;
+          uint32_t a[2];
+          ldmatrix2(a, seen[i] + k);
+          mma8<T>(expanded[i][0], a[0], a[1], b[0]);
+          mma8<T>(expanded[i][1], a[0], a[1], b[1]);
         }
       }
 #pragma unroll
       for (int i = 0; i < kExpanded; ++i) {
-        const int m = warp + i * Size::kWarps;
-        if (m >= Size::kRows) break;
+        if (beyond(i)) break;
 #pragma unroll
         for (int j = 0; j < 2; ++j)
 #pragma unroll
           for (int below = 0; below < 2; ++below) {
-            const int p = m * 16 + group + below * 8, c = j * 8 + pair;
+            const int p = (warp + i * Size::kWarps) * 16 + group + below * 8, c = j * 8 + pair;
             const uint32_t two = relu6_of_two<T>(pack<T>(expanded[i][j][below * 2], expanded[i][j][below * 2 + 1]));
             if constexpr (PART == Part::kAll)
               *reinterpret_cast<uint32_t*>(chunk + p * Size::kHiddenStride + c) = two;
@@ -319,8 +336,8 @@ void launch_part(const Level& level, const HiddenMap<T>& map, const char* op, St
   const int64_t blocks = level.out.height / SIDE * (level.out.width / SIDE) * level.images;
   launch<inverted_residual_tensor_kernel<T, SIDE, OUTPUTS, PART>>(
       op, grid_of(op, blocks), Tile<SIDE, PART>::kThreads, static_cast<size_t>(places.bytes), stream, input,
-      Patches<T>(level), level.out.of<T>(), level.hidden, places, map, by_eights(input.skip),
-      by_eights(input.previous) && input.skip.channels % 8 == 0);
+      Patches<T>(level), level.out.of<T>(), level.hidden, places, map, by_eights(input.previous),
+      by_eights(input.skip));
 }
 
 template <typename T, int SIDE, int OUTPUTS>
