@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 FPS_ARGS ?=
 PYTEST_ARGS ?= -q
+JOBS ?= $(shell nproc)
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.hyperseg-installed
@@ -9,13 +10,15 @@ EXTENSION := build/.extension-built
 SHIM := build/shim/hyperseg/_C.abi3.so
 CSRC := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 OLDEST_TRITON := build/triton-3.6
+# A process a core, so a thread each; tests of threads ask for theirs.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install ext shim test test-all gate gate-oldest gate-cuda budgets sanitize gpu-test lint format fps clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Variables: PYTHON=$(PYTHON) VENV=$(VENV) PYTEST_ARGS='$(PYTEST_ARGS)' FPS_ARGS='$(FPS_ARGS)'"
+	@echo "  Variables: PYTHON=$(PYTHON) VENV=$(VENV) JOBS=$(JOBS) PYTEST_ARGS='$(PYTEST_ARGS)' FPS_ARGS='$(FPS_ARGS)'"
 
 install: $(INSTALLED) ## create VENV and install the package into it, editable, with pinned versions
 
@@ -24,10 +27,10 @@ ext: $(EXTENSION) ## build the C++ and CUDA extension in place
 shim: $(SHIM) ## compile the CUDA kernels for the CPU, for their tests
 
 test: $(EXTENSION) $(SHIM) ## set up and run the tests, but for those marked slow
-	$(BIN)/python -m pytest tests/ -m "not slow" $(PYTEST_ARGS)
+	$(PARALLEL) tests/ -m "not slow" $(PYTEST_ARGS)
 
 test-all: $(EXTENSION) $(SHIM) ## all tests
-	$(BIN)/python -m pytest tests/ $(PYTEST_ARGS)
+	$(PARALLEL) tests/ $(PYTEST_ARGS)
 
 gate: $(INSTALLED) ## compile every Triton kernel for sm_80, sm_90 and sm_100 and judge the code; needs no GPU
 	$(BIN)/python -m pytest tests/kernels -n auto $(PYTEST_ARGS)

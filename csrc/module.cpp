@@ -17,6 +17,9 @@ STABLE_TORCH_LIBRARY(hyperseg_native, m) {
       "decoder_level(Tensor skip, Tensor? previous, Tensor source, Tensor? generator, Tensor bias, int offset, "
       "int groups, int out_channels, int hidden, str halo) -> Tensor");
   m.def(
+      "decoder_level_argmax(Tensor skip, Tensor? previous, Tensor source, Tensor? generator, Tensor bias, int offset, "
+      "int groups, int out_channels, int hidden, str halo) -> Tensor");
+  m.def(
       "mbconv(Tensor x, Tensor? expand, Tensor? expand_bias, Tensor depthwise, Tensor depthwise_bias, Tensor reduce, "
       "Tensor reduce_bias, Tensor gate, Tensor gate_bias, Tensor project, Tensor project_bias, int stride, "
       "int[] padding, bool residual) -> Tensor");

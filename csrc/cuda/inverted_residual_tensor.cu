@@ -137,13 +137,30 @@ struct HiddenMap {
   }
 };
 
+// Of the scores seen: the largest, or NaN, and of equal ones the lowest class.
+struct Best {
+  float score = 0.0f;
+  uint32_t label = ~0u;  // none yet
+
+  HYPERSEG_DEVICE void consider(float other, uint32_t its_label) {
+    const bool equal = other == score || (other != other && score != score);
+    const bool greater = !(other <= score) && score == score;
+    if (label == ~0u || greater || (equal && its_label < label)) score = other, label = its_label;
+  }
+  HYPERSEG_DEVICE void consider_lane(int mask) {
+    const float other = shuffle_xor(score, mask);
+    const uint32_t its_label = shuffle_xor(label, mask);
+    if (its_label != ~0u) consider(other, its_label);
+  }
+};
+
 template <typename T, int SIDE, int OUTPUTS, Part PART>  // outputs in eights
 HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
                                               : SIDE == 8 ? 4
                                                           : 12)
     inverted_residual_tensor_kernel(LevelInput<T> input, Patches<T> patches, Map<T> out, int hidden,
                                     Places<SIDE, PART> places, HiddenMap<T> map, bool previous_by_eights,
-                                    bool skip_by_eights) {
+                                    bool skip_by_eights, uint8_t* labels) {
   using Size = Tile<SIDE, PART>;
   constexpr int kExpanded = (Size::kRows + Size::kWarps - 1) / Size::kWarps;  // products high, of a warp
   wait_for_previous_kernel();
@@ -312,20 +329,31 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
     }
   }
 
+  if constexpr (PART == Part::kExpand) return;
 #pragma unroll
   for (int i = 0; i < Size::kRowsOfWarp; ++i)
 #pragma unroll
     for (int below = 0; below < 2; ++below) {
       const int pixel = (warp * Size::kRowsOfWarp + i) * 16 + group + below * 8;
-      T* to = out.at(n, pair, top + pixel / SIDE, left + pixel % SIDE);
+      const int y = top + pixel / SIDE, x = left + pixel % SIDE;
+      T* to = out.at(n, pair, y, x);
+      Best best;
 #pragma unroll
       for (int j = 0; j < OUTPUTS; ++j)
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const int o = j * 8 + pair + e;
-          if (o < outputs)
-            to[(j * 8 + e) * out.stride_c] = from_float<T>(sums[i][j][below * 2 + e] + patches.shift(2 * hidden + o));
+          if (o >= outputs) continue;
+          const T value = from_float<T>(sums[i][j][below * 2 + e] + patches.shift(2 * hidden + o));
+          if (labels)
+            best.consider(to_float(value), o);
+          else
+            to[(j * 8 + e) * out.stride_c] = value;
         }
+      if (!labels) continue;
+      best.consider_lane(1);
+      best.consider_lane(2);
+      if (pair == 0) labels[(static_cast<int64_t>(n) * height + y) * width + x] = static_cast<uint8_t>(best.label);
     }
 }
 
@@ -336,8 +364,8 @@ void launch_part(const Level& level, const HiddenMap<T>& map, const char* op, St
   const int64_t blocks = level.out.height / SIDE * (level.out.width / SIDE) * level.images;
   launch<inverted_residual_tensor_kernel<T, SIDE, OUTPUTS, PART>>(
       op, grid_of(op, blocks), Tile<SIDE, PART>::kThreads, static_cast<size_t>(places.bytes), stream, input,
-      Patches<T>(level), level.out.of<T>(), level.hidden, places, map, by_eights(input.previous),
-      by_eights(input.skip));
+      Patches<T>(level), level.out.of<T>(), level.hidden, places, map, by_eights(input.previous), by_eights(input.skip),
+      level.labels);
 }
 
 template <typename T, int SIDE, int OUTPUTS>

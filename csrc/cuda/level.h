@@ -18,6 +18,7 @@ struct Level {
   int hidden = 0;        // 0: one matrix a patch
   bool own_halo = true;  // around its patch, an inverted residual sees what the patch's own weights make of the input
   bool last_relu = false;
+  uint8_t* labels = nullptr;  // where given, [images, height, width]: what to write instead of out, which has no memory
   void* hidden_map = nullptr;  // room for hidden_map_size values
 
   int channels() const {
@@ -34,7 +35,7 @@ void inverted_residual_level(const Level& level, Type type, const char* op, Stre
 
 // How many values of its type the level wants to keep between two kernels.
 int64_t hidden_map_size(const Level& level, Type type);
-// The same on tensor cores; false, and nothing done, where the shape or type does not suit it.
+// The same on tensor cores; false, and nothing done, where the shape or type does not suit it. Only this writes labels.
 bool inverted_residual_tensor_level(const Level& level, Type type, const char* op, Stream stream);
 
 }  // namespace hyperseg::cuda

@@ -20,12 +20,23 @@ inline void set_weights(Level& level, const Tensor& weights) {  // which side_by
   level.grid_w = static_cast<int>(weights.size(2));
 }
 
-// `like`: of the level's type and device.
+// Memory that a level wants between two kernels, while this lives. `like`: of the level's type and device.
+class Room {
+ public:
+  Room(Level& level, Type type, const Tensor& like) : map_(like) {
+    const int64_t size = hidden_map_size(level, type);
+    if (!size) return;
+    map_ = torch::stable::new_empty(like, {size});
+    level.hidden_map = map_.mutable_data_ptr();
+  }
+
+ private:
+  Tensor map_;
+};
+
 inline void run_level(Level& level, Type type, const Tensor& like, const char* op, Stream stream) {
   if (!level.hidden) return pointwise_level(level, type, op, stream);
-  const int64_t size = hidden_map_size(level, type);
-  Tensor map = size ? torch::stable::new_empty(like, {size}) : like;
-  if (size) level.hidden_map = map.mutable_data_ptr();
+  const Room room(level, type, like);
   if (!inverted_residual_tensor_level(level, type, op, stream)) inverted_residual_level(level, type, op, stream);
 }
 

@@ -127,16 +127,23 @@ def skip_features(features: Sequence[Tensor], images: Tensor) -> list[Tensor]:
 
 
 def decode(
-    plan: Plan, halo: str, generators: Sequence[Tensor], biases: Sequence[Tensor], signal: Tensor, skips: list[Tensor]
+    plan: Plan,
+    halo: str,
+    generators: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    signal: Tensor,
+    skips: list[Tensor],
+    labels: bool = False,
 ) -> Tensor:
-    """All levels with folded norms."""
+    """All levels with folded norms; ``labels``: the best classes of the last, uint8 ``[N, H, W]``, not its scores."""
     x: Tensor | None = None
     ahead: dict[int, Tensor] = {}
     for spec, generator in zip(plan.generators, generators, strict=True):
         if not ahead and _is_ahead(plan, spec, has_costly_launches(signal.device)):
             ahead = generate_ahead(plan, generators, signal, has_costly_launches(signal.device))
         for i in spec.levels:
-            x = ops.decoder_level(
+            last = labels and i == len(plan.levels) - 1
+            x = (ops.decoder_level_argmax if last else ops.decoder_level)(
                 skips[i],
                 x,
                 ahead.get(i, signal),

@@ -7,6 +7,7 @@ which would be chosen here.
 from hyperseg.ops import native, triton
 from hyperseg.ops.backends import BACKENDS, BackendError, use_backend
 from hyperseg.ops.decoder_level import decoder_level
+from hyperseg.ops.decoder_level_argmax import decoder_level_argmax
 from hyperseg.ops.generate_weights import generate_weights
 from hyperseg.ops.mbconv import mbconv
 from hyperseg.ops.patch_conv2d import patch_conv2d
@@ -20,6 +21,7 @@ __all__ = [
     "OPERATORS",
     "BackendError",
     "decoder_level",
+    "decoder_level_argmax",
     "generate_weights",
     "mbconv",
     "native",

@@ -129,6 +129,14 @@ def has_kernel(operator: str, device_type: str) -> bool:
     return chosen(operator, device_type)[0] not in ("reference", "none")
 
 
+def followed_by_argmax(implementations: dict[str, Implementation]) -> Implementation:
+    """``decoder_level_argmax`` of a backend without a kernel for it: its level, then the labels of that."""
+    level, labels = implementations["decoder_level"], implementations["upsample_argmax"]
+    return Implementation(
+        lambda skip, *args: labels.function(level.function(skip, *args), *skip.shape[2:]), level.objections
+    )
+
+
 def _refusal(name: str, operator: str, device_type: str, args: tuple, reasons: list[str]) -> str:
     able = [b.name for b in BACKENDS.values() if not b.objections(operator, device_type, args)]
     shapes = ", ".join(f"{tuple(a.shape)} {str(a.dtype)[6:]} {a.device}" for a in args if isinstance(a, Tensor))

@@ -9,40 +9,48 @@ from hyperseg.ops.patch_inverted_residual import HALOS, block_flops
 from hyperseg.ops.registration import define, define_backward
 
 _NAME = "decoder_level"
-_ARGUMENTS = (
+ARGUMENTS = (
     "Tensor skip, Tensor? previous, Tensor source, Tensor? generator, Tensor bias, int offset, int groups, "
     "int out_channels, int hidden, str halo"
 )
 
 
-def _check(skip, previous, source, generator, bias, offset, groups, out_channels, hidden, halo):
-    checks.map_4d(_NAME, "skip", skip)
+def _check(*args):
+    check_level(_NAME, *args)
+
+
+def check_level(operator, skip, previous, source, generator, bias, offset, groups, out_channels, hidden, halo):
+    checks.map_4d(operator, "skip", skip)
     if previous is not None:
-        checks.map_4d(_NAME, "previous", previous)
+        checks.map_4d(operator, "previous", previous)
         if previous.shape[0] != skip.shape[0]:
             raise ValueError(
-                f"{_NAME}: skip has {skip.shape[0]} images but previous {previous.shape[0]}; they must agree."
+                f"{operator}: skip has {skip.shape[0]} images but previous {previous.shape[0]}; they must agree."
             )
-    checks.positive(_NAME, out_channels=out_channels)
-    checks.one_of(_NAME, "halo", halo, HALOS)
+    checks.positive(operator, out_channels=out_channels)
+    checks.one_of(operator, "halo", halo, HALOS)
     if hidden < 0:
-        raise ValueError(f"{_NAME}: hidden must be 0 (a 1x1 level) or more, got {hidden}.")
-    checks.same_kind(_NAME, skip=skip, previous=previous, source=source, generator=generator, bias=bias)
-    checks.vector(_NAME, "bias", bias, 2 * hidden + out_channels, "expand | depthwise | project, or just out_channels")
+        raise ValueError(f"{operator}: hidden must be 0 (a 1x1 level) or more, got {hidden}.")
+    checks.same_kind(operator, skip=skip, previous=previous, source=source, generator=generator, bias=bias)
+    checks.vector(
+        operator, "bias", bias, 2 * hidden + out_channels, "expand | depthwise | project, or just out_channels"
+    )
     if hidden:
-        checks.reflectable(_NAME, skip, (1, 1))
+        checks.reflectable(operator, skip, (1, 1))
     channels = 2 + skip.shape[1] + (0 if previous is None else previous.shape[1])
     parameters = reference.level_parameters(channels, hidden, out_channels)
     if generator is None:
         checks.patch_weights(
-            _NAME, source, skip, parameters, f"the parameters of {channels} -> {out_channels} channels"
+            operator, source, skip, parameters, f"the parameters of {channels} -> {out_channels} channels"
         )
         return
-    checks.map_4d(_NAME, "source", source, "[N, C, fh, fw], the signal")
+    checks.map_4d(operator, "source", source, "[N, C, fh, fw], the signal")
     if source.shape[0] != skip.shape[0]:
-        raise ValueError(f"{_NAME}: the signal has {source.shape[0]} images but skip {skip.shape[0]}; they must agree.")
-    check_generator(_NAME, source, generator, offset, groups, parameters)
-    checks.grid(_NAME, source.shape[2], source.shape[3], skip)
+        raise ValueError(
+            f"{operator}: the signal has {source.shape[0]} images but skip {skip.shape[0]}; they must agree."
+        )
+    check_generator(operator, source, generator, offset, groups, parameters)
+    checks.grid(operator, source.shape[2], source.shape[3], skip)
 
 
 def _fake(skip, previous, source, generator, bias, offset, groups, out_channels, hidden, halo):
@@ -52,7 +60,7 @@ def _fake(skip, previous, source, generator, bias, offset, groups, out_channels,
     )
 
 
-def _flops(
+def level_flops(
     skip, previous, source, generator, bias, offset, groups, out_channels, hidden, halo, *, out_shape=None, **kwargs
 ):
     n, c, h, w = skip
@@ -79,10 +87,10 @@ def _backward(ctx, grad):
     return *given, None, None, None, None, None
 
 
-define(_NAME, _ARGUMENTS, "Tensor", reference=reference.decoder_level, check=_check, fake=_fake, flops=_flops)
+define(_NAME, ARGUMENTS, "Tensor", reference=reference.decoder_level, check=_check, fake=_fake, flops=level_flops)
 _operator_backward = define_backward(
     _NAME,
-    _ARGUMENTS,
+    ARGUMENTS,
     "(Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference=reference.decoder_level,
     differentiable=(0, 1, 2, 3, 4),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from hyperseg.ops.backends import Backend, Implementation, register
+from hyperseg.ops.backends import Backend, Implementation, followed_by_argmax, register
 
 
 @functools.cache
@@ -91,30 +91,25 @@ def _implementations(objections: Callable[..., list[str]], *names: str) -> dict[
     return {name: Implementation(_call(name), objections) for name in names}
 
 
-register(
-    Backend(
-        "cpp",
-        "C++ on the CPU",
-        _unavailable_cpp,
-        _implementations(
-            _cpp_objections,
-            "decoder_level",
-            "decoder_level_backward",
-            "generate_weights",
-            "generate_weights_backward",
-            "mbconv",
-            "patch_conv2d",
-            "patch_conv2d_backward",
-            "patch_inverted_residual",
-            "patch_inverted_residual_backward",
-            "patch_inverted_residual_batch_norm",
-            "patch_inverted_residual_batch_norm_backward",
-            "upsample_argmax",
-            "upsample_cross_entropy",
-            "upsample_cross_entropy_backward",
-        ),
-    )
+_cpp = _implementations(
+    _cpp_objections,
+    "decoder_level",
+    "decoder_level_backward",
+    "generate_weights",
+    "generate_weights_backward",
+    "mbconv",
+    "patch_conv2d",
+    "patch_conv2d_backward",
+    "patch_inverted_residual",
+    "patch_inverted_residual_backward",
+    "patch_inverted_residual_batch_norm",
+    "patch_inverted_residual_batch_norm_backward",
+    "upsample_argmax",
+    "upsample_cross_entropy",
+    "upsample_cross_entropy_backward",
 )
+_cpp["decoder_level_argmax"] = followed_by_argmax(_cpp)
+register(Backend("cpp", "C++ on the CPU", _unavailable_cpp, _cpp))
 register(
     Backend(
         "cuda",
@@ -123,6 +118,7 @@ register(
         _implementations(
             _cuda_objections,
             "decoder_level",
+            "decoder_level_argmax",
             "generate_weights",
             "generate_weights_backward",
             "mbconv",

@@ -296,6 +296,11 @@ def upsample_argmax(logits: Tensor, height: int, width: int) -> Tensor:
     return resize_logits(logits, height, width).argmax(1).to(torch.uint8)
 
 
+def decoder_level_argmax(skip: Tensor, *args) -> Tensor:
+    """The labels of a level at full size: arguments as of :func:`decoder_level`."""
+    return upsample_argmax(decoder_level(skip, *args), *skip.shape[2:])
+
+
 def pixel_losses(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     """Cross-entropy of each pixel of the label map, ``[N, H * W]``, at least float32; 0 where ignored."""
     logits = resize_logits(logits, *labels.shape[1:])

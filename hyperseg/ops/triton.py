@@ -7,7 +7,7 @@ import os
 
 import torch
 
-from hyperseg.ops.backends import Backend, Implementation, register
+from hyperseg.ops.backends import Backend, Implementation, followed_by_argmax, register
 
 
 def _interpreting() -> bool:
@@ -69,11 +69,6 @@ _NAMES = (
     "upsample_cross_entropy",
     "upsample_cross_entropy_backward",
 )
-register(
-    Backend(
-        "triton",
-        "Triton kernels, on CUDA devices",
-        _unavailable,
-        {name: Implementation(_call(name), _objections_no_double) for name in _NAMES},
-    )
-)
+_implementations = {name: Implementation(_call(name), _objections_no_double) for name in _NAMES}
+_implementations["decoder_level_argmax"] = followed_by_argmax(_implementations)
+register(Backend("triton", "Triton kernels, on CUDA devices", _unavailable, _implementations))

@@ -481,6 +481,19 @@ UPSAMPLE_CROSS_ENTROPY = [
     *[Case("upsample_cross_entropy", k.replace("_", "-"), build, EXACT) for k, build in _BOOTSTRAPPED.items()],
 ]
 
+# Operators whose answers are labels.
+LABELLING = ("upsample_argmax", "decoder_level_argmax")
+
+
+def labelled(levels: list[Case]) -> list[Case]:
+    """Levels straight to labels: what differs is how a level ends, so of shapes and halos a few."""
+    names = ("-weights", "-weights-slice", "-signal", "-signal-first", "-four-patches-signal", "-patch-1")
+    last = {variant: index for variant, index, *_ in networks()}
+    ends = [f"{variant}-{index}" for variant, index in last.items()]
+    found = [case for case in levels if case.name.endswith(names) or case.name in ends]
+    return [Case("decoder_level_argmax", case.name, case.build) for case in found]
+
+
 CASES = [
     *GENERATE_WEIGHTS,
     *PATCH_CONV2D,
@@ -492,6 +505,7 @@ CASES = [
     *UPSAMPLE_CROSS_ENTROPY,
     *network_cases(),
 ]
+CASES += labelled([case for case in CASES if case.operator == "decoder_level"])
 BY_ID = {case.id: case for case in CASES}
 assert len(BY_ID) == len(CASES)
 
@@ -507,6 +521,7 @@ INTERPRETED = (
     "decoder_level-pointwise-one-pixel",
     "decoder_level-own-four-patches-signal",
     "decoder_level-neighbour-four-patches-first",
+    "decoder_level_argmax-own-four-patches-signal",
     *(f"generate_weights-{name}" for name in ("grouped", "overlapping", "one-parameter", "several-blocks")),
     "generate_weights-m-cityscapes",
     *(f"patch_conv2d-{name}" for name in ("kernel-1", "kernel-3", "kernel-1x3", "no-bias", "groups-2", "dilation-1x3")),
@@ -544,6 +559,7 @@ TYPICAL = [
         "decoder_level-pointwise-weights",
         "decoder_level-own-four-patches-signal",
         "decoder_level-neighbour-four-patches-first",
+        "decoder_level_argmax-own-four-patches-signal",
         "mbconv-kernel-3-residual",
         "mbconv-stride-2-static-padding",
         "upsample_argmax-double",
@@ -559,4 +575,4 @@ def differentiable(operator: str) -> tuple[int, ...]:
     overload = getattr(torch.ops.hyperseg, operator).default
     types = [str(a.type) for a in overload._schema.arguments]
     found = tuple(i for i, kind in enumerate(types) if "Tensor" in kind)
-    return {"upsample_argmax": (), "mbconv": (), "upsample_cross_entropy": (0,)}.get(operator, found)
+    return {**dict.fromkeys(LABELLING, ()), "mbconv": (), "upsample_cross_entropy": (0,)}.get(operator, found)

@@ -228,6 +228,10 @@ def upsample_argmax(logits, height, width):
     return label
 
 
+def decoder_level_argmax(skip, *args):
+    return upsample_argmax(decoder_level(skip, *args), *skip.shape[2:])
+
+
 def pixel_losses(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     """-log softmax at the label, [N, H, W]; ignored pixels are 0 and stay in the list."""
     scores = resize(logits, *labels.shape[1:])

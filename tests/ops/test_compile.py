@@ -93,6 +93,14 @@ class Level(torch.nn.Module):
         )
 
 
+class LevelLabels(torch.nn.Module):
+    def forward(self, skip, previous, block):
+        weights = torch.cat([block, block], -1)[..., : (2 + SKIP + PREVIOUS + 9 + OUT) * HIDDEN]
+        return ops.decoder_level_argmax(
+            skip, previous, weights, weights[0, 0, 0, : 2 * HIDDEN + OUT], out_channels=OUT, hidden=HIDDEN
+        )
+
+
 class EncoderBlock(torch.nn.Module):
     def forward(self, skip, expand):
         skip, expand = skip.detach(), expand.detach()  # it has no gradient
@@ -130,6 +138,7 @@ MODULES = {
     "patch_inverted_residual": Block,
     "patch_inverted_residual_batch_norm": TrainedBlock,
     "decoder_level": Level,
+    "decoder_level_argmax": LevelLabels,
     "mbconv": EncoderBlock,
     "upsample_argmax": Labels,
     "upsample_cross_entropy": Loss,

@@ -223,6 +223,10 @@ WRONG_VALUES = {
     # Levels.
     "negative hidden": (lambda: level(hidden=-1), "hidden must be 0 (a 1x1 level) or more, got -1"),
     "level without output": (lambda: level(out_channels=0), "decoder_level: out_channels must be at least 1"),
+    "labels of a level with too many outputs": (
+        lambda: ops.decoder_level_argmax(t(2, 3, 4, 6), None, t(2, 2, 3, 5 * 257), t(257), out_channels=257),
+        "decoder_level_argmax: labels are uint8, so out_channels can be 256 at most, got 257",
+    ),
     "level with unknown halo": (lambda: level(halo=""), "decoder_level: halo must be one of"),
     "previous of other images": (
         lambda: level(previous=t(1, 4, 2, 3)),

@@ -262,4 +262,5 @@ def test_any_side_of_any_tensor(operator):
 
 
 def test_every_native_operator_is_here():
-    assert set(WRONG) == set(CPP.implementations)
+    composed = {"decoder_level_argmax"}  # of two that are here
+    assert set(WRONG) == set(CPP.implementations) - composed
