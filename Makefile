@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 FPS_ARGS ?=
 PYTEST_ARGS ?= -q
-JOBS ?= $(shell nproc)
+JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.hyperseg-installed
@@ -14,10 +14,10 @@ OLDEST_TRITON := build/triton-3.6
 PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install ext shim test test-all gate gate-oldest gate-cuda budgets sanitize gpu-test lint format fps clean
+.PHONY: help install ext shim test test-all gate gate-oldest gate-cuda budgets sanitize sanitize-gpu gpu-test lint format fps clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  Variables: PYTHON=$(PYTHON) VENV=$(VENV) JOBS=$(JOBS) PYTEST_ARGS='$(PYTEST_ARGS)' FPS_ARGS='$(FPS_ARGS)'"
 
 install: $(INSTALLED) ## create VENV and install the package into it, editable, with pinned versions
@@ -54,6 +54,17 @@ sanitize: $(INSTALLED) ## run the tests of the C++ operators under AddressSaniti
 
 gpu-test: $(EXTENSION) ## only the tests that need a GPU
 	$(BIN)/python -m pytest tests/ -m gpu $(PYTEST_ARGS)
+
+# Fresh memory is poisoned by the tests themselves, but where the tool is to see that nothing was written to it. Without
+# PyTorch's cache every tensor is an allocation of its own, whose ends memcheck knows.
+sanitize-gpu: $(EXTENSION) ## run the CUDA kernels under compute-sanitizer; needs a GPU and a CUDA toolkit
+	for tool in memcheck racecheck synccheck initcheck; do \
+	  echo "compute-sanitizer --tool $$tool"; \
+	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 HYPERSEG_POISON=$$(test $$tool = initcheck && echo 0 || echo 1) \
+	  compute-sanitizer --tool $$tool --kernel-regex kns=hyperseg --error-exitcode 1 \
+	  $(BIN)/python -m pytest tests/ops/test_parity.py -p no:cacheprovider -m "gpu and not slow" \
+	  -k "cuda-cuda and not (cityscapes or camvid or voc)" $(PYTEST_ARGS) || exit 1; \
+	done
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .

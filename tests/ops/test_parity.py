@@ -1,5 +1,7 @@
 """Every backend, operator, case and dtype against the reference in float64, on the same rounded arguments."""
 
+import os
+
 import pytest
 import torch
 from torch import Tensor
@@ -97,6 +99,7 @@ def test_every_backend_is_preferred_somewhere():
     assert {name for names in backends.PREFERENCE.values() for name in names} == set(BACKENDS)
 
 
+@pytest.mark.skipif(os.environ.get("HYPERSEG_POISON") == "0", reason="HYPERSEG_POISON=0")
 def test_fresh_memory_is_poisoned():
     assert torch.empty(3).isnan().all()
     assert torch.zeros(3, dtype=torch.float64).new_empty(3).isnan().all()
