@@ -80,7 +80,7 @@ class OperatorRun(Run):
             for call in wanted:
                 self.call(call, entry)
         if entry["rows"]:
-            say("\n" + operators_table(entry["rows"]))
+            say("\n" + self.table(entry["rows"]))
 
     def calls(self, network: torch.nn.Module, size: tuple[int, int]) -> list[Call]:
         network = network.to(self.device)
@@ -203,6 +203,9 @@ class OperatorRun(Run):
             "warmup": {"steps": samples.warmup_steps, "stable": samples.warmup_stable},
             "raw": asdict(samples),
         }
+
+    def table(self, rows: list[dict[str, Any]]) -> str:
+        return operators_table(rows)
 
     def close(self, rows: list[dict[str, Any]]) -> None:
         say("\n" + report.bullets(NOTES))

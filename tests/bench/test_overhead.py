@@ -1,0 +1,63 @@
+"""bench/overhead.py: a row an operator and backend, its differences round by round, and no time for a wrong answer."""
+
+import pytest
+
+from bench import operators, overhead
+from bench.harness import median
+from bench.report import read_json
+from bench.subject import load
+from hyperseg.ops import BACKENDS
+from hyperseg.ops.backends import Backend, Implementation
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load("hyperseg-s-cityscapes", None, 0)
+
+
+@pytest.fixture
+def run(loaded, monkeypatch, tmp_path):
+    """Run the script: exit code and the entry of its one network."""
+
+    def go(*extra):
+        monkeypatch.setattr(operators, "load", lambda *args: loaded)
+        path = tmp_path / "overhead.json"
+        code = overhead.main(["--device", "cpu", "--quick", "--iterations", "4", "--json", str(path), *extra])
+        return code, read_json(path)["models"][0]
+
+    return go
+
+
+def test_rows_have_both_ways_of_calling(run, capsys):
+    code, entry = run("--op", "generate_weights", "upsample_argmax", "--backend", "reference", "--backward")
+    assert code == 0
+    found = [(row["operator"], row["backend"]) for row in entry["rows"]]
+    assert found == [
+        (name, "reference") for name in ("generate_weights", "upsample_argmax", "generate_weights_backward")
+    ]
+    for row in entry["rows"]:
+        whole, alone, between = (row["microseconds"][part] for part in ("whole", "alone", "between"))
+        assert len(whole) == len(alone) == len(between) == 2
+        assert between == pytest.approx([w - a for w, a in zip(whole, alone, strict=True)])
+        assert median(whole) > 0
+    assert "between us" in capsys.readouterr().out
+
+
+def test_a_wrong_backend_gets_no_time(run, monkeypatch):
+    def labels(*args):
+        return BACKENDS["reference"].implementations["upsample_argmax"].function(*args) + 1
+
+    monkeypatch.setitem(
+        BACKENDS, "faulty", Backend("faulty", "", lambda: [], {"upsample_argmax": Implementation(labels)})
+    )
+    code, entry = run("--op", "upsample_argmax", "--backend", "faulty")
+    assert code == 2
+    assert [row["backend"] for row in entry["rows"]] == ["reference"]
+    assert "upsample_argmax" in entry["refused"][0]
+
+
+def test_what_cannot_be_served_is_said(run, monkeypatch, capsys):
+    monkeypatch.setitem(BACKENDS, "empty", Backend("empty", "", lambda: [], {}))
+    code, _ = run("--op", "upsample_argmax", "--backend", "empty")
+    assert code == 1
+    assert "empty does not serve upsample_argmax here" in capsys.readouterr().out
