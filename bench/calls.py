@@ -27,8 +27,9 @@ DECODER = "decoder"  # all levels in one line, beside the operators
 IGNORE = 255
 BOOTSTRAP = 4096  # as in the published training
 
-# By position: what stays float32 beside half-precision maps, as in training.
+# By position: what stays float32 beside half-precision maps.
 PRECISE = {
+    "stem": (1, 2),
     "patch_inverted_residual_batch_norm": (2, 3),
     "patch_inverted_residual_batch_norm_backward": (3, 4),
     "upsample_cross_entropy_backward": (0, 3),

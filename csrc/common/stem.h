@@ -28,8 +28,8 @@ inline void check_stem(const torch::stable::Tensor& frames, const torch::stable:
   const ScalarType wide = weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   const auto expect = [&](const char* name, const torch::stable::Tensor& t) {
     check_same_device(op, name, t, "frames", frames);
-    check(t.scalar_type() == wide, op, ": ", name, " must be ", torch::headeronly::toString(wide), " for this weight, got ",
-          torch::headeronly::toString(t.scalar_type()));
+    check(t.scalar_type() == wide, op, ": ", name, " must be ", torch::headeronly::toString(wide),
+          " for this weight, got ", torch::headeronly::toString(t.scalar_type()));
     check_shape(op, name, t, {3});
   };
   expect("scale", scale);

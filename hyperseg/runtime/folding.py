@@ -9,7 +9,7 @@ from hyperseg.models.decoder import decode, skip_features
 from hyperseg.models.encoder import EfficientNetTrunk, TimmTrunk
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.sizes import pad
-from hyperseg.runtime.blocks import FusedBlock, fusible
+from hyperseg.runtime.blocks import FusedBlock, FusedStem, fusible, fusible_stem
 
 
 class FoldedNetwork(nn.Module):
@@ -20,14 +20,19 @@ class FoldedNetwork(nn.Module):
 
     Args:
         model: any network; it is copied.
-        fuse: run EfficientNet's blocks as one operator each.
+        fuse: run EfficientNet's stem and blocks as one operator each.
+
+    Attributes:
+        stem: makes the encoder's first map of frames; None where the network begins with something else.
+        reads_images: a last level at full resolution takes the image beside its features.
     """
 
     def __init__(self, model: HyperSeg, fuse: bool = False):
         super().__init__()
         model = copy.deepcopy(model).eval().requires_grad_(False)
         self.plan, self.halo = model.decoder.plan, model.decoder.halo
-        self.takes_one_more = model.takes_one_more
+        self.takes_one_more, self.reads_images = model.takes_one_more, model.output_stride == 1
+        self.stem: FusedStem | None = None
         generators, biases = model.decoder.double().fold()
         self.generators = nn.ParameterList(nn.Parameter(g.float(), requires_grad=False) for g in generators)
         self.biases = nn.ParameterList(nn.Parameter(b.float(), requires_grad=False) for b in biases)
@@ -36,6 +41,8 @@ class FoldedNetwork(nn.Module):
             _fold_efficientnet(self.encoder.trunk)
             if fuse:
                 _fuse_efficientnet(self.encoder.trunk)
+            if fuse and fusible_stem(self.encoder.trunk):
+                self.stem = FusedStem(self.encoder.trunk.conv_stem, self.takes_one_more)
         # Our own convolutions and norms; in a timm model a norm of this name may come before its convolution.
         ours: list[nn.Module] = [self.encoder.reduce, self.context]
         if isinstance(self.encoder.trunk, TimmTrunk):
@@ -48,7 +55,18 @@ class FoldedNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Normalised ``[N, 3, H, W]`` -> logits of the padded image at the network's output stride."""
         images = pad(images, self.takes_one_more)
-        features, head = self.encoder(images)
+        return self._decode(*self.encoder(images), images)
+
+    def behind_stem(self, x: Tensor, images: Tensor | None) -> Tensor:
+        """What the stem gives -> the same logits; the images for networks that read them."""
+        if self.reads_images:
+            assert images is not None
+            images = pad(images, self.takes_one_more)
+        trunk = self.encoder.trunk
+        assert isinstance(trunk, EfficientNetTrunk)
+        return self._decode(*self.encoder.behind_trunk(*trunk.behind_stem(x)), images)
+
+    def _decode(self, features: list[Tensor], head: Tensor, images: Tensor | None) -> Tensor:
         signal = self.context(head, self.plan.used_channels)
         skips = skip_features(features, images)[: len(self.plan.levels)]
         return decode(self.plan, self.halo, list(self.generators), list(self.biases), signal, skips)

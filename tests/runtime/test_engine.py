@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 
 import hyperseg
+from bench.calls import Recorder
 from hyperseg.models import create_model, probe_frames, synthesize_weights
+from hyperseg.ops.backends import has_kernel
+from hyperseg.ops.reference import resize_logits
 from hyperseg.runtime import EngineError, FoldedNetwork, Parity, build_engine
 from hyperseg.runtime import engine as engine_module
 from tests import golden
@@ -107,10 +110,38 @@ def test_all_scopes_agree(engine):
     strided = engine.network(x)
     # 40x65 is padded to 64x65, and the network ends at half of that.
     assert strided.shape == (1, 12, 32, 32)
-    labels = engine(frames)
-    assert torch.equal(engine.labels(x), labels)
+    labels, logits = engine(frames), engine.logits(frames)
     assert torch.equal(engine.from_host(frames), labels)
-    assert_same_labels(labels, engine.logits(frames), 1e-4)
+    assert_same_labels(labels, logits, 1e-4)
+    # The stem adds up in another order for frames than for images.
+    assert relative_rms(resize_logits(strided, 64, 65)[:, :, :40], logits) < 1e-4
+    assert_same_labels(engine.labels(x), logits, 1e-3 * logits.abs().max().item())
+
+
+@names
+def test_frames_go_through_the_stem(name, monkeypatch):
+    """And only a network that reads it has a normalised image."""
+    called, normalise = [], engine_module.Engine.normalise
+    monkeypatch.setattr(
+        engine_module.Engine, "normalise", lambda self, frames: called.append(1) or normalise(self, frames)
+    )
+    engine = build_engine(network(name), (33, 57), device="cpu", check=False)
+    with Recorder() as recorder:
+        engine(probe_frames(1, (33, 57)))
+    fused = has_kernel("stem", "cpu")
+    assert [call.operator for call in recorder.calls].count("stem") == fused
+    assert len(called) == (not fused or network(name).output_stride == 1)
+
+
+@pytest.mark.parametrize("dtype", engine_module.DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("name", [S, "hyperseg-l-voc"])
+def test_frames_and_images_give_the_same_logits(name, dtype):
+    size = (50, 75)
+    engine = build_engine(network(name), size, dtype=dtype, device="cpu", check=False)
+    frames = probe_frames(1, size, seed=3)
+    strided = engine.network(engine.normalise(frames)).float()
+    expected = resize_logits(strided, *engine.padded)[:, :, : size[0], : size[1]]
+    assert relative_rms(engine.logits(frames), expected) < engine_module.TOLERANCE[dtype]
 
 
 def test_frames_need_not_be_contiguous(engine):
