@@ -26,7 +26,7 @@ struct Problem {
   int height, width, size, stride, left, top, channels, out_height, out_width, tiles_down, tiles_across;
 };
 
-// Pixels of the padded image, normalised, with zeros around them.
+// Pixels of the padded image, normalised but not yet rounded, with zeros around them.
 template <typename T>
 class Image {
  public:
@@ -44,7 +44,7 @@ class Image {
 #pragma unroll
     for (int c = 0; c < 3; ++c) {
       const float value = static_cast<float>(from[c * frames_.stride_c]) * scale_[c] + shift_[c];
-      v[c] = inside ? to_float(from_float<T>(value)) : 0.0f;
+      v[c] = inside ? value : 0.0f;
     }
   }
 
@@ -83,17 +83,21 @@ size_t tensor_bytes(int64_t channels) {
 // ones: column n of the product's part j is channel n / 2 * 8 + 2 * j + n % 2 of its group.
 template <typename T>
 HYPERSEG_DEVICE void stage_weights(const Problem<T>& problem, uint32_t* staged) {
-  const int lane = threadIdx.x / 4, n = lane / 4, pair = lane % 4;
-  const int groups = (problem.channels + kGroup - 1) / kGroup;
-  for (int i = 0; i < groups * (kFragment / 4); ++i) {
-    const int index = i % (kFragment / 4) * 4 + threadIdx.x % 4;
-    const int ky = index / 8, j = index / 2 % 4, kx = pair / 2 + index % 2 * 2, c = pair % 2 * 2;
-    const int channel = i / (kFragment / 4) * kGroup + n / 2 * 8 + 2 * j + n % 2;
-    const bool valid = channel < problem.channels && kx < kTaps;
-    const auto value = [&](int colour) {
-      return valid && colour < 3 ? to_float(*problem.weight.at(channel, colour, ky, kx)) : 0.0f;
-    };
-    staged[i * kStemThreads + threadIdx.x] = pack<T>(value(c), value(c + 1));
+  // Four threads fill the registers of a lane: of two channels and two pairs of values each, for each tap row.
+  const int lane = threadIdx.x / 4, part = threadIdx.x % 4, n = lane / 4, pair = lane % 4;
+  const int kx = pair / 2 + part % 2 * 2, colour = pair % 2 * 2;
+  const Map<const T>& weight = problem.weight;
+  for (int first = 0; first < problem.channels; first += kGroup) {
+    const int channel = first + n / 2 * 8 + part / 2 * 2 + n % 2;
+    const bool valid = kx < kTaps && channel < problem.channels, both = valid && colour == 0;
+    const T* from = valid ? weight.at(channel, colour, 0, kx) : weight.data;
+    const int64_t next_channels = valid ? 4 * weight.stride_n : 0, next_colour = both ? weight.stride_c : 0;
+#pragma unroll
+    for (int i = 0; i < kFragment / 4; ++i, staged += kStemThreads) {
+      const T* at = from + i / 2 * weight.stride_h + i % 2 * next_channels;
+      const float low = to_float(at[0]), high = to_float(at[next_colour]);
+      staged[threadIdx.x] = pack<T>(valid ? low : 0.0f, both ? high : 0.0f);
+    }
   }
 }
 
@@ -150,16 +154,17 @@ stem_tensor_kernel(Problem<T> problem) {
         for (int j = 0; j < 4; ++j) mma16<T>(sums[j], pixels, weights[ky * 8 + j * 2], weights[ky * 8 + j * 2 + 1]);
       }
 #pragma unroll
-      for (int half_ = 0; half_ < 2; ++half_) {
-        const int x = tile.x + column + lane / 4 + half_ * 8;
+      for (int lower = 0; lower < 2; ++lower) {
+        const int x = tile.x + column + lane / 4 + lower * 8;
         float v[8];
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          v[2 * j] = sums[j][2 * half_], v[2 * j + 1] = sums[j][2 * half_ + 1];
+          v[2 * j] = sums[j][2 * lower], v[2 * j + 1] = sums[j][2 * lower + 1];
           silu2<T>(v[2 * j], v[2 * j + 1]);
         }
         if (x < problem.out_width && c < problem.channels)
-          store8(out_row + static_cast<int64_t>(x) * problem.channels + c, v);
+          store16(out_row + static_cast<int64_t>(x) * problem.channels + c,
+                  uint4{pack<T>(v[0], v[1]), pack<T>(v[2], v[3]), pack<T>(v[4], v[5]), pack<T>(v[6], v[7])});
       }
     }
   }
@@ -241,7 +246,9 @@ stem_exact_kernel(Problem<float> problem) {
 #pragma unroll
       for (int e = 0; e < 8; ++e) sums[pixel][e] = silu(sums[pixel][e]);
       if constexpr (VECTORS) {
-        store8(to, sums[pixel]);
+        const float (&v)[8] = sums[pixel];
+        store16(to, float4{v[0], v[1], v[2], v[3]});
+        store16(to + 4, float4{v[4], v[5], v[6], v[7]});
       } else {
 #pragma unroll
         for (int e = 0; e < 8; ++e)
@@ -273,10 +280,11 @@ stem_general_kernel(Problem<T> problem, int64_t count) {
     image.load(y * problem.stride - problem.top + ky, x * problem.stride - problem.left + kx, seen);
 #pragma unroll
     for (int i = 0; i < 3; ++i) {
+      const float value = to_float(from_float<T>(seen[i]));
       float weight[8];
       load8(problem.weight.at(c, i, ky, kx), problem.weight.stride_n, some, weight);
 #pragma unroll
-      for (int e = 0; e < 8; ++e) sums[e] += seen[i] * weight[e];
+      for (int e = 0; e < 8; ++e) sums[e] += value * weight[e];
     }
   }
   T* to = problem.out + pixel * problem.channels + c;
