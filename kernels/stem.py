@@ -14,8 +14,8 @@ from hyperseg.kernels.maps import base, index, wide
 TENSOR_CORES = ("_stem_fwd_kernel",)
 
 BLOCK_K = 32  # the 27 values of 3x3 taps at once
-# The interpreter takes its time a program, and a GPU has room for many.
-BLOCK_P = 512 if os.environ.get("TRITON_INTERPRET") == "1" else 64
+# Values that a program computes: 16 a thread. The interpreter takes its time a program.
+VALUES = 16384 if os.environ.get("TRITON_INTERPRET") == "1" else 2048
 
 CANDIDATES = {
     "_stem_fwd_kernel": [
@@ -111,7 +111,8 @@ def stem(
     y = weight.new_empty((n, rows, columns, channels))
     if n == 0:
         return y.permute(0, 3, 1, 2)
-    default = {"BLOCK_P": BLOCK_P, "BLOCK_C": block(channels, 16, 64), "num_warps": 4}
+    block_c = block(channels, 16, 64)
+    default = {"BLOCK_P": VALUES // block_c, "BLOCK_C": block_c, "num_warps": 4}
     chosen = launch.options("_stem_fwd_kernel", weight, default, channels=channels, size=size, stride=stride)
     grid = (triton.cdiv(rows * columns, chosen["BLOCK_P"]), triton.cdiv(channels, chosen["BLOCK_C"]), n)
     with torch.cuda.device_of(frames):  # Triton launches on the current device, whatever the tensors' is

@@ -31,9 +31,7 @@ def _check(frames, scale, shift, weight, bias, height, width, stride, padding):
             raise TypeError(f"{_NAME}: {name} must be {wide}, for a weight of {weight.dtype}, got {value.dtype}.")
     for name, value in (("scale", scale), ("shift", shift), ("weight", weight)):
         if value.device != frames.device:
-            raise ValueError(
-                f"{_NAME}: {name} is on {value.device} but frames on {frames.device}; move them together."
-            )
+            raise ValueError(f"{_NAME}: {name} is on {value.device} but frames on {frames.device}; move them together.")
     if height < frames.shape[1] or width < frames.shape[2]:
         raise ValueError(
             f"{_NAME}: size is that of the padded image, at least that of the frames, {list(frames.shape[1:3])}, got "

@@ -54,7 +54,7 @@ class FusedStem(nn.Module):
             shift,
             self.conv.weight,
             self.conv.bias,
-            size=padded_size(frames.shape[1:3], self.takes_one_more),
+            size=padded_size((frames.shape[1], frames.shape[2]), self.takes_one_more),
             stride=self.conv.stride[0],
             padding=self.conv.static_padding,
         )

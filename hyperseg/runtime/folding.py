@@ -55,7 +55,8 @@ class FoldedNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Normalised ``[N, 3, H, W]`` -> logits of the padded image at the network's output stride."""
         images = pad(images, self.takes_one_more)
-        return self._decode(*self.encoder(images), images)
+        features, head = self.encoder(images)
+        return self._decode(features, head, images)
 
     def behind_stem(self, x: Tensor, images: Tensor | None) -> Tensor:
         """What the stem gives -> the same logits; the images for networks that read them."""
@@ -64,7 +65,8 @@ class FoldedNetwork(nn.Module):
             images = pad(images, self.takes_one_more)
         trunk = self.encoder.trunk
         assert isinstance(trunk, EfficientNetTrunk)
-        return self._decode(*self.encoder.behind_trunk(*trunk.behind_stem(x)), images)
+        features, head = self.encoder.behind_trunk(*trunk.behind_stem(x))
+        return self._decode(features, head, images)
 
     def _decode(self, features: list[Tensor], head: Tensor, images: Tensor | None) -> Tensor:
         signal = self.context(head, self.plan.used_channels)

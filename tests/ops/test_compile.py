@@ -120,9 +120,7 @@ class Stem(torch.nn.Module):
         expand = expand.detach().float()
         size = (frames.shape[1] + 1, frames.shape[2] + 2)
         filters = expand[:, :, None, None].expand(-1, -1, 3, 3)
-        return ops.stem(
-            frames, expand[0], expand[1], filters, expand[:, 0], size=size, stride=2, padding=(0, 1, 0, 1)
-        )
+        return ops.stem(frames, expand[0], expand[1], filters, expand[:, 0], size=size, stride=2, padding=(0, 1, 0, 1))
 
 
 class Labels(torch.nn.Module):

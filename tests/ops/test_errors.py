@@ -307,7 +307,7 @@ WRONG_VALUES = {
     "bias of another stem": (lambda: stem(bias=t(7)), "stem: bias must be [8] (one for each output), got [7]"),
     "scale of one channel": (lambda: stem(scale=t(1)), "stem: scale must be [3] (red, green, blue), got [1]"),
     "shift of four channels": (lambda: stem(shift=t(4)), "stem: shift must be [3] (red, green, blue), got [4]"),
-    "weights on another device": (
+    "stem on another device": (
         lambda: stem(weight=t(8, 3, 3, 3, **META), bias=t(8, **META)),
         "stem: weight is on meta but frames on cpu; move them together",
     ),
@@ -421,7 +421,9 @@ def test_refused_with_a_sentence(call, sentence, exception):
         call()
 
 
-@pytest.mark.parametrize("call", [generate, conv, block, batch_norm, level, from_signal, encoder_block, stem, argmax, loss])
+@pytest.mark.parametrize(
+    "call", [generate, conv, block, batch_norm, level, from_signal, encoder_block, stem, argmax, loss]
+)
 def test_what_the_refusals_start_from_is_accepted(call):
     """Each refusal above is of a call with one fault."""
     call()
