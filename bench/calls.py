@@ -27,8 +27,9 @@ DECODER = "decoder"  # all levels in one line, beside the operators
 IGNORE = 255
 BOOTSTRAP = 4096  # as in the published training
 
-# By position: what stays float32 beside half-precision maps, as in training.
+# By position: what stays float32 beside half-precision maps.
 PRECISE = {
+    "stem": (1, 2),
     "patch_inverted_residual_batch_norm": (2, 3),
     "patch_inverted_residual_batch_norm_backward": (3, 4),
     "upsample_cross_entropy_backward": (0, 3),
@@ -73,7 +74,7 @@ class Call:
     def least_bytes(self, answer: Any) -> int:
         """What is read and written at the very least: each input and output once, of a signal only what is used."""
         arguments = list(self.arguments)
-        if self.operator == "decoder_level" and arguments[3] is not None:
+        if self.operator.startswith("decoder_level") and arguments[3] is not None:
             source, generator, offset, groups = arguments[2], arguments[3], *arguments[5:7]
             arguments[2] = source[:, offset : offset + generator.shape[1] * groups]
         elif self.operator == "generate_weights":
@@ -104,6 +105,7 @@ def inference_calls(model: nn.Module, frames: Tensor) -> list[Call]:
         with Recorder() as recorder:
             engine(frames)
         calls = recorder.calls
+        calls = [*calls, *whole_levels(calls)]
         levels = [call for call in calls if call.operator == "decoder_level"]
         blocks = [block_call(call) for call in levels if call.arguments[8]]
         folded = engine.folded
@@ -114,8 +116,14 @@ def inference_calls(model: nn.Module, frames: Tensor) -> list[Call]:
     return [*calls, *blocks, whole]
 
 
+def whole_levels(calls: Sequence[Call]) -> list[Call]:
+    """Of levels that go straight to labels the calls that give their scores."""
+    operator = torch.ops.hyperseg.decoder_level.default
+    return [Call("decoder_level", c.arguments, operator) for c in calls if c.operator == "decoder_level_argmax"]
+
+
 def makes_weights(call: Call) -> bool:
-    generator = call.arguments[3] if call.operator == "decoder_level" else None
+    generator = call.arguments[3] if call.operator.startswith("decoder_level") else None
     return call.operator == "generate_weights" or generator is not None
 
 

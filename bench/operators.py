@@ -16,10 +16,10 @@ from bench.options import DTYPES
 from bench.parity import Parity
 from bench.run import Run, ratio, ratio_text, say, throughput
 from bench.subject import Refused, load, settings
-from hyperseg.ops import BACKENDS, OPERATORS, BackendError
+from hyperseg.ops import BACKENDS, OPERATORS, BackendError, reference
 from hyperseg.ops.reference import resize_logits
 
-INFERENCE = ("decoder_level", "upsample_argmax", "patch_inverted_residual", DECODER)
+INFERENCE = ("decoder_level", "decoder_level_argmax", "upsample_argmax", "patch_inverted_residual", DECODER)
 
 
 def pick_operators(names: list[str], backward: bool) -> list[str]:
@@ -163,6 +163,9 @@ class OperatorRun(Run):
         if call.operator == "upsample_argmax":
             logits, height, width = call.arguments
             return parity.compare_labels(answer, resize_logits(logits.float(), height, width), self.tolerance)
+        if call.operator == "decoder_level_argmax":
+            arguments = call.to(torch.float32).arguments
+            return parity.compare_labels(answer, reference.decoder_level(*arguments), self.tolerance)
         if call.operator == DECODER:
             return parity.compare_logits(answer, expected, self.tolerance)
         return parity.compare_tensors(tensors(call, answer), tensors(call, expected), self.tolerance)

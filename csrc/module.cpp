@@ -23,6 +23,9 @@ STABLE_TORCH_LIBRARY(hyperseg_native, m) {
       "mbconv(Tensor x, Tensor? expand, Tensor? expand_bias, Tensor depthwise, Tensor depthwise_bias, Tensor reduce, "
       "Tensor reduce_bias, Tensor gate, Tensor gate_bias, Tensor project, Tensor project_bias, int stride, "
       "int[] padding, bool residual) -> Tensor");
+  m.def(
+      "stem(Tensor frames, Tensor scale, Tensor shift, Tensor weight, Tensor bias, SymInt height, SymInt width, "
+      "int stride, int[] padding) -> Tensor");
 
   m.def(
       "generate_weights_backward(Tensor grad, Tensor signal, Tensor[] generators, int[] offsets, int[] groups, "

@@ -162,6 +162,18 @@ HYPERSEG_DEVICE void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
+// 16 bytes on 16 bytes to global memory by one instruction: where it is left to the compiler, it may take four.
+HYPERSEG_DEVICE void store16(void* global, uint4 v) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(global)), "r"(v.x), "r"(v.y),
+               "r"(v.z), "r"(v.w)
+               : "memory");
+}
+HYPERSEG_DEVICE void store16(void* global, float4 v) {
+  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(global)), "f"(v.x), "f"(v.y),
+               "f"(v.z), "f"(v.w)
+               : "memory");
+}
+
 // Four 8x8 matrices of half types from shared memory: lane i names row i % 8 of matrix i / 8, 16 bytes on 16 bytes.
 HYPERSEG_DEVICE void ldmatrix4(uint32_t (&r)[4], const void* row) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));

@@ -146,6 +146,13 @@ void wait_for_copies() {
   shim::wait_for_copies(N);
 }
 
+template <typename V>
+void store16(void* global, V v) {
+  static_assert(sizeof v == 16);
+  if (reinterpret_cast<uintptr_t>(global) % 16) std::abort();
+  std::memcpy(global, &v, 16);
+}
+
 inline float as_float(uint32_t bits) {
   float f;
   std::memcpy(&f, &bits, 4);

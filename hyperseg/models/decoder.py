@@ -121,9 +121,9 @@ class Decoder(nn.Module):
         return x
 
 
-def skip_features(features: Sequence[Tensor], images: Tensor) -> list[Tensor]:
-    """In the order that levels take them: coarse to fine, then the image."""
-    return [*reversed(features), images]
+def skip_features(features: Sequence[Tensor], images: Tensor | None) -> list[Tensor]:
+    """In the order that levels take them: coarse to fine, then the image, which only a sixth level reads."""
+    return [*reversed(features), *([] if images is None else [images])]
 
 
 def decode(

@@ -65,7 +65,10 @@ class EfficientNetTrunk(nn.Module):
                 size, block.conv_dw = _static(block.conv_dw, size)
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        x = self.bn1(self.conv_stem(x))
+        return self.behind_stem(self.bn1(self.conv_stem(x)))
+
+    def behind_stem(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The same of what the stem gives."""
         features = []
         for i, stage in enumerate(self.blocks):
             x = stage(x)
@@ -187,5 +190,8 @@ class Encoder(nn.Module):
         self.head_dropout = nn.Dropout(config.head_dropout)
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        features, head = self.trunk(images)
+        return self.behind_trunk(*self.trunk(images))
+
+    def behind_trunk(self, features: list[Tensor], head: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The same of what the trunk gives."""
         return [reduce(f) for reduce, f in zip(self.reduce, features, strict=True)], self.head_dropout(head)

@@ -13,6 +13,7 @@ from hyperseg.ops.mbconv import mbconv
 from hyperseg.ops.patch_conv2d import patch_conv2d
 from hyperseg.ops.patch_inverted_residual import patch_inverted_residual, patch_inverted_residual_batch_norm
 from hyperseg.ops.registration import OPERATORS
+from hyperseg.ops.stem import stem
 from hyperseg.ops.upsample_argmax import upsample_argmax
 from hyperseg.ops.upsample_cross_entropy import upsample_cross_entropy
 
@@ -28,6 +29,7 @@ __all__ = [
     "patch_conv2d",
     "patch_inverted_residual",
     "patch_inverted_residual_batch_norm",
+    "stem",
     "triton",
     "upsample_argmax",
     "upsample_cross_entropy",

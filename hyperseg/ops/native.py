@@ -74,7 +74,9 @@ def _cuda_objections(*args) -> list[str]:
     device = "cpu" if emulated() else "cuda"
     if first.device.type != device:
         return [f"it takes {device} tensors, not {first.device.type}"]
-    return ["it has no float64 kernels"] if first.dtype == torch.float64 else []
+    # Any of them: an operator's first tensor may be frames.
+    double = any(isinstance(a, torch.Tensor) and a.dtype == torch.float64 for a in args)
+    return ["it has no float64 kernels"] if double else []
 
 
 def _call(name: str):
@@ -104,6 +106,7 @@ _cpp = _implementations(
     "patch_inverted_residual_backward",
     "patch_inverted_residual_batch_norm",
     "patch_inverted_residual_batch_norm_backward",
+    "stem",
     "upsample_argmax",
     "upsample_cross_entropy",
     "upsample_cross_entropy_backward",
@@ -125,6 +128,7 @@ register(
             "patch_conv2d",
             "patch_conv2d_backward",
             "patch_inverted_residual",
+            "stem",
             "upsample_argmax",
             "upsample_cross_entropy",
             "upsample_cross_entropy_backward",

@@ -254,6 +254,24 @@ def decoder_level(
 # The encoder
 
 
+def stem(
+    frames: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    height: int,
+    width: int,
+    stride: int,
+    padding: list[int],
+) -> Tensor:
+    """uint8 ``[N, H, W, 3]`` -> EfficientNet's first map, its norm folded, in channels-last memory (SPEC B.1, C.3)."""
+    images = torch.addcmul(shift, frames.to(scale.dtype), scale).to(weight.dtype).permute(0, 3, 1, 2)
+    images = F.pad(images, (0, width - images.shape[3], 0, height - images.shape[2]), mode="replicate")
+    y = F.silu(F.conv2d(F.pad(images, padding), weight, bias, stride))
+    return y.contiguous(memory_format=torch.channels_last)
+
+
 def mbconv(
     x: Tensor,
     expand: Tensor | None,

@@ -33,14 +33,18 @@ def _objections(*args) -> list[str]:
         return []
     if not _interpreting():
         return [f"it takes cuda tensors, not {first.device.type}"]
-    if first.dtype == torch.bfloat16:
+    if _any_of_type(torch.bfloat16, args):
         return ["Triton's interpreter computes bfloat16 wrongly"]
     return []
 
 
 def _objections_no_double(*args) -> list[str]:
-    first = next(a for a in args if isinstance(a, torch.Tensor))
-    return _objections(*args) + (["it has no float64 kernels"] if first.dtype == torch.float64 else [])
+    return _objections(*args) + (["it has no float64 kernels"] if _any_of_type(torch.float64, args) else [])
+
+
+def _any_of_type(dtype: torch.dtype, args: tuple) -> bool:
+    """Of any tensor: an operator's first one may be frames."""
+    return any(isinstance(a, torch.Tensor) and a.dtype == dtype for a in args)
 
 
 def _call(name: str):
@@ -65,6 +69,7 @@ _NAMES = (
     "patch_inverted_residual_backward",
     "patch_inverted_residual_batch_norm",
     "patch_inverted_residual_batch_norm_backward",
+    "stem",
     "upsample_argmax",
     "upsample_cross_entropy",
     "upsample_cross_entropy_backward",

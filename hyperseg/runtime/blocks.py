@@ -1,4 +1,4 @@
-"""EfficientNet's blocks, norms folded, as one operator each."""
+"""EfficientNet's stem and blocks, norms folded, as one operator each."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from hyperseg import ops
 from hyperseg.models.encoder import StaticSameConv2d
+from hyperseg.models.sizes import padded_size
 
 
 def fusible(block: Any) -> bool:
@@ -24,6 +25,39 @@ def fusible(block: Any) -> bool:
         and isinstance(block.conv_dw, StaticSameConv2d)
         and block.conv_dw.kernel_size[0] <= 7
     )
+
+
+def fusible_stem(trunk: Any) -> bool:
+    """A folded trunk of timm that begins with what ``stem`` computes."""
+    conv = trunk.conv_stem
+    return type(trunk.bn1) is nn.SiLU and isinstance(conv, StaticSameConv2d) and conv.kernel_size[0] <= 7
+
+
+class FusedStem(nn.Module):
+    """A folded stem, its weights where they were, run on frames by :func:`hyperseg.ops.stem`.
+
+    Args:
+        conv: its convolution.
+        takes_one_more: of the network, which size it pads frames to.
+    """
+
+    conv: Any
+
+    def __init__(self, conv: nn.Module, takes_one_more: bool):
+        super().__init__()
+        self.conv, self.takes_one_more = conv, takes_one_more
+
+    def forward(self, frames: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return ops.stem(
+            frames,
+            scale,
+            shift,
+            self.conv.weight,
+            self.conv.bias,
+            size=padded_size((frames.shape[1], frames.shape[2]), self.takes_one_more),
+            stride=self.conv.stride[0],
+            padding=self.conv.static_padding,
+        )
 
 
 class FusedBlock(nn.Module):

@@ -9,7 +9,7 @@ from torch._prims_common import suggest_memory_format
 from torch.utils._pytree import tree_map_only
 
 import hyperseg
-from bench.calls import BOOTSTRAP, IGNORE, PRECISE, Call, Recorder, backward_of, block_call, distinct
+from bench.calls import BOOTSTRAP, IGNORE, PRECISE, Call, Recorder, backward_of, block_call, distinct, whole_levels
 from hyperseg import ops
 from hyperseg.models.sizes import padded_size
 from hyperseg.runtime.folding import FoldedNetwork
@@ -33,6 +33,7 @@ def recorded(network: str) -> tuple[Call, ...]:
     with torch.device("meta"):
         model = hyperseg.create_model(network)
     calls = [*_inference(model), *_training(model)]
+    calls += whole_levels(calls)
     levels = [call for call in calls if call.operator == "decoder_level"]
     blocks = [block_call(call) for call in levels if call.arguments[8]]
     return tuple(distinct([*calls, *blocks, *map(backward_of, blocks)]))
@@ -40,15 +41,18 @@ def recorded(network: str) -> tuple[Call, ...]:
 
 def _inference(model) -> list[Call]:
     """As the engine runs it: folded, fused, channels-last."""
-    images = torch.empty(1, 3, *model.config.resolution, device="meta")
-    return folded_calls(FoldedNetwork(model, fuse=True), images)
+    frames = torch.empty(1, *model.config.resolution, 3, device="meta", dtype=torch.uint8)
+    return folded_calls(FoldedNetwork(model, fuse=True), frames)
 
 
-def folded_calls(folded: FoldedNetwork, images: Tensor) -> list[Call]:
-    last = torch.channels_last
+def folded_calls(folded: FoldedNetwork, frames: Tensor) -> list[Call]:
+    folded = folded.to(memory_format=torch.channels_last)
+    assert folded.stem is not None
+    affine = torch.ones(3, device=frames.device)
+    images = frames.float().permute(0, 3, 1, 2) if folded.reads_images else None
     with torch.inference_mode(), LikeCuda() as recorder:
-        logits = folded.to(memory_format=last)(images.to(memory_format=last))
-        ops.upsample_argmax(logits, padded_size(images.shape[2:], folded.takes_one_more))
+        padded = padded_size(frames.shape[1:3], folded.takes_one_more)
+        folded.behind_stem(folded.stem(frames, affine, affine), images, padded)
     return recorder.calls
 
 

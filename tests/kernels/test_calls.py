@@ -13,8 +13,8 @@ from tests.kernels.calls import folded_calls
 def test_recorded_calls_are_those_of_the_network(network: str, monkeypatch):
     monkeypatch.setattr("hyperseg.models.decoder.has_costly_launches", lambda device: True)  # as on a GPU
     folded = FoldedNetwork(hyperseg.create_model(network), fuse=True)
-    images = torch.zeros(1, 3, 64, 128)
+    frames = torch.zeros(1, 64, 128, 3, dtype=torch.uint8)
     with use_backend("reference"):
-        real = folded_calls(folded, images)
-    recorded = folded_calls(folded.to("meta"), images.to("meta"))
+        real = folded_calls(folded, frames)
+    recorded = folded_calls(folded.to("meta"), frames.to("meta"))
     assert [call.key for call in recorded] == [call.key for call in real]

@@ -34,8 +34,8 @@ class Case:
         """What the operator is called with; the same at every call."""
         generator = torch.Generator().manual_seed(zlib.crc32(self.id.encode()))
         wide = torch.promote_types(dtype, torch.float32)
-        # Statistics' affine parameters stay float32 beside half-precision maps.
-        kept = (2, 3) if self.operator.endswith("batch_norm") else ()
+        # Affine parameters stay float32 beside half-precision maps.
+        kept = (2, 3) if self.operator.endswith("batch_norm") else (1, 2) if self.operator == "stem" else ()
         values = enumerate(self.build(generator))
         return tuple(convert(v, wide if i in kept else dtype, device) for i, v in values)
 
@@ -180,6 +180,44 @@ def mbconv(
     return build
 
 
+def stem(n=2, c=8, size=3, stride=2, padding=(0, 1, 0, 1), frame=(9, 13), image=None, layout="dense"):
+    """``image``: (height, width) of the padded image; ``layout``: how the frames lie in memory."""
+
+    def build(g):
+        mean, std = (torch.tensor(v, dtype=torch.float64) * 255 for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        frames = torch.randint(256, (n, *frame, 3), generator=g, dtype=torch.uint8)
+        return (
+            LAYOUTS[layout](frames),
+            1 / std,
+            -mean / std,
+            normal(g, c, 3, size, size) / (3**0.5 * size),
+            normal(g, c),
+            *(image or frame),
+            stride,
+            list(padding),
+        )
+
+    return build
+
+
+def cut_from_larger(frames: Tensor) -> Tensor:
+    """A crop of wider frames with a fourth channel, whose other values would show."""
+    n, h, w, _ = frames.shape
+    wide = torch.full((n, h + 3, w + 5, 4), 255, dtype=torch.uint8)
+    view = wide[:, 1 : h + 1, 2 : w + 2, :3]
+    view.copy_(frames)
+    return view
+
+
+LAYOUTS = {
+    "dense": lambda frames: frames,
+    "cut": cut_from_larger,
+    "planar": lambda frames: frames.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1),
+    "transposed": lambda frames: frames.transpose(1, 2).contiguous().transpose(1, 2),
+    "expanded": lambda frames: frames[:1].expand_as(frames),
+}
+
+
 def logits(n=2, classes=5, size=(6, 8), to=(12, 16), whole=False):
     """``whole``: small whole numbers, which every dtype interpolates exactly at a ratio of two; many of them tie."""
 
@@ -248,6 +286,9 @@ def network_cases() -> list[Case]:
         else:
             cases.append(Case("patch_conv2d", name, conv(1, width[1], width[3], kernel=(1, 1), bias=False, **shape)))
     for variant, config in VARIANTS.items():
+        width, padding = {240: (32, (0, 1, 0, 1)), 300: (40, (0, 1, 0, 1))}[config.static_padding_size]
+        build = stem(1, width, padding=padding, frame=(30, 61), image=(32, 64))
+        cases.append(Case("stem", variant.removeprefix("hyperseg-"), build))
         plan = decoder_plan(config)
         parts = tuple((g.offset, g.channels, g.groups, g.rows, g.size) for g in plan.generators)
         build = generators(1, plan.used_channels, (2, 3), parts)
@@ -422,6 +463,37 @@ MBCONV = table(
     efficientnet_last=mbconv(1, 192, 1152, 192, 48, size=5, image=(4, 8), add=True),
 )
 
+STEM = [
+    *table(
+        "stem",
+        kernel_3=stem(stride=1, padding=(1, 1, 1, 1)),
+        kernel_3_unpadded=stem(padding=(0, 0, 0, 0)),
+        kernel_1=stem(size=1, stride=1, padding=(0, 0, 0, 0)),
+        kernel_5=stem(size=5, padding=(1, 2, 1, 2)),
+        kernel_7=stem(size=7, padding=(3, 3, 3, 3)),
+        kernel_2=stem(size=2, padding=(1, 0, 1, 0)),
+        kernel_3_stride_4=stem(stride=4),
+        padding_of_two=stem(padding=(2, 2, 2, 2)),
+        padding_before=stem(padding=(1, 0, 1, 0), frame=(8, 10)),
+        repeated=stem(frame=(9, 13), image=(32, 32)),
+        repeated_rows=stem(frame=(9, 12), image=(16, 12)),
+        repeated_columns=stem(frame=(8, 13), image=(8, 16), padding=(1, 1, 1, 1)),
+        one_pixel=stem(frame=(1, 1), image=(6, 7)),
+        one_pixel_alone=stem(frame=(1, 1), padding=(1, 1, 1, 1)),
+        one_row=stem(1, frame=(1, 20), padding=(1, 1, 1, 1)),
+        one_column=stem(1, frame=(20, 1), padding=(1, 1, 1, 1)),
+        odd_channels=stem(c=13),
+        one_channel=stem(c=1),
+        channels_40=stem(1, c=40, frame=(10, 11)),
+        channels_72=stem(1, c=72, frame=(6, 7)),
+        several_tiles=stem(1, frame=(19, 262), image=(20, 263)),
+        several_tiles_float=stem(2, c=16, frame=(40, 70), padding=(1, 1, 1, 1)),
+        wide=stem(1, 3, frame=(5, 300)),
+        tall=stem(1, 3, frame=(131, 6)),
+    ),
+    *[Case("stem", f"frames-{name}", stem(layout=name)) for name in LAYOUTS if name != "dense"],
+]
+
 UPSAMPLE_ARGMAX = table(
     "upsample_argmax",
     double=logits(),
@@ -501,6 +573,7 @@ CASES = [
     *BATCH_NORM,
     *DECODER_LEVEL,
     *MBCONV,
+    *STEM,
     *UPSAMPLE_ARGMAX,
     *UPSAMPLE_CROSS_ENTROPY,
     *network_cases(),
@@ -562,6 +635,8 @@ TYPICAL = [
         "decoder_level_argmax-own-four-patches-signal",
         "mbconv-kernel-3-residual",
         "mbconv-stride-2-static-padding",
+        "stem-repeated-rows",
+        "stem-kernel-3",
         "upsample_argmax-double",
         "upsample_cross_entropy-plain",
         "upsample_cross_entropy-bootstrap-few-above",
@@ -575,4 +650,5 @@ def differentiable(operator: str) -> tuple[int, ...]:
     overload = getattr(torch.ops.hyperseg, operator).default
     types = [str(a.type) for a in overload._schema.arguments]
     found = tuple(i for i, kind in enumerate(types) if "Tensor" in kind)
-    return {**dict.fromkeys(LABELLING, ()), "mbconv": (), "upsample_cross_entropy": (0,)}.get(operator, found)
+    known = {**dict.fromkeys((*LABELLING, "mbconv", "stem"), ()), "upsample_cross_entropy": (0,)}
+    return known.get(operator, found)

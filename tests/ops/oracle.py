@@ -217,6 +217,25 @@ def mbconv(
     return x + y if residual else y
 
 
+def stem(frames, scale, shift, weight, bias, height, width, stride, padding):
+    """Pixel by pixel into an image with its border, then tap by tap (SPEC B.1, B.2, C.3)."""
+    n, rows, columns, _ = frames.shape
+    left, right, top, bottom = padding
+    padded = weight.new_zeros(n, 3, top + height + bottom, left + width + right)
+    for y in range(height):
+        for x in range(width):
+            pixel = frames[:, min(y, rows - 1), min(x, columns - 1)].to(scale.dtype)
+            padded[:, :, top + y, left + x] = (pixel * scale + shift).to(weight.dtype)
+    size = weight.shape[2]
+    out_rows, out_columns = (padded.shape[2] - size) // stride + 1, (padded.shape[3] - size) // stride + 1
+    y = bias[:, None, None].repeat(n, 1, out_rows, out_columns)
+    for ky in range(size):
+        for kx in range(size):
+            seen = padded[:, :, ky : ky + stride * out_rows : stride, kx : kx + stride * out_columns : stride]
+            y += torch.einsum("oc,ncyx->noyx", weight[:, :, ky, kx], seen[:, :, :out_rows, :out_columns])
+    return silu(y)
+
+
 def upsample_argmax(logits, height, width):
     """Class by class: greater wins, the first of equals stays, NaN beats all numbers and the first NaN stays."""
     scores = resize(logits, height, width)

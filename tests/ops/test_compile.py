@@ -60,7 +60,8 @@ def inputs(n: int, fh: int, fw: int) -> dict[str, Tensor]:
         "bias": normal(g, 2 * HIDDEN + OUT),
         "expand": normal(g, HIDDEN, SKIP),
     }
-    return tensors | {"labels": torch.randint(OUT, (n, h, w), generator=g)}
+    frames = torch.randint(256, (n, h, w, 3), generator=g, dtype=torch.uint8)
+    return tensors | {"labels": torch.randint(OUT, (n, h, w), generator=g), "frames": frames}
 
 
 class GenerateWeights(torch.nn.Module):
@@ -122,6 +123,14 @@ class EncoderBlock(torch.nn.Module):
         )
 
 
+class Stem(torch.nn.Module):
+    def forward(self, frames, expand):
+        expand = expand.detach().float()
+        size = (frames.shape[1] + 1, frames.shape[2] + 2)
+        filters = expand[:, :, None, None].expand(-1, -1, 3, 3)
+        return ops.stem(frames, expand[0], expand[1], filters, expand[:, 0], size=size, stride=2, padding=(0, 1, 0, 1))
+
+
 class Labels(torch.nn.Module):
     def forward(self, previous):
         return ops.upsample_argmax(previous, (previous.shape[2] * 2, previous.shape[3] * 2))
@@ -140,6 +149,7 @@ MODULES = {
     "decoder_level": Level,
     "decoder_level_argmax": LevelLabels,
     "mbconv": EncoderBlock,
+    "stem": Stem,
     "upsample_argmax": Labels,
     "upsample_cross_entropy": Loss,
 }
@@ -208,7 +218,7 @@ def test_exported(name):
 def test_exported_for_any_size(name):
     module = MODULES[name]()
     given = arguments(module, *FIRST)
-    spatial = {k: (1, 2) if k in ("labels", "pointwise", "block") else (2, 3) for k in given}
+    spatial = {k: (1, 2) if k in ("labels", "frames", "pointwise", "block") else (2, 3) for k in given}
     shapes = {k: dict.fromkeys(spatial[k], torch.export.Dim.AUTO) if given[k].dim() > 2 else None for k in given}
     program = torch.export.export(module, (), given, dynamic_shapes=shapes)
     other = arguments(module, FIRST[0], *SECOND[1:])

@@ -63,6 +63,12 @@ def encoder_block(x=None, **options):
     ops.mbconv(t(2, 4, 6, 7) if x is None else x, **(weights | {"padding": (1, 1, 1, 1)} | options))
 
 
+def stem(frames=None, **options):
+    tensors = {"scale": t(3), "shift": t(3), "weight": t(8, 3, 3, 3), "bias": t(8)}
+    frames = t(2, 6, 7, 3, dtype=torch.uint8) if frames is None else frames
+    ops.stem(frames, **(tensors | {"stride": 2, "padding": (0, 1, 0, 1)} | options))
+
+
 def argmax(logits=None, size=(8, 8)):
     ops.upsample_argmax(t(2, 3, 4, 4) if logits is None else logits, size)
 
@@ -75,6 +81,7 @@ def loss(logits=None, labels=None, **options):
 HALF = {"dtype": torch.float16}
 META = {"device": "meta"}
 INT = {"dtype": torch.int64}
+BYTE = {"dtype": torch.uint8}
 
 WRONG_VALUES = {
     # Maps: four dimensions, not empty.
@@ -286,6 +293,42 @@ WRONG_VALUES = {
         lambda: encoder_block(stride=2, residual=True),
         "mbconv: residual adds x, [4, 6, 7], to the result, [4, 3, 4]: the shapes must agree",
     ),
+    "planar frames": (lambda: stem(t(2, 3, 6, 7, **BYTE)), "stem: frames must be [N, H, W, 3], got [2, 3, 6, 7]"),
+    "a single frame": (lambda: stem(t(6, 7, 3, **BYTE)), "stem: frames must be [N, H, W, 3], got [6, 7, 3]"),
+    "no frames": (lambda: stem(t(0, 6, 7, 3, **BYTE)), "stem: frames must not be empty, got shape [0, 6, 7, 3]"),
+    "stem of grey images": (
+        lambda: stem(weight=t(8, 1, 3, 3)),
+        "stem: weight must be [C, 3, size, size], got [8, 1, 3, 3]",
+    ),
+    "stem that is not square": (
+        lambda: stem(weight=t(8, 3, 3, 5)),
+        "stem: weight must be [C, 3, size, size], got [8, 3, 3, 5]",
+    ),
+    "stem of 9 taps": (
+        lambda: stem(weight=t(8, 3, 9, 9)),
+        "stem: the convolution must have 1x1 to 7x7 taps, got 9x9",
+    ),
+    "bias of another stem": (lambda: stem(bias=t(7)), "stem: bias must be [8] (one for each output), got [7]"),
+    "scale of one channel": (lambda: stem(scale=t(1)), "stem: scale must be [3] (red, green, blue), got [1]"),
+    "shift of four channels": (lambda: stem(shift=t(4)), "stem: shift must be [3] (red, green, blue), got [4]"),
+    "stem on another device": (
+        lambda: stem(weight=t(8, 3, 3, 3, **META), bias=t(8, **META)),
+        "stem: weight is on meta but frames on cpu; move them together",
+    ),
+    "padded to less than the frame": (
+        lambda: stem(size=(6, 6)),
+        "stem: size is that of the padded image, at least that of the frames, [6, 7], got [6, 6]",
+    ),
+    "stem at stride 0": (lambda: stem(stride=0), "stem: stride must be at least 1, got 0"),
+    "stem with negative padding": (
+        lambda: stem(padding=(0, 1, -1, 1)),
+        "stem: padding must be [left, right, top, bottom], each 0 to 2, got [0, 1, -1, 1]",
+    ),
+    "stem with two paddings": (lambda: stem(padding=(1, 1)), "stem: padding must be [left, right, top, bottom]"),
+    "stem on too small a frame": (
+        lambda: stem(t(2, 2, 7, 3, **BYTE), padding=(0, 0, 0, 0)),
+        "stem: an image of [2, 7] is smaller than the convolution, 3x3",
+    ),
     "257 classes": (lambda: argmax(t(1, 257, 2, 2)), "labels are uint8, so there can be 256 classes at most, got 257"),
     "labels of no height": (lambda: argmax(size=(0, 4)), "upsample_argmax: height must be at least 1, got 0"),
     "labels of negative width": (lambda: argmax(size=(4, -1)), "upsample_argmax: width must be at least 1"),
@@ -350,6 +393,23 @@ WRONG_TYPES = {
         lambda: encoder_block(project=t(4, 12, **HALF)),
         "mbconv: project is torch.float16 but x torch.float32",
     ),
+    "frames as numbers": (
+        lambda: stem(t(2, 6, 7, 3)),
+        "stem: frames must be torch.uint8, got torch.float32; give the pixels as they are",
+    ),
+    "integer stem": (lambda: stem(weight=t(8, 3, 3, 3, **INT)), "stem: weight must be floating point, got torch.int64"),
+    "half-precision bias of a stem": (
+        lambda: stem(bias=t(8, **HALF)),
+        "stem: bias is torch.float16 but weight torch.float32",
+    ),
+    "half-precision scale": (
+        lambda: stem(scale=t(3, **HALF), weight=t(8, 3, 3, 3, **HALF), bias=t(8, **HALF)),
+        "stem: scale must be torch.float32, for a weight of torch.float16, got torch.float16",
+    ),
+    "double shift": (
+        lambda: stem(shift=t(3, dtype=torch.float64)),
+        "stem: shift must be torch.float32, for a weight of torch.float32, got torch.float64",
+    ),
 }
 
 REFUSED = [
@@ -365,7 +425,9 @@ def test_refused_with_a_sentence(call, sentence, exception):
         call()
 
 
-@pytest.mark.parametrize("call", [generate, conv, block, batch_norm, level, from_signal, encoder_block, argmax, loss])
+@pytest.mark.parametrize(
+    "call", [generate, conv, block, batch_norm, level, from_signal, encoder_block, stem, argmax, loss]
+)
 def test_what_the_refusals_start_from_is_accepted(call):
     """Each refusal above is of a call with one fault."""
     call()

@@ -126,6 +126,12 @@ def test_an_encoder_block_counts_its_convolutions():
     assert found == 2 * 3 * (expanding + filtering + squeezing + projecting)
 
 
+def test_a_stem_counts_its_convolution():
+    frames = torch.empty(3, 7, 10, 3, device="meta", dtype=torch.uint8)
+    weights = meta(3), meta(3), meta(5, 3, 3, 3), meta(5)
+    assert count(ops.stem, frames, *weights, size=(8, 10), stride=2, padding=(0, 1, 0, 1)) == 2 * 3 * 4 * 5 * 5 * 27
+
+
 def test_real_calls_count_once():
     """Not the operator and what the reference computes it with."""
     x, weights = torch.randn(1, 4, 4, 4), torch.randn(1, 2, 2, 12)

@@ -16,10 +16,14 @@ F32 = torch.float32
 DIFFERENTIABLE = [c for c in TYPICAL if differentiable(c.operator)]
 
 
+def poison(t: Tensor) -> float:
+    """What would show: NaN, no label, or the brightest pixel."""
+    return torch.nan if t.is_floating_point() else 255 if t.dtype == torch.uint8 else -(10**6)
+
+
 def sliced(t: Tensor) -> Tensor:
-    """From the middle of a larger tensor, whose other values would show: NaN, or no label."""
-    poison = torch.nan if t.is_floating_point() else -(10**6)
-    larger = t.new_full([s + 2 for s in t.shape], poison)
+    """From the middle of a larger tensor, whose other values would show."""
+    larger = t.new_full([s + 2 for s in t.shape], poison(t))
     view = larger[tuple(slice(1, -1) for _ in t.shape)]
     view.copy_(t)
     return view
@@ -27,7 +31,7 @@ def sliced(t: Tensor) -> Tensor:
 
 def stepped(t: Tensor) -> Tensor:
     """Every other element of a larger tensor."""
-    larger = t.new_full([2 * s for s in t.shape], torch.nan if t.is_floating_point() else -(10**6))
+    larger = t.new_full([2 * s for s in t.shape], poison(t))
     view = larger[tuple(slice(None, None, 2) for _ in t.shape)]
     view.copy_(t)
     return view

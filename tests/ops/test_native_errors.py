@@ -19,6 +19,7 @@ CASES = {
     "patch_inverted_residual_batch_norm": "patch_inverted_residual_batch_norm-own-patch-2",
     "decoder_level": "decoder_level-own-signal",
     "mbconv": "mbconv-kernel-3-residual",
+    "stem": "stem-repeated",
     "upsample_argmax": "upsample_argmax-double",
     "upsample_cross_entropy": "upsample_cross_entropy-plain",
 }
@@ -185,6 +186,29 @@ ENCODER_BLOCK = [
     ("padding", [1, 1, -1, 1], "padding must be 0 to 2, got -1"),
     ("padding", [1, 0, 1, 1], "residual adds x to the result"),
 ]
+STEM = [
+    ("frames", flattened, r"frames must be \[N, H, W, 3\]"),
+    ("frames", shorter, r"frames must be \[N, H, W, 3\], got \[2, 9, 13, 2\]"),
+    ("frames", whole, "frames must be uint8, got Int"),
+    ("frames", none, "every side of frames"),
+    ("scale", double, "scale must be Float for this weight, got Double"),
+    ("scale", shorter, r"scale must be \[3\], got \[2\]"),
+    ("shift", whole, "shift must be Float for this weight, got Int"),
+    ("shift", shorter, r"shift must be \[3\], got \[2\]"),
+    ("weight", flattened, r"weight must be \[C, 3, size, size\]"),
+    ("weight", shorter, r"weight must be \[C, 3, size, size\], got \[8, 3, 3, 2\]"),
+    ("weight", whole, "weight must be float16"),
+    ("weight", none, "number of channels must be 1 to"),
+    ("weight", lambda t: t.repeat(1, 1, 3, 3), "1x1 to 7x7 taps, got 9"),
+    ("bias", double, "bias is Double but weight Float"),
+    ("bias", shorter, r"bias must be \[8\], got \[7\]"),
+    ("height", 8, "the padded image, 8x32, must be at least as large as the frames, 9x13"),
+    ("width", 2**40, "width must be 1 to"),
+    ("stride", 0, "stride must be 1 to"),
+    ("padding", [1, 1], "padding must be left, right, top and bottom, got 2 numbers"),
+    ("padding", [1, 1, 3, 1], "padding must be 0 to 2, got 3"),
+    ("padding", [1, 1, -1, 1], "padding must be 0 to 2, got -1"),
+]
 STATISTICS = ("scale", "shift", "mean", "variance")
 WRONG = {
     "generate_weights": SIGNAL,
@@ -207,6 +231,7 @@ WRONG = {
     "decoder_level": LEVEL,
     "decoder_level_backward": [*LEVEL, *GRADIENT],
     "mbconv": ENCODER_BLOCK,
+    "stem": STEM,
     "upsample_argmax": [
         ("logits", flattened, "logits must be"),
         ("logits", whole, "logits must be float16"),

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hyperseg.ops import reference
 from tests.ops.cases import (
     HALOS,
+    LAYOUTS,
     Case,
     batch_norm,
     conv,
@@ -19,6 +20,7 @@ from tests.ops.cases import (
     mbconv,
     outputs,
     residual,
+    stem,
 )
 from tests.ops.targets import Target, targets
 from tests.tolerances import FORWARD, assert_close
@@ -184,6 +186,25 @@ def encoder_blocks(draw):
 @given(build=encoder_blocks())
 def test_mbconv(target, build):
     check(target, "mbconv", build)
+
+
+@st.composite
+def stems(draw):
+    size = draw(st.integers(1, 7))
+    frame = draw(st.tuples(st.integers(1, 20), st.integers(1, 150)))
+    image = tuple(side + draw(st.integers(0, 9)) for side in frame)
+    padding = draw(st.tuples(*[st.integers(0, size - 1)] * 4))
+    lacking = max(size - side - sum(p) for side, p in zip(image, (padding[2:], padding[:2]), strict=True))
+    padding = padding if lacking <= 0 else (size - 1,) * 4
+    layout = draw(st.sampled_from(sorted(LAYOUTS)))
+    return stem(draw(small), draw(st.integers(1, 40)), size, draw(st.integers(1, 3)), padding, frame, image, layout)
+
+
+@on_every_target("stem")
+@few
+@given(build=stems())
+def test_stem(target, build):
+    check(target, "stem", build)
 
 
 @on_every_target("upsample_argmax")

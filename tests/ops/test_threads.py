@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.ops.cases import BY_ID, Case, batch_norm, conv, differentiable, generators, level, loss, mbconv
+from tests.ops.cases import BY_ID, Case, batch_norm, conv, differentiable, generators, level, loss, mbconv, stem
 from tests.ops.targets import Target, served
 from tests.ops.test_parity import backward_arguments, flat
 
@@ -21,6 +21,7 @@ SHARED = [
     Case("upsample_cross_entropy", "threads", loss(1, 5, (37, 11), (111, 23))),
     Case("upsample_cross_entropy", "threads-bootstrap", loss(3, 5, (37, 11), (111, 23), bootstrap=600)),
     Case("mbconv", "threads", mbconv(1, 4, 20, 6, image=(131, 90))),
+    Case("stem", "threads", stem(1, 20, frame=(131, 90), padding=(1, 1, 1, 1))),
     BY_ID["patch_inverted_residual-own-patch-3x5"],
     BY_ID["patch_inverted_residual-neighbour-patch-3x5"],
 ]

@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 
 import hyperseg
+from bench.calls import Recorder
 from hyperseg.models import create_model, probe_frames, synthesize_weights
+from hyperseg.ops.backends import has_kernel
+from hyperseg.ops.reference import resize_logits
 from hyperseg.runtime import EngineError, FoldedNetwork, Parity, build_engine
 from hyperseg.runtime import engine as engine_module
 from tests import golden
@@ -107,10 +110,57 @@ def test_all_scopes_agree(engine):
     strided = engine.network(x)
     # 40x65 is padded to 64x65, and the network ends at half of that.
     assert strided.shape == (1, 12, 32, 32)
-    labels = engine(frames)
-    assert torch.equal(engine.labels(x), labels)
+    labels, logits = engine(frames), engine.logits(frames)
     assert torch.equal(engine.from_host(frames), labels)
-    assert_same_labels(labels, engine.logits(frames), 1e-4)
+    assert_same_labels(labels, logits, 1e-4)
+    # The stem adds up in another order for frames than for images.
+    assert relative_rms(resize_logits(strided, 64, 65)[:, :, :40], logits) < 1e-4
+    assert_same_labels(engine.labels(x), logits, 1e-3 * logits.abs().max().item())
+
+
+@names
+def test_frames_go_through_the_stem(name, monkeypatch):
+    """And only a network that reads it has a normalised image."""
+    called, normalise = [], engine_module.Engine.normalise
+    monkeypatch.setattr(
+        engine_module.Engine, "normalise", lambda self, frames: called.append(1) or normalise(self, frames)
+    )
+    engine = build_engine(network(name), (33, 57), device="cpu", check=False)
+    with Recorder() as recorder:
+        engine(probe_frames(1, (33, 57)))
+    fused = has_kernel("stem", "cpu")
+    assert [call.operator for call in recorder.calls].count("stem") == fused
+    assert len(called) == (not fused or network(name).output_stride == 1)
+
+
+@names
+def test_a_last_level_at_full_size_gives_labels_at_once(name):
+    engine = build_engine(network(name), (33, 57), device="cpu", check=False)
+    frames = probe_frames(1, (33, 57))
+    whole = network(name).output_stride == 1
+    for call in (lambda: engine(frames), lambda: engine.labels(engine.normalise(frames))):
+        with Recorder() as recorder:
+            labels = call()
+        made = [c.operator for c in recorder.calls]
+        assert (made.count("decoder_level_argmax"), made.count("upsample_argmax")) == (whole, not whole)
+        assert_same_labels(labels, engine.logits(frames), 1e-3 * engine.logits(frames).abs().max().item())
+
+
+def test_labels_that_are_not_of_the_logits_are_refused(monkeypatch):
+    monkeypatch.setattr(engine_module.Engine, "_cropped", lambda self, labels: (labels + 1) % 12)
+    with pytest.raises(EngineError, match="labels that are not those of its own logits"):
+        build_engine(network("hyperseg-l-camvid"), (64, 64), device="cpu")
+
+
+@pytest.mark.parametrize("dtype", engine_module.DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("name", [S, "hyperseg-l-voc"])
+def test_frames_and_images_give_the_same_logits(name, dtype):
+    size = (50, 75)
+    engine = build_engine(network(name), size, dtype=dtype, device="cpu", check=False)
+    frames = probe_frames(1, size, seed=3)
+    strided = engine.network(engine.normalise(frames)).float()
+    expected = resize_logits(strided, *engine.padded)[:, :, : size[0], : size[1]]
+    assert relative_rms(engine.logits(frames), expected) < engine_module.TOLERANCE[dtype]
 
 
 def test_frames_need_not_be_contiguous(engine):

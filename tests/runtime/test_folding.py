@@ -42,6 +42,7 @@ def test_folded_equals_the_module_in_float64(name, fuse):
         expected = copy.deepcopy(network(name)).double().forward_strided(x)
         folded = FoldedNetwork(network(name), fuse).double()
         assert any(isinstance(m, FusedBlock) for m in folded.modules()) == fuse
+        assert (folded.stem is not None) == fuse
         # Folding is done in float64 and rounded to float32 once.
         assert relative_rms(folded(x), expected) < 1e-5
 

@@ -1,0 +1,120 @@
+"""What is particular to ``stem``."""
+
+import pytest
+import torch
+from torch import nn
+
+from hyperseg import ops
+from hyperseg.models.encoder import EfficientNetTrunk
+from hyperseg.models.sizes import pad, padded_size
+from hyperseg.ops import reference
+from hyperseg.runtime.blocks import FusedStem, fusible_stem
+from hyperseg.runtime.folding import _fold_efficientnet
+from tests.ops import cases
+from tests.ops.targets import targets
+from tests.tolerances import FORWARD, assert_close
+
+ABLE = [pytest.param(t, id=t.id, marks=t.marks) for t in targets() if not t.reasons("stem")]
+KERNELS = [p for p in ABLE if p.values[0].backend != "reference"]
+MEAN, STD = torch.tensor([0.485, 0.456, 0.406]) * 255, torch.tensor([0.229, 0.224, 0.225]) * 255
+
+
+def random_frames(n: int, h: int, w: int) -> torch.Tensor:
+    return torch.randint(256, (n, h, w, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def trunk(name: str = "efficientnet_b0") -> EfficientNetTrunk:
+    torch.manual_seed(0)
+    net = EfficientNetTrunk(name, False, 0.0, 64).eval().requires_grad_(False)
+    _fold_efficientnet(net)
+    return net
+
+
+@pytest.mark.parametrize("takes_one_more", [False, True])
+@pytest.mark.parametrize("size", [(64, 96), (33, 65), (40, 70)], ids=lambda size: f"{size[0]}x{size[1]}")
+def test_the_stem_of_the_encoder_is_the_operator(size, takes_one_more):
+    net, frames = trunk(), random_frames(2, *size)
+    images = (frames.permute(0, 3, 1, 2) - MEAN[:, None, None]) / STD[:, None, None]
+    expected = net.bn1(net.conv_stem(pad(images, takes_one_more)))
+    assert fusible_stem(net)
+    found = FusedStem(net.conv_stem, takes_one_more)(frames, 1 / STD, -MEAN / STD)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_stems_with_another_activation_stay():
+    net = trunk()
+    net.bn1 = nn.ReLU6()
+    assert not fusible_stem(net)
+
+
+def test_the_size_is_that_of_the_frames_unless_given():
+    frames, weights = random_frames(1, 9, 8), (torch.ones(3), torch.zeros(3), torch.ones(4, 3, 3, 3), torch.zeros(4))
+    assert torch.equal(ops.stem(frames, *weights), ops.stem(frames, *weights, size=(9, 8)))
+    assert ops.stem(frames, *weights, size=padded_size((9, 8), False)).shape == (1, 4, 30, 30)
+
+
+def test_derivatives_are_refused():
+    weight = torch.randn(4, 3, 3, 3, requires_grad=True)
+    y = ops.stem(random_frames(1, 8, 8), torch.ones(3), torch.zeros(3), weight, torch.zeros(4))
+    with pytest.raises(NotImplementedError, match="stem: this operator is for inference"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("target", ABLE)
+def test_zeros_surround_the_normalised_image(target):
+    """Black frames whose normalised value is far from 0: a border pixel sees fewer of them."""
+    frames = torch.zeros(1, 6, 8, 3, dtype=torch.uint8, device=target.device)
+    one = torch.ones(3, device=target.device)
+    args = frames, one, one, torch.ones(8, 3, 3, 3, device=target.device), torch.zeros(8, device=target.device)
+    y = target.serve("stem", (*args, 7, 9, 2, [1, 1, 1, 1]))
+    seen = torch.tensor([2, 3, 3, 3, 2.0])[None, :] * torch.tensor([2, 3, 3, 2.0])[:, None] * 3
+    torch.testing.assert_close(y[0, 0].cpu(), torch.nn.functional.silu(seen))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=lambda t: str(t)[6:])
+@pytest.mark.parametrize("target", KERNELS)
+def test_the_layout_of_frames_changes_no_bit(target, dtype):
+    frames = random_frames(2, 11, 70).to(target.device)
+    affine = (1 / STD).to(target.device), (-MEAN / STD).to(target.device)
+    weight = torch.randn(16, 3, 3, 3, generator=torch.Generator().manual_seed(1)).to(target.device, dtype)
+    args = *affine, weight, weight[:, 0, 0, 0].contiguous(), 12, 72, 2, [0, 1, 0, 1]
+    expected = target.serve("stem", (frames, *args))
+    for name in ("cut", "planar", "transposed"):
+        view = cases.convert(cases.LAYOUTS[name](frames.cpu()), device=target.device)
+        assert torch.equal(target.serve("stem", (view, *args)), expected)
+    last = weight.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(target.serve("stem", (frames, *affine, last, *args[3:])), expected)
+
+
+@pytest.mark.parametrize("target", ABLE)
+def test_the_normalised_value_is_rounded_to_the_type_of_the_weight(target):
+    """As where the image was normalised by itself, so that answers in half precision stay what they were."""
+    values = torch.arange(0, 256, 32, dtype=torch.uint8)
+    frames = values.view(1, 1, 8, 1).expand(1, 1, 8, 3).to(target.device)
+    scale, shift = (1 / STD).to(target.device), (-MEAN / STD).to(target.device)
+    weight = torch.zeros(8, 3, 1, 1, dtype=torch.float16, device=target.device)
+    weight[:, 0] = 128
+    rounded = (values * (1 / STD[0]) - MEAN[0] / STD[0]).half()
+    y = target.serve("stem", (frames, scale, shift, weight, -128 * rounded.to(target.device), 1, 8, 1, [0, 0, 0, 0]))
+    assert y[0, :, 0].diag().count_nonzero() == 0, "a value that was not rounded does not cancel"
+
+
+# What of the kernels depends on how large the frames are.
+LARGE = {
+    "several_tiles": cases.stem(2, 32, frame=(37, 270), image=(64, 288)),
+    "channels_40": cases.stem(1, 40, frame=(20, 300), image=(32, 320)),
+    "channels_1032": cases.stem(1, 1032, frame=(9, 20)),
+    "channels_2048": cases.stem(1, 2048, frame=(5, 6)),
+}
+COMPILED = [p for p in KERNELS if p.values[0].id != "triton-cpu"]  # whose interpreter takes seconds for them
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=lambda t: str(t)[6:])
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("target", COMPILED)
+def test_large_frames(target, name, dtype):
+    args = cases.Case("stem", name, LARGE[name]).arguments(dtype, target.device)
+    y = target.serve("stem", args)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert_close("y", y, reference.stem(*cases.double(args)), FORWARD[dtype])
+    assert torch.equal(y, target.serve("stem", args)), "the same call gave another result"
