@@ -1,5 +1,7 @@
 #include "stem.h"
 
+#include <type_traits>
+
 #include "activation.cuh"
 #include "launch.cuh"
 #include "vectors.cuh"
