@@ -1,0 +1,65 @@
+#include "launch.cuh"
+#include "patch_product.h"
+#include "patches.cuh"
+#include "tile_product.cuh"
+
+// The gradients of a patch's matrices: a block sums a tile over the pixels of the patch, in their order.
+namespace hyperseg::cuda {
+namespace {
+
+template <typename T, int M, int N, bool NORMALISED>
+HYPERSEG_KERNEL(kProductThreads, 4)
+patch_outer_kernel(PatchOuter outer) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int width = outer.pixels.width, outputs = outer.outputs, inputs = outer.inputs;
+  const unsigned across = (inputs + N - 1) / N, down = (outputs + M - 1) / M;
+  const int column = static_cast<int>(blockIdx.x % across) * N, row = static_cast<int>(blockIdx.x / across % down) * M;
+  const Patch patch(blockIdx.x / across / down, outer.grid);
+  const T *d = outer.d.as<const T>(), *input = outer.input.as<const T>();
+  T* gradient = static_cast<T*>(outer.gradient) + patch.index * outer.parameters + outer.first;
+  const T zero = from_float<T>(0.0f);
+
+  const auto pull = [&](int m, int p) {
+    const int o = row + m, y = outer.pixels.across.quotient(p);
+    if (o >= outputs) return zero;
+    return d[offset_of(outer.d, patch, y, p - y * width) + o * outer.d.stride_c];
+  };
+  const auto read = [&](int n, int p) {
+    const int k = column + n, y = outer.pixels.across.quotient(p);
+    if (k >= inputs) return zero;
+    const T value = input[offset_of(outer.input, patch, y, p - y * width) + k * outer.input.stride_c];
+    if constexpr (NORMALISED)
+      return from_float<T>(relu6(fmaf(to_float(value), outer.norm.scale[k], outer.norm.shift[k])));
+    else
+      return value;
+  };
+  const auto store = [&](int m, int n, float sum) {
+    const int o = row + m, k = column + n;
+    if (o < outputs && k < inputs) gradient[static_cast<int64_t>(o) * inputs + k] = from_float<T>(sum);
+  };
+  const int pixels = outer.pixels.count();
+  tile_product<T, M, N>(pixels, pull, outer.d.stride_c != 1 && pixels >= 8, read,
+                        outer.input.stride_c != 1 && pixels >= 8, store);
+}
+
+}  // namespace
+
+void patch_outer(const PatchOuter& outer, Type type, const char* op, Stream stream) {
+  with_type(type, [&](auto value) {
+    using T = decltype(value);
+    with_tile(outer.outputs, outer.inputs, [&](auto m, auto n) {
+      constexpr int M = m.value, N = n.value;
+      const Grid grid =
+          grid_of(op, outer.grid.patches() * ((outer.outputs + M - 1) / M) * ((outer.inputs + N - 1) / N));
+      if (outer.norm.scale)
+        launch<patch_outer_kernel<T, M, N, true>>(op, grid, kProductThreads, tile_product_bytes<T, M, N>(), stream,
+                                                  outer);
+      else
+        launch<patch_outer_kernel<T, M, N, false>>(op, grid, kProductThreads, tile_product_bytes<T, M, N>(), stream,
+                                                   outer);
+    });
+  });
+}
+
+}  // namespace hyperseg::cuda
