@@ -41,8 +41,9 @@ void batch_statistics(const BatchNorm& norm, const ChannelSums& sums, float* sca
                       Stream stream);
 // Scale and shift by given statistics.
 void batch_norms(const BatchNorm& norm, float* scale, float* shift, const char* op, Stream stream);
-// From the sums of the gradient behind the norm, and of that times what the norm saw, to the gradients of gamma and beta
-// and to factors [3, stored]: the gradient before the norm is factors[0] * gradient + factors[1] * value + factors[2].
+// From the sums of the gradient behind the norm, and of that times what the norm saw, to the gradients of gamma and
+// beta and to factors [3, stored]: the gradient before the norm is factors[0] * gradient + factors[1] * value +
+// factors[2].
 void batch_norm_gradients(const BatchNorm& norm, const ChannelSums& sums, const Vector& d_gamma, const Vector& d_beta,
                           float* factors, const char* op, Stream stream);
 

@@ -112,7 +112,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> decoder_level_backward(
 
   Tensor d_generator = contiguous_like(*generator);
   const int64_t area = signal.height * signal.width;
-  const GenerationBackward problem{type,   images * area, Divisor(area), Divisor(signal.width), read<void>(d_weights),
+  const GenerationBackward problem{type,  images * area, Divisor(area), Divisor(signal.width), read<void>(d_weights),
                                    signal};
   Generators generators;
   generators.list[0] = {generator_of(*generator, offset, groups, size), d_generator.mutable_data_ptr(), 0};

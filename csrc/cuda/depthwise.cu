@@ -96,8 +96,7 @@ PartialRows rows_of_filtered(const Depthwise& filter) {
 void depthwise_filter(const Depthwise& filter, const void* hidden, void* filtered, float* partial, Type type,
                       const char* op, Stream stream) {
   const DepthwiseBlocks blocks(filter, PatchPixels(filter.grid, false), false);
-  const size_t shared =
-      std::max(bytes_of_taps(blocks), partial ? bytes_of_rows(blocks, sizeof(Moments)) : size_t{0});
+  const size_t shared = std::max(bytes_of_taps(blocks), partial ? bytes_of_rows(blocks, sizeof(Moments)) : size_t{0});
   with_type(type, [&](auto value) {
     using T = decltype(value);
     const auto run = [&](auto own, auto moments) {

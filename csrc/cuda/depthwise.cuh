@@ -30,7 +30,7 @@ struct DepthwiseBlocks {
   }
   int64_t blocks() const { return patches * strips * groups; }
   unsigned threads() const { return (slots * pairs + 31) / 32 * 32; }
-  int channels() const { return 2 * pairs; }
+  HYPERSEG_ANYWHERE int channels() const { return 2 * pairs; }
 };
 
 // A thread's part.

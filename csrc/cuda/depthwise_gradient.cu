@@ -103,8 +103,7 @@ depthwise_gradient_neighbour_kernel(Depthwise filter, DepthwiseBlocks blocks, co
   const int64_t pixels = height * width;
   const int own_row = patch.row * height, own_column = patch.column * width;
   if (part.working) {
-    const T* other_taps =
-        static_cast<const T*>(filter.taps.data) + patch.n * filter.taps.stride_n + part.channel * 9;
+    const T* other_taps = static_cast<const T*>(filter.taps.data) + patch.n * filter.taps.stride_n + part.channel * 9;
     const bool second = part.channel + 1 < filter.hidden;
     for (int x = part.slot; x < width; x += blocks.slots) {
       for (int y = part.first_row; y < part.last_row; ++y) {
@@ -113,7 +112,8 @@ depthwise_gradient_neighbour_kernel(Depthwise filter, DepthwiseBlocks blocks, co
         for (int i = 0; i < 25; ++i) {
           const Reader row(own_row + y, grid.rows * height, i / 5), column(own_column + x, grid.columns * width, i % 5);
           if (!row.exists || !column.exists) continue;
-          const int patch_row = row.output / height, patch_column = column.output / width, tap = row.tap * 3 + column.tap;
+          const int patch_row = row.output / height, patch_column = column.output / width,
+                    tap = row.tap * 3 + column.tap;
           const int64_t number = static_cast<int64_t>(patch.n * grid.rows + patch_row) * grid.columns + patch_column;
           const int pixel = (row.output - patch_row * height) * width + column.output - patch_column * width;
           float2 weight;
@@ -154,8 +154,8 @@ void depthwise_gradient(const Depthwise& filter, const void* d, const void* hidd
       launch<depthwise_gradient_own_kernel<T>>(op, grid, blocks.threads(), shared, stream, filter, blocks, pulled,
                                                hidden, static_cast<T*>(gradient), partial);
     else
-      launch<depthwise_gradient_neighbour_kernel<T>>(op, grid, blocks.threads(), shared, stream, filter, blocks,
-                                                     pulled, hidden, static_cast<T*>(gradient), partial);
+      launch<depthwise_gradient_neighbour_kernel<T>>(op, grid, blocks.threads(), shared, stream, filter, blocks, pulled,
+                                                     hidden, static_cast<T*>(gradient), partial);
   });
 }
 

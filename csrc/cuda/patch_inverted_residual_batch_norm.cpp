@@ -114,8 +114,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> patch_inverted_residual_batch_norm_ba
                     block.type(), op, stream);
   };
   const InputGradient gradient{0, static_cast<int>(x.size(1)), write<void>(d_x), {}};
-  block.backward(read<void>(d3), z1, z2, norms.norm[0], norms.norm[1], through, gradient,
-                 d_weights.mutable_data_ptr());
+  block.backward(read<void>(d3), z1, z2, norms.norm[0], norms.norm[1], through, gradient, d_weights.mutable_data_ptr());
   return {d_x, d_weights, d_scale, d_shift};
 }
 

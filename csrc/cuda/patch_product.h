@@ -7,10 +7,12 @@ namespace hyperseg::cuda {
 // What becomes of out[p, o] = sum over k of input[p, k] * matrix[o, k], for all pixels p of a patch.
 enum class Product {
   kPlain,             // stored
-  kMoments,           // stored, with its moments
+  kHidden,            // stored; it is a hidden map, pixel by pixel, in groups of eight channels
+  kHiddenMoments,     // the same, with its moments
   kNormalised,        // of relu6 of the input's norm; float, with its moments
   kNormalisedPaired,  // the same, with the sums of `other` and of `other` * out
-  kGated,             // 0 where relu6 of the norm of `other` is flat, with the sums of out and of out * `other`
+  kHiddenGated,       // 0 where relu6 of the norm of the hidden map `other` is flat, with the sums of out and of out *
+                      // `other`
   kThroughRelu,       // `other`, or 0 where out + shift is not above 0, with the sums of that
 };
 
@@ -27,8 +29,7 @@ struct PatchProduct {
 
 PartialRows rows_of(const PatchProduct& product);
 // `partial`: float [rows, 2, stored], where sums or moments are asked for.
-void patch_product(const PatchProduct& product, Product kind, float* partial, Type type, const char* op,
-                   Stream stream);
+void patch_product(const PatchProduct& product, Product kind, float* partial, Type type, const char* op, Stream stream);
 
 // gradient[o, k] = sum over the pixels p of a patch of d[p, o] * input[p, k], or of relu6 of the input's norm if it has
 // one; into [patch, parameters] from `gradient` on.

@@ -44,8 +44,8 @@ struct PatchedMap {
 // The patches of a map.
 template <typename S>
 PatchedMap<S> patches_of(const Map<S>& map, const PatchGrid& grid) {
-  return {map.data,     map.stride_n, map.stride_h * grid.patch_h, map.stride_w * grid.patch_w,
-          map.stride_h, map.stride_w, map.stride_c};
+  return {map.data,     map.stride_n, map.stride_h * grid.patch_h, map.stride_w * grid.patch_w, map.stride_h,
+          map.stride_w, map.stride_c};
 }
 
 // The windows of its patches.

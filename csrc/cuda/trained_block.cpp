@@ -59,8 +59,8 @@ Tensor TrainedBlock::expand(Partial* partial) const {
   expand.out = pixel_by_pixel(z1.mutable_data_ptr(), grid(), window_, stored());
   expand.stored = expand.split = stored();
   if (partial) *partial = partial_of(rows_of(expand), stored());
-  patch_product(expand, partial ? Product::kMoments : Product::kPlain, partial ? data(partial->values) : nullptr, type_,
-                op_, stream_);
+  patch_product(expand, partial ? Product::kHiddenMoments : Product::kHidden, partial ? data(partial->values) : nullptr,
+                type_, op_, stream_);
   return z1;
 }
 
@@ -68,8 +68,8 @@ Tensor TrainedBlock::filter(const Tensor& z1, const Norm& norm, Partial* partial
   Tensor z2 = values(like_, pixels() * stored());
   const Depthwise filter = filter_with(norm);
   if (partial) *partial = partial_of(rows_of_filtered(filter), stored());
-  depthwise_filter(filter, z1.const_data_ptr(), z2.mutable_data_ptr(), partial ? data(partial->values) : nullptr,
-                   type_, op_, stream_);
+  depthwise_filter(filter, z1.const_data_ptr(), z2.mutable_data_ptr(), partial ? data(partial->values) : nullptr, type_,
+                   op_, stream_);
   return z2;
 }
 
@@ -113,7 +113,7 @@ void TrainedBlock::backward(const Map<const void>& d3, Tensor z1, Tensor z2, con
   back.out = pixel_by_pixel(d2.mutable_data_ptr(), grid(), patch_, stored());
   back.stored = back.split = stored();
   Partial partial = partial_of(rows_of(back), stored());
-  patch_product(back, Product::kGated, data(partial.values), type_, op_, stream_);
+  patch_product(back, Product::kHiddenGated, data(partial.values), type_, op_, stream_);
   through(1, d2, z2, partial);
 
   const Depthwise filter = filter_with(norm1);
