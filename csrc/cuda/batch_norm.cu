@@ -146,19 +146,26 @@ batch_norm_gradients_kernel(BatchNorm norm, ChannelSums sums, Vector d_gamma, Ve
   factors[2 * sums.stored + c] = static_cast<float>(offset);
 }
 
+// Vectors one after the other, and the first block and channel of each.
 struct BiasParts {
   ChannelSums sums[3];
-  int channels[3], groups[3];
+  int channels[3], blocks[3], first[3];
 };
 
 HYPERSEG_KERNEL(kThreads, 1) bias_gradients_kernel(BiasParts parts, Vector d_bias) {
   wait_for_previous_kernel();
   let_next_kernel_start();
-  int block = static_cast<int>(blockIdx.x), first = 0, i = 0;
-  for (; i < 2 && block >= parts.groups[i]; ++i) block -= parts.groups[i], first += parts.channels[i];
-  const int c = block * kChannels + static_cast<int>(threadIdx.x) % kChannels;
-  const TwoSums found = sum_of_chunks(parts.sums[i], c);
-  if (threadIdx.x < kChannels && c < parts.channels[i]) store(d_bias, first + c, static_cast<float>(found.first));
+  const int block = static_cast<int>(blockIdx.x);
+  ChannelSums sums = parts.sums[0];
+  int channels = parts.channels[0], own_block = block, first = 0;
+#pragma unroll
+  for (int i = 1; i < 3; ++i) {  // an index that the compiler does not know would put them on the stack
+    if (block < parts.blocks[i]) break;
+    sums = parts.sums[i], channels = parts.channels[i], own_block = block - parts.blocks[i], first = parts.first[i];
+  }
+  const int c = own_block * kChannels + static_cast<int>(threadIdx.x) % kChannels;
+  const TwoSums found = sum_of_chunks(sums, c);
+  if (threadIdx.x < kChannels && c < channels) store(d_bias, first + c, static_cast<float>(found.first));
 }
 
 constexpr size_t kSumBytes = kThreads * sizeof(TwoSums);
@@ -206,13 +213,13 @@ void batch_norm_gradients(const BatchNorm& norm, const ChannelSums& sums, const 
 void bias_gradients(const ChannelSums (&sums)[3], const int (&channels)[3], const Vector& d_bias, const char* op,
                     Stream stream) {
   BiasParts parts;
-  unsigned groups = 0;
+  int blocks = 0, first = 0;
   for (int i = 0; i < 3; ++i) {
-    parts.sums[i] = sums[i], parts.channels[i] = channels[i];
-    parts.groups[i] = static_cast<int>(blocks_of(channels[i], kChannels));
-    groups += parts.groups[i];
+    parts.sums[i] = sums[i], parts.channels[i] = channels[i], parts.blocks[i] = blocks, parts.first[i] = first;
+    blocks += static_cast<int>(blocks_of(channels[i], kChannels));
+    first += channels[i];
   }
-  launch<bias_gradients_kernel>(op, Grid{groups}, kThreads, kSumBytes, stream, parts, d_bias);
+  launch<bias_gradients_kernel>(op, Grid{static_cast<unsigned>(blocks)}, kThreads, kSumBytes, stream, parts, d_bias);
 }
 
 }  // namespace hyperseg::cuda

@@ -117,54 +117,54 @@ patch_product_kernel(PatchProduct product, float* partial) {
     else
       behind[offsets.behind[m] + (o - product.split) * product.behind.stride_c] = from_float<Out>(v);
   };
+  const auto store_by_channel = [&] {
+    const int m = thread % M, channels = min(N, stored - first_output);
+    if (m >= count) return;
+    for (int c = thread / M; c < channels; c += kProductThreads / M) store(m, first_output + c, tile[m * kStride + c]);
+  };
+  const bool by_channel = !hidden(KIND) && product.out.stride_c != 1;
+  if (KIND == Product::kPlain && by_channel) return store_by_channel();
+
   constexpr int kChannels = Threads::kChannels;
   const int n = thread % Threads::kAcross * kChannels, slot = thread / Threads::kAcross, o = first_output + n;
-  const bool by_channel = !hidden(KIND) && product.out.stride_c != 1;
-  if (summed(KIND) || !by_channel) {
-    Sums sums[kChannels];
-    float scale[kChannels] = {}, shift[kChannels] = {};
+  Sums sums[kChannels];
+  float scale[kChannels] = {}, shift[kChannels] = {};
 #pragma unroll
-    for (int i = 0; i < kChannels; ++i) {
-      if (gated(KIND) && o + i < outputs) scale[i] = product.norm.scale[o + i];
-      if ((gated(KIND) || KIND == Product::kThroughRelu) && o + i < outputs) shift[i] = product.norm.shift[o + i];
-    }
-    for (int m = slot; m < count && o < stored; m += Threads::kSlots) {
-      float* sum = tile + m * kStride + n;
-      if constexpr (hidden(KIND)) {
-        float v[8], z[8] = {};
-        if constexpr (gated(KIND)) load8(other + offsets.other[m] + o, z);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) v[i] = finished<KIND, Out>(sum[i], z[i], scale[i], shift[i], sums[i]);
-        store8(out + offsets.out[m] + o, v);
-      } else {
-        float z = 0.0f;
-        if constexpr (paired(KIND)) z = to_float(other[offsets.other[m] + o * product.other.stride_c]);
-        const float v = finished<KIND, Out>(*sum, z, scale[0], shift[0], sums[0]);
-        if (by_channel)
-          *sum = v;
-        else
-          store(m, o, v);
-      }
-    }
-    if constexpr (summed(KIND)) {
-      if (!hidden(KIND) && by_channel) {
-        sync_block();
-        for (int m = thread % M, c = thread / M; m < count && c < min(N, stored - first_output);
-             c += kProductThreads / M)
-          store(m, first_output + c, tile[m * kStride + c]);
-      }
-      sync_block();
-      Sums* shared = reinterpret_cast<Sums*>(shared_memory());  // where product and tile were
-#pragma unroll
-      for (int i = 0; i < kChannels; ++i)
-        if (slot < Threads::kSlots) shared[slot * N + n + i] = sums[i];
-      store_row(shared, Threads::kSlots, N, min(N, outputs - first_output), partial + int64_t{2} * tile_row * stored,
-                first_output, stored);
-    }
-    return;
+  for (int i = 0; i < kChannels; ++i) {
+    if (gated(KIND) && o + i < outputs) scale[i] = product.norm.scale[o + i];
+    if ((gated(KIND) || KIND == Product::kThroughRelu) && o + i < outputs) shift[i] = product.norm.shift[o + i];
   }
-  for (int m = thread % M, c = thread / M; m < count && c < min(N, stored - first_output); c += kProductThreads / M)
-    store(m, first_output + c, tile[m * kStride + c]);
+  for (int m = slot; m < count && o < stored; m += Threads::kSlots) {
+    float* sum = tile + m * kStride + n;
+    if constexpr (hidden(KIND)) {
+      float v[8], z[8] = {};
+      if constexpr (gated(KIND)) load8(other + offsets.other[m] + o, z);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v[i] = finished<KIND, Out>(sum[i], z[i], scale[i], shift[i], sums[i]);
+      store8(out + offsets.out[m] + o, v);
+    } else {
+      float z = 0.0f;
+      if constexpr (paired(KIND)) z = to_float(other[offsets.other[m] + o * product.other.stride_c]);
+      const float v = finished<KIND, Out>(*sum, z, scale[0], shift[0], sums[0]);
+      if (by_channel)
+        *sum = v;
+      else
+        store(m, o, v);
+    }
+  }
+  if constexpr (summed(KIND)) {
+    if (by_channel) {
+      sync_block();
+      store_by_channel();
+    }
+    sync_block();
+    Sums* shared = reinterpret_cast<Sums*>(shared_memory());  // where product and tile were
+#pragma unroll
+    for (int i = 0; i < kChannels; ++i)
+      if (slot < Threads::kSlots) shared[slot * N + n + i] = sums[i];
+    store_row(shared, Threads::kSlots, N, min(N, outputs - first_output), partial + int64_t{2} * tile_row * stored,
+              first_output, stored);
+  }
 }
 
 template <Product KIND>
