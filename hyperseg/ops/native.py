@@ -93,8 +93,7 @@ def _implementations(objections: Callable[..., list[str]], *names: str) -> dict[
     return {name: Implementation(_call(name), objections) for name in names}
 
 
-_cpp = _implementations(
-    _cpp_objections,
+_NAMES = (
     "decoder_level",
     "decoder_level_backward",
     "generate_weights",
@@ -111,27 +110,8 @@ _cpp = _implementations(
     "upsample_cross_entropy",
     "upsample_cross_entropy_backward",
 )
+_cpp = _implementations(_cpp_objections, *_NAMES)
 _cpp["decoder_level_argmax"] = followed_by_argmax(_cpp)
 register(Backend("cpp", "C++ on the CPU", _unavailable_cpp, _cpp))
-register(
-    Backend(
-        "cuda",
-        "CUDA C++",
-        _unavailable_cuda,
-        _implementations(
-            _cuda_objections,
-            "decoder_level",
-            "decoder_level_argmax",
-            "generate_weights",
-            "generate_weights_backward",
-            "mbconv",
-            "patch_conv2d",
-            "patch_conv2d_backward",
-            "patch_inverted_residual",
-            "stem",
-            "upsample_argmax",
-            "upsample_cross_entropy",
-            "upsample_cross_entropy_backward",
-        ),
-    )
-)
+_cuda = _implementations(_cuda_objections, "decoder_level_argmax", *_NAMES)
+register(Backend("cuda", "CUDA C++", _unavailable_cuda, _cuda))
