@@ -23,9 +23,8 @@ struct Tile {
   static constexpr int kColumnWarps = COLUMN_WARPS, kDepthWarps = DEPTH_WARPS;
   static constexpr int kRows = 32 * ROW_WARPS, kColumns = 32 * COLUMN_WARPS;
   static constexpr int kThreads = 32 * ROW_WARPS * COLUMN_WARPS * DEPTH_WARPS;
-  static constexpr int kStages = 512 / (kRows + kColumns);  // so that three blocks fit a multiprocessor
-  // A stage has the rows of a, those of b and one more that a's are multiplied by.
-  static constexpr int kStageBytes = (kRows + kColumns + 1) * kRowBytes;
+  static constexpr int kStages = 512 / (kRows + kColumns);            // so that three blocks fit a multiprocessor
+  static constexpr int kStageBytes = (kRows + kColumns) * kRowBytes;  // the rows of a, then those of b
 
   // Sums on their way from the warps that added them up to the threads that store them. Rows of a warp's fragment are 8
   // banks apart; 8 rows, and 32 columns, further on 4 more, so that 8 threads may read 32 bytes each from there.
@@ -139,10 +138,13 @@ struct Sums<float, TILE, SCALED> {
 };
 
 // A tile of the product, of which `rows` and `columns` are needed. load(chunk, stage) begins to copy a chunk of the
-// operands: rows of kRowBytes, zeros where a step of kStepBytes has no depth left. Returns sums that are left to add
-// up, kDepthWarps times kStaged, and that all threads may read.
-template <typename T, typename TILE, bool SCALED, typename Load>
-HYPERSEG_DEVICE const float* multiply_tile(int depth, int rows, int columns, const Load& load) {
+// operands: rows of kRowBytes, zeros where a step of kStepBytes has no depth left. SCALED: a's rows are multiplied by
+// `scales` in shared memory, beyond the stages, which prepare() fills while the first copies are under way; zeros where
+// a chunk has no depth left. Returns sums that are left to add up, kDepthWarps times kStaged, and that all threads may
+// read.
+template <typename T, typename TILE, bool SCALED, typename Load, typename Prepare>
+HYPERSEG_DEVICE const float* multiply_tile(int depth, int rows, int columns, const Load& load, const char* scales,
+                                           const Prepare& prepare) {
   const int warp = threadIdx.x / 32, chunks = (depth + kChunk<T> - 1) / kChunk<T>;
   const int part = warp % TILE::kDepthWarps, tile = warp / TILE::kDepthWarps;
   const int row = 32 * (tile / TILE::kColumnWarps), column = 32 * (tile % TILE::kColumnWarps);
@@ -153,12 +155,13 @@ HYPERSEG_DEVICE const float* multiply_tile(int depth, int rows, int columns, con
   const int first_byte = part * kStepBytes;
   const int a = (row + Of::row_of_a()) * kRowBytes + first_byte + Of::byte_of_a();
   const int b = (TILE::kRows + column + Of::row_of_b()) * kRowBytes + first_byte + Of::byte_of_b();
-  const int scale = (TILE::kRows + TILE::kColumns) * kRowBytes + first_byte + Of::byte_of_scale();
+  const char* scale = scales + first_byte + Of::byte_of_scale();
 #pragma unroll 1
   for (int chunk = 0; chunk < TILE::kStages - 1; ++chunk) {
     if (chunk < chunks) load(chunk, memory + chunk * TILE::kStageBytes);
     close_copies();
   }
+  if constexpr (SCALED) prepare();
   int stage = 0, next = TILE::kStages - 1;
 #pragma unroll 1
   for (int chunk = 0; chunk < chunks; ++chunk) {
@@ -170,7 +173,8 @@ HYPERSEG_DEVICE const float* multiply_tile(int depth, int rows, int columns, con
     const int bytes = needed ? (depth - chunk * kChunk<T>)*static_cast<int>(sizeof(T)) : 0;
 #pragma unroll
     for (int step = 0; step < kChunkBytes; step += TILE::kDepthWarps * kStepBytes)
-      if (step + first_byte < bytes) sums.add(filled + a + step, filled + b + step, filled + scale + step);
+      if (step + first_byte < bytes) sums.add(filled + a + step, filled + b + step, scale + step);
+    scale += kChunkBytes;
     stage = stage + 1 == TILE::kStages ? 0 : stage + 1;
     next = next + 1 == TILE::kStages ? 0 : next + 1;
   }

@@ -7,8 +7,9 @@
 #include "mbconv_gate.cuh"
 #include "mbconv_pointwise.cuh"
 
-// Four launches: expand, depthwise, gate, project. The squeeze needs every pixel before the projection may begin, and
-// to expand once more for each tile of the depthwise convolution would cost more than the hidden map through memory.
+// Three launches: expand, depthwise, project; a fourth for gates where each block of the projection would compute too
+// many. The squeeze needs every pixel before the projection may begin, and to expand once more for each tile of the
+// depthwise convolution would cost more than the hidden map through memory.
 namespace hyperseg::cuda {
 namespace {
 
@@ -41,12 +42,37 @@ int64_t cost(int64_t images, int64_t pixels, int64_t columns, int64_t depth) {
   return blocks_of(blocks, kProcessors) * one;
 }
 
+// Whether all blocks of the projection together compute the gates sooner than a launch takes: rounds of blocks, three a
+// multiprocessor, of which each thread reads partial sums, sixteen at a time, and multiplies.
+template <typename T>
+bool computes_gates(const Gate<T>& gate, int64_t threads, int64_t blocks) {
+  constexpr double kLaunch = 3500, kSixteen = 700, kProduct = 6, kSteps = 400;  // cycles
+  if (gate.squeezed > threads) return false;
+  const double sums = static_cast<double>(gate.parts) * gate.squeezed / threads / 16;
+  const double products = static_cast<double>(gate.channels) * gate.squeezed / threads;
+  const double rounds = static_cast<double>(blocks_of(blocks, 3 * kProcessors));
+  return rounds * (kSteps + kSixteen * sums + kProduct * products) < kLaunch;
+}
+
 template <typename TILE, bool PROJECT, typename T>
 void launch_pointwise(Pointwise<T> problem, int64_t images, Stream stream) {
   problem.row_tiles = static_cast<int>(blocks_of(problem.pixels, TILE::kRows));
   problem.column_tiles = static_cast<int>(blocks_of(problem.out_channels, TILE::kColumns));
-  const Grid grid{static_cast<unsigned>(images * problem.row_tiles * problem.column_tiles)};
-  const size_t shared = TILE::shared_bytes(blocks_of(problem.depth, kChunk<T>));
+  const int64_t blocks = images * problem.row_tiles * problem.column_tiles;
+  size_t shared = TILE::shared_bytes(blocks_of(problem.depth, kChunk<T>));
+  problem.stages_bytes = static_cast<int>(shared);
+  if constexpr (PROJECT) {
+    shared += Gates<T>::bytes(problem.depth);
+    if (computes_gates(problem.gate, TILE::kThreads, blocks)) {
+      problem.gate.gates = nullptr;
+      shared += 2 * TILE::kThreads * sizeof(float);
+    } else {
+      const Grid grid = grid_of(kOp, images * problem.gate.slices);
+      launch<mbconv_gate_kernel<T>>(kOp, grid, kGateThreads, (kGateThreads + kGateSqueezed) * sizeof(float), stream,
+                                    problem.gate);
+    }
+  }
+  const Grid grid = grid_of(kOp, blocks);
   launch<mbconv_pointwise_kernel<T, TILE, PROJECT>>(kOp, grid, TILE::kThreads, shared, stream, problem);
 }
 
@@ -152,7 +178,7 @@ void filter(const Mbconv& block, const Tiling& tiling, Stream stream) {
 }
 
 template <typename T>
-void gate(const Mbconv& block, const Tiling& tiling, Stream stream) {
+Gate<T> gate_of(const Mbconv& block, const Tiling& tiling) {
   Gate<T> problem{};
   problem.partials = block.partials;
   problem.reduce_bias = typed<T>(block.reduce_bias);
@@ -165,19 +191,16 @@ void gate(const Mbconv& block, const Tiling& tiling, Stream stream) {
   problem.squeezed = static_cast<int>(block.squeezed);
   problem.slices = static_cast<int>(blocks_of(block.hidden_stride, kGateChannels));
   problem.pixels = static_cast<float>(block.out.height * block.out.width);
-  const Grid grid{static_cast<unsigned>(block.images * problem.slices)};
-  launch<mbconv_gate_kernel<T>>(kOp, grid, kGateThreads, (kGateThreads + kGateSqueezed) * sizeof(float), stream,
-                                problem);
+  return problem;
 }
 
 template <typename T>
-void project(const Mbconv& block, Stream stream) {
+void project(const Mbconv& block, const Tiling& tiling, Stream stream) {
   Pointwise<T> problem{};
   problem.in = Rows<const T>(hidden_map<const T>(block, block.filtered, block.out.height, block.out.width));
   problem.weights = typed<T>(block.project);
   problem.bias = typed<T>(block.project_bias);
-  problem.gates = typed<T>(block.gates);
-  problem.gates_stride = block.hidden_stride;
+  problem.gate = gate_of<T>(block, tiling);
   if (block.residual) problem.added = Rows<const T>(block.x.of<const T>());
   problem.out = Rows<T>(block.out.of<T>());
   problem.pixels = static_cast<int>(block.out.height * block.out.width);
@@ -202,8 +225,7 @@ void mbconv(const Mbconv& block, Stream stream) {
     using T = decltype(value);
     if (block.expand) expand<T>(block, stream);
     filter<T>(block, tiling, stream);
-    gate<T>(block, tiling, stream);
-    project<T>(block, stream);
+    project<T>(block, tiling, stream);
   });
 }
 

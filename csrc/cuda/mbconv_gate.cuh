@@ -4,22 +4,58 @@
 
 namespace hyperseg::cuda {
 
-// A block has the gates of so many channels, each from so many threads, which hold weights of so many squeezed
-// channels.
-constexpr int kGateThreads = 256, kGateLanes = 16, kGateChannels = kGateThreads / kGateLanes;
-constexpr int kGateHeld = 8, kGateSqueezed = kGateHeld * kGateLanes;
-
+// sigmoid(weights silu(sum of the partials / pixels + reduce_bias) + bias): what multiplies the channels of an image.
 template <typename T>
 struct Gate {
   const float* partials;                  // [images, parts, squeezed]
   const T *reduce_bias, *weights, *bias;  // [squeezed], [channels, squeezed], [channels]
-  T* gates;                               // [images, stride]; zeros beyond the channels
+  T* gates;                               // [images, stride]; zeros beyond the channels; null: see gates_of
   int64_t stride;
   int parts, channels, squeezed, slices;
   float pixels;
 };
 
-// sigmoid(weights silu(sum of the partials / pixels + reduce_bias) + bias), for kGateChannels channels of an image.
+// All gates of an image into shared memory, where they cost a block less than a launch would: `channels` of them, a
+// multiple of eight, then zeros up to `padded`. `room`: THREADS floats and one for each squeezed channel, at most
+// THREADS.
+template <int THREADS, typename T>
+HYPERSEG_DEVICE void gates_of(const Gate<T>& problem, int64_t n, T* gates, int padded, float* room) {
+  const int thread = threadIdx.x, count = problem.squeezed, shares = THREADS / count;
+  float* squeezed = room + THREADS;
+  const float reduce_bias = thread < count ? to_float(problem.reduce_bias[thread]) : 0.0f;
+  float sum = 0.0f;
+  if (thread / count < shares) {
+    const float* from = problem.partials + n * problem.parts * count + thread % count;
+#pragma unroll 16
+    for (int part = thread / count; part < problem.parts; part += shares)
+      sum += from[static_cast<int64_t>(part) * count];
+  }
+  room[thread] = sum;
+  sync_block();
+  if (thread < count) {
+    float total = 0.0f;
+    for (int share = 0; share < shares; ++share) total += room[share * count + thread];
+    squeezed[thread] = silu(total / problem.pixels + reduce_bias);
+  }
+  sync_block();
+  for (int channel = thread; channel < padded; channel += THREADS) {
+    float product = 0.0f;
+    if (channel < problem.channels) {
+      const T* row = problem.weights + channel * count;
+      product = to_float(problem.bias[channel]);
+      for (int s = 0; s < count; ++s) product += to_float(row[s]) * squeezed[s];
+      product = sigmoid(product);
+    }
+    gates[channel] = from_float<T>(product);
+  }
+}
+
+// A block has the gates of so many channels, each from so many threads, which hold weights of so many squeezed
+// channels.
+constexpr int kGateThreads = 256, kGateLanes = 16, kGateChannels = kGateThreads / kGateLanes;
+constexpr int kGateHeld = 8, kGateSqueezed = kGateHeld * kGateLanes;
+
+// A kernel of its own, whose blocks have kGateChannels channels of an image each.
 template <typename T>
 HYPERSEG_KERNEL(kGateThreads, 1)
 mbconv_gate_kernel(Gate<T> problem) {

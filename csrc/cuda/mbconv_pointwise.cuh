@@ -3,6 +3,7 @@
 #include "../common/map.h"
 #include "activation.cuh"
 #include "matrix.cuh"
+#include "mbconv_gate.cuh"
 
 // The 1x1 convolutions of a block: expand with SiLU, and project what is gated.
 namespace hyperseg::cuda {
@@ -41,11 +42,10 @@ template <typename T>
 struct Pointwise {
   Rows<const T> in;
   const T *weights, *bias;  // [columns, depth], [columns]
-  const T* gates;           // [images, gates_stride], multiply the channels of `in`
+  Gate<T> gate;             // multiplies the channels of `in`
   Rows<const T> added;      // to the result, where there is any
   Rows<T> out;              // of which channels beyond `columns` get the activation of 0
-  int pixels, depth, columns, out_channels, row_tiles, column_tiles;
-  int64_t gates_stride;
+  int pixels, depth, columns, out_channels, row_tiles, column_tiles, stages_bytes;
   bool weight_vectors;  // rows of the weights and the bias are whole vectors
 };
 
@@ -85,6 +85,13 @@ struct Copier {
   }
 };
 
+// What lies behind the stages: gates for whole chunks of the depth, and room to compute them in.
+template <typename T>
+struct Gates {
+  HYPERSEG_ANYWHERE static int padded(int depth) { return (depth + kChunk<T> - 1) / kChunk<T> * kChunk<T>; }
+  HYPERSEG_ANYWHERE static size_t bytes(int depth) { return padded(depth) * sizeof(T); }
+};
+
 // PROJECT: the input is gated, and there is no activation. Otherwise SiLU and nothing to add.
 template <typename T, typename TILE, bool PROJECT>
 HYPERSEG_KERNEL(TILE::kThreads, 3)
@@ -98,7 +105,6 @@ mbconv_pointwise_kernel(Pointwise<T> problem) {
   const int first_column = blockIdx.x % problem.column_tiles * TILE::kColumns;
   const int first_pixel = tile % problem.row_tiles * TILE::kRows;
   const T* weights = problem.weights + static_cast<int64_t>(first_column) * problem.depth;
-  const T* gates = problem.gates + image * problem.gates_stride;
 
   using Pixels = Copier<T, TILE::kRows, TILE::kThreads>;
   using Columns = Copier<T, TILE::kColumns, TILE::kThreads>;
@@ -120,9 +126,16 @@ mbconv_pointwise_kernel(Pointwise<T> problem) {
     else
       copy_weights.values(stage, chunk, 1,
                           [&](int row) { return weights + static_cast<int64_t>(row) * problem.depth; });
-    stage += TILE::kColumns * kRowBytes;
-    const int k = chunk * kChunk<T> + part;
-    if (PROJECT && side == 0) copy_async(stage + thread * 16, k < problem.depth ? gates + k : gates, k < problem.depth);
+  };
+  char* const behind = shared_memory() + problem.stages_bytes;
+  const auto gates = [&] {
+    T* to = reinterpret_cast<T*>(behind);
+    const int padded = Gates<T>::padded(problem.depth);
+    if (!problem.gate.gates)
+      return gates_of<TILE::kThreads>(problem.gate, image, to, padded,
+                                      reinterpret_cast<float*>(behind + Gates<T>::bytes(problem.depth)));
+    const T* from = problem.gate.gates + image * problem.gate.stride;
+    for (int k = thread; k < padded; k += TILE::kThreads) to[k] = k < problem.depth ? from[k] : from_float<T>(0.0f);
   };
 
   // What the sums are added to is asked for now, if in vectors, and arrives during the product.
@@ -140,7 +153,7 @@ mbconv_pointwise_kernel(Pointwise<T> problem) {
   }
 
   const float* sums = multiply_tile<T, TILE, PROJECT>(problem.depth, problem.pixels - first_pixel,
-                                                      problem.columns - first_column, load);
+                                                      problem.columns - first_column, load, behind, gates);
   if (count <= 0) return;
   float bias[8];
   if (whole_bias)

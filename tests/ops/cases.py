@@ -453,6 +453,7 @@ MBCONV = table(
     not_expanded_residual=mbconv(expand=False, add=True),
     odd_channels=mbconv(c=3, hidden=19, out=3, add=True),
     several_chunks=mbconv(c=5, hidden=101, out=33),
+    many_squeezed=mbconv(1, 4, 20, 6, squeezed=150),
     one_pixel=mbconv(image=(1, 1)),
     one_row=mbconv(image=(1, 20)),
     wide=mbconv(1, 4, 20, 6, image=(5, 300)),
