@@ -76,7 +76,7 @@ def tune(args: argparse.Namespace) -> int:
     probe_writable(path)
     before = json.loads(path.read_text()) if path.is_file() else {}
     budget = Budget(args.seconds, args.rounds, warmup_seconds=0.05)
-    tuner = tuning.Tuner(device, budget, tuning.candidates(operators))
+    tuner = tuning.Tuner(device, budget, tuning.candidates())
     watch = environment.Watch(device)
     watch.read("before")
     for name in pick_models(args.model):

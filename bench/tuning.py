@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,11 +63,13 @@ class Line:
         }
 
 
-def candidates(operators: Sequence[str]) -> dict[str, list[launch.Options]]:
-    """What the modules of these operators list, by kernel."""
+def candidates() -> dict[str, list[launch.Options]]:
+    """What the modules of kernels list, by the kernel's name in tables."""
     found: dict[str, list[launch.Options]] = {}
-    for module in dict.fromkeys(operator.removesuffix("_backward") for operator in operators):
-        found |= getattr(importlib.import_module(f"hyperseg.kernels.{module}"), "CANDIDATES", {})
+    for path in sorted(Path(launch.__file__).parent.glob("*.py")):
+        listed = getattr(importlib.import_module(f"hyperseg.kernels.{path.stem}"), "CANDIDATES", {})
+        assert not found.keys() & listed.keys(), f"{path.name} lists candidates of a kernel that another file lists"
+        found |= listed
     return found
 
 

@@ -1,0 +1,44 @@
+"""Every launch option that ``bench/tune.py`` would try, compiled: one that does not compile would only show on a GPU."""
+
+import pytest
+import torch
+
+from hyperseg.ops import BACKENDS
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from bench import tuning
+from hyperseg.kernels import launch
+from tests.kernels import calls
+from tests.kernels.binary import usage
+from tests.kernels.capture import SHARED, compiling
+
+NETWORK, ARCHITECTURE = "hyperseg-m-cityscapes", 90
+OPERATORS = [name for name in BACKENDS["triton"].implementations if name != "decoder_level_argmax"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_candidates_compile_and_fit(operator: str):
+    """Those that spill may be tried, and lose; those that a GPU cannot hold are of no use to anybody."""
+    function = BACKENDS["triton"].implementations[operator].function
+    candidates, tried, spilled = tuning.candidates(), set(), 0
+    for call in (call for call in calls.recorded(NETWORK) if call.operator == operator):
+        arguments = calls.arguments(call, torch.float16)
+        with compiling(ARCHITECTURE), launch.asked() as questions:
+            function(*arguments)
+        for line, question in questions.items():
+            if line in tried:
+                continue
+            tried.add(line)
+            for options in candidates.get(question.kernel, []):
+                with launch.forced(line, options), compiling(ARCHITECTURE) as launches:
+                    function(*arguments)
+                of_line = [found for found in launches if found.line == line]
+                assert of_line, f"{line} with {options} launched nothing"
+                for found in of_line:
+                    needed = usage(found.kernel)
+                    spilled += needed.stack > 0
+                    assert needed.shared <= SHARED[ARCHITECTURE], f"{line} with {options}: {needed}"
+    assert tried, f"{NETWORK} makes no call of {operator}"
+    print(f"{operator}: {len(tried)} lines, {spilled} launches use the stack")
