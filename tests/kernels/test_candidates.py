@@ -1,4 +1,4 @@
-"""Every launch option that ``bench/tune.py`` would try, compiled: one that does not compile would only show on a GPU."""
+"""Every launch option that ``bench/tune.py`` would try, compiled: what does not compile would only show on a GPU."""
 
 import pytest
 import torch
