@@ -27,6 +27,8 @@ DECODER = "decoder"  # all levels in one line, beside the operators
 IGNORE = 255
 BOOTSTRAP = 4096  # as in the published training
 
+LEVELS = ("decoder_level", "decoder_level_argmax")
+
 # By position: what stays float32 beside half-precision maps.
 PRECISE = {
     "stem": (1, 2),
@@ -74,7 +76,7 @@ class Call:
     def least_bytes(self, answer: Any) -> int:
         """What is read and written at the very least: each input and output once, of a signal only what is used."""
         arguments = list(self.arguments)
-        if self.operator.startswith("decoder_level") and arguments[3] is not None:
+        if self.operator in LEVELS and arguments[3] is not None:
             source, generator, offset, groups = arguments[2], arguments[3], *arguments[5:7]
             arguments[2] = source[:, offset : offset + generator.shape[1] * groups]
         elif self.operator == "generate_weights":
@@ -123,7 +125,7 @@ def whole_levels(calls: Sequence[Call]) -> list[Call]:
 
 
 def makes_weights(call: Call) -> bool:
-    generator = call.arguments[3] if call.operator.startswith("decoder_level") else None
+    generator = call.arguments[3] if call.operator in LEVELS else None
     return call.operator == "generate_weights" or generator is not None
 
 
