@@ -53,13 +53,14 @@ HYPERSEG_DEVICE TwoSums sum_of_rows(int64_t begin, int64_t end, const Read& read
   return sums;
 }
 
-// The same of chunks.
+// The same of chunks; of sums that have no second ones, only the first.
+template <bool SECOND = true>
 HYPERSEG_DEVICE TwoSums sum_of_chunks(const ChannelSums& sums, int channel) {
   return sum_of_rows(0, sums.chunks, [&](int64_t chunk) {
     TwoSums result;
     if (channel < sums.stored) {
       const double* row = sums.data + chunk * 2 * sums.stored + channel;
-      result = {row[0], row[sums.stored]};
+      result = {row[0], SECOND ? row[sums.stored] : 0.0};
     }
     return result;
   });
@@ -164,7 +165,7 @@ HYPERSEG_KERNEL(kThreads, 1) bias_gradients_kernel(BiasParts parts, Vector d_bia
     sums = parts.sums[i], channels = parts.channels[i], own_block = block - parts.blocks[i], first = parts.first[i];
   }
   const int c = own_block * kChannels + static_cast<int>(threadIdx.x) % kChannels;
-  const TwoSums found = sum_of_chunks(sums, c);
+  const TwoSums found = sum_of_chunks<false>(sums, c);
   if (threadIdx.x < kChannels && c < channels) store(d_bias, first + c, static_cast<float>(found.first));
 }
 

@@ -15,7 +15,7 @@ struct Vector {
   Vector from(int i) const { return {data, type, stride, i}; }
 };
 
-// [chunks, 2, stored] in double.
+// [chunks, 2, stored] in double; for bias_gradients a single chunk may be [stored].
 struct ChannelSums {
   double* data = nullptr;
   int chunks = 0, stored = 0;

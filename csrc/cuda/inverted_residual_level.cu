@@ -94,8 +94,7 @@ inverted_residual_level_kernel(LevelInput<T> input, Patches<T> patches, Map<T> o
 void inverted_residual_level(const Level& level, Type type, const char* op, Stream stream) {
   const int64_t blocks = static_cast<int64_t>(level.images) * level.grid_h * level.grid_w *
                          blocks_of(level.patch_h(), kSide) * blocks_of(level.patch_w(), kSide);
-  Grid grid = grid_of(op, blocks);
-  grid.y = blocks_of(level.out.channels, kOutputs);
+  const Grid grid = grid_of(op, blocks, blocks_of(level.out.channels, kOutputs));
   const int64_t hidden_bytes = kHidden * kHalo * sizeof(float);
   const int64_t input_bytes = static_cast<int64_t>(kHalo) * (level.channels() | 1) * sizeof(float);
   with_type(type, [&](auto value) {

@@ -25,7 +25,9 @@ struct Grid {
 namespace hyperseg::cuda {
 
 inline void check_cuda(const char* op, cudaError_t error) {
-  check(error == cudaSuccess, op, ": CUDA says: ", cudaGetErrorString(error));
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // or the next operator of PyTorch would find this error and take it for its own
+  check(false, op, ": CUDA says: ", cudaGetErrorString(error));
 }
 
 // Launch `kernel` with so many threads a block and bytes of shared memory, as part of a chain: see
@@ -45,7 +47,8 @@ void launch(const char* op, Grid grid, unsigned threads, size_t shared, Stream s
     check_cuda(op, cudaFuncGetAttributes(&found, kernel));
     check_cuda(op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         most - static_cast<int>(found.sharedSizeBytes)));
-    how = major >= 9 ? kDependent : kPlain;
+    // PTX for an older GPU has no wait, wherever it is compiled: see wait_for_previous_kernel.
+    how = major >= 9 && found.ptxVersion >= 90 ? kDependent : kPlain;
     if (device < kDevices) prepared[device].store(how, std::memory_order_relaxed);
   }
   cudaLaunchAttribute attribute{};
@@ -80,10 +83,11 @@ void with_type(Type type, Body&& body) {
   }
 }
 
-// As many blocks as a launch asks for, in a row.
-inline Grid grid_of(const char* op, int64_t blocks) {
-  check(blocks < int64_t{1} << 31, op, ": too large for a GPU, it would take ", blocks, " blocks");
-  return {static_cast<unsigned>(blocks)};
+// As many blocks as a launch asks for, in a row or in several.
+inline Grid grid_of(const char* op, int64_t blocks, int64_t rows = 1) {
+  check(blocks < int64_t{1} << 31 && rows < 1 << 16, op, ": too large for a GPU, it would take ", rows, " x ", blocks,
+        " blocks");
+  return {static_cast<unsigned>(blocks), static_cast<unsigned>(rows)};
 }
 
 inline unsigned blocks_of(int64_t count, int64_t size) { return static_cast<unsigned>((count + size - 1) / size); }

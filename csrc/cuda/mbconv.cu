@@ -72,6 +72,8 @@ void launch_pointwise(Pointwise<T> problem, int64_t images, Stream stream) {
                                     problem.gate);
     }
   }
+  check(static_cast<int64_t>(shared) <= kMostShared, kOp, ": a depth of ", problem.depth,
+        " takes too much shared memory");
   const Grid grid = grid_of(kOp, blocks);
   launch<mbconv_pointwise_kernel<T, TILE, PROJECT>>(kOp, grid, TILE::kThreads, shared, stream, problem);
 }

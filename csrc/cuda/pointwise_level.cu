@@ -66,8 +66,7 @@ pointwise_level_kernel(LevelInput<T> input, Patches<T> patches, Map<T> out, bool
 void pointwise_level(const Level& level, Type type, const char* op, Stream stream) {
   const int64_t blocks = static_cast<int64_t>(level.images) * level.grid_h * level.grid_w *
                          blocks_of(level.patch_h() * level.patch_w(), kPixels);
-  Grid grid = grid_of(op, blocks);
-  grid.y = blocks_of(level.out.channels, kOutputs);
+  const Grid grid = grid_of(op, blocks, blocks_of(level.out.channels, kOutputs));
   with_type(type, [&](auto value) {
     using T = decltype(value);
     launch<pointwise_level_kernel<T>>(op, grid, kThreads, (kPixels + kOutputs) * kStride * sizeof(float), stream,

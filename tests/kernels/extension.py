@@ -1,6 +1,15 @@
-"""The CUDA kernels in the built extension, read by cuobjdump."""
+"""The CUDA kernels in the built extension, read by cuobjdump.
 
+    TORCH_CUDA_ARCH_LIST="8.0;9.0;10.0" python setup.py build_ext
+    python -m tests.kernels.extension --write
+
+records the most registers that any instance of a kernel takes on any of these architectures, and whether it has
+instructions of tensor cores, in ``cuda_budgets.json``. A budget that grew is to be explained in the commit.
+"""
+
+import argparse
 import functools
+import json
 import re
 import shutil
 import subprocess
@@ -8,6 +17,7 @@ from pathlib import Path
 
 from hyperseg.ops import native
 
+BUDGETS = Path(__file__).with_name("cuda_budgets.json")
 _LENGTH = re.compile(r"L?(\d+)")  # of the name that follows it in a mangled name
 
 
@@ -77,3 +87,28 @@ def plain(mangled: str) -> str:
 def of_half_type(mangled: str) -> bool:
     """Whether an instance of a kernel is for float16 or bfloat16."""
     return "__half" in mangled or "__nv_bfloat16" in mangled
+
+
+def most_registers() -> dict[str, int]:
+    """By kernel, of all its instances on all architectures."""
+    most: dict[str, int] = {}
+    for (_, mangled), (registers, _) in kernels().items():
+        most[plain(mangled)] = max(registers, most.get(plain(mangled), 0))
+    return most
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.kernels.extension", description=__doc__)
+    parser.add_argument("--write", action="store_true", required=True, help=f"rewrite {BUDGETS.name}")
+    parser.parse_args()
+    code = functions(first_architecture())
+    products = {plain(name) for name, text in code.items() if of_half_type(name) and "HMMA" in text}
+    budgets = {
+        name: {"registers": registers, "tensor_cores": name in products}
+        for name, registers in sorted(most_registers().items())
+    }
+    BUDGETS.write_text(json.dumps(budgets, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

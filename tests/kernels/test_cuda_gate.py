@@ -5,15 +5,13 @@ tensor cores have their instructions.
 """
 
 import json
-from pathlib import Path
 
 import pytest
 
 from tests.kernels import extension, loops
 
-FILE = Path(__file__).with_name("cuda_budgets.json")
 SLACK = 8  # registers: ptxas gives them out in eights, and a release moves a kernel by one such step
-BUDGETS = json.loads(FILE.read_text())
+BUDGETS = json.loads(extension.BUDGETS.read_text())
 
 built = pytest.mark.skipif(extension.missing() is not None, reason=extension.missing() or "")
 
@@ -27,10 +25,7 @@ def test_no_kernel_uses_the_stack():
 
 @built
 def test_registers_are_within_budget():
-    most: dict[str, int] = {}
-    for (_, mangled), (registers, _) in extension.kernels().items():
-        name = extension.plain(mangled)
-        most[name] = max(registers, most.get(name, 0))
+    most = extension.most_registers()
     excess = [
         f"{name} takes {registers} registers, its budget is {BUDGETS.get(name, {}).get('registers', 'not there')}"
         for name, registers in most.items()
