@@ -1,0 +1,323 @@
+"""What a GPU is to prove, in one command: the most valuable first, within a time, going on where it stopped.
+
+    python bench/gpu_report.py --minutes 25
+    python bench/gpu_report.py --dry-run                      # what it would run, on any machine
+    python bench/gpu_report.py --stage tests ops-all          # only these, again
+
+Builds the extension for the GPU that is here, runs the tests that need one, measures, tunes and profiles. After every
+stage `bench/results/<gpu>.json` is rewritten: the machine, what each stage ended with and its last words; samples are
+in the files named there. A stage that was done with these sources is not repeated; one that failed or ran out of time
+is.
+Exit code: 0 every stage is done, 1 some are not (or there is no GPU), 2 one found a wrong answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Run as a script, the folder bench/ comes first on the path; its parent is what imports need.
+_ROOT = str(Path(__file__).resolve().parent.parent)
+sys.path[:] = [_ROOT, *(p for p in sys.path if p not in {_ROOT, str(Path(__file__).resolve().parent)})]
+
+import torch  # noqa: E402
+
+from bench import environment  # noqa: E402
+from bench.options import Parser, positive, probe_writable  # noqa: E402
+from bench.report import SCHEMA_VERSION, read_json, table, write_json  # noqa: E402
+from bench.subject import Refused  # noqa: E402
+
+LAST_WORDS = 40  # lines of a stage's output that are kept
+GRACE = 20  # seconds that a stage has to save what it found, when its time is up
+SOURCES = {".py", ".json", ".h", ".cpp", ".cuh", ".cu"}
+LEAST = 0.5  # minutes below which no stage is begun
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command of the repository. ``{python}`` and ``{result}`` in it are filled in; ``tool`` has to be installed."""
+
+    name: str
+    what: str
+    minutes: float  # at most
+    command: str
+    result: str = ""  # ending of the file with what it found
+    tool: str = ""
+    wrong: int = 2  # the exit code that says: a wrong answer
+
+
+_PYTEST = "{python} -m pytest -q -p no:cacheprovider -m 'gpu and not slow'"
+_SANITIZER = (
+    "compute-sanitizer --tool {tool} --kernel-regex kns=hyperseg --error-exitcode 1 {{python}} -m pytest -q "
+    "-p no:cacheprovider tests/ops/test_parity.py -m 'gpu and not slow' -k 'cuda-cuda and four-patches'"
+)
+STAGES = (
+    Stage("build", "the extension for this GPU", 8, "{python} setup.py build_ext"),
+    Stage("parity", "every operator against the reference", 5, f"{_PYTEST} tests/ops/test_parity.py", wrong=1),
+    Stage(
+        "fps-quick",
+        "the five networks, float16, a first look",
+        4,
+        "{python} bench/fps.py --model all --dtype float16 --quick --json {result}",
+        "json",
+    ),
+    Stage(
+        "ops-quick",
+        "every operator of HyperSeg-M, float16, forward and backward, a first look",
+        4,
+        "{python} bench/ops.py --model hyperseg-m --dtype float16 --backward --quick --json {result}",
+        "json",
+    ),
+    Stage("tests", "all tests that need a GPU", 10, f"{_PYTEST} tests", wrong=1),
+    Stage(
+        "decoders",
+        "whole decoders and levels of all networks, float16",
+        4,
+        "{python} bench/ops.py --model all --dtype float16 --op decoder decoder_level --json {result}",
+        "json",
+    ),
+    *(
+        Stage(tool, f"small cases under compute-sanitizer's {tool}", 4, _SANITIZER.format(tool=tool), "", tool_of, 1)
+        for tool, tool_of in (("memcheck", "compute-sanitizer"), ("racecheck", "compute-sanitizer"))
+    ),
+    Stage(
+        "modes",
+        "HyperSeg-M in every mode and backend, float16",
+        8,
+        "{python} bench/fps.py --model hyperseg-m --dtype float16 --mode eager compile cudagraph "
+        "--backend reference triton cuda --json {result}",
+        "json",
+    ),
+    Stage(
+        "overhead",
+        "what calls cost the host",
+        2,
+        "{python} bench/overhead.py --dtype float16 --backward --json {result}",
+        "json",
+    ),
+    Stage("tune", "launch options of the Triton kernels", 10, "{python} bench/tune.py --dtype float16"),
+    *(
+        Stage(
+            f"ops-{dtype}",
+            f"every operator of all networks, {dtype}, forward and backward",
+            12,
+            f"{{python}} bench/ops.py --model all --dtype {dtype} --backward --json {{result}}",
+            "json",
+        )
+        for dtype in ("float16", "float32", "bfloat16")
+    ),
+    Stage(
+        "fps",
+        "the five networks, float16, in full",
+        12,
+        "{python} bench/fps.py --model all --dtype float16 --mode eager cudagraph --json {result}",
+        "json",
+    ),
+    Stage(
+        "profile",
+        "kernels of HyperSeg-M under Nsight Compute",
+        5,
+        "ncu --csv --log-file {result} --kernel-name regex:hyperseg --launch-count 60 "
+        "{python} bench/fps.py --model hyperseg-m --dtype float16 --mode eager --iterations 1 --quick",
+        "csv",
+        "ncu",
+        0,
+    ),
+)
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="bench/gpu_report.py", description=__doc__, formatter_class=form)
+    add = parser.add_argument
+    add("--minutes", type=positive(float), default=120, metavar="N", help="for all stages together (120)")
+    add("--stage", nargs="+", choices=[s.name for s in STAGES], metavar="NAME", help="only these, even if done")
+    add("--output", type=Path, default=Path(_ROOT) / "bench/results", metavar="FOLDER", help="default: bench/results")
+    add("--dry-run", action="store_true", help="list the stages, and what is missing here")
+    return parser.parse_args(argv)
+
+
+def device_name() -> str | None:
+    """What CUDA calls the GPU; None where there is none."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def file_name(device: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+def fingerprint() -> str:
+    """Of all that a stage depends on: a copy without git has one too, and results and tables of tuning do not count."""
+    found = hashlib.sha256()
+    for folder in ("csrc", "hyperseg", "kernels", "bench", "tests"):
+        for path in sorted((Path(_ROOT) / folder).rglob("*")):
+            if path.suffix in SOURCES and not {"results", "tuned", "__pycache__"} & set(path.parts):
+                found.update(f"{path.relative_to(_ROOT)}\0".encode() + path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def missing(stage: Stage) -> str:
+    return f"{stage.tool} is not installed" if stage.tool and not shutil.which(stage.tool) else ""
+
+
+class Report:
+    """Runs stages and keeps the file that says how they ended."""
+
+    def __init__(self, device: str, folder: Path, minutes: float) -> None:
+        self.path = folder / f"{file_name(device)}.json"
+        self.until = time.monotonic() + 60 * minutes
+        probe_writable(self.path)
+        before = read_json(self.path) if self.path.is_file() else {}
+        self.document: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "hyperseg-gpu-report",
+            "environment": environment.describe(torch.device("cuda")),
+            "stages": before.get("stages", {}),
+        }
+        self.sources = fingerprint()
+
+    def left(self) -> float:
+        """Minutes."""
+        return (self.until - time.monotonic()) / 60
+
+    def is_done(self, stage: Stage) -> bool:
+        known = self.document["stages"].get(stage.name, {})
+        return known.get("state") == "done" and known.get("sources") == self.sources
+
+    def run(self, stage: Stage) -> None:
+        """One stage, for no longer than it may and there is time."""
+        if sentence := missing(stage):
+            self.note(stage, state="skipped", why=sentence)
+        elif self.left() < LEAST:
+            self.note(stage, state="out of time", why="no time was left to begin")
+        else:
+            minutes = min(stage.minutes, self.left())
+            command = self.command(stage)
+            print(f"\n=== {stage.name}: {stage.what}; {minutes:.1f} minutes at most\n{shlex.join(command)}", flush=True)
+            began = time.monotonic()
+            code, words = run_bounded(command, 60 * minutes, {"TORCH_CUDA_ARCH_LIST": self.architecture()})
+            state = "out of time" if code is None else "done" if code == 0 else "failed"
+            found: dict[str, Any] = {"state": state, "exit_code": code, "seconds": time.monotonic() - began}
+            if stage.result and (file := self.result(stage)).is_file():
+                found["result"] = file.name
+            self.note(stage, **found, command=stage.command, last_words=words)
+
+    def note(self, stage: Stage, **found: Any) -> None:
+        self.document["stages"][stage.name] = {"sources": self.sources, **found}
+        write_json(self.path, self.document)
+
+    def command(self, stage: Stage) -> list[str]:
+        return shlex.split(stage.command.format(python=sys.executable, result=self.result(stage)))
+
+    def result(self, stage: Stage) -> Path:
+        return self.path.with_name(f"{self.path.stem}-{stage.name}.{stage.result}")
+
+    def architecture(self) -> str:
+        return "{}.{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else ""
+
+
+def run_bounded(command: list[str], seconds: float, settings: dict[str, str]) -> tuple[int | None, list[str]]:
+    """Exit code, or None if time was up, and the last lines of what the command said, which is shown as it comes."""
+    words: collections.deque[str] = collections.deque(maxlen=LAST_WORDS)
+    process = subprocess.Popen(
+        command,
+        cwd=_ROOT,
+        env=os.environ | {name: value for name, value in settings.items() if value},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+
+    def listen(lines: Any) -> None:
+        for line in lines:
+            print(line, end="", flush=True)
+            words.append(line.rstrip())
+
+    listener = threading.Thread(target=listen, args=(process.stdout,), daemon=True)
+    listener.start()
+    code: int | None
+    try:
+        code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        code = None
+    finally:
+        stop(process)
+    listener.join(5)
+    return code, list(words)
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End a command and all that it started; at first politely, as the scripts of bench/ then save what they have."""
+    for how, patience in ((signal.SIGINT, GRACE), (signal.SIGKILL, 5)):
+        if process.poll() is not None:
+            return
+        os.killpg(process.pid, how)
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def plan() -> str:
+    rows = [[s.name, s.what, f"{s.minutes:g}", missing(s) or "-"] for s in STAGES]
+    return table(["stage", "what", "minutes at most", "missing here"], rows, left=2)
+
+
+def summary(report: Report, stages: list[Stage]) -> str:
+    rows = []
+    for stage in stages:
+        found = report.document["stages"].get(stage.name, {"state": "not begun"})
+        said = found.get("why") or next((w for w in reversed(found.get("last_words", [])) if w.strip()), "")
+        rows.append([stage.name, found["state"], f"{found.get('seconds', 0):.0f}", said[:100]])
+    return table(["stage", "state", "seconds", "last words"], rows, left=2)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = arguments(argv)
+    device = device_name()
+    if args.dry_run or device is None:
+        print(plan())
+        if args.dry_run:
+            return 0
+        print("\nbench/gpu_report.py: torch sees no CUDA device here; nothing was run.", file=sys.stderr)
+        return 1
+    stages = [s for s in STAGES if not args.stage or s.name in args.stage]
+    try:
+        report = Report(device, args.output, args.minutes)
+    except Refused as refusal:
+        print(f"bench/gpu_report.py: {refusal}", file=sys.stderr)
+        return 1
+    try:
+        for stage in stages:
+            if report.is_done(stage) and not args.stage:
+                print(f"{stage.name} was done with these sources.")
+            else:
+                report.run(stage)
+    except KeyboardInterrupt:
+        print(f"\nStopped. What was finished is in {report.path}.", file=sys.stderr)
+        return 130
+    print("\n" + summary(report, stages) + f"\n\n{report.path}")
+    found = {s.name: report.document["stages"].get(s.name, {}) for s in stages}
+    if any(s.wrong and found[s.name].get("exit_code") == s.wrong for s in stages):
+        return 2
+    return 0 if all(entry.get("state") == "done" for entry in found.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""bench/gpu_report.py without a GPU: its order, its file, and that it stops and goes on."""
+
+import json
+import shlex
+import sys
+import time
+
+import pytest
+
+from bench import environment, gpu_report
+from bench.gpu_report import Stage
+
+GPU = "NVIDIA H200"
+
+
+def python(code: str) -> str:
+    return f"{{python}} -c {shlex.quote(code)}"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run the script with these stages on a GPU that only has a name: exit code and what the file says of each."""
+    monkeypatch.setattr(gpu_report, "device_name", lambda: GPU)
+    monkeypatch.setattr(gpu_report.Report, "architecture", lambda self: "9.0")
+    monkeypatch.setattr(environment, "describe", lambda device: {"device": GPU})
+    monkeypatch.setattr(gpu_report, "fingerprint", lambda: "abc")
+
+    def go(stages, *arguments):
+        monkeypatch.setattr(gpu_report, "STAGES", tuple(stages))
+        code = gpu_report.main(["--output", str(tmp_path), *arguments])
+        return code, json.loads((tmp_path / "nvidia-h200.json").read_text())["stages"]
+
+    return go
+
+
+def test_stages_are_done_once_with_the_same_sources(run, monkeypatch, tmp_path):
+    counter = tmp_path / "runs"
+    stage = Stage("count", "", 1, python(f"open({str(counter)!r}, 'a').write('x'); print('counted')"))
+    code, found = run([stage])
+    assert code == 0
+    assert (found["count"]["state"], found["count"]["exit_code"], found["count"]["sources"]) == ("done", 0, "abc")
+    assert found["count"]["last_words"] == ["counted"]
+    assert run([stage])[0] == 0
+    assert counter.read_text() == "x"
+    run([stage], "--stage", "count")
+    assert counter.read_text() == "xx"
+    monkeypatch.setattr(gpu_report, "fingerprint", lambda: "def")
+    run([stage])
+    assert counter.read_text() == "xxx"
+
+
+def test_what_failed_is_repeated_and_does_not_stop_the_others(run):
+    stages = [Stage("bad", "", 1, python("raise SystemExit('no luck')")), Stage("good", "", 1, python("print('fine')"))]
+    code, found = run(stages)
+    assert code == 1
+    assert (found["bad"]["state"], found["good"]["state"]) == ("failed", "done")
+    assert found["bad"]["last_words"] == ["no luck"]
+    code, found = run([Stage("bad", "", 1, python("pass")), stages[1]])
+    assert (code, found["bad"]["state"]) == (0, "done")
+
+
+def test_a_wrong_answer_has_an_exit_code_of_its_own(run):
+    assert run([Stage("bench", "", 1, python("raise SystemExit(2)"))])[0] == 2
+    assert run([Stage("pytest", "", 1, python("raise SystemExit(1)"), wrong=1)])[0] == 2
+    assert run([Stage("bench", "", 1, python("raise SystemExit(1)"))], "--stage", "bench")[0] == 1
+
+
+def test_a_stage_may_save_what_it_has_when_its_time_is_up(run, tmp_path):
+    code = "\n".join(
+        [
+            "import sys, time",
+            "try:",
+            "    print('measuring', flush=True)",
+            "    time.sleep(60)",
+            "except KeyboardInterrupt:",
+            "    open(sys.argv[1], 'w').write('half of it')",
+        ]
+    )
+    began = time.monotonic()
+    exit_code, found = run([Stage("slow", "", 0.05, python(code) + " {result}", "txt")])
+    assert time.monotonic() - began < 30
+    assert (exit_code, found["slow"]["state"], found["slow"]["exit_code"]) == (1, "out of time", None)
+    assert found["slow"]["result"] == "nvidia-h200-slow.txt"
+    assert (tmp_path / "nvidia-h200-slow.txt").read_text() == "half of it"
+
+
+def test_no_stage_is_begun_without_time(run):
+    code, found = run([Stage("late", "", 1, python("pass"))], "--minutes", "0.1")
+    assert (code, found["late"]["state"]) == (1, "out of time")
+    assert "seconds" not in found["late"]
+
+
+def test_a_tool_that_is_not_there_is_named(run):
+    code, found = run([Stage("tool", "", 1, "no-such-tool", tool="no-such-tool")])
+    assert (code, found["tool"]["state"]) == (1, "skipped")
+    assert found["tool"]["why"] == "no-such-tool is not installed"
+
+
+def test_results_are_no_sources(monkeypatch, tmp_path):
+    (tmp_path / "bench/results").mkdir(parents=True)
+    (tmp_path / "kernels").mkdir()
+    monkeypatch.setattr(gpu_report, "_ROOT", str(tmp_path))
+    (tmp_path / "kernels/x.py").write_text("one")
+    before = gpu_report.fingerprint()
+    (tmp_path / "bench/results/h200.json").write_text("{}")
+    assert gpu_report.fingerprint() == before
+    (tmp_path / "kernels/x.py").write_text("two")
+    assert gpu_report.fingerprint() != before
+
+
+def test_without_a_gpu_it_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(gpu_report, "device_name", lambda: None)
+    assert gpu_report.main([]) == 1
+    said = capsys.readouterr()
+    assert "sees no CUDA device here; nothing was run" in said.err
+    assert all(stage.name in said.out for stage in gpu_report.STAGES)
+    assert gpu_report.main(["--dry-run"]) == 0
+
+
+@pytest.mark.parametrize("stage", gpu_report.STAGES, ids=lambda stage: stage.name)
+def test_commands_are_such_as_their_scripts_know(stage, monkeypatch, capsys):
+    """A misspelt option would cost minutes of a GPU."""
+    words = shlex.split(stage.command.format(python=sys.executable, result="found"))
+    script = next((w for w in words if w.startswith("bench/")), None)
+    if script is None:
+        assert "setup.py" in words or "pytest" in words
+        return
+    from bench import fps, ops, overhead, tune
+
+    parse = {"bench/fps.py": fps, "bench/ops.py": ops, "bench/overhead.py": overhead, "bench/tune.py": tune}[script]
+    parse.arguments(words[words.index(script) + 1 :])
