@@ -1,13 +1,14 @@
 """``python -m hyperseg.info``: what is built here, which backend each operator would take, and why not the others."""
 
 import platform
+import sys
 from typing import Any
 
 import torch
 
 import hyperseg
 from hyperseg import ops
-from hyperseg.ops import backends, native
+from hyperseg.ops import BackendError, backends, native
 
 
 def report() -> dict[str, Any]:
@@ -57,7 +58,10 @@ def _build(module) -> dict[str, str]:
 
 def main() -> None:
     """Print the report."""
-    facts = report()
+    try:
+        facts = report()
+    except BackendError as error:
+        sys.exit(f"HYPERSEG_BACKEND: {error}")
     print("HyperSeg", ", ".join(f"{k} {v}" for k, v in facts["versions"].items() if k != "hyperseg"))
     for device, description in facts["devices"].items():
         print(f"  {device:10} {description if isinstance(description, str) else ', '.join(description)}")
@@ -73,7 +77,7 @@ def main() -> None:
     if facts["named_backend"]:
         print(f"  HYPERSEG_BACKEND names {facts['named_backend']}: every operator must take it, or fails.")
     for device, operators in facts["operators"].items():
-        print(f"\nOperators on {device}")
+        print(f"\nOperators on {device}" + (", if none were named" if facts["named_backend"] else ""))
         for name, choice in operators.items():
             why = "; ".join(f"not {b}: {', '.join(r)}" for b, r in choice["passed_over"].items())
             print(f"  {name:44} {choice['backend']:10} {why}")

@@ -77,15 +77,18 @@ Tensor decoder_level_argmax(const Tensor& skip, std::optional<Tensor> previous, 
   const int64_t images = skip.size(0), height = skip.size(2), width = skip.size(3);
   Tensor labels = torch::stable::new_empty(skip, {images, height, width}, ScalarType::Byte);
   const OnDeviceOf device(skip);
+  std::optional<Tensor> made;  // weights that are there when the kernel for labels does not suit
   if (hidden) {
     Prepared prepared = prepare(op, skip, previous, bias, out_channels, hidden, halo);
     prepared.level.labels = static_cast<uint8_t*>(labels.mutable_data_ptr());
     give_weights(prepared, source, generator, offset, groups, device.stream());
     const Room room(prepared.level, prepared.type, skip);
     if (inverted_residual_tensor_level(prepared.level, prepared.type, op, device.stream())) return labels;
+    made = prepared.weights;
   }
   const Tensor scores =
-      decoder_level(skip, previous, source, generator, bias, offset, groups, out_channels, hidden, halo);
+      made ? decoder_level(skip, previous, *made, std::nullopt, bias, 0, 1, out_channels, hidden, halo)
+           : decoder_level(skip, previous, source, generator, bias, offset, groups, out_channels, hidden, halo);
   upsample_argmax(read<void>(scores), type_of(op, scores), images, static_cast<uint8_t*>(labels.mutable_data_ptr()),
                   height, width, device.stream());
   return labels;

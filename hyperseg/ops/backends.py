@@ -66,7 +66,7 @@ _logged: set[tuple[str, str, str]] = set()
 
 def _known(name: str) -> str:
     if name not in BACKENDS:
-        raise BackendError(f"There is no backend {name!r}; the backends are {', '.join(BACKENDS)}.")
+        raise BackendError(f"There is no backend {name!r}; the backends are auto, {', '.join(BACKENDS)}.")
     return name
 
 

@@ -42,15 +42,24 @@ def define(
         flops: shapes -> floating point operations, two a multiply-add, as ``FlopCounterMode`` counts them.
     """
 
-    def implementation(*args):
+    LIBRARY.define(f"{name}({arguments}) -> {returns}", tags=[torch.Tag.pt2_compliant_tag])
+    schema = getattr(torch.ops.hyperseg, name).default._schema
+    required = [(i, a.name) for i, a in enumerate(schema.arguments) if str(a.type) == "Tensor"]
+
+    def check_all(*args):
+        for i, argument in required:
+            if args[i] is None:  # which torch hands on as a tensor that is none
+                raise TypeError(f"{name}: {argument} must be a tensor, got None.")
         check(*args)
+
+    def implementation(*args):
+        check_all(*args)
         return backends.select(name, *args).function(*args)
 
     def fake_implementation(*args):
-        check(*args)
+        check_all(*args)
         return fake(*args)
 
-    LIBRARY.define(f"{name}({arguments}) -> {returns}", tags=[torch.Tag.pt2_compliant_tag])
     LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"hyperseg::{name}", fake_implementation, lib=LIBRARY)
     REFERENCE.implementations[name] = backends.Implementation(reference)

@@ -106,5 +106,9 @@ def stem(
     Raises:
         ValueError, TypeError: the shapes, dtypes or devices do not fit together.
     """
+    if size is not None and (not isinstance(size, tuple | list) or len(size) != 2):
+        raise ValueError(f"{_NAME}: size must be (height, width) of the padded image, got {size}.")
+    if not isinstance(padding, tuple | list):
+        raise ValueError(f"{_NAME}: padding must be (left, right, top, bottom), got {padding}.")
     height, width = frames.shape[1:3] if size is None else size
     return torch.ops.hyperseg.stem.default(frames, scale, shift, weight, bias, height, width, stride, padding)

@@ -96,7 +96,7 @@ def test_auto_returns_to_the_automatic_choice(others, monkeypatch):
 
 def test_unknown_names(monkeypatch):
     with (
-        pytest.raises(BackendError, match=r"There is no backend 'cuddn'; the backends are .*cpp.*reference"),
+        pytest.raises(BackendError, match=r"There is no backend 'cuddn'; the backends are auto, .*cpp.*reference"),
         use_backend("cuddn"),
     ):
         pass

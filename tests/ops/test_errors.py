@@ -296,6 +296,11 @@ WRONG_VALUES = {
     "planar frames": (lambda: stem(t(2, 3, 6, 7, **BYTE)), "stem: frames must be [N, H, W, 3], got [2, 3, 6, 7]"),
     "a single frame": (lambda: stem(t(6, 7, 3, **BYTE)), "stem: frames must be [N, H, W, 3], got [6, 7, 3]"),
     "no frames": (lambda: stem(t(0, 6, 7, 3, **BYTE)), "stem: frames must not be empty, got shape [0, 6, 7, 3]"),
+    "stem with a size of one number": (
+        lambda: stem(size=64),
+        "stem: size must be (height, width) of the padded image, got 64",
+    ),
+    "stem with one padding": (lambda: stem(padding=1), "stem: padding must be (left, right, top, bottom), got 1"),
     "stem of grey images": (
         lambda: stem(weight=t(8, 1, 3, 3)),
         "stem: weight must be [C, 3, size, size], got [8, 1, 3, 3]",
@@ -360,6 +365,10 @@ WRONG_VALUES = {
 
 # Other types than floating point, or than the others'.
 WRONG_TYPES = {
+    "level without a bias": (
+        lambda: ops.decoder_level(t(2, 3, 4, 6), None, t(2, 2, 3, 20), None, out_channels=4),
+        "decoder_level: bias must be a tensor, got None",
+    ),
     "integer signal": (lambda: generate(t(2, 8, 2, 3, **INT)), "signal must be floating point, got torch.int64"),
     "integer map": (lambda: conv(t(2, 3, 4, 6, **INT)), "patch_conv2d: x must be floating point"),
     "batch norm on integers": (lambda: batch_norm(t(2, 3, 4, 6, **INT)), "batch_norm: x must be floating point"),
