@@ -17,7 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FILES = ("test_parity.py", "test_memory.py", "test_gradients.py", "test_stem.py", "test_upsample_argmax.py")
 # The interpreter takes milliseconds a block and a class: what takes it long is marked slow, or is for GPUs.
-LARGE = "255 or efficientnet-last or mbconv-tall or mbconv-wide or dilated-kernel-5 or kernel-5-groups"
+LARGE = (
+    "255 or efficientnet-last or mbconv-tall or mbconv-wide or dilated-kernel-5 or kernel-5-groups or plain-cityscapes "
+    "or patch_conv2d-no-bias"
+)
 # What launchers allocate and which strides they read: of each operator one case, in the stranger layouts.
 REPEATED = "test_memory and (neighbour or no-bias or ((promises or neither) and contiguous))"
 WORKERS = str(min(4, os.cpu_count() or 1))
