@@ -55,16 +55,8 @@ sanitize: $(INSTALLED) ## run the tests of the C++ operators under AddressSaniti
 gpu-test: $(EXTENSION) ## only the tests that need a GPU
 	$(BIN)/python -m pytest tests/ -m gpu $(PYTEST_ARGS)
 
-# Fresh memory is poisoned by the tests themselves, but where the tool is to see that nothing was written to it. Without
-# PyTorch's cache every tensor is an allocation of its own, whose ends memcheck knows.
 sanitize-gpu: $(EXTENSION) ## run the CUDA kernels under compute-sanitizer; needs a GPU and a CUDA toolkit
-	for tool in memcheck racecheck synccheck initcheck; do \
-	  echo "compute-sanitizer --tool $$tool"; \
-	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 HYPERSEG_POISON=$$(test $$tool = initcheck && echo 0 || echo 1) \
-	  compute-sanitizer --tool $$tool --kernel-regex kns=hyperseg --error-exitcode 1 \
-	  $(BIN)/python -m pytest tests/ops/test_parity.py -p no:cacheprovider -m "gpu and not slow" \
-	  -k "cuda-cuda and not (cityscapes or camvid or voc)" $(PYTEST_ARGS) || exit 1; \
-	done
+	$(BIN)/python bench/gpu_report.py --output build --stage memcheck racecheck synccheck initcheck
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .

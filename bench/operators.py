@@ -22,6 +22,14 @@ from hyperseg.ops.reference import resize_logits
 INFERENCE = ("decoder_level", "decoder_level_argmax", "upsample_argmax", "patch_inverted_residual", DECODER)
 
 
+def add_operators(parser: argparse.ArgumentParser) -> None:
+    """What a script that runs single operators is asked beside the network; the answers go to the two picks below."""
+    add = parser.add_argument
+    add("--op", nargs="+", default=["all"], metavar="NAME", help="operators, decoder (all levels at once), or all")
+    add("--backend", nargs="+", default=["all"], metavar="NAME", help="beside the reference, which is always there")
+    add("--backward", action="store_true", help="the backward operators too")
+
+
 def pick_operators(names: list[str], backward: bool) -> list[str]:
     known = [DECODER, *OPERATORS]
     if unknown := [name for name in names if name not in {"all", *known}]:

@@ -22,7 +22,7 @@ sys.path[:] = [_ROOT, *(p for p in sys.path if p not in {_ROOT, str(Path(__file_
 import torch  # noqa: E402
 
 from bench.harness import Budget  # noqa: E402
-from bench.operators import OperatorRun, pick_backends, pick_operators  # noqa: E402
+from bench.operators import OperatorRun, add_operators, pick_backends, pick_operators  # noqa: E402
 from bench.options import add_device, measuring_parser, pick_models, prepare_torch  # noqa: E402
 from bench.run import run_script  # noqa: E402
 
@@ -32,10 +32,7 @@ MOST = 40  # steps a slice: a call of microseconds needs no thousands of samples
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = measuring_parser("bench/ops.py", __doc__, model="all", row="row", quick="the same calls")
     add_device(parser)
-    add = parser.add_argument
-    add("--op", nargs="+", default=["all"], metavar="NAME", help="operators, decoder (all levels at once), or all")
-    add("--backend", nargs="+", default=["all"], metavar="NAME", help="beside the reference, which is always there")
-    add("--backward", action="store_true", help="the backward operators too")
+    add_operators(parser)
     return parser.parse_args(argv)
 
 

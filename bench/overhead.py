@@ -26,7 +26,7 @@ import torch  # noqa: E402
 from bench import report  # noqa: E402
 from bench.calls import DECODER, Call  # noqa: E402
 from bench.harness import Budget, Case, Samples, median  # noqa: E402
-from bench.operators import OperatorRun, describe, pick_backends, pick_operators  # noqa: E402
+from bench.operators import OperatorRun, add_operators, describe, pick_backends, pick_operators  # noqa: E402
 from bench.options import add_device, measuring_parser, pick_models, prepare_torch  # noqa: E402
 from bench.run import run_script, say  # noqa: E402
 from bench.subject import Refused, settings  # noqa: E402
@@ -118,10 +118,7 @@ NOTES = (
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = measuring_parser("bench/overhead.py", __doc__, model="hyperseg-s", row="row", quick="the same calls")
     add_device(parser)
-    add = parser.add_argument
-    add("--op", nargs="+", default=["all"], metavar="NAME", help="operators, or all")
-    add("--backend", nargs="+", default=["all"], metavar="NAME", help="beside the reference, which is always there")
-    add("--backward", action="store_true", help="the backward operators too")
+    add_operators(parser)
     parser.set_defaults(resolution=SMALL)
     return parser.parse_args(argv)
 

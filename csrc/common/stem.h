@@ -1,6 +1,7 @@
 #pragma once
 
 #include "check_arguments.h"
+#include "map.h"
 
 namespace hyperseg {
 
@@ -43,6 +44,23 @@ inline void check_stem(const torch::stable::Tensor& frames, const torch::stable:
   for (int64_t p : padding) check(p >= 0 && p < size, op, ": padding must be 0 to ", size - 1, ", got ", p);
   check(height + padding[2] + padding[3] >= size && width + padding[0] + padding[1] >= size, op, ": an image of ",
         height, "x", width, " is smaller than the convolution");
+}
+
+// Rows or columns of the result.
+inline int64_t stem_extent(int64_t image, int64_t before, int64_t after, int64_t taps, int64_t stride) {
+  return (image + before + after - taps) / stride + 1;
+}
+
+// Frames [N, H, W, 3] as a map.
+inline Map<const uint8_t> map_of_frames(const torch::stable::Tensor& frames) {
+  return {static_cast<const uint8_t*>(frames.const_data_ptr()),
+          3,
+          frames.size(1),
+          frames.size(2),
+          frames.stride(0),
+          frames.stride(3),
+          frames.stride(1),
+          frames.stride(2)};
 }
 
 }  // namespace hyperseg

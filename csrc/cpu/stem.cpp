@@ -94,8 +94,8 @@ Tensor stem(const Tensor& frames, const Tensor& scale, const Tensor& shift, cons
             int64_t height, int64_t width, int64_t stride, std::vector<int64_t> padding) {
   check_stem(frames, scale, shift, weight, bias, height, width, stride, padding);
   const int64_t images = frames.size(0), channels = weight.size(0), size = weight.size(2);
-  const int64_t out_height = (height + padding[2] + padding[3] - size) / stride + 1;
-  const int64_t out_width = (width + padding[0] + padding[1] - size) / stride + 1;
+  const int64_t out_height = stem_extent(height, padding[2], padding[3], size, stride);
+  const int64_t out_width = stem_extent(width, padding[0], padding[1], size, stride);
   const ScalarType type = precise_type(weight.scalar_type());
   Tensor out = torch::stable::new_empty(weight, {images, out_height, out_width, channels}, type);
   with_type(weight, "stem", [&](auto value) {
@@ -108,8 +108,7 @@ Tensor stem(const Tensor& frames, const Tensor& scale, const Tensor& shift, cons
     for (int64_t i = 0; i < 3 * 256; ++i)
       normalised[i] = static_cast<T>(static_cast<S>(static_cast<T>(i % 256) * factor[i / 256] + offset[i / 256]));
     const Stem<T> stem{
-        .frames = {data<uint8_t>(frames), 3, frames.size(1), frames.size(2), frames.stride(0), frames.stride(3),
-                   frames.stride(1), frames.stride(2)},
+        .frames = map_of_frames(frames),
         .height = height,
         .width = width,
         .size = size,

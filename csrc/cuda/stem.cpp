@@ -15,8 +15,8 @@ Tensor stem_op(const Tensor& frames, const Tensor& scale, const Tensor& shift, c
   check_stem(frames, scale, shift, weight, bias, height, width, stride, padding);
   const Type type = type_of("stem", weight);
   const int64_t images = frames.size(0), channels = weight.size(0), size = weight.size(2);
-  const int64_t out_height = (height + padding[2] + padding[3] - size) / stride + 1;
-  const int64_t out_width = (width + padding[0] + padding[1] - size) / stride + 1;
+  const int64_t out_height = stem_extent(height, padding[2], padding[3], size, stride);
+  const int64_t out_width = stem_extent(width, padding[0], padding[1], size, stride);
   check(height * width <= kMostPixels && out_height * out_width <= kMostPixels,
         "stem: the CUDA kernels take images of at most 2^30 pixels");
   const OnDeviceOf device(frames);
@@ -31,8 +31,7 @@ Tensor stem_op(const Tensor& frames, const Tensor& scale, const Tensor& shift, c
       {
           .type = type,
           .images = images,
-          .frames = {static_cast<const uint8_t*>(frames.const_data_ptr()), 3, frames.size(1), frames.size(2),
-                     frames.stride(0), frames.stride(3), frames.stride(1), frames.stride(2)},
+          .frames = map_of_frames(frames),
           .scale = static_cast<const float*>(dense(scale)),
           .shift = static_cast<const float*>(dense(shift)),
           .weight = read<void>(weight),

@@ -51,6 +51,25 @@ class Backend:
         return self.implementations[operator].objections(*args)
 
 
+# The operators that every compiled backend has kernels for.
+WITH_KERNELS = (
+    "decoder_level",
+    "decoder_level_backward",
+    "generate_weights",
+    "generate_weights_backward",
+    "mbconv",
+    "patch_conv2d",
+    "patch_conv2d_backward",
+    "patch_inverted_residual",
+    "patch_inverted_residual_backward",
+    "patch_inverted_residual_batch_norm",
+    "patch_inverted_residual_batch_norm_backward",
+    "stem",
+    "upsample_argmax",
+    "upsample_cross_entropy",
+    "upsample_cross_entropy_backward",
+)
+
 BACKENDS: dict[str, Backend] = {}
 
 
@@ -129,12 +148,17 @@ def has_kernel(operator: str, device_type: str) -> bool:
     return chosen(operator, device_type)[0] not in ("reference", "none")
 
 
-def followed_by_argmax(implementations: dict[str, Implementation]) -> Implementation:
-    """``decoder_level_argmax`` of a backend without a kernel for it: its level, then the labels of that."""
-    level, labels = implementations["decoder_level"], implementations["upsample_argmax"]
-    return Implementation(
-        lambda skip, *args: labels.function(level.function(skip, *args), *skip.shape[2:]), level.objections
+def compiled(call: Callable[[str], Callable], objections: Callable[..., list[str]]) -> dict[str, Implementation]:
+    """What a compiled backend serves: ``call(name)`` for each operator that has kernels everywhere.
+
+    ``decoder_level_argmax`` is its level, then the labels of that; a backend with a kernel for it puts that in place.
+    """
+    found = {name: Implementation(call(name), objections) for name in WITH_KERNELS}
+    level, labels = found["decoder_level"].function, found["upsample_argmax"].function
+    found["decoder_level_argmax"] = Implementation(
+        lambda skip, *args: labels(level(skip, *args), *skip.shape[2:]), objections
     )
+    return found
 
 
 def _refusal(name: str, operator: str, device_type: str, args: tuple, reasons: list[str]) -> str:

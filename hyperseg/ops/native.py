@@ -6,11 +6,10 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
 
 import torch
 
-from hyperseg.ops.backends import Backend, Implementation, followed_by_argmax, register
+from hyperseg.ops.backends import Backend, Implementation, compiled, register
 
 
 @functools.cache
@@ -89,29 +88,8 @@ def _call(name: str):
     return lambda *args: overload()(*args)
 
 
-def _implementations(objections: Callable[..., list[str]], *names: str) -> dict[str, Implementation]:
-    return {name: Implementation(_call(name), objections) for name in names}
-
-
-_NAMES = (
-    "decoder_level",
-    "decoder_level_backward",
-    "generate_weights",
-    "generate_weights_backward",
-    "mbconv",
-    "patch_conv2d",
-    "patch_conv2d_backward",
-    "patch_inverted_residual",
-    "patch_inverted_residual_backward",
-    "patch_inverted_residual_batch_norm",
-    "patch_inverted_residual_batch_norm_backward",
-    "stem",
-    "upsample_argmax",
-    "upsample_cross_entropy",
-    "upsample_cross_entropy_backward",
-)
-_cpp = _implementations(_cpp_objections, *_NAMES)
-_cpp["decoder_level_argmax"] = followed_by_argmax(_cpp)
-register(Backend("cpp", "C++ on the CPU", _unavailable_cpp, _cpp))
-_cuda = _implementations(_cuda_objections, "decoder_level_argmax", *_NAMES)
+register(Backend("cpp", "C++ on the CPU", _unavailable_cpp, compiled(_call, _cpp_objections)))
+_cuda = compiled(_call, _cuda_objections) | {
+    "decoder_level_argmax": Implementation(_call("decoder_level_argmax"), _cuda_objections)
+}
 register(Backend("cuda", "CUDA C++", _unavailable_cuda, _cuda))

@@ -7,7 +7,7 @@ import os
 
 import torch
 
-from hyperseg.ops.backends import Backend, Implementation, followed_by_argmax, register
+from hyperseg.ops.backends import Backend, compiled, register
 
 
 def _interpreting() -> bool:
@@ -57,23 +57,4 @@ def _call(name: str):
     return lambda *args: function()(*args)
 
 
-_NAMES = (
-    "decoder_level",
-    "decoder_level_backward",
-    "generate_weights",
-    "generate_weights_backward",
-    "mbconv",
-    "patch_conv2d",
-    "patch_conv2d_backward",
-    "patch_inverted_residual",
-    "patch_inverted_residual_backward",
-    "patch_inverted_residual_batch_norm",
-    "patch_inverted_residual_batch_norm_backward",
-    "stem",
-    "upsample_argmax",
-    "upsample_cross_entropy",
-    "upsample_cross_entropy_backward",
-)
-_implementations = {name: Implementation(_call(name), _objections_no_double) for name in _NAMES}
-_implementations["decoder_level_argmax"] = followed_by_argmax(_implementations)
-register(Backend("triton", "Triton kernels, on CUDA devices", _unavailable, _implementations))
+register(Backend("triton", "Triton kernels, on CUDA devices", _unavailable, compiled(_call, _objections_no_double)))

@@ -9,8 +9,8 @@ from torch import Tensor
 from hyperseg.ops import reference
 from tests.ops.cases import BY_ID, LABELLING, TYPICAL, Case, convert, differentiable, outputs
 from tests.ops.targets import Target, served
-from tests.ops.test_parity import backward_arguments, flat
-from tests.tolerances import FORWARD, assert_close
+from tests.ops.test_parity import backward_arguments, flat, truth
+from tests.tolerances import FORWARD, GRADIENT, assert_close
 
 F32 = torch.float32
 DIFFERENTIABLE = [c for c in TYPICAL if differentiable(c.operator)]
@@ -80,8 +80,9 @@ changes = pytest.mark.parametrize(
 @pytest.mark.parametrize(("target", "case"), served(TYPICAL))
 def test_any_strides(target: Target, case: Case, change):
     args = tuple(apply(change, a) for a in case.arguments(F32, target.device))
-    actual = outputs(target.serve(case.operator, args))
-    expected = outputs(target.serve(case.operator, contiguous(args)))
+    actual = flat(target.serve(case.operator, args))
+    labels = case.operator in LABELLING  # where the reference may see a tie otherwise
+    expected = flat(target.serve(case.operator, contiguous(args))) if labels else truth(case.operator, args)
     for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"output {i}", a, e, FORWARD[F32])
 
@@ -93,9 +94,11 @@ def test_any_strides_backward(target: Target, case: Case, change):
         pytest.skip("one change of strides is enough for the interpreter, which takes seconds a call")
     operator = f"{case.operator}_backward"
     args = tuple(apply(change, a) for a in backward_arguments(case, F32, target.device))
-    actual, expected = flat(target.serve(operator, args)), flat(target.serve(operator, contiguous(args)))
+    actual = flat(target.serve(operator, args))
+    # Expanded statistics are no longer those of the map, so the reference, which makes them anew, says something else.
+    expected = flat(target.serve(operator, contiguous(args))) if change is expanded else truth(operator, args)
     for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
-        assert_close(f"gradient {i}", a, e, FORWARD[F32])
+        assert_close(f"gradient {i}", a, e, GRADIENT[F32])
 
 
 @pytest.mark.parametrize("change", [offset, channels_last, sliced], ids=["contiguous", "channels_last", "sliced"])
@@ -153,9 +156,7 @@ def test_weights_may_be_a_slice_of_wider_ones(target: Target, case: Case):
     wide = torch.full((*weights.shape[:3], weights.shape[3] + 16), torch.nan, device=target.device)
     wide[..., 7:-9] = weights
     args[at] = wide[..., 7:-9]
-    actual = outputs(target.serve(case.operator, tuple(args)))
-    args[at] = weights
-    expected = outputs(target.serve(case.operator, tuple(args)))
+    actual, expected = flat(target.serve(case.operator, tuple(args))), truth(case.operator, tuple(args))
     for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"output {i}", a, e, FORWARD[F32])
 

@@ -19,11 +19,21 @@ LABELS = [c for c in CASES if c.operator in LABELLING]
 PRECISE = [c for c in DIFFERENTIABLE if c.dtypes == EXACT]
 
 
+def flat(result) -> list[Tensor]:
+    """Tensors one after the other, lists opened."""
+    results = [result] if isinstance(result, Tensor) else result
+    return [t for r in results for t in (r if isinstance(r, list | tuple) else [r])]
+
+
+def truth(operator: str, args: tuple) -> list[Tensor]:
+    """The answer of the reference, computed in float64."""
+    return flat(BACKENDS["reference"].implementations[operator].function(*double(args)))
+
+
 @pytest.mark.parametrize(("target", "case", "dtype"), served_in(DTYPES, MAPS))
 def test_forward(target: Target, case: Case, dtype: torch.dtype):
     args = case.arguments(dtype, target.device)
-    actual = outputs(target.serve(case.operator, args))
-    expected = outputs(getattr(reference, case.operator)(*double(args)))
+    actual, expected = flat(target.serve(case.operator, args)), truth(case.operator, args)
     if case.operator == "upsample_cross_entropy" and dtype not in case.dtypes:
         actual, expected = actual[:1], expected[:1]  # the loss, but not which pixels it came from
     assert len(actual) == len(expected)
@@ -68,12 +78,6 @@ def backward_arguments(case: Case, dtype: torch.dtype, device: str) -> tuple:
     return grad, *args, *result[1:]
 
 
-def flat(result) -> list[Tensor]:
-    """The gradients one after the other, lists opened."""
-    results = [result] if isinstance(result, Tensor) else result
-    return [t for r in results for t in (r if isinstance(r, list | tuple) else [r])]
-
-
 @pytest.mark.parametrize(
     ("target", "case", "dtype"),
     served_in(DTYPES, [c for c in DIFFERENTIABLE if c not in PRECISE], "_backward")
@@ -82,8 +86,7 @@ def flat(result) -> list[Tensor]:
 def test_backward(target: Target, case: Case, dtype: torch.dtype):
     operator = f"{case.operator}_backward"
     args = backward_arguments(case, dtype, target.device)
-    actual = flat(target.serve(operator, args))
-    expected = flat(BACKENDS["reference"].implementations[operator].function(*double(args)))
+    actual, expected = flat(target.serve(operator, args)), truth(operator, args)
     assert len(actual) == len(expected)
     for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"gradient {i}", a, e, GRADIENT[dtype])
