@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,12 +40,16 @@ PRECISE = {
 
 @dataclass(eq=False)
 class Call:
-    """``function(*arguments)`` is what is timed; ``times``: how often the network makes a call of these shapes."""
+    """``function(*arguments)`` is what is timed; ``times``: how often the network makes a call of these shapes.
+
+    ``of`` what: a frame; a training step; or apart, where it is within another call or nobody makes it.
+    """
 
     operator: str
     arguments: tuple
     function: Callable
     times: int = 1
+    of: str = "frame"
 
     @property
     def key(self) -> tuple:
@@ -71,7 +75,7 @@ class Call:
             return t.to(dtype) if t.is_floating_point() else t
 
         arguments = tuple(a if i in kept else tree_map_only(Tensor, convert, a) for i, a in enumerate(self.arguments))
-        return Call(self.operator, arguments, self.function, self.times)
+        return replace(self, arguments=arguments)
 
     def least_bytes(self, answer: Any) -> int:
         """What is read and written at the very least: each input and output once, of a signal only what is used."""
@@ -114,14 +118,15 @@ def inference_calls(model: nn.Module, frames: Tensor) -> list[Call]:
         signal = next(c.arguments[0 if c.operator == "generate_weights" else 2] for c in calls if makes_weights(c))
         skips = [call.arguments[0] for call in levels]
         arguments = (list(folded.generators), list(folded.biases), signal[:, : folded.plan.used_channels], skips)
-        whole = Call(DECODER, arguments, lambda *args: decode(folded.plan, folded.halo, *args))
+        whole = Call(DECODER, arguments, lambda *args: decode(folded.plan, folded.halo, *args), of="apart")
     return [*calls, *blocks, whole]
 
 
 def whole_levels(calls: Sequence[Call]) -> list[Call]:
     """Of levels that go straight to labels the calls that give their scores."""
     operator = torch.ops.hyperseg.decoder_level.default
-    return [Call("decoder_level", c.arguments, operator) for c in calls if c.operator == "decoder_level_argmax"]
+    ends = [c for c in calls if c.operator == "decoder_level_argmax"]
+    return [Call("decoder_level", c.arguments, operator, of="apart") for c in ends]
 
 
 def makes_weights(call: Call) -> bool:
@@ -138,7 +143,7 @@ def block_call(level: Call) -> Call:
         size = reference.level_parameters(x.shape[1], hidden, out_channels)
         weights = reference.generate_weights(source, [generator], [offset], [groups], [size])
     operator = torch.ops.hyperseg.patch_inverted_residual.default
-    return Call("patch_inverted_residual", (x, weights, bias, hidden, out_channels, halo), operator)
+    return Call("patch_inverted_residual", (x, weights, bias, hidden, out_channels, halo), operator, of="apart")
 
 
 def training_calls(model: nn.Module, frames: Tensor, backward: bool) -> list[Call]:
@@ -157,7 +162,8 @@ def training_calls(model: nn.Module, frames: Tensor, backward: bool) -> list[Cal
     levels = [call for call in recorder.calls if call.operator == "decoder_level"]
     calls = [call for call in recorder.calls if call not in levels]
     # No network calls this one, so no step has its backward.
-    return [*calls, *(backward_of(block_call(level)) for level in levels if level.arguments[8])]
+    apart = [backward_of(block_call(level)) for level in levels if level.arguments[8]]
+    return [*(replace(call, of="training") for call in calls), *apart]
 
 
 def backward_of(call: Call) -> Call:
@@ -167,16 +173,14 @@ def backward_of(call: Call) -> Call:
         answer = call()
     generator = torch.Generator().manual_seed(0)
     gradient = torch.randn(answer.shape, generator=generator).to(answer)
-    return Call(operator, (gradient, *call.arguments), getattr(torch.ops.hyperseg, operator).default)
+    return Call(operator, (gradient, *call.arguments), getattr(torch.ops.hyperseg, operator).default, of=call.of)
 
 
 def distinct(calls: Sequence[Call]) -> list[Call]:
     """One call of each shape, with the number of times it is made; operators together, in the order of their calls."""
     found: dict[tuple, Call] = {}
     for call in calls:
-        if call.key in found:
-            found[call.key].times += 1
-        else:
-            found[call.key] = Call(call.operator, call.arguments, call.function)
+        known = found.setdefault(call.key, replace(call, times=0))
+        known.times += call.of == known.of
     order = list(dict.fromkeys(call.operator for call in found.values()))
     return sorted(found.values(), key=lambda call: order.index(call.operator))

@@ -19,7 +19,16 @@ from bench.subject import Refused, load, settings
 from hyperseg.ops import BACKENDS, OPERATORS, BackendError, reference
 from hyperseg.ops.reference import resize_logits
 
-INFERENCE = ("decoder_level", "decoder_level_argmax", "upsample_argmax", "patch_inverted_residual", DECODER)
+# Of these operators no training step makes a call of its own.
+INFERENCE = (
+    "decoder_level",
+    "decoder_level_argmax",
+    "mbconv",
+    "patch_inverted_residual",
+    "stem",
+    "upsample_argmax",
+    DECODER,
+)
 
 
 def add_operators(parser: argparse.ArgumentParser) -> None:
@@ -141,7 +150,13 @@ class OperatorRun(Run):
             row = self.row(case, samples, least, flops)
             base = row["throughput"]["fps_by_window"] if case.name[1] == "reference" else base
             over = ratio(row["throughput"]["fps_by_window"], base) if base else None
-            about = {"call": label, "times": call.times, "arguments": call.shapes, "over_reference": over}
+            about = {
+                "call": label,
+                "of": call.of,
+                "times": call.times,
+                "arguments": call.shapes,
+                "over_reference": over,
+            }
             about["peak_memory_mib"] = peak
             checks = {"parity_before": before.to_dict(), "parity_after": after.to_dict()}
             entry["rows"].append({**row, **about, **checks})

@@ -117,6 +117,7 @@ def test_rows_have_what_a_sceptic_asks_for(run, capsys):
     assert document["kind"] == "hyperseg-ops"
     (entry,) = document["models"]
     assert [row["operator"] for row in entry["rows"]] == ["decoder", *["decoder_level"] * 5, "upsample_argmax"]
+    assert [row["of"] for row in entry["rows"]] == ["apart", *["frame"] * 6]
     for row in entry["rows"]:
         assert row["backend"] == "reference"
         assert row["parity_before"]["passed"]

@@ -1,0 +1,151 @@
+"""bench/figures.py: the documentation says what the results say, and every kind of figure can be made."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from bench import figures
+from bench.report import SCHEMA_VERSION
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {
+    "device": {"type": "cuda", "name": "A GPU"},
+    "cpu": {"threads": 4},
+    "software": {"torch": "2.15", "triton": "3.9", "cuda": "13.0"},
+}
+
+
+def block(kind: str, file: str) -> str:
+    return f"Before.\n\n<!-- figures: {kind} {file} -->\nold\n<!-- end of figures -->\n\nAfter.\n"
+
+
+def timed(ms: float, **more) -> dict:
+    latency = {"p50": ms, "min": 0.9 * ms, "max": 1.2 * ms, "n": 5}
+    return {"latency_ms": latency, "throughput": {"fps": 1e3 / ms}, **more}
+
+
+def write(root: Path, kind: str, rows: list[dict], name: str = "x.json") -> None:
+    entry = {"name": "hyperseg-m-cityscapes", "resolution": [512, 1024], "dtype": "float16", "rows": rows}
+    document = {"schema_version": SCHEMA_VERSION, "kind": kind, "environment": ENVIRONMENT, "models": [entry]}
+    (root / figures.RESULTS).mkdir(parents=True, exist_ok=True)
+    (root / figures.RESULTS / name).write_text(json.dumps(document))
+
+
+def cells(root: Path) -> list[list[str]]:
+    """Of the table's rows, without its head."""
+    lines = [line for line in (root / "README.md").read_text().splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_documentation_says_what_the_results_say():
+    assert figures.update(ROOT, check=True) == [], "run `python bench/figures.py`"
+
+
+@pytest.fixture
+def peers(tmp_path):
+    times = {"eager": 40, "a": 10}
+    rows = [timed(ms, peer=name, about="1.0", over_eager={"median": 40 / ms}) for name, ms in times.items()]
+    write(tmp_path, "hyperseg-peers", rows)
+    (tmp_path / "README.md").write_text(block("peers", "x.json"))
+    return tmp_path
+
+
+def test_a_block_is_filled_and_nothing_else_changes(peers, capsys):
+    assert figures.main(["--root", str(peers), "--check"]) == 2
+    assert "old" in (peers / "README.md").read_text(), "--check wrote"
+    assert figures.main(["--root", str(peers)]) == 0
+    text = (peers / "README.md").read_text()
+    assert "old" not in text
+    assert text.startswith("Before.")
+    assert text.endswith("After.\n")
+    network = "`hyperseg-m-cityscapes` 512x1024"
+    assert cells(peers) == [
+        [network, "a: 1.0", "10.0 (9.00 to 12.0)", "100", "4.00x"],
+        [network, "eager: 1.0", "40.0 (36.0 to 48.0)", "25.0", "1.00x"],
+    ]
+    assert figures.main(["--root", str(peers), "--check"]) == 0
+
+
+def test_a_new_result_makes_table_and_picture_stale(peers):
+    figures.update(peers, check=False)
+    rows = [timed(5, peer="a", about="1.0", over_eager=None)]
+    write(peers, "hyperseg-peers", rows)
+    assert figures.update(peers, check=True) == ["docs/figures/x.svg", "README.md"]
+    picture = (peers / "docs/figures/x.svg").read_bytes()
+    figures.update(peers, check=False)
+    assert (peers / "docs/figures/x.svg").read_bytes() != picture
+    assert figures.update(peers, check=True) == []
+
+
+def test_a_picture_is_the_same_every_time(peers):
+    figures.update(peers, check=False)
+    path = peers / "docs/figures/x.svg"
+    once = path.read_bytes()
+    path.unlink()
+    figures.update(peers, check=False)
+    assert path.read_bytes() == once
+    assert ElementTree.fromstring(once).tag.endswith("svg")
+
+
+def test_modes_and_scopes(tmp_path):
+    rows = [
+        timed(ms, mode=mode, backend="cuda", scope=scope)
+        for mode, faster in (("eager", 1), ("cudagraph", 4))
+        for scope, ms in (("network", 2 / faster), ("host", 4 / faster))
+    ]
+    write(tmp_path, "hyperseg-fps", rows)
+    (tmp_path / "bench/NOTES.md").write_text(block("fps", "x.json"))
+    assert figures.update(tmp_path, check=False) == ["docs/figures/x.svg", "bench/NOTES.md"]
+    text = (tmp_path / "bench/NOTES.md").read_text()
+    assert "| eager | cuda | 2.00 | - | - | 4.00 | 250 |" in text
+    assert "| cudagraph | cuda | 0.500 | - | - | 1.00 | 1000 |" in text
+    assert "](../docs/figures/x.svg)" in text
+    assert "A GPU; torch 2.15, triton 3.9, CUDA 13.0" in " ".join(text.split())
+
+
+def test_operators_of_a_frame(tmp_path):
+    def row(operator: str, backend: str, ms: float, times: int, of: str = "frame") -> dict:
+        roofline = {"seconds": 1e-3, "percent": 100 / ms}
+        return timed(ms, operator=operator, backend=backend, times=times, of=of, roofline=roofline)
+
+    rows = [
+        row("mbconv", "reference", 8, 2),
+        row("mbconv", "reference", 4, 1),
+        row("stem", "reference", 4, 1),
+        row("mbconv", "cuda", 2, 2),
+        row("mbconv", "cuda", 1, 1),
+        row("decoder", "cuda", 1, 1, of="apart"),
+        row("patch_conv2d", "cuda", 1, 1, of="training"),
+    ]
+    write(tmp_path, "hyperseg-ops", rows)
+    (tmp_path / "README.md").write_text(block("ops", "x.json"))
+    assert set(figures.update(tmp_path, check=False)) == {
+        "docs/figures/x-parts.svg",
+        "docs/figures/x-roofline.svg",
+        "README.md",
+    }
+    assert [row[1:] for row in cells(tmp_path)] == [
+        ["mbconv", "reference", "3", "20.0", "3.00", "15 %"],
+        ["stem", "reference", "1", "4.00", "1.00", "25 %"],
+        ["mbconv", "cuda", "3", "5.00", "3.00", "60 %"],
+    ]
+    parts = (tmp_path / "docs/figures/x-parts.svg").read_text()
+    assert "reference" in parts
+    assert "cuda" not in parts, "a frame without one of its operators looks faster than it is"
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "sentence"),
+    [
+        ("peer", "x.json", "there are no figures 'peer'; there are peers, fps, ops"),
+        ("fps", "x.json", "of kind 'hyperseg-peers', not 'hyperseg-fps'"),
+        ("peers", "y.json", "cannot be used"),
+    ],
+)
+def test_what_cannot_be_made_is_told(peers, capsys, kind, file, sentence):
+    (peers / "README.md").write_text(block(kind, file))
+    assert figures.main(["--root", str(peers)]) == 1
+    assert sentence in capsys.readouterr().err
+    assert "old" in (peers / "README.md").read_text()
