@@ -309,9 +309,14 @@ def resize_logits(logits: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
 
 
+def resize_precisely(logits: Tensor, height: int, width: int) -> Tensor:
+    """At least in float32: halves would round close scores to equal ones."""
+    return resize_logits(logits.to(torch.promote_types(logits.dtype, torch.float32)), height, width)
+
+
 def upsample_argmax(logits: Tensor, height: int, width: int) -> Tensor:
     """The class of each full-size pixel, uint8; of equal scores the lowest class."""
-    return resize_logits(logits, height, width).argmax(1).to(torch.uint8)
+    return resize_precisely(logits, height, width).argmax(1).to(torch.uint8)
 
 
 def decoder_level_argmax(skip: Tensor, *args) -> Tensor:
@@ -321,8 +326,7 @@ def decoder_level_argmax(skip: Tensor, *args) -> Tensor:
 
 def pixel_losses(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     """Cross-entropy of each pixel of the label map, ``[N, H * W]``, at least float32; 0 where ignored."""
-    logits = resize_logits(logits, *labels.shape[1:])
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = resize_precisely(logits, *labels.shape[1:])
     return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none").flatten(1)
 
 

@@ -38,7 +38,8 @@ def upsample_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
         size: ``(H, W)`` of the labels; sampling as ``interpolate(mode="bilinear", align_corners=False)``.
 
     Returns:
-        uint8 ``[N, H, W]``; of equal scores the lowest class; a NaN counts as the largest score.
+        uint8 ``[N, H, W]``; of equal scores, which are upsampled in float32 or float64 whatever the type of the logits,
+        the lowest class; a NaN counts as the largest score.
 
     Raises:
         ValueError, TypeError: more than 256 classes, or not a floating-point ``[N, C, h, w]``.
