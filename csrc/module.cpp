@@ -67,7 +67,6 @@ PyMODINIT_FUNC PyInit__C(void) {
       {"cpu_versions", HYPERSEG_CPU_VERSIONS},      // instruction sets to choose from at load time
       {"cuda_version", HYPERSEG_CUDA_VERSION},      // "" without CUDA kernels
       {"cuda_architectures", HYPERSEG_CUDA_ARCHS},  // likewise
-      {"cuda_kernels", HYPERSEG_CUDA_KERNELS},      // names, or why there are none
   };
   for (const auto& [name, value] : build) {
     if (PyModule_AddStringConstant(module, name, value) < 0) {

@@ -18,8 +18,10 @@ def extension():
 
     HYPERSEG_EXTENSION names another build of it, such as one with sanitizers.
     """
+    other = os.environ.get("HYPERSEG_EXTENSION")
+    if other and not os.path.isfile(other):
+        return None, f"HYPERSEG_EXTENSION is {other}, where no file is; name a build of hyperseg._C, or unset it"
     try:
-        other = os.environ.get("HYPERSEG_EXTENSION")
         return _load(other) if other else importlib.import_module("hyperseg._C"), None
     except ModuleNotFoundError:
         return None, "the extension hyperseg._C was not built; run `python setup.py build_ext`"
@@ -28,8 +30,6 @@ def extension():
 
 
 def _load(path: str):
-    if not os.path.isfile(path):
-        raise ImportError(f"HYPERSEG_EXTENSION is {path}, where no file is")
     loader = importlib.machinery.ExtensionFileLoader("hyperseg._C", path)
     spec = importlib.util.spec_from_file_location("hyperseg._C", path, loader=loader)
     assert spec is not None

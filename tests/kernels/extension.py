@@ -101,6 +101,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.kernels.extension", description=__doc__)
     parser.add_argument("--write", action="store_true", required=True, help=f"rewrite {BUDGETS.name}")
     parser.parse_args()
+    if sentence := missing():
+        parser.error(sentence)
     code = functions(first_architecture())
     products = {plain(name) for name, text in code.items() if of_half_type(name) and "HMMA" in text}
     budgets = {

@@ -49,6 +49,8 @@ def main() -> None:
     parser.add_argument("words", nargs="+", help="parts of the mangled name")
     parser.add_argument("--arch", help="such as sm_90; the first that the extension was built for")
     args = parser.parse_args()
+    if sentence := extension.missing():
+        parser.error(sentence)
     arch = args.arch or extension.first_architecture()
     for name, code in extension.functions(arch).items():
         if not all(word in name for word in args.words):

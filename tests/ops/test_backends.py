@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hyperseg import ops
-from hyperseg.ops import BACKENDS, OPERATORS, BackendError, backends, use_backend
+from hyperseg.ops import BACKENDS, OPERATORS, BackendError, backends, native, use_backend
 from hyperseg.ops.backends import Backend, Implementation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -230,3 +230,15 @@ def test_backends_implement_known_operators_and_answer_in_sentences(name):
     assert backend.name == name
     assert backend.description
     assert all(isinstance(reason, str) and len(reason) > 10 for reason in backend.unavailable())
+
+
+def test_a_build_that_is_not_there_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("HYPERSEG_EXTENSION", str(tmp_path / "_C.abi3.so"))
+    module, sentence = native.extension.__wrapped__()
+    assert module is None
+    assert (
+        sentence
+        == f"HYPERSEG_EXTENSION is {tmp_path}/_C.abi3.so, where no file is; name a build of hyperseg._C, or unset it"
+    )
+    (tmp_path / "_C.abi3.so").write_text("not a library")
+    assert "does not load" in native.extension.__wrapped__()[1]
