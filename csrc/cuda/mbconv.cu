@@ -4,6 +4,7 @@
 
 #include "launch.cuh"
 #include "mbconv_depthwise.cuh"
+#include "mbconv_expand_depthwise.cuh"
 #include "mbconv_gate.cuh"
 #include "mbconv_pointwise.cuh"
 
@@ -17,19 +18,25 @@ constexpr const char* kOp = "mbconv";
 constexpr int64_t kProcessors =
     132;                          // about what a GPU has of multiprocessors: tiles become smaller where they are few
 constexpr int64_t kResident = 4;  // blocks of the depthwise convolution that one of them runs at once
-constexpr int64_t kMostShared = 99 << 10;  // bytes that a block may have on every GPU since sm_80
-constexpr int64_t kMostStaged = 128;       // squeezed channels whose weights a block keeps in them
+constexpr int64_t kMostShared = 99 << 10;        // bytes that a block may have on every GPU since sm_80
+constexpr int64_t kProcessorShared = 228 << 10;  // what a multiprocessor has, with 1 KB more for each block
+constexpr int64_t kMostStaged = 128;             // squeezed channels whose weights a block keeps in them
+constexpr int64_t kMostDepth = 1 << 12;          // inputs of an expansion within the depthwise convolution
 
 // Tiles of the depthwise convolution, and how many a block does one after the other.
 struct Tiling {
   int64_t down, tiles, slices, steps, groups;
 
   Tiling(int64_t images, int64_t hidden, int64_t height, int64_t width)
-      : down(blocks_of(height, kRunsDown * kRun)),
-        tiles(down * blocks_of(width, kRunsAcross * kRun)),
-        slices(blocks_of(hidden, kSlice)),
-        steps(std::max<int64_t>(1, images * tiles * slices / (kProcessors * kResident))),
-        groups(blocks_of(tiles, steps)) {}
+      : down(blocks_of(height, kTileRows)),
+        tiles(down * blocks_of(width, kTileColumns)),
+        slices(blocks_of(hidden, kSlice)) {
+    share(std::max<int64_t>(1, images * tiles * slices / (kProcessors * kResident)));
+  }
+  void share(int64_t count) {
+    steps = count;
+    groups = blocks_of(tiles, steps);
+  }
 };
 
 // What a multiprocessor has to do, in the time that it takes to read a value of an operand: as estimated from bytes and
@@ -132,10 +139,8 @@ void expand(const Mbconv& block, Stream stream) {
 }
 
 template <typename T>
-void filter(const Mbconv& block, const Tiling& tiling, Stream stream) {
+Depthwise<T> depthwise_of(const Mbconv& block, const Tiling& tiling) {
   Depthwise<T> problem{};
-  problem.in =
-      block.expand ? hidden_map<const T>(block, block.expanded, block.x.height, block.x.width) : block.x.of<const T>();
   problem.weights = typed<T>(block.depthwise);
   problem.bias = typed<T>(block.depthwise_bias);
   problem.reduce = typed<T>(block.reduce);
@@ -155,28 +160,119 @@ void filter(const Mbconv& block, const Tiling& tiling, Stream stream) {
   problem.steps = static_cast<int>(tiling.steps);
   problem.groups = static_cast<int>(tiling.groups);
   problem.slices = static_cast<int>(tiling.slices);
-  problem.in_vectors = Rows<const T>::in_vectors(problem.in);
-  const Grid grid{static_cast<unsigned>(block.images * tiling.groups * tiling.slices)};
-  const auto run = [&]<int SIZE, int STRIDE>() {
-    const auto shared = [&](int64_t staged) {
-      return depthwise_shared_bytes<T>(block.size, Window<SIZE, STRIDE>::kValues, staged);
-    };
-    const bool fits = block.squeezed <= kMostStaged && shared(block.squeezed) <= kMostShared;
-    problem.staged = fits && in_vectors(block.reduce, block.hidden) ? problem.squeezed : 0;
-    launch<mbconv_depthwise_kernel<T, SIZE, STRIDE>>(kOp, grid, kDepthwiseThreads, shared(problem.staged), stream,
-                                                     problem);
-  };
+  return problem;
+}
+
+// body<SIZE, STRIDE>(), of the depthwise convolution: 0 for those without a kernel of their own.
+template <typename Body>
+void with_window(const Mbconv& block, const Body& body) {
   const auto is = [&](int size, int stride) { return block.size == size && block.stride == stride; };
   if (is(3, 1))
-    run.template operator()<3, 1>();
+    body.template operator()<3, 1>();
   else if (is(3, 2))
-    run.template operator()<3, 2>();
+    body.template operator()<3, 2>();
   else if (is(5, 1))
-    run.template operator()<5, 1>();
+    body.template operator()<5, 1>();
   else if (is(5, 2))
-    run.template operator()<5, 2>();
+    body.template operator()<5, 2>();
   else
-    run.template operator()<0, 0>();
+    body.template operator()<0, 0>();
+}
+
+// Rows of `reduce` that are kept in shared memory, of which a block takes bytes(rows).
+template <typename Bytes>
+int64_t staged_rows(const Mbconv& block, const Bytes& bytes) {
+  const bool fits = block.squeezed <= kMostStaged && bytes(block.squeezed) <= kMostShared;
+  return fits && in_vectors(block.reduce, block.hidden) ? block.squeezed : 0;
+}
+
+template <typename T>
+void filter(const Mbconv& block, const Tiling& tiling, Stream stream) {
+  Depthwise<T> problem = depthwise_of<T>(block, tiling);
+  problem.in =
+      block.expand ? hidden_map<const T>(block, block.expanded, block.x.height, block.x.width) : block.x.of<const T>();
+  problem.in_vectors = Rows<const T>::in_vectors(problem.in);
+  const Grid grid{static_cast<unsigned>(block.images * tiling.groups * tiling.slices)};
+  with_window(block, [&]<int SIZE, int STRIDE>() {
+    const auto shared = [&](int64_t staged) {
+      return depthwise_shared_bytes<T, kDepthwiseThreads>(block.size, Window<SIZE, STRIDE>::kValues, staged);
+    };
+    problem.staged = static_cast<int>(staged_rows(block, shared));
+    launch<mbconv_depthwise_kernel<T, SIZE, STRIDE>>(kOp, grid, kDepthwiseThreads, shared(problem.staged), stream,
+                                                     problem);
+  });
+}
+
+// How a block expands: in a launch of its own, or as part of the depthwise convolution.
+struct Plan {
+  Tiling tiling;
+  bool within = false;
+  int64_t stages = 0, staged = 0, shared = 0;
+};
+
+// Cycles that expanding within the depthwise convolution takes, and a launch of its own.
+struct Costs {
+  double within, apart;
+};
+
+template <int SIZE, int STRIDE>
+Costs costs(const Mbconv& , const Tiling& , int64_t ) {
+  return {0, 1};
+}
+
+Plan plan_of(const Mbconv& block) {
+  Plan plan{Tiling(block.images, block.hidden, block.out.height, block.out.width)};
+  constexpr int64_t kMostStride = int64_t{1} << 30;  // within an image, which the kernel counts in 32 bits
+  if (!block.expand || block.type == Type::kFloat || !in_vectors(block.expand, block.x.channels) ||
+      !Rows<const half>::in_vectors(block.x.of<const half>()) || block.x.height * block.x.stride_h >= kMostStride)
+    return plan;
+  with_window(block, [&]<int SIZE, int STRIDE>() {
+    if constexpr (SIZE > 0) {
+      const int depth = static_cast<int>(std::min<int64_t>(block.x.channels, kMostDepth));
+      const auto shared = [&](int64_t staged, int stages) {
+        return depthwise_shared_bytes<half, kExpandingThreads>(SIZE, Window<SIZE, STRIDE>::kValues, staged) +
+               Expansion<half>::shared_bytes(depth, stages);
+      };
+      const auto fewest = [&](int64_t staged) { return shared(staged, kFewestStages); };
+      if (block.x.channels > kMostDepth || fewest(0) > kMostShared) return;
+      plan.staged = staged_rows(block, fewest);
+      // As many stages as leave room for the blocks that there are.
+      const int64_t tiles = block.images * plan.tiling.tiles * plan.tiling.slices;
+      const auto resident = [&](int64_t bytes) { return std::min<int64_t>(3, kProcessorShared / (bytes + 1024)); };
+      const int64_t blocks = std::min<int64_t>(resident(fewest(plan.staged)), blocks_of(tiles, kProcessors));
+      plan.stages = kFewestStages;
+      for (int stages = kFewestStages + 1; stages <= kMostStages; ++stages)
+        if (shared(plan.staged, stages) <= kMostShared && resident(shared(plan.staged, stages)) >= blocks)
+          plan.stages = stages;
+      plan.shared = shared(plan.staged, static_cast<int>(plan.stages));
+      Tiling tiling = plan.tiling;
+      tiling.share(blocks_of(tiles, kProcessors * resident(plan.shared)));
+      const Costs cost = costs<SIZE, STRIDE>(block, tiling, resident(plan.shared));
+      plan.within = cost.within < cost.apart;
+      if (plan.within) plan.tiling = tiling;
+    }
+  });
+  return plan;
+}
+
+template <typename T>
+void expand_and_filter(const Mbconv& block, const Plan& plan, Stream stream) {
+  Depthwise<T> problem = depthwise_of<T>(block, plan.tiling);
+  problem.in = block.x.of<const T>();
+  problem.staged = static_cast<int>(plan.staged);
+  Expansion<T> expansion{};
+  expansion.weights = typed<T>(block.expand);
+  expansion.bias = typed<T>(block.expand_bias);
+  expansion.depth = static_cast<int>(block.x.channels);
+  expansion.stride_h = static_cast<int>(block.x.stride_h);
+  expansion.stride_w = static_cast<int>(block.x.stride_w);
+  expansion.stages = static_cast<int>(plan.stages);
+  const Grid grid = grid_of(kOp, block.images * plan.tiling.groups * plan.tiling.slices);
+  with_window(block, [&]<int SIZE, int STRIDE>() {
+    if constexpr (SIZE > 0)
+      launch<mbconv_expand_depthwise_kernel<T, SIZE, STRIDE>>(kOp, grid, kExpandingThreads, plan.shared, stream,
+                                                              problem, expansion);
+  });
 }
 
 template <typename T>
@@ -216,18 +312,23 @@ void project(const Mbconv& block, const Tiling& tiling, Stream stream) {
 
 }  // namespace
 
-int64_t mbconv_parts(int64_t images, int64_t hidden, int64_t height, int64_t width) {
-  const Tiling tiling(images, hidden, height, width);
-  return tiling.groups * tiling.slices;
+MbconvParts mbconv_parts(const Mbconv& block) {
+  const Plan plan = plan_of(block);
+  return {plan.tiling.groups * plan.tiling.slices, block.expand && !plan.within};
 }
 
 void mbconv(const Mbconv& block, Stream stream) {
-  const Tiling tiling(block.images, block.hidden, block.out.height, block.out.width);
+  const Plan plan = plan_of(block);
   with_type(block.type, [&](auto value) {
     using T = decltype(value);
-    if (block.expand) expand<T>(block, stream);
-    filter<T>(block, tiling, stream);
-    project<T>(block, tiling, stream);
+    if constexpr (sizeof(T) == 2) {
+      if (plan.within) expand_and_filter<T>(block, plan, stream);
+    }
+    if (!plan.within) {
+      if (block.expand) expand<T>(block, stream);
+      filter<T>(block, plan.tiling, stream);
+    }
+    project<T>(block, plan.tiling, stream);
   });
 }
 
