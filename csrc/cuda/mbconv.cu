@@ -216,15 +216,16 @@ struct Costs {
 };
 
 template <int SIZE, int STRIDE>
-Costs costs(const Mbconv& , const Tiling& , int64_t ) {
+Costs costs(const Mbconv&, const Tiling&, int64_t) {
   return {0, 1};
 }
 
 Plan plan_of(const Mbconv& block) {
   Plan plan{Tiling(block.images, block.hidden, block.out.height, block.out.width)};
-  constexpr int64_t kMostStride = int64_t{1} << 30;  // within an image, which the kernel counts in 32 bits
+  constexpr int64_t kMostValues = int64_t{1} << 30;  // of the input, whose values the kernel counts in 32 bits
   if (!block.expand || block.type == Type::kFloat || !in_vectors(block.expand, block.x.channels) ||
-      !Rows<const half>::in_vectors(block.x.of<const half>()) || block.x.height * block.x.stride_h >= kMostStride)
+      !Rows<const half>::in_vectors(block.x.of<const half>()) || block.images * block.x.stride_n >= kMostValues ||
+      block.x.height * block.x.stride_h >= kMostValues)
     return plan;
   with_window(block, [&]<int SIZE, int STRIDE>() {
     if constexpr (SIZE > 0) {
@@ -264,6 +265,7 @@ void expand_and_filter(const Mbconv& block, const Plan& plan, Stream stream) {
   expansion.weights = typed<T>(block.expand);
   expansion.bias = typed<T>(block.expand_bias);
   expansion.depth = static_cast<int>(block.x.channels);
+  expansion.stride_n = static_cast<int>(block.x.stride_n);
   expansion.stride_h = static_cast<int>(block.x.stride_h);
   expansion.stride_w = static_cast<int>(block.x.stride_w);
   expansion.stages = static_cast<int>(plan.stages);

@@ -203,9 +203,7 @@ class Slice {
       totals_[thread] = sum;
     }
     sync_block();
-    float* partials =
-        problem_.partials +
-        ((static_cast<int64_t>(n) * problem_.groups + group_) * problem_.slices + first / kSlice) * problem_.squeezed;
+    float* partials = problem_.partials + static_cast<int64_t>(blockIdx.x) * problem_.squeezed;
     const int part = thread % 4 * 8, count = problem_.channels - first - part;  // four threads a squeezed channel
     for (int begin = 0; begin < problem_.squeezed; begin += THREADS / 4) {
       const int s = begin + thread / 4;
