@@ -8,9 +8,9 @@
 #include "mbconv_gate.cuh"
 #include "mbconv_pointwise.cuh"
 
-// Three launches: expand, depthwise, project; a fourth for gates where each block of the projection would compute too
-// many. The squeeze needs every pixel before the projection may begin, and to expand once more for each tile of the
-// depthwise convolution would cost more than the hidden map through memory.
+// Three launches: expand, depthwise, project; or two, where the depthwise convolution expands its windows itself. The
+// squeeze needs every pixel before the projection may begin. A launch more for gates where each block of the projection
+// would compute too many.
 namespace hyperseg::cuda {
 namespace {
 
@@ -18,10 +18,9 @@ constexpr const char* kOp = "mbconv";
 constexpr int64_t kProcessors =
     132;                          // about what a GPU has of multiprocessors: tiles become smaller where they are few
 constexpr int64_t kResident = 4;  // blocks of the depthwise convolution that one of them runs at once
-constexpr int64_t kMostShared = 99 << 10;        // bytes that a block may have on every GPU since sm_80
-constexpr int64_t kProcessorShared = 228 << 10;  // what a multiprocessor has, with 1 KB more for each block
-constexpr int64_t kMostStaged = 128;             // squeezed channels whose weights a block keeps in them
-constexpr int64_t kMostDepth = 1 << 12;          // inputs of an expansion within the depthwise convolution
+constexpr int64_t kMostShared = 99 << 10;  // bytes that a block may have on every GPU since sm_80
+constexpr int64_t kProcessorShared = 228 << 10, kReservedShared = 1 << 10;  // of a multiprocessor, of them a block
+constexpr int64_t kMostStaged = 128;  // squeezed channels whose weights a block keeps in them
 
 // Tiles of the depthwise convolution, and how many a block does one after the other.
 struct Tiling {
@@ -30,13 +29,9 @@ struct Tiling {
   Tiling(int64_t images, int64_t hidden, int64_t height, int64_t width)
       : down(blocks_of(height, kTileRows)),
         tiles(down * blocks_of(width, kTileColumns)),
-        slices(blocks_of(hidden, kSlice)) {
-    share(std::max<int64_t>(1, images * tiles * slices / (kProcessors * kResident)));
-  }
-  void share(int64_t count) {
-    steps = count;
-    groups = blocks_of(tiles, steps);
-  }
+        slices(blocks_of(hidden, kSlice)),
+        steps(std::max<int64_t>(1, images * tiles * slices / (kProcessors * kResident))),
+        groups(blocks_of(tiles, steps)) {}
 };
 
 // What a multiprocessor has to do, in the time that it takes to read a value of an operand: as estimated from bytes and
@@ -203,54 +198,80 @@ void filter(const Mbconv& block, const Tiling& tiling, Stream stream) {
   });
 }
 
-// How a block expands: in a launch of its own, or as part of the depthwise convolution.
+// How a block expands: in a launch of its own, or within the depthwise convolution.
 struct Plan {
   Tiling tiling;
   bool within = false;
   int64_t stages = 0, staged = 0, shared = 0;
 };
 
-// Cycles that expanding within the depthwise convolution takes, and a launch of its own.
-struct Costs {
-  double within, apart;
-};
+// Pixels along an axis that the windows of all tiles have in the map.
+int64_t in_windows(int64_t tiles, int64_t step, int64_t window, int64_t padding, int64_t extent) {
+  int64_t sum = 0;
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int64_t first = tile * step - padding;
+    sum += std::min(first + window, extent) - std::max<int64_t>(first, 0);
+  }
+  return sum;
+}
 
+// Whether the windows of the tiles are sooner expanded where they are filtered, each pixel as often as there are
+// windows that see it, than in a launch of its own. In instructions, as counted in sm_90's code: of a warp for 32
+// pixels x 32 channels, and of a block for a tile without them.
 template <int SIZE, int STRIDE>
-Costs costs(const Mbconv&, const Tiling&, int64_t) {
-  return {0, 1};
+bool expands_within(const Mbconv& block, const Tiling& tiling) {
+  constexpr double kCycle = 2.4, kLaunch = 2600, kLeast = 4400;  // instructions; cycles of a launch beside its work
+  constexpr double kStripe = 460, kChunk = 100, kStep = 12, kOwn = 700, kOwnChunk = 110, kOwnStep = 20;
+  constexpr double kFilter = SIZE == 3 ? (STRIDE == 1 ? 5130 : 5610) : (STRIDE == 1 ? 8020 : 8610);
+  constexpr double kOwnFilter = SIZE == 3 ? (STRIDE == 1 ? 5070 : 6940) : (STRIDE == 1 ? 7800 : 9920);
+  using W = Window<SIZE, STRIDE>;
+  const int64_t depth = block.x.channels, across = tiling.tiles / tiling.down;
+  const double pixels =
+      static_cast<double>(in_windows(tiling.down, kTileRows * STRIDE, W::kRows, block.top, block.x.height)) *
+      static_cast<double>(in_windows(across, kTileColumns * STRIDE, W::kColumns, block.left, block.x.width)) /
+      static_cast<double>(tiling.tiles);
+  const double steps = blocks_of(depth, kStripeStep);
+  const double stripe = kStripe + kChunk * blocks_of(depth, kStripeDepth) + kStep * steps;
+  const double own_stripe = kOwn + kOwnChunk * blocks_of(depth, 2 * kStripeDepth) + kOwnStep * steps;
+  const double own_stripes = static_cast<double>(block.images) * blocks_of(block.x.height * block.x.width, 32) *
+                             blocks_of(block.hidden, kSlice);
+  const double tiles =
+      static_cast<double>(blocks_of(block.images * tiling.groups * tiling.slices, kProcessors) * tiling.steps);
+  const auto launched = [&](double instructions) { return std::max(kLeast, kLaunch + instructions / kCycle); };
+  const double within = launched(tiles * ((pixels / 32 + 0.5) * stripe + kFilter));  // the last stripe is not full
+  return within < launched(tiles * kOwnFilter) + launched(own_stripes * own_stripe / kProcessors);
 }
 
 Plan plan_of(const Mbconv& block) {
   Plan plan{Tiling(block.images, block.hidden, block.out.height, block.out.width)};
-  constexpr int64_t kMostValues = int64_t{1} << 30;  // of the input, whose values the kernel counts in 32 bits
-  if (!block.expand || block.type == Type::kFloat || !in_vectors(block.expand, block.x.channels) ||
-      !Rows<const half>::in_vectors(block.x.of<const half>()) || block.images * block.x.stride_n >= kMostValues ||
-      block.x.height * block.x.stride_h >= kMostValues)
+  constexpr int64_t kMostValues = int64_t{1} << 29;  // of the input, which the kernel counts in 32 bits
+  const auto few = [](int64_t count, int64_t stride) { return stride >= 0 && count * stride < kMostValues; };
+  const Map<const void>& x = block.x;
+  if (!block.expand || block.type == Type::kFloat || !in_vectors(block.expand, x.channels) ||
+      !Rows<const half>::in_vectors(x.of<const half>()) || !few(block.images, x.stride_n) ||
+      !few(x.height, x.stride_h) || !few(x.width, x.stride_w))
     return plan;
   with_window(block, [&]<int SIZE, int STRIDE>() {
     if constexpr (SIZE > 0) {
-      const int depth = static_cast<int>(std::min<int64_t>(block.x.channels, kMostDepth));
-      const auto shared = [&](int64_t staged, int stages) {
+      const auto bytes = [&](int64_t staged, int64_t stages) {
         return depthwise_shared_bytes<half, kExpandingThreads>(SIZE, Window<SIZE, STRIDE>::kValues, staged) +
-               Expansion<half>::shared_bytes(depth, stages);
+               Expansion<half>::shared_bytes(static_cast<int>(std::min(x.channels, kMostShared)), stages);
       };
-      const auto fewest = [&](int64_t staged) { return shared(staged, kFewestStages); };
-      if (block.x.channels > kMostDepth || fewest(0) > kMostShared) return;
+      const auto fewest = [&](int64_t staged) { return bytes(staged, kFewestStages); };
+      if (fewest(0) > kMostShared || !expands_within<SIZE, STRIDE>(block, plan.tiling)) return;
+      plan.within = true;
       plan.staged = staged_rows(block, fewest);
-      // As many stages as leave room for the blocks that there are.
-      const int64_t tiles = block.images * plan.tiling.tiles * plan.tiling.slices;
-      const auto resident = [&](int64_t bytes) { return std::min<int64_t>(3, kProcessorShared / (bytes + 1024)); };
-      const int64_t blocks = std::min<int64_t>(resident(fewest(plan.staged)), blocks_of(tiles, kProcessors));
       plan.stages = kFewestStages;
-      for (int stages = kFewestStages + 1; stages <= kMostStages; ++stages)
-        if (shared(plan.staged, stages) <= kMostShared && resident(shared(plan.staged, stages)) >= blocks)
-          plan.stages = stages;
-      plan.shared = shared(plan.staged, static_cast<int>(plan.stages));
-      Tiling tiling = plan.tiling;
-      tiling.share(blocks_of(tiles, kProcessors * resident(plan.shared)));
-      const Costs cost = costs<SIZE, STRIDE>(block, tiling, resident(plan.shared));
-      plan.within = cost.within < cost.apart;
-      if (plan.within) plan.tiling = tiling;
+      plan.shared = fewest(plan.staged);
+      // More of them where that leaves room for as many blocks as there are.
+      const auto resident = [](int64_t shared) { return kProcessorShared / (shared + kReservedShared); };
+      const int64_t blocks = blocks_of(block.images * plan.tiling.groups * plan.tiling.slices, kProcessors);
+      for (int64_t stages = kFewestStages + 1; stages <= kMostStages; ++stages) {
+        const int64_t more = bytes(plan.staged, stages);
+        if (more > kMostShared || resident(more) < std::min(blocks, resident(plan.shared))) break;
+        plan.stages = stages;
+        plan.shared = more;
+      }
     }
   });
   return plan;

@@ -23,7 +23,7 @@ struct Expansion {
 
   HYPERSEG_ANYWHERE static int padded(int depth) { return (depth + kStripeStep - 1) / kStripeStep * kStripeStep; }
   HYPERSEG_ANYWHERE static int weight_bytes(int depth) { return padded(depth) * sizeof(T) + 16; }
-  static int64_t shared_bytes(int depth, int stages) {
+  static int64_t shared_bytes(int depth, int64_t stages) {
     return kSlice * (sizeof(float) + weight_bytes(depth)) + kExpandingWarps * stages * kStripeBytes;
   }
 };
