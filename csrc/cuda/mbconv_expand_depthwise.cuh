@@ -28,7 +28,7 @@ struct Expansion {
   }
 };
 
-// Copies of the thread since those of the last `count` close_copies() have arrived.
+// As wait_for_copies, for a count of at most 2 that a launch decides.
 HYPERSEG_DEVICE void wait_for_all_copies_but(int count) {
   if (count == 0)
     wait_for_copies<0>();

@@ -468,7 +468,7 @@ MBCONV = table(
     # What is expanded within the depthwise convolution: whole eights of channels.
     nhwc=mbconv(image=(9, 19), add=True, nhwc=True),
     nhwc_kernel_5=mbconv(2, 40, 36, 8, size=5, image=(11, 34), nhwc=True),
-    nhwc_stride_2=mbconv(2, 24, 70, 6, stride=2, padding=(0, 1, 0, 1), image=(19, 37), nhwc=True),
+    nhwc_stride_2=mbconv(2, 24, 70, 6, stride=2, padding=(0, 1, 0, 1), image=(18, 37), nhwc=True),
     nhwc_kernel_5_stride_2=mbconv(1, 72, 40, 8, size=5, stride=2, padding=(1, 2, 1, 2), image=(20, 40), nhwc=True),
     nhwc_unpadded=mbconv(1, 16, 32, 8, size=5, padding=(0, 0, 0, 0), image=(13, 21), nhwc=True),
     nhwc_deep=mbconv(1, 200, 40, 8, image=(9, 17), nhwc=True),
