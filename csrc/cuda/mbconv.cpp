@@ -24,12 +24,10 @@ Tensor mbconv_op(const Tensor& x, std::optional<Tensor> expand, std::optional<Te
         "mbconv: the CUDA kernels take maps of at most 2^30 pixels");
   const OnDeviceOf device(x);
 
-  const int64_t hidden_stride = (hidden + 7) / 8 * 8, parts = mbconv_parts(images, hidden, height, width);
+  const int64_t hidden_stride = (hidden + 7) / 8 * 8;
   Tensor out = new_map(x, project.size(0), height, width);
-  Tensor expanded = torch::stable::new_empty(x, {expand ? images * x.size(2) * x.size(3) : 0, hidden_stride});
   Tensor filtered = torch::stable::new_empty(x, {images * height * width, hidden_stride});
   Tensor gates = torch::stable::new_empty(x, {images, hidden_stride});
-  Tensor partials = torch::stable::new_empty(x, {images, parts, squeezed}, ScalarType::Float);
   std::vector<Tensor>
       held;  // dense copies, until the kernels are launched: memory is reused in the order of the stream
   const auto weights = [&](const std::optional<Tensor>& t) -> const void* {
@@ -38,7 +36,7 @@ Tensor mbconv_op(const Tensor& x, std::optional<Tensor> expand, std::optional<Te
     held.push_back(torch::stable::contiguous(*t));
     return held.back().const_data_ptr();
   };
-  const Mbconv block{
+  Mbconv block{
       .type = type,
       .images = images,
       .hidden = hidden,
@@ -61,11 +59,16 @@ Tensor mbconv_op(const Tensor& x, std::optional<Tensor> expand, std::optional<Te
       .project = weights(project),
       .project_bias = weights(project_bias),
       .residual = residual,
-      .expanded = expanded.mutable_data_ptr(),
+      .expanded = nullptr,
       .filtered = filtered.mutable_data_ptr(),
       .gates = gates.mutable_data_ptr(),
-      .partials = static_cast<float*>(partials.mutable_data_ptr()),
+      .partials = nullptr,
   };
+  const MbconvParts parts = mbconv_parts(block);
+  Tensor expanded = torch::stable::new_empty(x, {parts.expanded ? images * x.size(2) * x.size(3) : 0, hidden_stride});
+  Tensor partials = torch::stable::new_empty(x, {images, parts.sums, squeezed}, ScalarType::Float);
+  block.expanded = expanded.mutable_data_ptr();
+  block.partials = static_cast<float*>(partials.mutable_data_ptr());
   mbconv(block, device.stream());
   return out;
 }

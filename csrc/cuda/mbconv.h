@@ -15,13 +15,18 @@ struct Mbconv {
   const void *expand, *expand_bias;  // null where nothing is expanded
   const void *depthwise, *depthwise_bias, *reduce, *reduce_bias, *gate, *gate_bias, *project, *project_bias;
   bool residual;
-  void *expanded, *filtered;  // before and after the depthwise convolution
+  void *expanded, *filtered;  // before, where it is needed, and after the depthwise convolution
   void* gates;                // [images, hidden_stride]
-  float* partials;            // [images, mbconv_parts, squeezed]
+  float* partials;            // [images, parts, squeezed]
 };
 
-// How many sums of each image are added up to the squeezed channels.
-int64_t mbconv_parts(int64_t images, int64_t hidden, int64_t height, int64_t width);
+// What a block needs beside its result: how many sums of each image are added up to the squeezed channels, and whether
+// memory for what is expanded. Neither `expanded` nor `partials` need be there yet.
+struct MbconvParts {
+  int64_t sums;
+  bool expanded;
+};
+MbconvParts mbconv_parts(const Mbconv& block);
 
 void mbconv(const Mbconv& block, Stream stream);
 

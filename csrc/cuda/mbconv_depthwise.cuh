@@ -8,10 +8,17 @@
 // pixels and a product with `reduce` are sums over both pixels and channels, of which a block has its part.
 namespace hyperseg::cuda {
 
-constexpr int kSlice = 32;                     // channels of a block; a thread has two of them
-constexpr int kRun = 4;                        // its outputs are kRun x kRun pixels
-constexpr int kRunsAcross = 4, kRunsDown = 2;  // so many threads side by side, and below one another, are a tile
-constexpr int kDepthwiseThreads = kRunsAcross * kRunsDown * kSlice / 2;
+constexpr int kSlice = 32;                                  // channels of a block; a thread has two of them
+constexpr int kTileRows = 8, kTileColumns = 16;             // outputs of a tile
+constexpr int kRun = 4, kRunsAcross = kTileColumns / kRun;  // so many of them side by side are a thread's
+constexpr int kDepthwiseThreads = 128;
+
+// How the threads of a block share a tile: each has kRows rows of a run.
+template <int THREADS>
+struct Runs {
+  static constexpr int kDown = THREADS / (kRunsAcross * kSlice / 2), kRows = kTileRows / kDown;
+  static constexpr int kCount = kRunsAcross * kDown;
+};
 
 template <typename T>
 struct Depthwise {
@@ -29,8 +36,7 @@ struct Depthwise {
 // begins with, one is left out: the halves of a warp, which have neighbouring runs, are in different banks.
 template <int SIZE, int STRIDE>
 struct Window {
-  static constexpr int kRows = (kRunsDown * kRun - 1) * STRIDE + SIZE,
-                       kColumns = (kRunsAcross * kRun - 1) * STRIDE + SIZE;
+  static constexpr int kRows = (kTileRows - 1) * STRIDE + SIZE, kColumns = (kTileColumns - 1) * STRIDE + SIZE;
   HYPERSEG_ANYWHERE static constexpr int slot(int column) { return column + column / (kRun * STRIDE); }
   static constexpr int kPitch = slot(kColumns - 1) + 1;
   static constexpr int kValues = kRows * kPitch * kSlice;
@@ -40,9 +46,9 @@ struct Window<0, 0> {
   static constexpr int kValues = 0;
 };
 
-template <typename T>
+template <typename T, int THREADS>
 int64_t depthwise_shared_bytes(int64_t size, int64_t window, int64_t staged) {
-  return 4 * (size * size + kRunsAcross * kRunsDown) * kSlice + (window + staged * kSlice) * sizeof(T);
+  return 4 * (size * size + 1 + Runs<THREADS>::kCount) * kSlice + (window + staged * kSlice) * sizeof(T);
 }
 
 // Copies the window of a tile whose first value is at (y, x), zeros around the map.
@@ -69,82 +75,82 @@ HYPERSEG_DEVICE void copy_window(const Map<const T>& in, bool vectors, int64_t n
   }
 }
 
-// SIZE and STRIDE 0: whatever the problem says, without a window.
-template <typename T, int SIZE, int STRIDE>
-HYPERSEG_KERNEL(kDepthwiseThreads, 4)
-mbconv_depthwise_kernel(Depthwise<T> problem) {
-  wait_for_previous_kernel();
-  let_next_kernel_start();
-  using W = Window<SIZE, STRIDE>;
-  const int size = SIZE ? SIZE : problem.size, stride = SIZE ? STRIDE : problem.stride;
-  const int thread = threadIdx.x, pair = thread % (kSlice / 2) * 2, run = thread / (kSlice / 2);
-  const int run_y = run / kRunsAcross * kRun, run_x = run % kRunsAcross * kRun;
-  const int slice = blockIdx.x % problem.slices, group = blockIdx.x / problem.slices % problem.groups;
-  const int64_t n = blockIdx.x / problem.slices / problem.groups;
-  const int first = slice * kSlice, c = first + pair;
-  float* weights = reinterpret_cast<float*>(shared_memory());  // [size * size, kSlice]
-  float* totals = weights + size * size * kSlice;              // [kRunsAcross * kRunsDown, kSlice]
-  T* staged_reduce = reinterpret_cast<T*>(totals + kRunsAcross * kRunsDown * kSlice);  // [staged, kSlice]
-  T* window = staged_reduce + problem.staged * kSlice;
-  const T* bias = problem.bias + c;
-  const float2 start{c < problem.channels ? to_float(bias[0]) : 0.0f,
-                     c + 1 < problem.channels ? to_float(bias[1]) : 0.0f};
-  float2 total{0.0f, 0.0f};
+// What a block does to its slice of the channels, from a window in shared memory on. SIZE and STRIDE 0: whatever the
+// problem says, without a window.
+template <typename T, int SIZE, int STRIDE, int THREADS>
+class Slice {
+ public:
+  using Share = Runs<THREADS>;
+  int n, first;  // image and channel
+  T* window;
 
-  // What comes of a sum, of a pixel of the map.
-  const auto finish = [&](T* to, float2 v) {
-    silu2<T>(v.x, v.y);
-    total.x += v.x, total.y += v.y;
-    store2(to, v);
-  };
+  HYPERSEG_DEVICE explicit Slice(const Depthwise<T>& problem)
+      : n(blockIdx.x / problem.slices / problem.groups),
+        first(blockIdx.x % problem.slices * kSlice),
+        problem_(problem),
+        size_(SIZE ? SIZE : problem.size),
+        stride_(SIZE ? STRIDE : problem.stride),
+        group_(blockIdx.x / problem.slices % problem.groups) {
+    weights_ = reinterpret_cast<float*>(shared_memory());
+    bias_ = weights_ + size_ * size_ * kSlice;
+    totals_ = bias_ + kSlice;
+    reduce_ = reinterpret_cast<T*>(totals_ + Share::kCount * kSlice);
+    window = reduce_ + problem.staged * kSlice;
+  }
 
-  for (int step = 0; step < problem.steps; ++step) {
-    // Down the map: the rows that two tiles share are still in the cache.
-    const int tile = group * problem.steps + step;
-    if (tile >= problem.tiles) break;
-    const int top = tile % problem.tiles_down * kRunsDown * kRun, left = tile / problem.tiles_down * kRunsAcross * kRun;
-    if (step) sync_block();  // everybody is done with the window
-    if constexpr (SIZE > 0)
-      copy_window<T, W>(problem.in, problem.in_vectors, n, first, top * STRIDE - problem.top,
-                        left * STRIDE - problem.left, window);
-    if (!step) {
-      constexpr int kVectors = kSlice / kVector<T>;
-      for (int i = thread; i < problem.staged * kVectors; i += kDepthwiseThreads) {
-        const int channel = i % kVectors * kVector<T>;
-        const bool valid = first + channel < problem.channels;
-        const T* from = problem.reduce + static_cast<int64_t>(i / kVectors) * problem.channels + first + channel;
-        copy_async(staged_reduce + i * kVector<T>, valid ? from : problem.reduce, valid);
-      }
-      for (int i = thread; i < size * size * kSlice; i += kDepthwiseThreads) {
-        const int channel = i / (size * size), tap = i % (size * size);
-        weights[tap * kSlice + channel] = first + channel < problem.channels
-                                              ? to_float(problem.weights[static_cast<int64_t>(first) * size * size + i])
-                                              : 0.0f;
-      }
+  // Where the tile of a step lies; false where there is none. Down the map: the rows that two tiles share are still in
+  // the cache.
+  HYPERSEG_DEVICE bool tile(int step, int& top, int& left) const {
+    const int tile = group_ * problem_.steps + step;
+    top = tile % problem_.tiles_down * kTileRows, left = tile / problem_.tiles_down * kTileColumns;
+    return tile < problem_.tiles;
+  }
+
+  // Begins to put what does not depend on the tile into shared memory.
+  HYPERSEG_DEVICE void stage() {
+    constexpr int kVectors = kSlice / kVector<T>;
+    for (int i = threadIdx.x; i < problem_.staged * kVectors; i += THREADS) {
+      const int channel = i % kVectors * kVector<T>;
+      const bool valid = first + channel < problem_.channels;
+      const T* from = problem_.reduce + static_cast<int64_t>(i / kVectors) * problem_.channels + first + channel;
+      copy_async(reduce_ + i * kVector<T>, valid ? from : problem_.reduce, valid);
     }
-    close_copies();
-    wait_for_copies<0>();
-    sync_block();
+    for (int i = threadIdx.x; i < size_ * size_ * kSlice; i += THREADS) {
+      const int channel = i / (size_ * size_), tap = i % (size_ * size_);
+      weights_[tap * kSlice + channel] =
+          first + channel < problem_.channels
+              ? to_float(problem_.weights[static_cast<int64_t>(first) * size_ * size_ + i])
+              : 0.0f;
+    }
+    const int own = first + threadIdx.x;
+    if (threadIdx.x < kSlice) bias_[threadIdx.x] = own < problem_.channels ? to_float(problem_.bias[own]) : 0.0f;
+  }
 
-    if (c >= problem.out_stride) continue;
-    const int y = top + run_y, x = left + run_x;
-    T* out = problem.out + ((n * problem.height + y) * problem.width + x) * problem.out_stride + c;
-    const int64_t next_row = problem.width * problem.out_stride;
+  // The outputs of a tile, and what they add to the totals.
+  HYPERSEG_DEVICE void filter(int top, int left) {
+    const int run_y = run() / kRunsAcross * Share::kRows, run_x = run() % kRunsAcross * kRun;
+    const int c = first + pair(), y = top + run_y, x = left + run_x;
+    if (c >= problem_.out_stride) return;
+    T* out =
+        problem_.out + ((static_cast<int64_t>(n) * problem_.height + y) * problem_.width + x) * problem_.out_stride + c;
+    const int64_t next_row = problem_.width * problem_.out_stride;
+    const float2 start = load2(bias_ + pair());
     if constexpr (SIZE > 0) {
-      float2 taps[SIZE][SIZE], sums[kRun][kRun];
+      using W = Window<SIZE, STRIDE>;
+      float2 taps[SIZE][SIZE], sums[Share::kRows][kRun];
 #pragma unroll
-      for (int i = 0; i < SIZE * SIZE; ++i) taps[i / SIZE][i % SIZE] = load2(weights + i * kSlice + pair);
+      for (int i = 0; i < SIZE * SIZE; ++i) taps[i / SIZE][i % SIZE] = load2(weights_ + i * kSlice + pair());
 #pragma unroll
-      for (int i = 0; i < kRun * kRun; ++i) sums[i / kRun][i % kRun] = start;
-      const T* from = window + (run_y * STRIDE * W::kPitch + W::slot(run_x * STRIDE)) * kSlice + pair;
+      for (int i = 0; i < Share::kRows * kRun; ++i) sums[i / kRun][i % kRun] = start;
+      const T* from = window + (run_y * STRIDE * W::kPitch + W::slot(run_x * STRIDE)) * kSlice + pair();
 #pragma unroll
-      for (int row = 0; row < (kRun - 1) * STRIDE + SIZE; ++row) {
+      for (int row = 0; row < (Share::kRows - 1) * STRIDE + SIZE; ++row) {
         float2 values[(kRun - 1) * STRIDE + SIZE];
 #pragma unroll
         for (int column = 0; column < (kRun - 1) * STRIDE + SIZE; ++column)
           values[column] = load2(from + (row * W::kPitch + W::slot(column)) * kSlice);
 #pragma unroll
-        for (int j = 0; j < kRun; ++j) {
+        for (int j = 0; j < Share::kRows; ++j) {
           const int dy = row - j * STRIDE;
           if (dy < 0 || dy >= SIZE) continue;
 #pragma unroll
@@ -157,61 +163,102 @@ mbconv_depthwise_kernel(Depthwise<T> problem) {
         }
       }
 #pragma unroll
-      for (int j = 0; j < kRun; ++j) {
-        if (y + j >= problem.height) break;
+      for (int j = 0; j < Share::kRows; ++j) {
+        if (y + j >= problem_.height) break;
         T* to = out + j * next_row;
 #pragma unroll
-        for (int i = 0; i < kRun; ++i, to += problem.out_stride)
-          if (x + i < problem.width) finish(to, sums[j][i]);
+        for (int i = 0; i < kRun; ++i, to += problem_.out_stride)
+          if (x + i < problem_.width) finish(to, sums[j][i]);
       }
     } else {
       const auto value = [&](const T* at, int channel) {
-        return channel < problem.in.channels ? to_float(at[(channel - c) * problem.in.stride_c]) : 0.0f;
+        return channel < problem_.in.channels ? to_float(at[(channel - c) * problem_.in.stride_c]) : 0.0f;
       };
 #pragma unroll 1
-      for (int i = 0; i < kRun * kRun; ++i) {
-        if (y + i / kRun >= problem.height || x + i % kRun >= problem.width) continue;
+      for (int i = 0; i < Share::kRows * kRun; ++i) {
+        if (y + i / kRun >= problem_.height || x + i % kRun >= problem_.width) continue;
         float2 sum = start;
-        for (int tap = 0; tap < size * size; ++tap) {
-          const int in_y = (y + i / kRun) * stride - problem.top + tap / size;
-          const int in_x = (x + i % kRun) * stride - problem.left + tap % size;
-          if (in_y < 0 || in_y >= problem.in.height || in_x < 0 || in_x >= problem.in.width) continue;
-          const T* at = problem.in.at(n, c, in_y, in_x);
-          const float2 weight = load2(weights + tap * kSlice + pair);
+        for (int tap = 0; tap < size_ * size_; ++tap) {
+          const int in_y = (y + i / kRun) * stride_ - problem_.top + tap / size_;
+          const int in_x = (x + i % kRun) * stride_ - problem_.left + tap % size_;
+          if (in_y < 0 || in_y >= problem_.in.height || in_x < 0 || in_x >= problem_.in.width) continue;
+          const T* at = problem_.in.at(n, c, in_y, in_x);
+          const float2 weight = load2(weights_ + tap * kSlice + pair());
           sum.x += weight.x * value(at, c);
           sum.y += weight.y * value(at, c + 1);
         }
-        finish(out + i / kRun * next_row + i % kRun * problem.out_stride, sum);
+        finish(out + i / kRun * next_row + i % kRun * problem_.out_stride, sum);
       }
     }
   }
 
-  store2(totals + run * kSlice + pair, total);
-  sync_block();
-  if (thread < kSlice) {
-    float sum = 0.0f;
-    for (int i = 0; i < kRunsAcross * kRunsDown; ++i) sum += totals[i * kSlice + thread];
-    totals[thread] = sum;
-  }
-  sync_block();
-  float* partials = problem.partials + ((n * problem.groups + group) * problem.slices + slice) * problem.squeezed;
-  const int part = thread % 4 * 8, count = problem.channels - first - part;  // four threads a squeezed channel
-  for (int begin = 0; begin < problem.squeezed; begin += kDepthwiseThreads / 4) {
-    const int s = begin + thread / 4;
-    float product = 0.0f;
-    if (s < problem.squeezed) {
-      float reduce[8];
-      if (problem.staged)
-        load8(staged_reduce + s * kSlice + part, reduce);
-      else
-        load8(problem.reduce + static_cast<int64_t>(s) * problem.channels + first + part, 1, count, reduce);
-#pragma unroll
-      for (int e = 0; e < 8; ++e) product += reduce[e] * totals[part + e];
+  // The block's share of the squeezed channels.
+  HYPERSEG_DEVICE void squeeze() {
+    const int thread = threadIdx.x;
+    store2(totals_ + run() * kSlice + pair(), total_);
+    sync_block();
+    if (thread < kSlice) {
+      float sum = 0.0f;
+      for (int i = 0; i < Share::kCount; ++i) sum += totals_[i * kSlice + thread];
+      totals_[thread] = sum;
     }
-    product += shuffle_xor(product, 1);
-    product += shuffle_xor(product, 2);
-    if (part == 0 && s < problem.squeezed) partials[s] = product;
+    sync_block();
+    float* partials = problem_.partials + static_cast<int64_t>(blockIdx.x) * problem_.squeezed;
+    const int part = thread % 4 * 8, count = problem_.channels - first - part;  // four threads a squeezed channel
+    for (int begin = 0; begin < problem_.squeezed; begin += THREADS / 4) {
+      const int s = begin + thread / 4;
+      float product = 0.0f;
+      if (s < problem_.squeezed) {
+        float reduce[8];
+        if (problem_.staged)
+          load8(reduce_ + s * kSlice + part, reduce);
+        else
+          load8(problem_.reduce + static_cast<int64_t>(s) * problem_.channels + first + part, 1, count, reduce);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) product += reduce[e] * totals_[part + e];
+      }
+      product += shuffle_xor(product, 1);
+      product += shuffle_xor(product, 2);
+      if (part == 0 && s < problem_.squeezed) partials[s] = product;
+    }
   }
+
+ private:
+  HYPERSEG_DEVICE static int pair() { return threadIdx.x % (kSlice / 2) * 2; }
+  HYPERSEG_DEVICE static int run() { return threadIdx.x / (kSlice / 2); }
+
+  // What comes of a sum, of a pixel of the map.
+  HYPERSEG_DEVICE void finish(T* to, float2 v) {
+    silu2<T>(v.x, v.y);
+    total_.x += v.x, total_.y += v.y;
+    store2(to, v);
+  }
+
+  const Depthwise<T>& problem_;
+  int size_, stride_, group_;
+  float *weights_, *bias_, *totals_;  // [size * size, kSlice], [kSlice], [runs, kSlice]
+  T* reduce_;                         // [staged, kSlice]
+  float2 total_{0.0f, 0.0f};
+};
+
+template <typename T, int SIZE, int STRIDE>
+HYPERSEG_KERNEL(kDepthwiseThreads, 4)
+mbconv_depthwise_kernel(Depthwise<T> problem) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  Slice<T, SIZE, STRIDE, kDepthwiseThreads> slice(problem);
+  for (int step = 0, top, left; step < problem.steps && slice.tile(step, top, left); ++step) {
+    if (step) sync_block();  // everybody is done with the window
+    if constexpr (SIZE > 0)
+      copy_window<T, Window<SIZE, STRIDE>>(problem.in, problem.in_vectors, slice.n, slice.first,
+                                           top * STRIDE - problem.top, left * STRIDE - problem.left, slice.window);
+    if (!step) slice.stage();
+    close_copies();
+    wait_for_copies<0>();
+    sync_block();
+    slice.filter(top, left);
+  }
+  slice.squeeze();
 }
 
 }  // namespace hyperseg::cuda

@@ -156,12 +156,14 @@ def level(
 
 
 def mbconv(
-    n=2, c=8, hidden=48, out=8, squeezed=3, size=3, stride=1, padding=None, image=(9, 11), expand=True, add=False
-):
+    n=2, c=8, hidden=48, out=8, squeezed=3, size=3, stride=1, padding=None, image=(9, 11), expand=True, add=False,
+    nhwc=False,
+):  # fmt: skip
     def build(g):
         inner = hidden if expand else c
+        x = normal(g, n, c, *image)
         return (
-            normal(g, n, c, *image),
+            x.contiguous(memory_format=torch.channels_last) if nhwc else x,
             normal(g, inner, c) / c**0.5 if expand else None,
             normal(g, inner) if expand else None,
             normal(g, inner, size, size) / size,
@@ -463,6 +465,13 @@ MBCONV = table(
     efficientnet_first=mbconv(1, 32, 32, 16, 8, expand=False, image=(24, 48)),
     efficientnet_middle=mbconv(1, 40, 240, 80, 10, stride=2, padding=(0, 1, 0, 1), image=(16, 32)),
     efficientnet_last=mbconv(1, 192, 1152, 192, 48, size=5, image=(4, 8), add=True),
+    # What is expanded within the depthwise convolution: whole eights of channels.
+    nhwc=mbconv(image=(9, 19), add=True, nhwc=True),
+    nhwc_kernel_5=mbconv(2, 40, 36, 8, size=5, image=(11, 34), nhwc=True),
+    nhwc_stride_2=mbconv(2, 24, 70, 6, stride=2, padding=(0, 1, 0, 1), image=(18, 37), nhwc=True),
+    nhwc_kernel_5_stride_2=mbconv(1, 72, 40, 8, size=5, stride=2, padding=(1, 2, 1, 2), image=(20, 40), nhwc=True),
+    nhwc_unpadded=mbconv(1, 16, 32, 8, size=5, padding=(0, 0, 0, 0), image=(13, 21), nhwc=True),
+    nhwc_deep=mbconv(1, 200, 40, 8, image=(9, 17), nhwc=True),
 )
 
 STEM = [

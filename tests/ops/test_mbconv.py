@@ -51,11 +51,12 @@ def test_derivatives_are_refused():
 # On a GPU and in the shim: what of the kernels depends on how large the map is.
 CUDA = [t for t in targets() if t.backend == "cuda" and not t.reasons("mbconv")]
 LARGE = {  # by the rows and columns that a block multiplies, or what else it is about
-    "128x32": cases.mbconv(1, 104, 24, 16, image=(66, 130)),
-    "64x64": cases.mbconv(1, 136, 40, 40, image=(64, 128)),
-    "32x64": cases.mbconv(1, 8, 40, 40, size=5, image=(64, 66)),
+    "128x32": cases.mbconv(1, 104, 24, 16, size=7, image=(66, 130)),  # 7x7: expanded in a launch of its own
+    "64x64": cases.mbconv(1, 136, 40, 40, size=7, image=(64, 128)),
+    "32x64": cases.mbconv(1, 8, 40, 40, size=7, image=(64, 66)),
     "32x64_deep": cases.mbconv(1, 168, 168, 72, expand=False, stride=2, image=(64, 132)),
     "several_tiles_a_block": cases.mbconv(40, 8, 200, 8, image=(9, 17), add=True),
+    "several_tiles_not_expanded": cases.mbconv(40, 200, 200, 8, expand=False, image=(9, 17)),
     "many_squeezed": cases.mbconv(2, 8, 72, 8, squeezed=300, image=(9, 17)),
 }
 
