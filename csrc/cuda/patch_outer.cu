@@ -16,6 +16,7 @@ struct Outer {
   PatchGrid grid;
   PatchPixels pixels;
   PatchedMap<const void> left, right;
+  int left_stride, right_stride;  // of channels
   bool left_eights, right_eights;
   Norm norm;  // of the right side
   int rows, columns;
@@ -49,13 +50,13 @@ patch_outer_kernel(Outer outer) {
   const int column = static_cast<int>(blockIdx.x % across) * N, row = static_cast<int>(blockIdx.x / across % down) * M;
   const int rows = min(M, outer.rows - row), columns = min(N, outer.columns - column);
   const Patch patch(blockIdx.x / across / down, outer.grid);
-  const int64_t stride_left = outer.left.stride_c, stride_right = outer.right.stride_c;
-  const T* values_left = outer.left.as<const T>() + row * stride_left;
-  const T* values_right = outer.right.as<const T>() + column * stride_right;
+  const int stride_left = outer.left_stride, stride_right = outer.right_stride;
+  const T* values_left = outer.left.as<const T>();
+  const T* values_right = outer.right.as<const T>();
   char* memory = shared_memory();
   T *left = reinterpret_cast<T*>(memory), *right = reinterpret_cast<T*>(memory + Shared::kRightAt);
   float *norm_scale = reinterpret_cast<float*>(memory + Shared::kNormAt), *norm_shift = norm_scale + N;
-  int64_t* of_left = reinterpret_cast<int64_t*>(memory + Shared::kOffsetsAt);  // where pixels lie
+  int64_t* of_left = reinterpret_cast<int64_t*>(memory + Shared::kOffsetsAt);  // where the first channels of pixels lie
   int64_t* of_right = of_left + K;
   if (NORMALISED && thread < N) {
     norm_scale[thread] = thread < columns ? outer.norm.scale[column + thread] : 0.0f;
@@ -71,18 +72,18 @@ patch_outer_kernel(Outer outer) {
     if (k < steps && thread < 2 * K) {
       const int y = outer.pixels.across.quotient(first + k), x = first + k - y * outer.pixels.width;
       if (thread < K)
-        of_left[k] = offset_of(outer.left, patch, y, x);
+        of_left[k] = offset_of(outer.left, patch, y, x) + int64_t{row} * stride_left;
       else
-        of_right[k] = offset_of(outer.right, patch, y, x);
+        of_right[k] = offset_of(outer.right, patch, y, x) + int64_t{column} * stride_right;
     }
     sync_block();
     if constexpr (Shared::kExact) {
       const auto pull = [&](int m, int p) {
-        return m < rows ? values_left[of_left[p - first] + m * stride_left] : 0.0f;
+        return m < rows ? values_left[of_left[p - first] + int64_t{m} * stride_left] : 0.0f;
       };
       const auto read = [&](int n, int p) {
         if (n >= columns) return 0.0f;
-        const float value = values_right[of_right[p - first] + n * stride_right];
+        const float value = values_right[of_right[p - first] + int64_t{n} * stride_right];
         return NORMALISED ? relu6(fmaf(value, norm_scale[n], norm_shift[n])) : value;
       };
       fill<T, M, 4>(left, pull, first, steps, stride_left != 1 && pixels >= 8);
@@ -100,18 +101,10 @@ patch_outer_kernel(Outer outer) {
           return v;
       };
       const int groups_left = (rows + 15) / 16 * 2, groups_right = (columns + 15) / 16 * 2;
-      if (outer.left_eights)
-        lay_eights<Side::kWhole, kProductThreads, Shared::Left::kStride>(left, depth, steps, groups_left, rows, 1, true,
-                                                                         line_left, AsItIs{});
-      else
-        lay_eights<Side::kApart, kProductThreads, Shared::Left::kStride>(
-            left, depth, steps, groups_left, rows, stride_left, stride_left == 1, line_left, AsItIs{});
-      if (outer.right_eights)
-        lay_eights<Side::kWhole, kProductThreads, Shared::Right::kStride>(right, depth, steps, groups_right, columns, 1,
-                                                                          true, line_right, finish);
-      else
-        lay_eights<Side::kApart, kProductThreads, Shared::Right::kStride>(
-            right, depth, steps, groups_right, columns, stride_right, stride_right == 1, line_right, finish);
+      lay_eights<kProductThreads, Shared::Left::kStride, true>(left, depth, steps, groups_left, rows, stride_left,
+                                                               outer.left_eights, line_left, AsItIs{});
+      lay_eights<kProductThreads, Shared::Right::kStride, true>(right, depth, steps, groups_right, columns,
+                                                                stride_right, outer.right_eights, line_right, finish);
       sync_block();
       sums.add(left, right, steps, rows, columns);
     }
@@ -132,6 +125,8 @@ void patch_outer(const PatchOuter& outer, Type type, const char* op, Stream stre
                 outer.pixels,
                 outer.d,
                 outer.input,
+                stride_of(op, outer.d.stride_c),
+                stride_of(op, outer.input.stride_c),
                 by_eights(outer.d, outer.outputs),
                 by_eights(outer.input, outer.inputs),
                 outer.norm,
@@ -144,6 +139,7 @@ void patch_outer(const PatchOuter& outer, Type type, const char* op, Stream stre
                 1};
   if (outer.outputs > outer.inputs && !outer.norm.scale) {  // a tile is wider than it is high
     std::swap(product.left, product.right);
+    std::swap(product.left_stride, product.right_stride);
     std::swap(product.left_eights, product.right_eights);
     std::swap(product.rows, product.columns);
     std::swap(product.row_stride, product.column_stride);

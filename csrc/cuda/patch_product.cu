@@ -42,6 +42,11 @@ HYPERSEG_ANYWHERE constexpr bool transposed(Product kind) {
   return kind == Product::kHiddenGated || kind == Product::kPlain;
 }
 
+// Of the input's channels, of the matrix.
+struct Strides {
+  int channel, output, input;
+};
+
 // Where each pixel of a tile lies.
 struct PixelOffsets {
   int64_t input[kPixels], other[kPixels], out[kPixels], behind[kPixels];
@@ -83,7 +88,7 @@ HYPERSEG_DEVICE float finished(float v, float other, float scale, float shift, S
 
 template <typename T, Product KIND>
 HYPERSEG_KERNEL(kProductThreads, 4)
-patch_product_kernel(PatchProduct product, bool eights, float* partial) {
+patch_product_kernel(PatchProduct product, Strides strides, bool eights, float* partial) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   using namespace tile_product_detail;
@@ -101,7 +106,7 @@ patch_product_kernel(PatchProduct product, bool eights, float* partial) {
   const int first_of_block = static_cast<int>(part % down) * kTilesOfBlock * M;
   const int end_of_block = min(pixels, first_of_block + kTilesOfBlock * M);
   const Patch patch(part / down, product.grid);
-  const T* weights = matrix_of<T>(product.matrix, patch) + first_output * product.matrix.stride_output;
+  const T* weights = matrix_of<T>(product.matrix, patch) + int64_t{first_output} * strides.output;
   const T *input = product.input.as<const T>(), *other = product.other.as<const T>();
   Out *out = product.out.as<Out>(), *behind = product.behind.as<Out>();
   char* memory = shared_memory();
@@ -150,20 +155,20 @@ patch_product_kernel(PatchProduct product, bool eights, float* partial) {
         }
       }
       sync_block();
-      const T* values = input + first * product.input.stride_c;
-      const T* matrix = weights + first * product.matrix.stride_input;
+      const T* values = input + int64_t{first} * strides.channel;
+      const T* matrix = weights + int64_t{first} * strides.input;
       if constexpr (kExact) {
         const auto read = [&](int m, int k) {
           k -= first;
-          const T value = values[offsets.input[min(m, count - 1)] + k * product.input.stride_c];
+          const T value = values[offsets.input[min(m, count - 1)] + int64_t{k} * strides.channel];
           return normalised(KIND) ? relu6(fmaf(value, norm_scale[k], norm_shift[k])) : value;
         };
         const auto weight = [&](int column, int k) {
           if (column >= wanted) return 0.0f;
-          return matrix[column * product.matrix.stride_output + (k - first) * product.matrix.stride_input];
+          return matrix[int64_t{column} * strides.output + int64_t{k - first} * strides.input];
         };
-        fill<T, M, 4>(left, read, first, steps, product.input.stride_c == 1);
-        fill<T, N, 4>(right, weight, first, steps, product.matrix.stride_input == 1);
+        fill<T, M, 4>(left, read, first, steps, strides.channel == 1);
+        fill<T, N, 4>(right, weight, first, steps, strides.input == 1);
         sync_block();
         product_sums.add(left, right, steps);
       } else {
@@ -175,21 +180,17 @@ patch_product_kernel(PatchProduct product, bool eights, float* partial) {
           else
             return v;
         };
-        if (eights)
-          lay_eights<Side::kWhole, kProductThreads, Shared::Left::kStride>(left, count, count, depth / 8, steps, 1,
-                                                                           true, line, finish);
-        else
-          lay_eights<Side::kApart, kProductThreads, Shared::Left::kStride>(
-              left, count, count, depth / 8, steps, product.input.stride_c, product.input.stride_c == 1, line, finish);
+        lay_eights<kProductThreads, Shared::Left::kStride, true>(left, count, count, depth / 8, steps, strides.channel,
+                                                                 eights, line, finish);
         if (new_matrix) {
           const int columns = (channels + 15) / 16 * 16;
-          const int64_t between = transposed(KIND) ? product.matrix.stride_input : product.matrix.stride_output;
-          const int64_t within = transposed(KIND) ? product.matrix.stride_output : product.matrix.stride_input;
+          const int between = transposed(KIND) ? strides.input : strides.output;
+          const int within = transposed(KIND) ? strides.output : strides.input;
           const int lines = transposed(KIND) ? depth : columns, known = transposed(KIND) ? steps : wanted;
           const int of_line = transposed(KIND) ? columns : depth, values_of_line = transposed(KIND) ? wanted : steps;
-          const auto row = [&](int i) { return matrix + i * between; };
-          lay_eights<Side::kApart, kProductThreads, Shared::Right::kStride>(
-              right, lines, known, of_line / 8, values_of_line, within, true, row, AsItIs{});
+          const auto row = [&](int i) { return matrix + int64_t{i} * between; };
+          lay_eights<kProductThreads, Shared::Right::kStride, false>(right, lines, known, of_line / 8, values_of_line,
+                                                                     within, false, row, AsItIs{});
         }
         sync_block();
         product_sums.add(left, right, steps, count, channels);
@@ -262,12 +263,14 @@ template <Product KIND>
 void launch_product(const PatchProduct& product, float* partial, Type type, const char* op, Stream stream) {
   const int64_t blocks =
       product.grid.patches() * ((product.pixels.count() + kTilesOfBlock * kPixels - 1) / (kTilesOfBlock * kPixels));
+  const Strides strides{stride_of(op, product.input.stride_c), stride_of(op, product.matrix.stride_output),
+                        stride_of(op, product.matrix.stride_input)};
   const bool eights = by_eights(product.input, product.matrix.inputs);
   with_type(type, [&](auto value) {
     using T = decltype(value);
     constexpr int N = kOutputs<T>;
     launch<patch_product_kernel<T, KIND>>(op, grid_of(op, blocks * ((product.stored + N - 1) / N)), kProductThreads,
-                                          Room<T, KIND>::kBytes, stream, product, eights, partial);
+                                          Room<T, KIND>::kBytes, stream, product, strides, eights, partial);
   });
 }
 
