@@ -17,7 +17,8 @@ HYPERSEG_DEVICE uint4 eight_of(const T* line, int first, int count, int stride) 
     return first < count ? *reinterpret_cast<const uint4*>(line + first) : uint4{};
   } else {
     const int64_t apart = SIDE == Side::kApart ? stride : 1;
-    const uint16_t* from = reinterpret_cast<const uint16_t*>(line) + first * apart;
+    const uint16_t* from = reinterpret_cast<const uint16_t*>(line);
+    from += SIDE == Side::kApart ? uint64_t{static_cast<uint32_t>(first)} * static_cast<uint32_t>(stride) : first;
     const int left = count - first;
     uint16_t one[8];
     if (left >= 8) {

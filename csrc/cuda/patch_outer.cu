@@ -100,7 +100,7 @@ patch_outer_kernel(Outer outer) {
         else
           return v;
       };
-      const int groups_left = (rows + 15) / 16 * 2, groups_right = (columns + 15) / 16 * 2;
+      const int groups_left = (rows + 7) / 8, groups_right = (columns + 7) / 8;
       lay_eights<kProductThreads, Shared::Left::kStride, true>(left, depth, steps, groups_left, rows, stride_left,
                                                                outer.left_eights, line_left, AsItIs{});
       lay_eights<kProductThreads, Shared::Right::kStride, true>(right, depth, steps, groups_right, columns,

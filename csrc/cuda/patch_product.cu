@@ -122,6 +122,11 @@ patch_product_kernel(PatchProduct product, Strides strides, bool eights, float* 
   const int groups = channels / kChannels, slots = kProductThreads / groups;
   const int slot = thread / groups, n = (thread - slot * groups) * kChannels, o = first_output + n;
   const bool by_channel = !hidden(KIND) && product.out.stride_c != 1;
+  const T* other_channel = other + o * product.other.stride_c;
+  const bool is_behind = KIND == Product::kPlain && o >= product.split;
+  const int64_t* out_offsets = is_behind ? offsets.behind : offsets.out;
+  Out* out_channel =
+      is_behind ? behind + (o - product.split) * product.behind.stride_c : out + o * product.out.stride_c;
   Sums sums[kChannels];
   float scale[kChannels] = {}, shift[kChannels] = {};
 #pragma unroll
@@ -183,7 +188,7 @@ patch_product_kernel(PatchProduct product, Strides strides, bool eights, float* 
         lay_eights<kProductThreads, Shared::Left::kStride, true>(left, count, count, depth / 8, steps, strides.channel,
                                                                  eights, line, finish);
         if (new_matrix) {
-          const int columns = (channels + 15) / 16 * 16;
+          const int columns = (channels + 7) / 8 * 8;
           const int between = transposed(KIND) ? strides.input : strides.output;
           const int within = transposed(KIND) ? strides.output : strides.input;
           const int lines = transposed(KIND) ? depth : columns, known = transposed(KIND) ? steps : wanted;
@@ -200,26 +205,32 @@ patch_product_kernel(PatchProduct product, Strides strides, bool eights, float* 
     if constexpr (kExact)
       product_sums.store([&](int row, int column, float sum) { tile[row * kStride + column] = sum; });
     else
-      product_sums.store_pairs([&](int row, int column, float v, float next) {
-        float* to = tile + row * kStride + column;
-        if constexpr (kStride % 2 == 0)
-          store2(to, float2{v, next});
-        else
-          to[0] = v, to[1] = next;
-      });
+      product_sums.store_pairs(
+          [&](int row, int column, float v, float next) {
+            float* to = tile + row * kStride + column;
+            if constexpr (kStride % 2 == 0)
+              store2(to, float2{v, next});
+            else
+              to[0] = v, to[1] = next;
+          },
+          channels);
     sync_block();
 
-    const auto store = [&](int m, int channel, float v) {
-      if (channel < product.split)
-        out[offsets.out[m] + channel * product.out.stride_c] = from_float<Out>(v);
-      else
-        behind[offsets.behind[m] + (channel - product.split) * product.behind.stride_c] = from_float<Out>(v);
-    };
+    // Pixels side by side, a channel after the other.
     const auto store_by_channel = [&] {
       const int m = thread % M;
       if (m >= count) return;
-      for (int c = thread / M; c < channels; c += kProductThreads / M)
-        store(m, first_output + c, tile[m * kStride + c]);
+      const float* sum = tile + m * kStride;
+      int c = thread / M;
+      const auto store = [&](Out* to, int64_t stride, int end) {
+        constexpr int kStep = kProductThreads / M;
+        for (to += c * stride; c < end; c += kStep, to += kStep * stride) *to = from_float<Out>(sum[c]);
+      };
+      store(out + offsets.out[m] + first_output * product.out.stride_c, product.out.stride_c,
+            min(channels, product.split - first_output));
+      if (KIND == Product::kPlain && c < channels)
+        store(behind + offsets.behind[m] + (first_output - product.split) * product.behind.stride_c,
+              product.behind.stride_c, channels);
     };
     if (KIND == Product::kPlain && by_channel) {
       store_by_channel();
@@ -236,12 +247,12 @@ patch_product_kernel(PatchProduct product, Strides strides, bool eights, float* 
         store8(out + offsets.out[m] + o, v);
       } else {
         float z = 0.0f;
-        if constexpr (paired(KIND)) z = to_float(other[offsets.other[m] + o * product.other.stride_c]);
+        if constexpr (paired(KIND)) z = to_float(other_channel[offsets.other[m]]);
         const float v = finished<KIND, Out>(*sum, z, scale[0], shift[0], sums[0]);
         if (by_channel)
           *sum = v;
         else
-          store(m, o, v);
+          out_channel[out_offsets[m]] = from_float<Out>(v);
       }
     }
     if (KIND != Product::kPlain && by_channel) {

@@ -93,10 +93,48 @@ struct Depths {
 template <typename T, int M, int N, typename A = Rows<kDepth>, typename B = Rows<kDepth>>
 class Fragments {
  public:
-  // Rows and columns from the given numbers on are not needed: a warp leaves out fragments of 16 that have no others.
+  // Rows and columns from the given numbers on are not needed: most of them are left out.
   HYPERSEG_DEVICE void add(const T* a, const T* b, int steps, int rows = M, int columns = N) {
     static_assert(A::kStride % 16 == 8 && B::kStride % 16 == 8);
     if (row() >= rows) return;
+    if (kAcross > 4 && columns <= kFew * 16)
+      add_some<kFew>(a, b, steps);
+    else
+      add_some<kAcross>(a, b, steps);
+  }
+  template <typename Store>
+  HYPERSEG_DEVICE void store(const Store& store) const {
+    store_pairs([&](int row, int column, float first, float second) {
+      store(row, column, first);
+      store(row, column + 1, second);
+    });
+  }
+  // store(row, even column, its value, the next column's); columns as for add.
+  template <typename Store>
+  HYPERSEG_DEVICE void store_pairs(const Store& store, int columns = N) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < kDown; ++i)
+#pragma unroll
+      for (int j = 0; j < 2 * kAcross; ++j) {
+        if (column() + 8 * j >= columns) break;
+#pragma unroll
+        for (int e = 0; e < 4; e += 2)
+          store(row() + 16 * i + lane / 4 + e / 2 * 8, column() + 8 * j + lane % 4 * 2, sums_[i][j][e],
+                sums_[i][j][e + 1]);
+      }
+  }
+
+ private:
+  // How the four warps share a tile.
+  static constexpr int kWarpsAcross = M == 16 ? 4 : N == 64 ? 2 : 1, kWarpsDown = 4 / kWarpsAcross;
+  static constexpr int kDown = M / kWarpsDown / 16, kAcross = N / kWarpsAcross / 16, kFew = kAcross < 3 ? kAcross : 3;
+  static constexpr int kUnrolled = kAcross > 4 ? 1 : 2;  // a wide tile's sums leave fewer registers
+  HYPERSEG_DEVICE static int row() { return threadIdx.x / 32 / kWarpsAcross * (M / kWarpsDown); }
+  HYPERSEG_DEVICE static int column() { return threadIdx.x / 32 % kWarpsAcross * (N / kWarpsAcross); }
+
+  template <int ACROSS>
+  HYPERSEG_DEVICE void add_some(const T* a, const T* b, int steps) {
     const int lane = threadIdx.x % 32;
     // Four 8x8 matrices each: of a the upper and the lower rows, then those 8 deeper; of b the first 8 columns, then 8
     // deeper, then the next 8 columns likewise.
@@ -104,6 +142,7 @@ class Fragments {
     const int a_depth = A::kTurned ? lane / 16 * 8 + lane % 8 : lane / 16 * 8;
     const int b_column = B::kTurned ? lane / 16 * 8 : lane / 16 * 8 + lane % 8;
     const int b_depth = B::kTurned ? lane / 8 % 2 * 8 + lane % 8 : lane / 8 % 2 * 8;
+#pragma unroll kUnrolled
     for (int k = 0; k < steps; k += 16) {
       uint32_t left[kDown][4];
 #pragma unroll
@@ -115,8 +154,7 @@ class Fragments {
           ldmatrix4(left[i], from);
       }
 #pragma unroll
-      for (int j = 0; j < kAcross; ++j) {
-        if (column() + 16 * j >= columns) break;
+      for (int j = 0; j < ACROSS; ++j) {
         uint32_t right[4];
         const T* from = &b[B::place(column() + 16 * j + b_column, k + b_depth)];
         if constexpr (B::kTurned)
@@ -131,33 +169,7 @@ class Fragments {
       }
     }
   }
-  template <typename Store>
-  HYPERSEG_DEVICE void store(const Store& store) const {
-    store_pairs([&](int row, int column, float first, float second) {
-      store(row, column, first);
-      store(row, column + 1, second);
-    });
-  }
-  // store(row, even column, its value, the next column's)
-  template <typename Store>
-  HYPERSEG_DEVICE void store_pairs(const Store& store) const {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int i = 0; i < kDown; ++i)
-#pragma unroll
-      for (int j = 0; j < 2 * kAcross; ++j)
-#pragma unroll
-        for (int e = 0; e < 4; e += 2)
-          store(row() + 16 * i + lane / 4 + e / 2 * 8, column() + 8 * j + lane % 4 * 2, sums_[i][j][e],
-                sums_[i][j][e + 1]);
-  }
 
- private:
-  // How the four warps share a tile.
-  static constexpr int kWarpsAcross = M == 16 ? 4 : N == 64 ? 2 : 1, kWarpsDown = 4 / kWarpsAcross;
-  static constexpr int kDown = M / kWarpsDown / 16, kAcross = N / kWarpsAcross / 16;
-  HYPERSEG_DEVICE static int row() { return threadIdx.x / 32 / kWarpsAcross * (M / kWarpsDown); }
-  HYPERSEG_DEVICE static int column() { return threadIdx.x / 32 % kWarpsAcross * (N / kWarpsAcross); }
   float sums_[kDown][2 * kAcross][4] = {};
 };
 
