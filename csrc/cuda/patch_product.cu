@@ -63,6 +63,7 @@ struct Room {
   // rows nor columns meet in a bank.
   static constexpr int kTileStride = hidden(KIND) ? N + 8 : N + 1;
 
+  static constexpr int kNorms = K > N ? K : N;
   static constexpr size_t kRightValues = kExact ? K * (N + 1) : (transposed(KIND) ? K : N) * Right::kStride;
   static constexpr size_t kLeftBytes = (kExact ? K * (M + 1) : M * Left::kStride) * sizeof(T);
   static constexpr size_t kTileBytes = M * kTileStride * sizeof(float);
@@ -71,7 +72,7 @@ struct Room {
   static constexpr size_t kMost = kLeftBytes > kTileBytes ? kLeftBytes : kTileBytes;
   static constexpr size_t kLeftAt = (kRightValues * sizeof(T) + 15) / 16 * 16;
   static constexpr size_t kNormAt = kLeftAt + ((kMost > kSumBytes ? kMost : kSumBytes) + 15) / 16 * 16;
-  static constexpr size_t kOffsetsAt = kNormAt + 2 * K * sizeof(float);
+  static constexpr size_t kOffsetsAt = kNormAt + 2 * kNorms * sizeof(float);
   static constexpr size_t kBytes = kOffsetsAt + sizeof(PixelOffsets);
 };
 
@@ -113,7 +114,7 @@ patch_product_kernel(PatchProduct product, Strides strides, bool eights, float* 
   T* right = reinterpret_cast<T*>(memory);
   T* left = reinterpret_cast<T*>(memory + Shared::kLeftAt);
   float* tile = reinterpret_cast<float*>(memory + Shared::kLeftAt);
-  float *norm_scale = reinterpret_cast<float*>(memory + Shared::kNormAt), *norm_shift = norm_scale + K;
+  float *norm_scale = reinterpret_cast<float*>(memory + Shared::kNormAt), *norm_shift = norm_scale + Shared::kNorms;
   PixelOffsets& offsets = *reinterpret_cast<PixelOffsets*>(memory + Shared::kOffsetsAt);
 
   // This block's outputs, and how its threads go over a tile: channels side by side, eight at a time or one.
@@ -128,11 +129,10 @@ patch_product_kernel(PatchProduct product, Strides strides, bool eights, float* 
   Out* out_channel =
       is_behind ? behind + (o - product.split) * product.behind.stride_c : out + o * product.out.stride_c;
   Sums sums[kChannels];
-  float scale[kChannels] = {}, shift[kChannels] = {};
-#pragma unroll
-  for (int i = 0; i < kChannels; ++i) {
-    if (gated(KIND) && o + i < outputs) scale[i] = product.norm.scale[o + i];
-    if ((gated(KIND) || KIND == Product::kThroughRelu) && o + i < outputs) shift[i] = product.norm.shift[o + i];
+  const float shift = KIND == Product::kThroughRelu && o < outputs ? product.norm.shift[o] : 0.0f;
+  if (gated(KIND) && thread < N) {
+    norm_scale[thread] = thread < wanted ? product.norm.scale[first_output + thread] : 0.0f;
+    norm_shift[thread] = thread < wanted ? product.norm.shift[first_output + thread] : 0.0f;
   }
 
   for (int first_pixel = first_of_block; first_pixel < end_of_block; first_pixel += M) {
@@ -239,16 +239,20 @@ patch_product_kernel(PatchProduct product, Strides strides, bool eights, float* 
     for (int m = slot; m < count && slot < slots; m += slots) {
       float* sum = tile + m * kStride + n;
       if constexpr (hidden(KIND)) {
-        float v[8], z[8] = {};
-        if constexpr (gated(KIND)) load8(other + offsets.other[m] + o, z);
+        float v[8], z[8] = {}, scales[8] = {}, shifts[8] = {};
+        if constexpr (gated(KIND)) {
+          load8(other + offsets.other[m] + o, z);
+          load8(norm_scale + n, scales);
+          load8(norm_shift + n, shifts);
+        }
         load8(sum, v);
 #pragma unroll
-        for (int i = 0; i < 8; ++i) v[i] = finished<KIND, Out>(v[i], z[i], scale[i], shift[i], sums[i]);
+        for (int i = 0; i < 8; ++i) v[i] = finished<KIND, Out>(v[i], z[i], scales[i], shifts[i], sums[i]);
         store8(out + offsets.out[m] + o, v);
       } else {
         float z = 0.0f;
         if constexpr (paired(KIND)) z = to_float(other_channel[offsets.other[m]]);
-        const float v = finished<KIND, Out>(*sum, z, scale[0], shift[0], sums[0]);
+        const float v = finished<KIND, Out>(*sum, z, 0.0f, shift, sums[0]);
         if (by_channel)
           *sum = v;
         else
