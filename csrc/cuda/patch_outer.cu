@@ -28,7 +28,7 @@ struct Outer {
 template <typename T>
 struct Room {
   static constexpr bool kExact = std::is_same_v<T, float>;
-  static constexpr int M = 64, N = kExact ? 64 : 80, K = kExact ? kPreparedDepth : 64;  // pixels at once
+  static constexpr int M = 64, N = kExact ? 64 : 80, K = kExact ? tile_product_detail::kDepth : 64;  // pixels at once
   using Left = tile_product_detail::Depths<M>;
   using Right = tile_product_detail::Depths<N>;
   static constexpr size_t kRightAt = kExact ? K * (M + 1) * sizeof(T) : K * Left::kStride * sizeof(T);

@@ -18,7 +18,7 @@ constexpr int kTilesOfBlock = 8;  // at most: they share a row of sums
 template <typename T>
 constexpr int kOutputs = std::is_same_v<T, float> ? 64 : 80;  // of a tile
 template <typename T>
-constexpr int kInputs = std::is_same_v<T, float> ? kPreparedDepth : 80;  // in shared memory at once
+constexpr int kInputs = std::is_same_v<T, float> ? tile_product_detail::kDepth : 80;  // in shared memory at once
 
 HYPERSEG_ANYWHERE constexpr bool normalised(Product kind) {
   return kind == Product::kNormalised || kind == Product::kNormalisedPaired;

@@ -175,17 +175,12 @@ class Fragments {
 
 }  // namespace tile_product_detail
 
-struct NoPreparation {
-  HYPERSEG_DEVICE void operator()(int, int) const {}
-};
-
 // store(m, n, sum over k of a(m, k) * b(n, k)) for all m < M and n < N; both in {16, 64}, and not 16 at once. All
 // kProductThreads threads of the block; a and b answer with a T for every row, also beside the matrix, and any k below
-// `depth`. They may first prepare(first, steps) what they answer for that part of the depth, kPreparedDepth at most.
-constexpr int kPreparedDepth = tile_product_detail::kDepth;
-template <typename T, int M, int N, typename A, typename B, typename Store, typename Prepare = NoPreparation>
+// `depth`.
+template <typename T, int M, int N, typename A, typename B, typename Store>
 HYPERSEG_DEVICE void tile_product(int depth, const A& a, bool a_along_depth, const B& b, bool b_along_depth,
-                                  const Store& store, const Prepare& prepare = {}) {
+                                  const Store& store) {
   using namespace tile_product_detail;
   T* left = reinterpret_cast<T*>(shared_memory());
   T* right = left + (std::is_same_v<T, float> ? kDepth * (M + 1) : M * kRow);
@@ -194,10 +189,6 @@ HYPERSEG_DEVICE void tile_product(int depth, const A& a, bool a_along_depth, con
   for (int first = 0; first < depth; first += kDepth) {
     const int steps = min(kDepth, depth - first);
     if (first > 0) sync_block();
-    if constexpr (!std::is_same_v<Prepare, NoPreparation>) {
-      prepare(first, steps);
-      sync_block();
-    }
     fill<T, M, kAhead>(left, a, first, steps, a_along_depth);
     fill<T, N, kAhead>(right, b, first, steps, b_along_depth);
     sync_block();
