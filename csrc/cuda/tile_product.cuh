@@ -129,7 +129,7 @@ class Fragments {
   // How the four warps share a tile.
   static constexpr int kWarpsAcross = M == 16 ? 4 : N == 64 ? 2 : 1, kWarpsDown = 4 / kWarpsAcross;
   static constexpr int kDown = M / kWarpsDown / 16, kAcross = N / kWarpsAcross / 16, kFew = kAcross < 3 ? kAcross : 3;
-  static constexpr int kUnrolled = kAcross > 4 ? 1 : 2;  // a wide tile's sums leave fewer registers
+  static constexpr int kUnrolled = kAcross > 1 ? 1 : 2;  // the sums of a large tile leave few registers
   HYPERSEG_DEVICE static int row() { return threadIdx.x / 32 / kWarpsAcross * (M / kWarpsDown); }
   HYPERSEG_DEVICE static int column() { return threadIdx.x / 32 % kWarpsAcross * (N / kWarpsAcross); }
 
