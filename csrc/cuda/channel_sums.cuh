@@ -45,11 +45,12 @@ struct GradientSums {
     by_value += gradient * value;
   }
   HYPERSEG_DEVICE static void merge(const GradientSums* parts, int number, int step, float& total, float& by_value) {
-    total = by_value = 0.0f;
+    float sum = 0.0f, product = 0.0f;  // the results may be in global memory
     for (int i = 0; i < number; ++i) {
-      total += parts[i * step].total;
-      by_value += parts[i * step].by_value;
+      sum += parts[i * step].total;
+      product += parts[i * step].by_value;
     }
+    total = sum, by_value = product;
   }
 };
 

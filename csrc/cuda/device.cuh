@@ -182,7 +182,15 @@ HYPERSEG_DEVICE void ldmatrix4(uint32_t (&r)[4], const void* row) {
                : "r"(address));
 }
 
-// Two of them, named by lanes 0 to 15.
+// The same matrices, each with its rows and columns exchanged.
+HYPERSEG_DEVICE void ldmatrix4_turned(uint32_t (&r)[4], const void* row) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address));
+}
+
+// Two of them, not exchanged, named by lanes 0 to 15.
 HYPERSEG_DEVICE void ldmatrix2(uint32_t* r, const void* row) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(address));

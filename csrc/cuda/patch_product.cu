@@ -1,18 +1,24 @@
 #include "patch_product.h"
 
 #include "channel_sums.cuh"
+#include "eights.cuh"
 #include "launch.cuh"
 #include "patches.cuh"
 #include "tile_product.cuh"
 #include "vectors.cuh"
 
-// A block computes a tile of the product of one patch and lays it into shared memory, from where threads side by side
-// store, and sum, what lies side by side.
+// A block computes several tiles of the product of one patch, one after the other, and lays each into shared memory,
+// from where threads side by side store, and sum, what lies side by side. Operands in half types are laid by eights:
+// the channels of a pixel, and what lies side by side in a patch's matrix, which stays for all tiles if it fits.
 namespace hyperseg::cuda {
 namespace {
 
-template <int N>
-constexpr int kTileStride = N + 1;  // odd: neither rows nor columns meet in a bank
+constexpr int kPixels = 64;       // of a tile
+constexpr int kTilesOfBlock = 8;  // at most: they share a row of sums
+template <typename T>
+constexpr int kOutputs = std::is_same_v<T, float> ? 64 : 80;  // of a tile
+template <typename T>
+constexpr int kInputs = std::is_same_v<T, float> ? tile_product_detail::kDepth : 80;  // in shared memory at once
 
 HYPERSEG_ANYWHERE constexpr bool normalised(Product kind) {
   return kind == Product::kNormalised || kind == Product::kNormalisedPaired;
@@ -31,24 +37,43 @@ HYPERSEG_ANYWHERE constexpr bool paired(Product kind) {
 template <Product KIND>
 using SumsOf = std::conditional_t<moments(KIND), Moments, GradientSums>;
 
-// How the threads go over a tile: channels side by side, eight at a time or one, and as many pixels at once.
-template <int M, int N, Product KIND>
-struct Sweep {
-  static constexpr int kChannels = hidden(KIND) ? 8 : 1, kAcross = N / kChannels;
-  static constexpr int kSlots = kProductThreads / kAcross < M ? kProductThreads / kAcross : M;
-};
-
-template <typename T, int M, int N, Product KIND>
-HYPERSEG_ANYWHERE constexpr size_t shared_bytes() {
-  const size_t used = tile_product_bytes<T, M, N>() + M * kTileStride<N> * sizeof(float);
-  const size_t sums = summed(KIND) ? Sweep<M, N, KIND>::kSlots * N * sizeof(SumsOf<KIND>) : 0;
-  return ((used > sums ? used : sums) + 7) / 8 * 8;
+// Gradients go back through the transposed matrix: what lies side by side in memory are its outputs.
+HYPERSEG_ANYWHERE constexpr bool transposed(Product kind) {
+  return kind == Product::kHiddenGated || kind == Product::kPlain;
 }
 
+// Of the input's channels, of the matrix.
+struct Strides {
+  int channel, output, input;
+};
+
 // Where each pixel of a tile lies.
-template <int M>
 struct PixelOffsets {
-  int64_t input[M], other[M], out[M], behind[M];
+  int64_t input[kPixels], other[kPixels], out[kPixels], behind[kPixels];
+};
+
+// Shared memory: the matrix, the input or what was made of it, and what little belongs to both.
+template <typename T, Product KIND>
+struct Room {
+  static constexpr bool kExact = std::is_same_v<T, float>;
+  static constexpr int M = kPixels, N = kOutputs<T>, K = kInputs<T>;
+  using Left = tile_product_detail::Rows<K>;
+  using Right = std::conditional_t<transposed(KIND), tile_product_detail::Depths<N>, tile_product_detail::Rows<K>>;
+  // Of floats of the tile: by eights they are on 16 bytes and fragments' rows in banks of their own; one by one neither
+  // rows nor columns meet in a bank.
+  static constexpr int kTileStride = hidden(KIND) ? N + 8 : N + 1;
+
+  static constexpr int kNorms = K > N ? K : N;
+  static constexpr size_t kRightValues = kExact ? K * (N + 1) : (transposed(KIND) ? K : N) * Right::kStride;
+  static constexpr size_t kLeftBytes = (kExact ? K * (M + 1) : M * Left::kStride) * sizeof(T);
+  static constexpr size_t kTileBytes = M * kTileStride * sizeof(float);
+  static constexpr size_t kSumBytes =
+      summed(KIND) ? kProductThreads * (hidden(KIND) ? 8 : 1) * sizeof(SumsOf<KIND>) : 0;
+  static constexpr size_t kMost = kLeftBytes > kTileBytes ? kLeftBytes : kTileBytes;
+  static constexpr size_t kLeftAt = (kRightValues * sizeof(T) + 15) / 16 * 16;
+  static constexpr size_t kNormAt = kLeftAt + ((kMost > kSumBytes ? kMost : kSumBytes) + 15) / 16 * 16;
+  static constexpr size_t kOffsetsAt = kNormAt + 2 * kNorms * sizeof(float);
+  static constexpr size_t kBytes = kOffsetsAt + sizeof(PixelOffsets);
 };
 
 // What becomes of one sum.
@@ -62,133 +87,212 @@ HYPERSEG_DEVICE float finished(float v, float other, float scale, float shift, S
   return v;
 }
 
-template <typename T, int M, int N, Product KIND>
+template <typename T, Product KIND>
 HYPERSEG_KERNEL(kProductThreads, 4)
-patch_product_kernel(PatchProduct product, float* partial) {
+patch_product_kernel(PatchProduct product, Strides strides, bool eights, float* partial) {
   wait_for_previous_kernel();
   let_next_kernel_start();
+  using namespace tile_product_detail;
   using Out = std::conditional_t<normalised(KIND), float, T>;
   using Sums = SumsOf<KIND>;
-  using Threads = Sweep<M, N, KIND>;
-  constexpr int kStride = kTileStride<N>;
-  const int pixels = product.pixels.count(), stored = product.stored, outputs = product.matrix.outputs;
+  using Shared = Room<T, KIND>;
+  constexpr bool kExact = Shared::kExact;
+  constexpr int M = Shared::M, N = Shared::N, K = Shared::K, kStride = Shared::kTileStride;
+  const int pixels = product.pixels.count(), stored = product.stored;
+  const int outputs = product.matrix.outputs, inputs = product.matrix.inputs;
   const int thread = threadIdx.x;
-  const unsigned across = (stored + N - 1) / N, down = (pixels + M - 1) / M;
+  const unsigned across = (stored + N - 1) / N, down = (pixels + kTilesOfBlock * M - 1) / (kTilesOfBlock * M);
   const int first_output = static_cast<int>(blockIdx.x % across) * N;
-  const unsigned tile_row = blockIdx.x / across;
-  const int first_pixel = static_cast<int>(tile_row % down) * M, count = min(M, pixels - first_pixel);
-  const Patch patch(tile_row / down, product.grid);
-  const T* weights = matrix_of<T>(product.matrix, patch);
+  const unsigned part = blockIdx.x / across;
+  const int first_of_block = static_cast<int>(part % down) * kTilesOfBlock * M;
+  const int end_of_block = min(pixels, first_of_block + kTilesOfBlock * M);
+  const Patch patch(part / down, product.grid);
+  const T* weights = matrix_of<T>(product.matrix, patch) + int64_t{first_output} * strides.output;
   const T *input = product.input.as<const T>(), *other = product.other.as<const T>();
   Out *out = product.out.as<Out>(), *behind = product.behind.as<Out>();
-  const T zero = from_float<T>(0.0f);
-  constexpr size_t kTileAt = tile_product_bytes<T, M, N>(), kOffsetsAt = shared_bytes<T, M, N, KIND>();
-  float* tile = reinterpret_cast<float*>(shared_memory() + kTileAt);
-  PixelOffsets<M>& offsets = *reinterpret_cast<PixelOffsets<M>*>(shared_memory() + kOffsetsAt);
+  char* memory = shared_memory();
+  T* right = reinterpret_cast<T*>(memory);
+  T* left = reinterpret_cast<T*>(memory + Shared::kLeftAt);
+  float* tile = reinterpret_cast<float*>(memory + Shared::kLeftAt);
+  float *norm_scale = reinterpret_cast<float*>(memory + Shared::kNormAt), *norm_shift = norm_scale + Shared::kNorms;
+  PixelOffsets& offsets = *reinterpret_cast<PixelOffsets*>(memory + Shared::kOffsetsAt);
 
-  if (thread < M) {  // pixels beyond the patch are computed as the last one, and not stored
-    const int p = first_pixel + min(thread, count - 1), y = product.pixels.across.quotient(p);
-    const int x = p - y * product.pixels.width;
-    offsets.input[thread] = offset_of(product.input, patch, y, x);
-    if (paired(KIND)) offsets.other[thread] = offset_of(product.other, patch, y, x);
-    offsets.out[thread] = offset_of(product.out, patch, y, x);
-    if (KIND == Product::kPlain) offsets.behind[thread] = offset_of(product.behind, patch, y, x);
-  }
-  sync_block();
-  const auto read = [&](int m, int k) {
-    const T value = input[offsets.input[m] + k * product.input.stride_c];
-    if constexpr (normalised(KIND))
-      return from_float<T>(relu6(fmaf(to_float(value), product.norm.scale[k], product.norm.shift[k])));
-    else
-      return value;
-  };
-  const auto weight = [&](int n, int k) {
-    const int o = first_output + n;
-    return o < outputs ? weights[o * product.matrix.stride_output + k * product.matrix.stride_input] : zero;
-  };
-  tile_product<T, M, N>(product.matrix.inputs, read, product.input.stride_c == 1, weight,
-                        product.matrix.stride_input == 1,
-                        [&](int m, int n, float sum) { tile[m * kStride + n] = sum; });
-  sync_block();
-
-  const auto store = [&](int m, int o, float v) {
-    if (o < product.split)
-      out[offsets.out[m] + o * product.out.stride_c] = from_float<Out>(v);
-    else
-      behind[offsets.behind[m] + (o - product.split) * product.behind.stride_c] = from_float<Out>(v);
-  };
-  const auto store_by_channel = [&] {
-    const int m = thread % M, channels = min(N, stored - first_output);
-    if (m >= count) return;
-    for (int c = thread / M; c < channels; c += kProductThreads / M) store(m, first_output + c, tile[m * kStride + c]);
-  };
+  // This block's outputs, and how its threads go over a tile: channels side by side, eight at a time or one.
+  constexpr int kChannels = hidden(KIND) ? 8 : 1;
+  const int channels = min(N, stored - first_output), wanted = min(channels, outputs - first_output);
+  const int groups = channels / kChannels, slots = kProductThreads / groups;
+  const int slot = thread / groups, n = (thread - slot * groups) * kChannels, o = first_output + n;
   const bool by_channel = !hidden(KIND) && product.out.stride_c != 1;
-  if (KIND == Product::kPlain && by_channel) return store_by_channel();
-
-  constexpr int kChannels = Threads::kChannels;
-  const int n = thread % Threads::kAcross * kChannels, slot = thread / Threads::kAcross, o = first_output + n;
+  const T* other_channel = other + o * product.other.stride_c;
+  const bool is_behind = KIND == Product::kPlain && o >= product.split;
+  const int64_t* out_offsets = is_behind ? offsets.behind : offsets.out;
+  Out* out_channel =
+      is_behind ? behind + (o - product.split) * product.behind.stride_c : out + o * product.out.stride_c;
   Sums sums[kChannels];
-  float scale[kChannels] = {}, shift[kChannels] = {};
-#pragma unroll
-  for (int i = 0; i < kChannels; ++i) {
-    if (gated(KIND) && o + i < outputs) scale[i] = product.norm.scale[o + i];
-    if ((gated(KIND) || KIND == Product::kThroughRelu) && o + i < outputs) shift[i] = product.norm.shift[o + i];
+  const float shift = KIND == Product::kThroughRelu && o < outputs ? product.norm.shift[o] : 0.0f;
+  if (gated(KIND) && thread < N) {
+    norm_scale[thread] = thread < wanted ? product.norm.scale[first_output + thread] : 0.0f;
+    norm_shift[thread] = thread < wanted ? product.norm.shift[first_output + thread] : 0.0f;
   }
-  for (int m = slot; m < count && o < stored; m += Threads::kSlots) {
-    float* sum = tile + m * kStride + n;
-    if constexpr (hidden(KIND)) {
-      float v[8], z[8] = {};
-      if constexpr (gated(KIND)) load8(other + offsets.other[m] + o, z);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) v[i] = finished<KIND, Out>(sum[i], z[i], scale[i], shift[i], sums[i]);
-      store8(out + offsets.out[m] + o, v);
-    } else {
-      float z = 0.0f;
-      if constexpr (paired(KIND)) z = to_float(other[offsets.other[m] + o * product.other.stride_c]);
-      const float v = finished<KIND, Out>(*sum, z, scale[0], shift[0], sums[0]);
-      if (by_channel)
-        *sum = v;
-      else
-        store(m, o, v);
+
+  for (int first_pixel = first_of_block; first_pixel < end_of_block; first_pixel += M) {
+    const int count = min(M, end_of_block - first_pixel);
+    if (first_pixel > first_of_block) sync_block();
+    if (thread < count) {
+      const int p = first_pixel + thread, y = product.pixels.across.quotient(p);
+      const int x = p - y * product.pixels.width;
+      offsets.input[thread] = offset_of(product.input, patch, y, x);
+      if (paired(KIND)) offsets.other[thread] = offset_of(product.other, patch, y, x);
+      offsets.out[thread] = offset_of(product.out, patch, y, x);
+      if (KIND == Product::kPlain) offsets.behind[thread] = offset_of(product.behind, patch, y, x);
     }
-  }
-  if constexpr (summed(KIND)) {
-    if (by_channel) {
+
+    std::conditional_t<kExact, Exact<M, N>, Fragments<T, M, N, typename Shared::Left, typename Shared::Right>>
+        product_sums;
+    for (int first = 0; first < inputs; first += K) {
+      const int steps = min(K, inputs - first);
+      const bool new_matrix = inputs > K || first_pixel == first_of_block;
+      if (first > 0) sync_block();
+      if constexpr (normalised(KIND)) {
+        if (new_matrix && thread < K) {
+          norm_scale[thread] = thread < steps ? product.norm.scale[first + thread] : 0.0f;
+          norm_shift[thread] = thread < steps ? product.norm.shift[first + thread] : 0.0f;
+        }
+      }
+      sync_block();
+      const T* values = input + int64_t{first} * strides.channel;
+      const T* matrix = weights + int64_t{first} * strides.input;
+      if constexpr (kExact) {
+        const auto read = [&](int m, int k) {
+          k -= first;
+          const T value = values[offsets.input[min(m, count - 1)] + int64_t{k} * strides.channel];
+          return normalised(KIND) ? relu6(fmaf(value, norm_scale[k], norm_shift[k])) : value;
+        };
+        const auto weight = [&](int column, int k) {
+          if (column >= wanted) return 0.0f;
+          return matrix[int64_t{column} * strides.output + int64_t{k - first} * strides.input];
+        };
+        fill<T, M, 4>(left, read, first, steps, strides.channel == 1);
+        fill<T, N, 4>(right, weight, first, steps, strides.input == 1);
+        sync_block();
+        product_sums.add(left, right, steps);
+      } else {
+        const int depth = (steps + 15) / 16 * 16;
+        const auto line = [&](int m) { return values + offsets.input[m]; };
+        const auto finish = [&](uint4 v, int k) {
+          if constexpr (normalised(KIND))
+            return Normalised8<T>{norm_scale, norm_shift}(v, k);
+          else
+            return v;
+        };
+        lay_eights<kProductThreads, Shared::Left::kStride, true>(left, count, count, depth / 8, steps, strides.channel,
+                                                                 eights, line, finish);
+        if (new_matrix) {
+          const int columns = (channels + 7) / 8 * 8;
+          const int between = transposed(KIND) ? strides.input : strides.output;
+          const int within = transposed(KIND) ? strides.output : strides.input;
+          const int lines = transposed(KIND) ? depth : columns, known = transposed(KIND) ? steps : wanted;
+          const int of_line = transposed(KIND) ? columns : depth, values_of_line = transposed(KIND) ? wanted : steps;
+          const auto row = [&](int i) { return matrix + int64_t{i} * between; };
+          lay_eights<kProductThreads, Shared::Right::kStride, false>(right, lines, known, of_line / 8, values_of_line,
+                                                                     within, false, row, AsItIs{});
+        }
+        sync_block();
+        product_sums.add(left, right, steps, count, channels);
+      }
+    }
+    sync_block();
+    if constexpr (kExact)
+      product_sums.store([&](int row, int column, float sum) { tile[row * kStride + column] = sum; });
+    else
+      product_sums.store_pairs(
+          [&](int row, int column, float v, float next) {
+            float* to = tile + row * kStride + column;
+            if constexpr (kStride % 2 == 0)
+              store2(to, float2{v, next});
+            else
+              to[0] = v, to[1] = next;
+          },
+          channels);
+    sync_block();
+
+    // Pixels side by side, a channel after the other.
+    const auto store_by_channel = [&] {
+      const int m = thread % M;
+      if (m >= count) return;
+      const float* sum = tile + m * kStride;
+      int c = thread / M;
+      const auto store = [&](Out* to, int64_t stride, int end) {
+        constexpr int kStep = kProductThreads / M;
+        for (to += c * stride; c < end; c += kStep, to += kStep * stride) *to = from_float<Out>(sum[c]);
+      };
+      store(out + offsets.out[m] + first_output * product.out.stride_c, product.out.stride_c,
+            min(channels, product.split - first_output));
+      if (KIND == Product::kPlain && c < channels)
+        store(behind + offsets.behind[m] + (first_output - product.split) * product.behind.stride_c,
+              product.behind.stride_c, channels);
+    };
+    if (KIND == Product::kPlain && by_channel) {
+      store_by_channel();
+      continue;
+    }
+    for (int m = slot; m < count && slot < slots; m += slots) {
+      float* sum = tile + m * kStride + n;
+      if constexpr (hidden(KIND)) {
+        float v[8], z[8] = {}, scales[8] = {}, shifts[8] = {};
+        if constexpr (gated(KIND)) {
+          load8(other + offsets.other[m] + o, z);
+          load8(norm_scale + n, scales);
+          load8(norm_shift + n, shifts);
+        }
+        load8(sum, v);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v[i] = finished<KIND, Out>(v[i], z[i], scales[i], shifts[i], sums[i]);
+        store8(out + offsets.out[m] + o, v);
+      } else {
+        float z = 0.0f;
+        if constexpr (paired(KIND)) z = to_float(other_channel[offsets.other[m]]);
+        const float v = finished<KIND, Out>(*sum, z, 0.0f, shift, sums[0]);
+        if (by_channel)
+          *sum = v;
+        else
+          out_channel[out_offsets[m]] = from_float<Out>(v);
+      }
+    }
+    if (KIND != Product::kPlain && by_channel) {
       sync_block();
       store_by_channel();
     }
+  }
+  if constexpr (summed(KIND)) {
     sync_block();
-    Sums* shared = reinterpret_cast<Sums*>(shared_memory());  // where product and tile were
+    Sums* shared = reinterpret_cast<Sums*>(memory + Shared::kLeftAt);  // where input and tile were
 #pragma unroll
     for (int i = 0; i < kChannels; ++i)
-      if (slot < Threads::kSlots) shared[slot * N + n + i] = sums[i];
-    store_row(shared, Threads::kSlots, N, min(N, outputs - first_output), partial + int64_t{2} * tile_row * stored,
-              first_output, stored);
+      if (slot < slots) shared[slot * channels + n + i] = sums[i];
+    store_row(shared, slots, channels, wanted, partial + int64_t{2} * part * stored, first_output, stored);
   }
 }
 
 template <Product KIND>
 void launch_product(const PatchProduct& product, float* partial, Type type, const char* op, Stream stream) {
-  const int64_t pixels = product.pixels.count(), patches = product.grid.patches();
+  const int64_t blocks =
+      product.grid.patches() * ((product.pixels.count() + kTilesOfBlock * kPixels - 1) / (kTilesOfBlock * kPixels));
+  const Strides strides{stride_of(op, product.input.stride_c), stride_of(op, product.matrix.stride_output),
+                        stride_of(op, product.matrix.stride_input)};
+  const bool eights = by_eights(product.input, product.matrix.inputs);
   with_type(type, [&](auto value) {
     using T = decltype(value);
-    with_tile(pixels, product.stored, [&](auto m, auto n) {
-      constexpr int M = m.value, N = n.value;
-      const int64_t tiles = (pixels + M - 1) / M * ((product.stored + N - 1) / N);
-      launch<patch_product_kernel<T, M, N, KIND>>(op, grid_of(op, patches * tiles), kProductThreads,
-                                                  shared_bytes<T, M, N, KIND>() + sizeof(PixelOffsets<M>), stream,
-                                                  product, partial);
-    });
+    constexpr int N = kOutputs<T>;
+    launch<patch_product_kernel<T, KIND>>(op, grid_of(op, blocks * ((product.stored + N - 1) / N)), kProductThreads,
+                                          Room<T, KIND>::kBytes, stream, product, strides, eights, partial);
   });
 }
 
 }  // namespace
 
 PartialRows rows_of(const PatchProduct& product) {
-  PartialRows rows;
-  with_tile(product.pixels.count(), product.stored,
-            [&](auto m, auto) { rows = PartialRows(product.grid.patches(), product.pixels.count(), m.value); });
-  return rows;
+  return PartialRows(product.grid.patches(), product.pixels.count(), kTilesOfBlock * kPixels);
 }
 
 void patch_product(const PatchProduct& product, Product kind, float* partial, Type type, const char* op,

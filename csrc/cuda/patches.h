@@ -34,6 +34,7 @@ struct PatchedMap {
   int64_t stride_y = 0, stride_x = 0, stride_c = 0;
   // Of a map whose windows are read, reflected at its border; 0: patches as they are.
   int height = 0, width = 0, patch_h = 0, patch_w = 0;
+  bool padded = false;  // what lies between the last channel of a pixel and the next pixel are zeros
 
   template <typename T>
   HYPERSEG_ANYWHERE T* as() const {
@@ -61,7 +62,10 @@ PatchedMap<S> windows_of(const Map<S>& map, const PatchGrid& grid) {
 template <typename S>
 PatchedMap<S> pixel_by_pixel(S* data, const PatchGrid& grid, const PatchPixels& pixels, int64_t channels) {
   const int64_t patch = pixels.count() * channels;
-  return {data, patch * grid.rows * grid.columns, patch * grid.columns, patch, pixels.width * channels, channels, 1};
+  PatchedMap<S> map{
+      data, patch * grid.rows * grid.columns, patch * grid.columns, patch, pixels.width * channels, channels, 1};
+  map.padded = true;
+  return map;
 }
 
 // [patch][channel][pixel]

@@ -74,23 +74,93 @@ class Exact {
   float sums_[kRows][kColumns] = {};
 };
 
+// How an operand of half types lies in shared memory: each row with its depth side by side, or each depth with its rows
+// side by side, which ldmatrix turns. Lines are an odd number of 16 bytes, so eight of them are in banks of their own.
+template <int DEPTH>
+struct Rows {
+  static constexpr bool kTurned = false;
+  static constexpr int kStride = DEPTH + 8;
+  HYPERSEG_DEVICE static int place(int row, int k) { return row * kStride + k; }
+};
+template <int ROWS>
+struct Depths {
+  static constexpr bool kTurned = true;
+  static constexpr int kStride = ROWS + 8;
+  HYPERSEG_DEVICE static int place(int row, int k) { return k * kStride + row; }
+};
+
 // The same of a warp: fragments of tensor cores.
-template <typename T, int M, int N>
+template <typename T, int M, int N, typename A = Rows<kDepth>, typename B = Rows<kDepth>>
 class Fragments {
  public:
-  HYPERSEG_DEVICE void add(const T* a, const T* b, int steps) {
+  // Rows and columns from the given numbers on are not needed: most of them are left out.
+  HYPERSEG_DEVICE void add(const T* a, const T* b, int steps, int rows = M, int columns = N) {
+    static_assert(A::kStride % 16 == 8 && B::kStride % 16 == 8);
+    if (row() >= rows) return;
+    if (kAcross > 4 && columns <= kFew * 16)
+      add_some<kFew>(a, b, steps);
+    else
+      add_some<kAcross>(a, b, steps);
+  }
+  template <typename Store>
+  HYPERSEG_DEVICE void store(const Store& store) const {
+    store_pairs([&](int row, int column, float first, float second) {
+      store(row, column, first);
+      store(row, column + 1, second);
+    });
+  }
+  // store(row, even column, its value, the next column's); columns as for add.
+  template <typename Store>
+  HYPERSEG_DEVICE void store_pairs(const Store& store, int columns = N) const {
     const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < kDown; ++i)
+#pragma unroll
+      for (int j = 0; j < 2 * kAcross; ++j) {
+        if (column() + 8 * j >= columns) break;
+#pragma unroll
+        for (int e = 0; e < 4; e += 2)
+          store(row() + 16 * i + lane / 4 + e / 2 * 8, column() + 8 * j + lane % 4 * 2, sums_[i][j][e],
+                sums_[i][j][e + 1]);
+      }
+  }
+
+ private:
+  // How the four warps share a tile.
+  static constexpr int kWarpsAcross = M == 16 ? 4 : N == 64 ? 2 : 1, kWarpsDown = 4 / kWarpsAcross;
+  static constexpr int kDown = M / kWarpsDown / 16, kAcross = N / kWarpsAcross / 16, kFew = kAcross < 3 ? kAcross : 3;
+  static constexpr int kUnrolled = kAcross > 1 ? 1 : 2;  // the sums of a large tile leave few registers
+  HYPERSEG_DEVICE static int row() { return threadIdx.x / 32 / kWarpsAcross * (M / kWarpsDown); }
+  HYPERSEG_DEVICE static int column() { return threadIdx.x / 32 % kWarpsAcross * (N / kWarpsAcross); }
+
+  template <int ACROSS>
+  HYPERSEG_DEVICE void add_some(const T* a, const T* b, int steps) {
+    const int lane = threadIdx.x % 32;
+    // Four 8x8 matrices each: of a the upper and the lower rows, then those 8 deeper; of b the first 8 columns, then 8
+    // deeper, then the next 8 columns likewise.
+    const int a_row = A::kTurned ? lane / 8 % 2 * 8 : lane % 16;
+    const int a_depth = A::kTurned ? lane / 16 * 8 + lane % 8 : lane / 16 * 8;
+    const int b_column = B::kTurned ? lane / 16 * 8 : lane / 16 * 8 + lane % 8;
+    const int b_depth = B::kTurned ? lane / 8 % 2 * 8 + lane % 8 : lane / 8 % 2 * 8;
+#pragma unroll kUnrolled
     for (int k = 0; k < steps; k += 16) {
-      // Four 8x8 matrices each: of a the upper and the lower rows, then those 8 deeper; of b the first 8 columns, then
-      // 8 deeper, then the next 8 columns likewise.
       uint32_t left[kDown][4];
 #pragma unroll
-      for (int i = 0; i < kDown; ++i)
-        ldmatrix4(left[i], &a[place<T, M>(row() + 16 * i + lane % 16, k + lane / 16 * 8)]);
+      for (int i = 0; i < kDown; ++i) {
+        const T* from = &a[A::place(row() + 16 * i + a_row, k + a_depth)];
+        if constexpr (A::kTurned)
+          ldmatrix4_turned(left[i], from);
+        else
+          ldmatrix4(left[i], from);
+      }
 #pragma unroll
-      for (int j = 0; j < kAcross; ++j) {
+      for (int j = 0; j < ACROSS; ++j) {
         uint32_t right[4];
-        ldmatrix4(right, &b[place<T, N>(column() + 16 * j + lane / 16 * 8 + lane % 8, k + lane / 8 % 2 * 8)]);
+        const T* from = &b[B::place(column() + 16 * j + b_column, k + b_depth)];
+        if constexpr (B::kTurned)
+          ldmatrix4_turned(right, from);
+        else
+          ldmatrix4(right, from);
 #pragma unroll
         for (int i = 0; i < kDown; ++i) {
           mma16<T>(sums_[i][2 * j], left[i], right[0], right[1]);
@@ -99,40 +169,18 @@ class Fragments {
       }
     }
   }
-  template <typename Store>
-  HYPERSEG_DEVICE void store(const Store& store) const {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int i = 0; i < kDown; ++i)
-#pragma unroll
-      for (int j = 0; j < 2 * kAcross; ++j)
-#pragma unroll
-        for (int e = 0; e < 4; ++e)
-          store(row() + 16 * i + lane / 4 + e / 2 * 8, column() + 8 * j + lane % 4 * 2 + e % 2, sums_[i][j][e]);
-  }
 
- private:
-  // How the four warps share a tile.
-  static constexpr int kWarpsAcross = M == 16 ? 4 : N == 16 ? 1 : 2, kWarpsDown = 4 / kWarpsAcross;
-  static constexpr int kDown = M / kWarpsDown / 16, kAcross = N / kWarpsAcross / 16;
-  HYPERSEG_DEVICE static int row() { return threadIdx.x / 32 / kWarpsAcross * (M / kWarpsDown); }
-  HYPERSEG_DEVICE static int column() { return threadIdx.x / 32 % kWarpsAcross * (N / kWarpsAcross); }
   float sums_[kDown][2 * kAcross][4] = {};
 };
 
 }  // namespace tile_product_detail
 
-struct NoPreparation {
-  HYPERSEG_DEVICE void operator()(int, int) const {}
-};
-
 // store(m, n, sum over k of a(m, k) * b(n, k)) for all m < M and n < N; both in {16, 64}, and not 16 at once. All
 // kProductThreads threads of the block; a and b answer with a T for every row, also beside the matrix, and any k below
-// `depth`. They may first prepare(first, steps) what they answer for that part of the depth, kPreparedDepth at most.
-constexpr int kPreparedDepth = tile_product_detail::kDepth;
-template <typename T, int M, int N, typename A, typename B, typename Store, typename Prepare = NoPreparation>
+// `depth`.
+template <typename T, int M, int N, typename A, typename B, typename Store>
 HYPERSEG_DEVICE void tile_product(int depth, const A& a, bool a_along_depth, const B& b, bool b_along_depth,
-                                  const Store& store, const Prepare& prepare = {}) {
+                                  const Store& store) {
   using namespace tile_product_detail;
   T* left = reinterpret_cast<T*>(shared_memory());
   T* right = left + (std::is_same_v<T, float> ? kDepth * (M + 1) : M * kRow);
@@ -141,10 +189,6 @@ HYPERSEG_DEVICE void tile_product(int depth, const A& a, bool a_along_depth, con
   for (int first = 0; first < depth; first += kDepth) {
     const int steps = min(kDepth, depth - first);
     if (first > 0) sync_block();
-    if constexpr (!std::is_same_v<Prepare, NoPreparation>) {
-      prepare(first, steps);
-      sync_block();
-    }
     fill<T, M, kAhead>(left, a, first, steps, a_along_depth);
     fill<T, N, kAhead>(right, b, first, steps, b_along_depth);
     sync_block();

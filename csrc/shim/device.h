@@ -44,7 +44,7 @@ using std::min;
 using shim::shared_memory;
 using shim::sync_block;
 
-enum Operation { kShuffle, kSyncWarp, kLdmatrix4, kLdmatrix2, kMma16, kMma8 };
+enum Operation { kShuffle, kSyncWarp, kLdmatrix4, kLdmatrix2, kLdmatrix4Turned, kMma16, kMma8 };
 
 inline void sync_warp() { shim::exchange(nullptr, 0, kSyncWarp); }
 
@@ -172,6 +172,20 @@ void ldmatrix(uint32_t* r, const void* row, int kind) {
 }
 
 inline void ldmatrix4(uint32_t (&r)[4], const void* row) { ldmatrix<4>(r, row, kLdmatrix4); }
+inline void ldmatrix4_turned(uint32_t (&r)[4], const void* row) {
+  const auto* said = shim::exchange(&row, sizeof row, kLdmatrix4Turned);
+  const unsigned lane = threadIdx.x % 32;
+  for (int i = 0; i < 4; ++i) {
+    uint16_t two[2];
+    for (int e = 0; e < 2; ++e) {
+      const char* from;
+      std::memcpy(&from, said[8 * i + 2 * (lane % 4) + e], sizeof from);
+      if (reinterpret_cast<uintptr_t>(from) % 16) std::abort();
+      std::memcpy(&two[e], from + lane / 4 * 2, 2);
+    }
+    r[i] = two[0] | uint32_t{two[1]} << 16;
+  }
+}
 inline void ldmatrix2(uint32_t* r, const void* row) { ldmatrix<2>(r, row, kLdmatrix2); }
 
 inline uint32_t diagonal(const void* value, int lane) {

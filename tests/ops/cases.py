@@ -375,6 +375,7 @@ def _blocks(operator: str, build: Callable) -> list[Case]:
             Case(operator, f"{halo}-smallest", build(n=1, c=1, hidden=1, out=1, grid=(2, 2), patch=(1, 1), halo=halo)),
             Case(operator, f"{halo}-odd-widths", build(n=1, c=7, hidden=13, out=19, patch=(4, 4), halo=halo)),
             Case(operator, f"{halo}-wide", build(c=20, hidden=150, out=70, grid=(1, 2), patch=(3, 2), halo=halo)),
+            Case(operator, f"{halo}-large-patch", build(1, 8, 16, 8, grid=(1, 1), patch=(24, 22), halo=halo)),
         )
     ]
 

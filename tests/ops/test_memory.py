@@ -101,6 +101,26 @@ def test_any_strides_backward(target: Target, case: Case, change):
         assert_close(f"gradient {i}", a, e, GRADIENT[F32])
 
 
+@pytest.mark.parametrize("change", [offset, channels_last, sliced, transposed], ids=lambda change: change.__name__)
+@pytest.mark.parametrize(
+    ("target", "case"),
+    served(
+        [BY_ID[f"patch_inverted_residual-own-{name}"] for name in ("odd-widths", "large-patch")]
+        + [BY_ID["patch_inverted_residual_batch_norm-neighbour-large-patch"], BY_ID["decoder_level-pointwise-weights"]],
+        "_backward",
+    ),
+)
+def test_strides_of_half_types_backward(target: Target, case: Case, change):
+    """Kernels read them by eights where they lie so."""
+    if target.id == "triton-cpu":
+        pytest.skip("takes the interpreter seconds a call")
+    operator = f"{case.operator}_backward"
+    args = tuple(apply(change, a) for a in backward_arguments(case, torch.float16, target.device))
+    actual, expected = flat(target.serve(operator, args)), flat(target.serve(operator, contiguous(args)))
+    for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        assert_close(f"gradient {i}", a, e, GRADIENT[torch.float16])
+
+
 @pytest.mark.parametrize("change", [offset, channels_last, sliced], ids=["contiguous", "channels_last", "sliced"])
 @pytest.mark.parametrize(("target", "case"), served(TYPICAL))
 def test_outputs_are_what_the_fake_promises(target: Target, case: Case, change):
