@@ -278,7 +278,8 @@ def describe(device: torch.device) -> dict[str, Any]:
     """Everything that does not change while we measure."""
     cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
     variables = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF")
-    variables += ("HYPERSEG_BACKEND", "TRITON_INTERPRET", "NVIDIA_TF32_OVERRIDE", "CUDA_LAUNCH_BLOCKING")
+    variables += ("HYPERSEG_BACKEND", "HYPERSEG_CPU_CAPABILITY", "HYPERSEG_EXTENSION", "HYPERSEG_KEEP_MEMORY")
+    variables += ("TRITON_INTERPRET", "NVIDIA_TF32_OVERRIDE", "CUDA_LAUNCH_BLOCKING")
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": describe_device(device),

@@ -305,10 +305,10 @@ def main(argv: list[str] | None = None) -> int:
     device = device_name()
     if args.dry_run or device is None:
         print(plan())
-        if args.dry_run:
-            return 0
-        print("\nbench/gpu_report.py: torch sees no CUDA device here; nothing was run.", file=sys.stderr)
-        return 1
+        if device is None:
+            what = "no stage could run" if args.dry_run else "nothing was run"
+            print(f"\nbench/gpu_report.py: torch sees no CUDA device here; {what}.", file=sys.stderr)
+        return 0 if args.dry_run else 1
     stages = [s for s in STAGES if not args.stage or s.name in args.stage]
     try:
         report = Report(device, args.output, args.minutes)

@@ -1,5 +1,6 @@
 """``python -m hyperseg.info``: what is built here, which backend each operator would take, and why not the others."""
 
+import os
 import platform
 import sys
 from typing import Any
@@ -71,6 +72,8 @@ def main() -> None:
     else:
         for key, value in facts["extension"].items():
             print(f"  {key:22} {value or '-'}")
+    if asked := os.environ.get("HYPERSEG_CPU_CAPABILITY"):
+        print(f"  HYPERSEG_CPU_CAPABILITY asks for {asked}; without it the best of cpu_versions that this CPU has.")
     print("\nBackends")
     for name, backend in facts["backends"].items():
         print(f"  {name:10} {backend['description']}: {'; '.join(backend['missing']) or 'usable'}")

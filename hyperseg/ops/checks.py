@@ -1,14 +1,23 @@
 """Sentences for arguments outside an operator's contract: what was wrong, what was expected, what to do."""
 
+import torch
 from torch import Tensor
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LARGEST = 2**24  # of a side: exact in float32, and products fit 64 bits
 
 
 def map_4d(operator: str, name: str, value: Tensor, layout: str = "[N, C, H, W]") -> None:
     """A floating-point tensor of four dimensions, none of them empty."""
     if value.dim() != 4:
         raise ValueError(f"{operator}: {name} must be {layout}, got {value.dim()} dimensions: {tuple(value.shape)}.")
-    if not value.is_floating_point():
-        raise TypeError(f"{operator}: {name} must be floating point, got {value.dtype}.")
+    if value.layout != torch.strided:
+        raise TypeError(f"{operator}: {name} must be a dense tensor, got {value.layout}; call .to_dense().")
+    if value.dtype not in FLOATING:
+        raise TypeError(
+            f"{operator}: {name} must be floating point, got {value.dtype}; convert it to float16, bfloat16, float32 "
+            "or float64."
+        )
     if 0 in value.shape:
         raise ValueError(f"{operator}: {name} must not be empty, got shape {tuple(value.shape)}.")
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from hyperseg.ops import checks, reference
+from hyperseg.ops.calling import call
 from hyperseg.ops.generate_weights import check_generator
 from hyperseg.ops.patch_inverted_residual import HALOS, block_flops
 from hyperseg.ops.registration import define, define_backward
@@ -40,6 +41,8 @@ def check_level(operator, skip, previous, source, generator, bias, offset, group
     channels = 2 + skip.shape[1] + (0 if previous is None else previous.shape[1])
     parameters = reference.level_parameters(channels, hidden, out_channels)
     if generator is None:
+        if (offset, groups) != (0, 1):
+            raise ValueError(f"{operator}: offset and groups are for a generator, which was not given.")
         checks.patch_weights(
             operator, source, skip, parameters, f"the parameters of {channels} -> {out_channels} channels"
         )
@@ -132,6 +135,16 @@ def decoder_level(
     Raises:
         ValueError, TypeError: the shapes, dtypes or devices do not fit together.
     """
-    return torch.ops.hyperseg.decoder_level.default(
-        skip, previous, source, generator, bias, offset, groups, out_channels, hidden, halo
+    return call(
+        torch.ops.hyperseg.decoder_level.default,
+        skip,
+        previous,
+        source,
+        generator,
+        bias,
+        offset,
+        groups,
+        out_channels,
+        hidden,
+        halo,
     )

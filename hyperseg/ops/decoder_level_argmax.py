@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from hyperseg.ops import reference
+from hyperseg.ops.calling import call
 from hyperseg.ops.decoder_level import ARGUMENTS, check_level, level_flops
 from hyperseg.ops.registration import define
 
@@ -52,6 +53,16 @@ def decoder_level_argmax(
     Raises:
         ValueError, TypeError: more than 256 outputs, or the shapes, dtypes or devices do not fit together.
     """
-    return torch.ops.hyperseg.decoder_level_argmax.default(
-        skip, previous, source, generator, bias, offset, groups, out_channels, hidden, halo
+    return call(
+        torch.ops.hyperseg.decoder_level_argmax.default,
+        skip,
+        previous,
+        source,
+        generator,
+        bias,
+        offset,
+        groups,
+        out_channels,
+        hidden,
+        halo,
     )

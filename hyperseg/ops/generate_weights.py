@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hyperseg.ops import checks, reference
+from hyperseg.ops.calling import call
 from hyperseg.ops.registration import define, define_backward
 
 _NAME = "generate_weights"
@@ -107,6 +108,6 @@ def generate_weights(
         generators = [generators]
     generators = list(generators)
     if sizes is None:
-        sizes = [g.shape[0] for g in generators]
-    lists = [[v] * len(generators) if isinstance(v, int) else list(v) for v in (offsets, groups, sizes)]
-    return torch.ops.hyperseg.generate_weights.default(signal, generators, *lists)
+        sizes = [g.shape[0] for g in generators if isinstance(g, Tensor) and g.dim()]
+    lists = [[v] * len(generators) if isinstance(v, int) else v for v in (offsets, groups, sizes)]
+    return call(torch.ops.hyperseg.generate_weights.default, signal, generators, *lists)

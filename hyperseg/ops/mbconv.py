@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from hyperseg.ops import checks, reference
+from hyperseg.ops.calling import call, sides
 from hyperseg.ops.registration import define, refuse_derivatives
 
 _NAME = "mbconv"
@@ -134,7 +135,7 @@ def mbconv(
     Raises:
         ValueError, TypeError: the shapes, dtypes or devices do not fit together.
     """
-    return torch.ops.hyperseg.mbconv.default(
-        x, expand, expand_bias, depthwise, depthwise_bias, reduce, reduce_bias, gate, gate_bias, project, project_bias,
-        stride, padding, residual,
+    return call(
+        torch.ops.hyperseg.mbconv.default, x, expand, expand_bias, depthwise, depthwise_bias, reduce, reduce_bias, gate,
+        gate_bias, project, project_bias, stride, sides(_NAME, padding), residual,
     )  # fmt: skip

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from hyperseg.ops import checks, reference
+from hyperseg.ops.calling import call, pair
 from hyperseg.ops.registration import define, define_backward
 
 _NAME = "patch_conv2d"
@@ -108,7 +109,7 @@ def patch_conv2d(
     Raises:
         ValueError, TypeError: the shapes, dtypes or devices do not fit together.
     """
-    pair = [[v, v] if isinstance(v, int) else list(v) for v in (kernel_size, dilation)]
-    return torch.ops.hyperseg.patch_conv2d.default(
-        x, weights, bias, out_channels, pair[0], groups, pair[1], padding_mode
+    size, spread = pair(_NAME, "kernel_size", kernel_size), pair(_NAME, "dilation", dilation)
+    return call(
+        torch.ops.hyperseg.patch_conv2d.default, x, weights, bias, out_channels, size, groups, spread, padding_mode
     )

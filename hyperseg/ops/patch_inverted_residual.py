@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from hyperseg.ops import checks, reference
+from hyperseg.ops.calling import call
 from hyperseg.ops.registration import define, define_backward
 
 HALOS = ("own", "neighbour")
@@ -166,7 +167,7 @@ def patch_inverted_residual(
     Raises:
         ValueError, TypeError: the shapes, dtypes or devices do not fit together.
     """
-    return torch.ops.hyperseg.patch_inverted_residual.default(x, weights, bias, hidden, out_channels, halo)
+    return call(torch.ops.hyperseg.patch_inverted_residual.default, x, weights, bias, hidden, out_channels, halo)
 
 
 def patch_inverted_residual_batch_norm(
@@ -196,6 +197,14 @@ def patch_inverted_residual_batch_norm(
     Raises:
         ValueError, TypeError: the shapes, dtypes or devices do not fit together.
     """
-    return torch.ops.hyperseg.patch_inverted_residual_batch_norm.default(
-        x, weights, scale, shift, hidden, out_channels, halo, eps
+    return call(
+        torch.ops.hyperseg.patch_inverted_residual_batch_norm.default,
+        x,
+        weights,
+        scale,
+        shift,
+        hidden,
+        out_channels,
+        halo,
+        eps,
     )

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from hyperseg.ops import checks, reference
+from hyperseg.ops.calling import call, shown, sides, two
 from hyperseg.ops.registration import define, refuse_derivatives
 
 _NAME = "stem"
@@ -106,9 +107,20 @@ def stem(
     Raises:
         ValueError, TypeError: the shapes, dtypes or devices do not fit together.
     """
-    if size is not None and (not isinstance(size, tuple | list) or len(size) != 2):
-        raise ValueError(f"{_NAME}: size must be (height, width) of the padded image, got {size}.")
-    if not isinstance(padding, tuple | list):
-        raise ValueError(f"{_NAME}: padding must be (left, right, top, bottom), got {padding}.")
-    height, width = frames.shape[1:3] if size is None else size
-    return torch.ops.hyperseg.stem.default(frames, scale, shift, weight, bias, height, width, stride, padding)
+    if not isinstance(frames, Tensor) or frames.dim() != 4:
+        raise ValueError(f"{_NAME}: frames must be a tensor [N, H, W, 3], got {shown(frames)}.")
+    meaning = "(height, width) of the padded image"
+    height, width = frames.shape[1:3] if size is None else two(_NAME, "size", size, meaning)
+    around = sides(_NAME, padding)
+    return call(
+        torch.ops.hyperseg.stem.default,
+        frames,
+        scale,
+        shift,
+        weight,
+        bias,
+        height,
+        width,
+        stride,
+        around,
+    )

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 
 from hyperseg.ops import checks, reference
+from hyperseg.ops.calling import call
 from hyperseg.ops.registration import define, define_backward
 
 _NAME = "upsample_cross_entropy"
@@ -85,7 +86,9 @@ def upsample_cross_entropy(
     """
     if not torch.compiler.is_compiling() and not _without_values(labels) and not _capturing(logits):
         _check_label_range(logits, labels, ignore_index)
-    loss, _ = torch.ops.hyperseg.upsample_cross_entropy.default(logits, labels, ignore_index, bootstrap, threshold)
+    loss, _ = call(
+        torch.ops.hyperseg.upsample_cross_entropy.default, logits, labels, ignore_index, bootstrap, threshold
+    )
     return loss
 
 

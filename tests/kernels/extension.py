@@ -18,6 +18,7 @@ from pathlib import Path
 from hyperseg.ops import native
 
 BUDGETS = Path(__file__).with_name("cuda_budgets.json")
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")  # that budgets are the most of
 _LENGTH = re.compile(r"L?(\d+)")  # of the name that follows it in a mangled name
 
 
@@ -103,6 +104,9 @@ def main() -> None:
     parser.parse_args()
     if sentence := missing():
         parser.error(sentence)
+    built = {arch for arch, _ in kernels()}
+    if not set(ARCHITECTURES) <= built:
+        parser.error(f"budgets are for {', '.join(ARCHITECTURES)}; the extension was built for {', '.join(built)}")
     code = functions(first_architecture())
     products = {plain(name) for name, text in code.items() if of_half_type(name) and "HMMA" in text}
     budgets = {

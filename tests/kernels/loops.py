@@ -51,10 +51,16 @@ def main() -> None:
     args = parser.parse_args()
     if sentence := extension.missing():
         parser.error(sentence)
+    built = dict.fromkeys(arch for arch, _ in extension.kernels())
     arch = args.arch or extension.first_architecture()
-    for name, code in extension.functions(arch).items():
-        if not all(word in name for word in args.words):
-            continue
+    if arch not in built:
+        parser.error(f"the extension was built for {', '.join(built)}, not for {arch}")
+    wanted = [name for at, name in extension.kernels() if at == arch and all(word in name for word in args.words)]
+    if not wanted:
+        parser.error(f"no kernel for {arch} has {' and '.join(args.words)} in its mangled name")
+    functions = extension.functions(arch)
+    for name in wanted:
+        code = functions[name]
         length, found = loops(code)
         print(f"{name} for {arch}: {length} instructions")
         for loop in found:

@@ -181,9 +181,12 @@ WRONG_VALUES = {
     "kernel of no width": (lambda: conv(kernel_size=(1, -1)), "kernel sizes must be odd"),
     "kernel of three numbers": (
         lambda: conv(kernel_size=(1, 1, 1)),
-        "kernel_size and dilation need two numbers each, (vertical, horizontal)",
+        "kernel_size must be an integer or (vertical, horizontal), got (1, 1, 1)",
     ),
-    "dilation of one number in a list": (lambda: conv(dilation=(1,)), "need two numbers each"),
+    "dilation of one number in a list": (
+        lambda: conv(dilation=(1,)),
+        "dilation must be an integer or (vertical, horizontal), got (1,)",
+    ),
     "no dilation": (lambda: conv(dilation=0), "dilation must be at least 1, got 0"),
     "no output": (lambda: conv(out_channels=0), "out_channels must be at least 1, got 0"),
     "no convolution groups": (lambda: conv(groups=0), "patch_conv2d: groups must be at least 1, got 0"),
@@ -294,7 +297,10 @@ WRONG_VALUES = {
         "mbconv: residual adds x, [4, 6, 7], to the result, [4, 3, 4]: the shapes must agree",
     ),
     "planar frames": (lambda: stem(t(2, 3, 6, 7, **BYTE)), "stem: frames must be [N, H, W, 3], got [2, 3, 6, 7]"),
-    "a single frame": (lambda: stem(t(6, 7, 3, **BYTE)), "stem: frames must be [N, H, W, 3], got [6, 7, 3]"),
+    "a single frame": (
+        lambda: stem(t(6, 7, 3, **BYTE)),
+        "stem: frames must be a tensor [N, H, W, 3], got a tensor [6, 7, 3]",
+    ),
     "no frames": (lambda: stem(t(0, 6, 7, 3, **BYTE)), "stem: frames must not be empty, got shape [0, 6, 7, 3]"),
     "stem with a size of one number": (
         lambda: stem(size=64),
@@ -329,7 +335,7 @@ WRONG_VALUES = {
         lambda: stem(padding=(0, 1, -1, 1)),
         "stem: padding must be [left, right, top, bottom], each 0 to 2, got [0, 1, -1, 1]",
     ),
-    "stem with two paddings": (lambda: stem(padding=(1, 1)), "stem: padding must be [left, right, top, bottom]"),
+    "stem with two paddings": (lambda: stem(padding=(1, 1)), "stem: padding must be (left, right, top, bottom)"),
     "stem on too small a frame": (
         lambda: stem(t(2, 2, 7, 3, **BYTE), padding=(0, 0, 0, 0)),
         "stem: an image of [2, 7] is smaller than the convolution, 3x3",
@@ -360,6 +366,26 @@ WRONG_VALUES = {
     "255 where another label is ignored": (
         lambda: loss(labels=torch.full((2, 8, 8), 255), ignore_index=-1),
         "outside 0..2 and not -1 (ignored), such as [255]",
+    ),
+    "a fraction of a kernel": (
+        lambda: conv(kernel_size=3.0),
+        "patch_conv2d: kernel_size must be an integer or (vertical, horizontal), got 3.0",
+    ),
+    "labels of one side": (lambda: argmax(size=8), "upsample_argmax: size must be (H, W), got 8"),
+    "labels of three sides": (lambda: argmax(size=(8, 8, 3)), "upsample_argmax: size must be (H, W), got (8, 8, 3)"),
+    "labels beyond memory": (
+        lambda: argmax(size=(2**33, 2**33)),
+        "upsample_argmax: height and width must be 2^24 at most, got 8589934592 and 8589934592",
+    ),
+    "block with one padding": (
+        lambda: encoder_block(padding=1),
+        "mbconv: padding must be (left, right, top, bottom), got 1",
+    ),
+    "nothing for frames": (lambda: stem(5), "stem: frames must be a tensor [N, H, W, 3], got 5"),
+    "a row of frames": (lambda: stem(t(5)), "stem: frames must be a tensor [N, H, W, 3], got a tensor [5]"),
+    "groups without a generator": (
+        lambda: level(groups=7),
+        "decoder_level: offset and groups are for a generator, which was not given",
     ),
 }
 
@@ -418,6 +444,31 @@ WRONG_TYPES = {
     "double shift": (
         lambda: stem(shift=t(3, dtype=torch.float64)),
         "stem: shift must be torch.float32, for a weight of torch.float32, got torch.float64",
+    ),
+    "a count in quotes": (lambda: conv(out_channels="4"), "patch_conv2d: out_channels must be an integer, got '4'"),
+    "a count beyond 64 bits": (
+        lambda: conv(out_channels=2**70),
+        "out_channels must be an integer, got 1180591",
+    ),
+    "groups in quotes": (
+        lambda: generate(groups="16"),
+        "groups must be a list of integers, got '16'",
+    ),
+    "no padding mode": (lambda: conv(padding_mode=None), "patch_conv2d: padding_mode must be a string, got None"),
+    "a halo by number": (lambda: block(halo=1), "patch_inverted_residual: halo must be a string, got 1"),
+    "a word for a switch": (lambda: encoder_block(residual="yes"), "mbconv: residual must be True or False, got 'yes'"),
+    "an array": (lambda: conv(t(2, 3, 4, 6).numpy()), "patch_conv2d: x must be a tensor, got numpy.ndarray"),
+    "an array where nothing may be": (
+        lambda: conv(bias=t(4).numpy()),
+        "patch_conv2d: bias must be a tensor or None, got numpy.ndarray",
+    ),
+    "a sparse map": (
+        lambda: conv(t(2, 3, 4, 6).to_sparse()),
+        "patch_conv2d: x must be a dense tensor, got torch.sparse_coo; call .to_dense()",
+    ),
+    "eight bits": (
+        lambda: conv(t(2, 3, 4, 6).to(torch.float8_e4m3fn)),
+        "patch_conv2d: x must be floating point, got torch.float8_e4m3fn; convert it to float16, bfloat16,",
     ),
 }
 
