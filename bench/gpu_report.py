@@ -244,16 +244,7 @@ class Report:
 def run_bounded(command: list[str], seconds: float, settings: dict[str, str]) -> tuple[int | None, list[str]]:
     """Exit code, or None if time was up, and the last lines of what the command said, which is shown as it comes."""
     words: collections.deque[str] = collections.deque(maxlen=LAST_WORDS)
-    process = subprocess.Popen(
-        command,
-        cwd=_ROOT,
-        env=os.environ | {name: value for name, value in settings.items() if value},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
+    process = begin(command, settings)
     assert process.stdout is not None
 
     def listen(lines: Any) -> None:
@@ -272,6 +263,21 @@ def run_bounded(command: list[str], seconds: float, settings: dict[str, str]) ->
         stop(process)
     listener.join(5)
     return code, list(words)
+
+
+def begin(command: list[str], settings: dict[str, str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        command,
+        cwd=_ROOT,
+        env=os.environ | {name: value for name, value in settings.items() if value},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        # A shell has what it runs in the background ignore this signal, and so would all that is started here.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def stop(process: subprocess.Popen) -> None:

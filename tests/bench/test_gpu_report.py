@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import subprocess
 import sys
 import time
 
@@ -84,7 +83,7 @@ def test_what_is_stopped_may_save_what_it_has(tmp_path):
     ]
     file = tmp_path / "found"
     command = [sys.executable, "-c", "\n".join(code), str(file)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = gpu_report.begin(command, {})
     assert process.stdout is not None
     assert process.stdout.readline() == "measuring\n"
     gpu_report.stop(process)
