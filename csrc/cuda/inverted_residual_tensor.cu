@@ -329,9 +329,9 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
     }
   }
 
-  if constexpr (PART == Part::kExpand) return;
+  constexpr int kStoredRows = PART == Part::kExpand ? 0 : Size::kRowsOfWarp;
 #pragma unroll
-  for (int i = 0; i < Size::kRowsOfWarp; ++i)
+  for (int i = 0; i < kStoredRows; ++i)
 #pragma unroll
     for (int below = 0; below < 2; ++below) {
       const int pixel = (warp * Size::kRowsOfWarp + i) * 16 + group + below * 8;
