@@ -61,10 +61,10 @@ class Result:
         environment = self.document["environment"]
         device, cpu, software = (environment[key] for key in ("device", "cpu", "software"))
         threads = f", {cpu['threads']} threads" if device["type"] == "cpu" else ""
-        versions = [f"torch {software['torch']}"]
+        versions = [f"hyperseg {str(environment['git']['commit'])[:12]}", f"torch {software['torch']}"]
         if device["type"] == "cuda":
             versions += [f"triton {software['triton']}", f"CUDA {software['cuda']}"]
-        return f"{device['name']}{threads}; {', '.join(versions)}"
+        return f"{device['name']}{threads}; {', '.join(versions)}; {environment['time'][:10]}"
 
     @property
     def dtype(self) -> str:

@@ -14,6 +14,8 @@ ENVIRONMENT = {
     "device": {"type": "cuda", "name": "A GPU"},
     "cpu": {"threads": 4},
     "software": {"torch": "2.15", "triton": "3.9", "cuda": "13.0"},
+    "git": {"commit": "0123456789abcdef"},
+    "time": "2026-01-02T03:04:05+00:00",
 }
 
 
@@ -102,7 +104,7 @@ def test_modes_and_scopes(tmp_path):
     assert "| eager | cuda | 2.00 | - | - | 4.00 | 250 |" in text
     assert "| cudagraph | cuda | 0.500 | - | - | 1.00 | 1000 |" in text
     assert "](../docs/figures/x.svg)" in text
-    assert "A GPU; torch 2.15, triton 3.9, CUDA 13.0" in " ".join(text.split())
+    assert "A GPU; hyperseg 0123456789ab, torch 2.15, triton 3.9, CUDA 13.0; 2026-01-02" in " ".join(text.split())
 
 
 def test_operators_of_a_frame(tmp_path):
