@@ -38,7 +38,7 @@ DOCUMENTS = ("README.md", "bench/NOTES.md")
 RESULTS = "bench/results"
 PICTURES = "docs/figures"
 BLOCK = re.compile(
-    r"(?P<begin>^<!-- figures: (?P<kind>\S+) (?P<file>\S+) -->\n)(?P<text>.*?)(?P<end>^<!-- end of figures -->$)",
+    r"(?P<begin>^<!-- figures: (?P<kind>\S+) (?P<file>\S+) -->\n).*?(?P<end>^<!-- end of figures -->$)",
     re.DOTALL | re.MULTILINE,
 )
 
