@@ -7,17 +7,17 @@ namespace {
 struct Sizes {
   const std::vector<int64_t>& sizes;
 };
-std::ostream& operator<<(std::ostream& stream, const Sizes& list) {
-  for (size_t i = 0; i < list.sizes.size(); ++i) stream << (i ? ", " : "") << list.sizes[i];
-  return stream;
+Sentence& operator<<(Sentence& sentence, const Sizes& list) {
+  for (size_t i = 0; i < list.sizes.size(); ++i) sentence << (i ? ", " : "") << list.sizes[i];
+  return sentence;
 }
 
 }  // namespace
 
-std::ostream& operator<<(std::ostream& stream, const ShapeOf& shape) {
-  stream << "[";
-  for (int64_t i = 0; i < shape.tensor.dim(); ++i) stream << (i ? ", " : "") << shape.tensor.size(i);
-  return stream << "]";
+Sentence& operator<<(Sentence& sentence, const ShapeOf& shape) {
+  sentence << "[";
+  for (int64_t i = 0; i < shape.tensor.dim(); ++i) sentence << (i ? ", " : "") << shape.tensor.size(i);
+  return sentence << "]";
 }
 
 void check_floating(const char* op, const char* name, const torch::stable::Tensor& t) {

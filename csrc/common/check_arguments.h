@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <ostream>
 #include <string>
 #include <vector>
 
@@ -21,7 +20,7 @@ constexpr int64_t kLargest = int64_t{1} << 24;  // of a side or a count: exact i
 struct ShapeOf {
   const torch::stable::Tensor& tensor;
 };
-std::ostream& operator<<(std::ostream& stream, const ShapeOf& shape);
+Sentence& operator<<(Sentence& sentence, const ShapeOf& shape);
 
 inline ShapeOf shape_of(const torch::stable::Tensor& t) { return {t}; }
 

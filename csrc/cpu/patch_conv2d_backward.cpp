@@ -6,6 +6,7 @@
 #include "../common/patch_conv2d.h"
 #include "gradients.h"
 #include "pointwise.h"
+#include "primitives_backward.h"
 
 // A patch at a time: the pixels under each tap, [C / groups * kh * kw, positions] as they lie in the patch's window,
 // and the gradient in the window's stride with zeros between its rows, so that whole windows are shifted against each

@@ -6,6 +6,10 @@
 namespace hyperseg::cpu {
 namespace {
 
+// float64 is there to check gradients with: a few small tiles, as all of them took longer to compile than the rest.
+template <typename T>
+constexpr bool exact = sizeof(T) == 8;
+
 // Not in registers, all of which hold sums: its constants need some.
 template <typename T, int R, int C>
 inline void store_silu(const Product<T>& p, int64_t i, int64_t j, const vec<T> (&sums)[R][C]) {
@@ -74,7 +78,7 @@ inline void last_rows(const Product<T>& p, int64_t i, int64_t j) {
 template <typename T, int C>
 void rows(const Product<T>& p, int64_t j) {
   // Fewer columns leave registers for more rows.
-  constexpr int R = 2 * C <= kColumns ? 2 * kRows : kRows;
+  constexpr int R = exact<T> ? 4 : 2 * C <= kColumns ? 2 * kRows : kRows;
   int64_t i = 0;
   for (; i + R <= p.m; i += R) tile<T, R, C>(p, i, j);
   if (i < p.m) last_rows<T, R - 1, C>(p, i, j);
@@ -88,10 +92,11 @@ inline void last_columns(const Product<T>& p, int64_t j) {
 
 template <typename T>
 void gemm(const Product<T>& p) {
-  constexpr int64_t step = kColumns * Vector<T>::lanes;
+  constexpr int C = exact<T> ? 1 : kColumns;
+  constexpr int64_t step = C * Vector<T>::lanes;
   int64_t j = 0;
-  for (; j + step <= p.n; j += step) rows<T, kColumns>(p, j);
-  if (j < p.n) last_columns<T, kColumns>(p, j);
+  for (; j + step <= p.n; j += step) rows<T, C>(p, j);
+  if (j < p.n) last_columns<T, C>(p, j);
 }
 
 template <typename T>

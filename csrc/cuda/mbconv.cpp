@@ -64,12 +64,13 @@ Tensor mbconv_op(const Tensor& x, std::optional<Tensor> expand, std::optional<Te
       .gates = gates.mutable_data_ptr(),
       .partials = nullptr,
   };
-  const MbconvParts parts = mbconv_parts(block);
-  Tensor expanded = torch::stable::new_empty(x, {parts.expanded ? images * x.size(2) * x.size(3) : 0, hidden_stride});
-  Tensor partials = torch::stable::new_empty(x, {images, parts.sums, squeezed}, ScalarType::Float);
+  const MbconvPlan plan = mbconv_plan(block);
+  const int64_t expanded_pixels = expand && !plan.within ? images * x.size(2) * x.size(3) : 0;
+  Tensor expanded = torch::stable::new_empty(x, {expanded_pixels, hidden_stride});
+  Tensor partials = torch::stable::new_empty(x, {images, plan.sums(), squeezed}, ScalarType::Float);
   block.expanded = expanded.mutable_data_ptr();
   block.partials = static_cast<float*>(partials.mutable_data_ptr());
-  mbconv(block, device.stream());
+  mbconv(block, plan, device.stream());
   return out;
 }
 

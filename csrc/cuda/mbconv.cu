@@ -1,60 +1,10 @@
-#include "mbconv.h"
-
-#include <algorithm>
-
-#include "launch.cuh"
-#include "mbconv_depthwise.cuh"
-#include "mbconv_expand_depthwise.cuh"
-#include "mbconv_gate.cuh"
-#include "mbconv_pointwise.cuh"
+#include "mbconv_plan.cuh"
 
 // Three launches: expand, depthwise, project; or two, where the depthwise convolution expands its windows itself. The
 // squeeze needs every pixel before the projection may begin. A launch more for gates where each block of the projection
 // would compute too many.
 namespace hyperseg::cuda {
 namespace {
-
-constexpr const char* kOp = "mbconv";
-constexpr int64_t kProcessors =
-    132;                          // about what a GPU has of multiprocessors: tiles become smaller where they are few
-constexpr int64_t kResident = 4;  // blocks of the depthwise convolution that one of them runs at once
-constexpr int64_t kMostShared = 99 << 10;  // bytes that a block may have on every GPU since sm_80
-constexpr int64_t kProcessorShared = 228 << 10, kReservedShared = 1 << 10;  // of a multiprocessor, of them a block
-constexpr int64_t kMostStaged = 128;  // squeezed channels whose weights a block keeps in them
-
-// Tiles of the depthwise convolution, and how many a block does one after the other.
-struct Tiling {
-  int64_t down, tiles, slices, steps, groups;
-
-  Tiling(int64_t images, int64_t hidden, int64_t height, int64_t width)
-      : down(blocks_of(height, kTileRows)),
-        tiles(down * blocks_of(width, kTileColumns)),
-        slices(blocks_of(hidden, kSlice)),
-        steps(std::max<int64_t>(1, images * tiles * slices / (kProcessors * kResident))),
-        groups(blocks_of(tiles, steps)) {}
-};
-
-// What a multiprocessor has to do, in the time that it takes to read a value of an operand: as estimated from bytes and
-// instructions on sm_90, a value of the result costs five and a block as many as kBlock beside its own.
-template <typename TILE>
-int64_t cost(int64_t images, int64_t pixels, int64_t columns, int64_t depth) {
-  constexpr int64_t kResult = 5, kBlock = 13000;
-  const int64_t blocks = images * blocks_of(pixels, TILE::kRows) * blocks_of(columns, TILE::kColumns);
-  const int64_t one = (TILE::kRows + TILE::kColumns) * depth + kResult * TILE::kRows * TILE::kColumns + kBlock;
-  return blocks_of(blocks, kProcessors) * one;
-}
-
-// Whether all blocks of the projection together compute the gates sooner than a launch takes: rounds of blocks, three a
-// multiprocessor, of which each thread reads partial sums, sixteen at a time, and multiplies.
-template <typename T>
-bool computes_gates(const Gate<T>& gate, int64_t threads, int64_t blocks) {
-  constexpr double kLaunch = 3500, kSixteen = 700, kProduct = 6, kSteps = 400;  // cycles
-  if (gate.squeezed > threads) return false;
-  const double sums = static_cast<double>(gate.parts) * gate.squeezed / threads / 16;
-  const double products = static_cast<double>(gate.channels) * gate.squeezed / threads;
-  const double rounds = static_cast<double>(blocks_of(blocks, 3 * kProcessors));
-  return rounds * (kSteps + kSixteen * sums + kProduct * products) < kLaunch;
-}
 
 template <typename TILE, bool PROJECT, typename T>
 void launch_pointwise(Pointwise<T> problem, int64_t images, Stream stream) {
@@ -86,24 +36,18 @@ void pointwise(const Pointwise<T>& problem, int64_t images, Stream stream) {
   using Square = Tile<2, 2, 1>;
   using Wide = Tile<1, 2, 2>;
   using Small = Tile<1, 1, 4>;
-  const int64_t pixels = problem.pixels, columns = problem.out_channels, depth = problem.depth;
-  const int64_t tall = cost<Tall>(images, pixels, columns, depth);
-  const int64_t square = cost<Square>(images, pixels, columns, depth);
-  const int64_t wide = cost<Wide>(images, pixels, columns, depth);
-  const int64_t small = cost<Small>(images, pixels, columns, depth);
-  const int64_t best = std::min({tall, square, wide, small});
-  if (best == square)
-    launch_pointwise<Square, PROJECT>(problem, images, stream);
-  else if (best == tall)
-    launch_pointwise<Tall, PROJECT>(problem, images, stream);
-  else if (best == wide)
-    launch_pointwise<Wide, PROJECT>(problem, images, stream);
-  else
-    launch_pointwise<Small, PROJECT>(problem, images, stream);
-}
-
-bool in_vectors(const void* data, int64_t stride) {
-  return stride % 8 == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0;
+  const auto takes = [&]<typename TILE>() {
+    return cost<TILE>(images, problem.pixels, problem.out_channels, problem.depth);
+  };
+  const int64_t square = takes.template operator()<Square>(), small = takes.template operator()<Small>();
+  if constexpr (sizeof(T) == 2) {
+    const int64_t tall = takes.template operator()<Tall>(), wide = takes.template operator()<Wide>();
+    const int64_t best = std::min({tall, square, wide, small});
+    if (tall == best && tall < square) return launch_pointwise<Tall, PROJECT>(problem, images, stream);
+    if (wide == best && wide < square) return launch_pointwise<Wide, PROJECT>(problem, images, stream);
+  }
+  square <= small ? launch_pointwise<Square, PROJECT>(problem, images, stream)
+                  : launch_pointwise<Small, PROJECT>(problem, images, stream);
 }
 
 template <typename T>
@@ -134,7 +78,7 @@ void expand(const Mbconv& block, Stream stream) {
 }
 
 template <typename T>
-Depthwise<T> depthwise_of(const Mbconv& block, const Tiling& tiling) {
+Depthwise<T> depthwise_of(const Mbconv& block, const MbconvTiling& tiling) {
   Depthwise<T> problem{};
   problem.weights = typed<T>(block.depthwise);
   problem.bias = typed<T>(block.depthwise_bias);
@@ -158,31 +102,8 @@ Depthwise<T> depthwise_of(const Mbconv& block, const Tiling& tiling) {
   return problem;
 }
 
-// body<SIZE, STRIDE>(), of the depthwise convolution: 0 for those without a kernel of their own.
-template <typename Body>
-void with_window(const Mbconv& block, const Body& body) {
-  const auto is = [&](int size, int stride) { return block.size == size && block.stride == stride; };
-  if (is(3, 1))
-    body.template operator()<3, 1>();
-  else if (is(3, 2))
-    body.template operator()<3, 2>();
-  else if (is(5, 1))
-    body.template operator()<5, 1>();
-  else if (is(5, 2))
-    body.template operator()<5, 2>();
-  else
-    body.template operator()<0, 0>();
-}
-
-// Rows of `reduce` that are kept in shared memory, of which a block takes bytes(rows).
-template <typename Bytes>
-int64_t staged_rows(const Mbconv& block, const Bytes& bytes) {
-  const bool fits = block.squeezed <= kMostStaged && bytes(block.squeezed) <= kMostShared;
-  return fits && in_vectors(block.reduce, block.hidden) ? block.squeezed : 0;
-}
-
 template <typename T>
-void filter(const Mbconv& block, const Tiling& tiling, Stream stream) {
+void filter(const Mbconv& block, const MbconvTiling& tiling, Stream stream) {
   Depthwise<T> problem = depthwise_of<T>(block, tiling);
   problem.in =
       block.expand ? hidden_map<const T>(block, block.expanded, block.x.height, block.x.width) : block.x.of<const T>();
@@ -198,87 +119,8 @@ void filter(const Mbconv& block, const Tiling& tiling, Stream stream) {
   });
 }
 
-// How a block expands: in a launch of its own, or within the depthwise convolution.
-struct Plan {
-  Tiling tiling;
-  bool within = false;
-  int64_t stages = 0, staged = 0, shared = 0;
-};
-
-// Pixels along an axis that the windows of all tiles have in the map.
-int64_t in_windows(int64_t tiles, int64_t step, int64_t window, int64_t padding, int64_t extent) {
-  int64_t sum = 0;
-  for (int64_t tile = 0; tile < tiles; ++tile) {
-    const int64_t first = tile * step - padding;
-    sum += std::min(first + window, extent) - std::max<int64_t>(first, 0);
-  }
-  return sum;
-}
-
-// Whether the windows of the tiles are sooner expanded where they are filtered, each pixel as often as there are
-// windows that see it, than in a launch of its own. In instructions, as counted in sm_90's code: of a warp for 32
-// pixels x 32 channels, and of a block for a tile without them.
-template <int SIZE, int STRIDE>
-bool expands_within(const Mbconv& block, const Tiling& tiling) {
-  constexpr double kCycle = 2.4, kLaunch = 2600, kLeast = 4400;  // instructions; cycles of a launch beside its work
-  constexpr double kStripe = 460, kChunk = 100, kStep = 12, kOwn = 700, kOwnChunk = 110, kOwnStep = 20;
-  constexpr double kFilter = SIZE == 3 ? (STRIDE == 1 ? 5130 : 5610) : (STRIDE == 1 ? 8020 : 8610);
-  constexpr double kOwnFilter = SIZE == 3 ? (STRIDE == 1 ? 5070 : 6940) : (STRIDE == 1 ? 7800 : 9920);
-  using W = Window<SIZE, STRIDE>;
-  const int64_t depth = block.x.channels, across = tiling.tiles / tiling.down;
-  const double pixels =
-      static_cast<double>(in_windows(tiling.down, kTileRows * STRIDE, W::kRows, block.top, block.x.height)) *
-      static_cast<double>(in_windows(across, kTileColumns * STRIDE, W::kColumns, block.left, block.x.width)) /
-      static_cast<double>(tiling.tiles);
-  const double steps = blocks_of(depth, kStripeStep);
-  const double stripe = kStripe + kChunk * blocks_of(depth, kStripeDepth) + kStep * steps;
-  const double own_stripe = kOwn + kOwnChunk * blocks_of(depth, 2 * kStripeDepth) + kOwnStep * steps;
-  const double own_stripes = static_cast<double>(block.images) * blocks_of(block.x.height * block.x.width, 32) *
-                             blocks_of(block.hidden, kSlice);
-  const double tiles =
-      static_cast<double>(blocks_of(block.images * tiling.groups * tiling.slices, kProcessors) * tiling.steps);
-  const auto launched = [&](double instructions) { return std::max(kLeast, kLaunch + instructions / kCycle); };
-  const double within = launched(tiles * ((pixels / 32 + 0.5) * stripe + kFilter));  // the last stripe is not full
-  return within < launched(tiles * kOwnFilter) + launched(own_stripes * own_stripe / kProcessors);
-}
-
-Plan plan_of(const Mbconv& block) {
-  Plan plan{Tiling(block.images, block.hidden, block.out.height, block.out.width)};
-  constexpr int64_t kMostValues = int64_t{1} << 29;  // of the input, which the kernel counts in 32 bits
-  const auto few = [](int64_t count, int64_t stride) { return stride >= 0 && count * stride < kMostValues; };
-  const Map<const void>& x = block.x;
-  if (!block.expand || block.type == Type::kFloat || !in_vectors(block.expand, x.channels) ||
-      !Rows<const half>::in_vectors(x.of<const half>()) || !few(block.images, x.stride_n) ||
-      !few(x.height, x.stride_h) || !few(x.width, x.stride_w))
-    return plan;
-  with_window(block, [&]<int SIZE, int STRIDE>() {
-    if constexpr (SIZE > 0) {
-      const auto bytes = [&](int64_t staged, int64_t stages) {
-        return depthwise_shared_bytes<half, kExpandingThreads>(SIZE, Window<SIZE, STRIDE>::kValues, staged) +
-               Expansion<half>::shared_bytes(static_cast<int>(std::min(x.channels, kMostShared)), stages);
-      };
-      const auto fewest = [&](int64_t staged) { return bytes(staged, kFewestStages); };
-      if (fewest(0) > kMostShared || !expands_within<SIZE, STRIDE>(block, plan.tiling)) return;
-      plan.within = true;
-      plan.staged = staged_rows(block, fewest);
-      plan.stages = kFewestStages;
-      plan.shared = fewest(plan.staged);
-      // More of them where that leaves room for as many blocks as there are.
-      const auto resident = [](int64_t shared) { return kProcessorShared / (shared + kReservedShared); };
-      const int64_t blocks = blocks_of(block.images * plan.tiling.groups * plan.tiling.slices, kProcessors);
-      for (int64_t stages = kFewestStages + 1; stages <= kMostStages; ++stages) {
-        const int64_t more = bytes(plan.staged, stages);
-        if (more > kMostShared || resident(more) < std::min(blocks, resident(plan.shared))) break;
-        plan.stages = stages;
-        plan.shared = more;
-      }
-    }
-  });
-  return plan;
-}
-
 template <typename T>
-void expand_and_filter(const Mbconv& block, const Plan& plan, Stream stream) {
+void expand_and_filter(const Mbconv& block, const MbconvPlan& plan, Stream stream) {
   Depthwise<T> problem = depthwise_of<T>(block, plan.tiling);
   problem.in = block.x.of<const T>();
   problem.staged = static_cast<int>(plan.staged);
@@ -290,7 +132,7 @@ void expand_and_filter(const Mbconv& block, const Plan& plan, Stream stream) {
   expansion.stride_h = static_cast<int>(block.x.stride_h);
   expansion.stride_w = static_cast<int>(block.x.stride_w);
   expansion.stages = static_cast<int>(plan.stages);
-  const Grid grid = grid_of(kOp, block.images * plan.tiling.groups * plan.tiling.slices);
+  const Grid grid = grid_of(kOp, block.images * plan.sums());
   with_window(block, [&]<int SIZE, int STRIDE>() {
     if constexpr (SIZE > 0)
       launch<mbconv_expand_depthwise_kernel<T, SIZE, STRIDE>>(kOp, grid, kExpandingThreads, plan.shared, stream,
@@ -299,7 +141,7 @@ void expand_and_filter(const Mbconv& block, const Plan& plan, Stream stream) {
 }
 
 template <typename T>
-Gate<T> gate_of(const Mbconv& block, const Tiling& tiling) {
+Gate<T> gate_of(const Mbconv& block, const MbconvTiling& tiling) {
   Gate<T> problem{};
   problem.partials = block.partials;
   problem.reduce_bias = typed<T>(block.reduce_bias);
@@ -316,7 +158,7 @@ Gate<T> gate_of(const Mbconv& block, const Tiling& tiling) {
 }
 
 template <typename T>
-void project(const Mbconv& block, const Tiling& tiling, Stream stream) {
+void project(const Mbconv& block, const MbconvTiling& tiling, Stream stream) {
   Pointwise<T> problem{};
   problem.in = Rows<const T>(hidden_map<const T>(block, block.filtered, block.out.height, block.out.width));
   problem.weights = typed<T>(block.project);
@@ -335,13 +177,9 @@ void project(const Mbconv& block, const Tiling& tiling, Stream stream) {
 
 }  // namespace
 
-MbconvParts mbconv_parts(const Mbconv& block) {
-  const Plan plan = plan_of(block);
-  return {plan.tiling.groups * plan.tiling.slices, block.expand && !plan.within};
-}
+MbconvPlan mbconv_plan(const Mbconv& block) { return plan_of(block); }
 
-void mbconv(const Mbconv& block, Stream stream) {
-  const Plan plan = plan_of(block);
+void mbconv(const Mbconv& block, const MbconvPlan& plan, Stream stream) {
   with_type(block.type, [&](auto value) {
     using T = decltype(value);
     if constexpr (sizeof(T) == 2) {

@@ -17,17 +17,27 @@ struct Mbconv {
   bool residual;
   void *expanded, *filtered;  // before, where it is needed, and after the depthwise convolution
   void* gates;                // [images, hidden_stride]
-  float* partials;            // [images, parts, squeezed]
+  float* partials;            // [images, sums, squeezed]
 };
 
-// What a block needs beside its result: how many sums of each image are added up to the squeezed channels, and whether
-// memory for what is expanded. Neither `expanded` nor `partials` need be there yet.
-struct MbconvParts {
-  int64_t sums;
-  bool expanded;
+// Tiles of the depthwise convolution, and how many a block of it does one after the other.
+struct MbconvTiling {
+  int64_t down, tiles, slices, steps, groups;
 };
-MbconvParts mbconv_parts(const Mbconv& block);
 
-void mbconv(const Mbconv& block, Stream stream);
+// How a block is computed: with the expansion in a launch of its own or within the depthwise convolution, and what that
+// one then has of shared memory.
+struct MbconvPlan {
+  MbconvTiling tiling;
+  bool within = false;
+  int64_t stages = 0, staged = 0, shared = 0;
+
+  // Sums of each image that are added up to the squeezed channels.
+  int64_t sums() const { return tiling.groups * tiling.slices; }
+};
+// Neither `expanded`, which a plan `within` does not need, nor `partials` need be there yet.
+MbconvPlan mbconv_plan(const Mbconv& block);
+
+void mbconv(const Mbconv& block, const MbconvPlan& plan, Stream stream);
 
 }  // namespace hyperseg::cuda
