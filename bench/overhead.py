@@ -128,6 +128,8 @@ def main(argv: list[str] | None = None) -> int:
 
     def make() -> OverheadRun:
         device = prepare_torch(args)
+        if DECODER in args.op:
+            raise Refused("A whole decoder is no single call; bench/ops.py times it.")
         operators = [name for name in pick_operators(args.op, args.backward) if name != DECODER]
         budget = Budget(
             args.seconds or (0.2 if args.quick else 1.0), 2 if args.quick else 10, args.iterations, warmup_seconds=0.3

@@ -73,12 +73,10 @@ def build_engine(
         EngineError: these settings do not go together, or the engine's answer is not the module's.
         ValueError: an argument is out of range.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     _check_settings(size, dtype, batch, mode)
+    device = _pick_device(device)
     if mode == "cudagraph" and device.type != "cuda":
         raise EngineError(f"mode 'cudagraph' needs a CUDA device, not {device}; use 'eager' or 'compile'.")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise EngineError("This PyTorch sees no CUDA device; use device='cpu'.")
     engine = Engine(model, (size[0], size[1]), dtype, device, batch, mode)
     if check:
         engine.parity = engine.check(model)
@@ -99,6 +97,18 @@ def _check_settings(size: Any, dtype: Any, batch: int, mode: str) -> None:
         raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype!r}{wrote}.")
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}.")
+
+
+def _pick_device(device: str | torch.device | None) -> torch.device:
+    try:
+        picked = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device must be 'cpu', 'cuda' or one of them like 'cuda:1', got {device!r}.") from None
+    if picked.type == "cuda" and not torch.cuda.is_available():
+        raise EngineError("This PyTorch sees no CUDA device; use device='cpu'.")
+    if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
+        raise EngineError(f"There is no {picked}: PyTorch sees {torch.cuda.device_count()} CUDA device(s), from cuda:0.")
+    return picked
 
 
 class Engine:

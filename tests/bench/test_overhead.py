@@ -61,3 +61,8 @@ def test_what_cannot_be_served_is_said(run, monkeypatch, capsys):
     code, _ = run("--op", "upsample_argmax", "--backend", "empty")
     assert code == 1
     assert "empty does not serve upsample_argmax here" in capsys.readouterr().out
+
+
+def test_a_decoder_is_no_call(capsys):
+    assert overhead.main(["--device", "cpu", "--op", "decoder"]) == 2
+    assert "A whole decoder is no single call; bench/ops.py times it" in capsys.readouterr().err

@@ -248,6 +248,8 @@ def test_images_of_another_kind(scope, x, engine):
         ({"size": (0, 64)}, ValueError, "size and batch must be positive, got 0x64 and 1"),
         ({"size": (64, -1)}, ValueError, "size and batch must be positive"),
         ({"batch": 0}, ValueError, "size and batch must be positive, got 64x64 and 0"),
+        ({"device": "gpu"}, ValueError, "device must be 'cpu', 'cuda' or one of them like 'cuda:1', got 'gpu'"),
+        ({"device": ["cpu"]}, ValueError, r"like 'cuda:1', got \['cpu'\]"),
     ],
     ids=lambda value: ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
@@ -261,6 +263,10 @@ def test_a_device_that_is_not_there(monkeypatch):
     with pytest.raises(EngineError, match="sees no CUDA device; use device='cpu'"):
         build_engine(network(S), (64, 64), device="cuda")
     assert build_engine(network(S), (32, 32), check=False).device == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(EngineError, match=r"There is no cuda:2: PyTorch sees 2 CUDA device\(s\), from cuda:0"):
+        build_engine(network(S), (64, 64), device="cuda:2")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
