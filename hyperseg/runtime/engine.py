@@ -106,8 +106,8 @@ def _pick_device(device: str | torch.device | None) -> torch.device:
         raise ValueError(f"device must be 'cpu', 'cuda' or one of them like 'cuda:1', got {device!r}.") from None
     if picked.type == "cuda" and not torch.cuda.is_available():
         raise EngineError("This PyTorch sees no CUDA device; use device='cpu'.")
-    if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
-        raise EngineError(f"There is no {picked}: PyTorch sees {torch.cuda.device_count()} CUDA device(s), from cuda:0.")
+    if picked.type == "cuda" and (picked.index or 0) >= (count := torch.cuda.device_count()):
+        raise EngineError(f"There is no {picked}: PyTorch sees {count} CUDA device(s), from cuda:0.")
     return picked
 
 
