@@ -54,7 +54,8 @@ class OnDeviceOf {
   explicit OnDeviceOf(const Tensor& t) : index_(t.get_device_index()), guard_(index_) {}
   Stream stream() const {
     void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
+    check(aoti_torch_get_current_cuda_stream(index_, &stream) == AOTI_TORCH_SUCCESS,
+          "hyperseg: PyTorch did not tell its current CUDA stream");
     return static_cast<Stream>(stream);
   }
 
