@@ -17,4 +17,7 @@ struct Sample {
   }
 };
 
+// Not a + (b - a) * weight: beside an infinity that is NaN.
+HYPERSEG_DEVICE float between(float a, float b, float weight) { return a * (1.0f - weight) + b * weight; }
+
 }  // namespace hyperseg::cuda

@@ -71,9 +71,8 @@ HYPERSEG_DEVICE uint4 blend(const uint4& a, const uint4& b, const uint4& c, cons
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const float2 left = unpack<T>(a4[i]), right = unpack<T>(b4[i]), below = unpack<T>(c4[i]), across = unpack<T>(d4[i]);
-    const float top0 = left.x + (right.x - left.x) * x, top1 = left.y + (right.y - left.y) * x;
-    const float bottom0 = below.x + (across.x - below.x) * x, bottom1 = below.y + (across.y - below.y) * x;
-    to[i] = pack<T>(top0 + (bottom0 - top0) * y, top1 + (bottom1 - top1) * y);
+    to[i] = pack<T>(between(between(left.x, right.x, x), between(below.x, across.x, x), y),
+                    between(between(left.y, right.y, x), between(below.y, across.y, x), y));
   }
   return result;
 }
@@ -193,10 +192,12 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
       else
         for (int c = 0; c < places.channels; c += 8) *reinterpret_cast<uint4*>(to + c) = uint4{0, 0, 0, 0};
     }
+    // The hidden channels that fill up the last 16 repeat the last one, and are multiplied by 0 from there on: weights
+    // of 0 would make NaN of an infinite input.
     for (int k = lane; k < places.channels; k += 32) {
       const T* column = weights + pixels.weight_of(k);
       for (int h = warp; h < places.hidden; h += Size::kWarps)
-        expand[h * places.input_stride + k] = h < hidden && k < channels ? column[h * channels] : zero;
+        expand[h * places.input_stride + k] = k < channels ? column[min(h, hidden - 1) * channels] : zero;
     }
   }
   if constexpr (PART != Part::kExpand) {
@@ -210,7 +211,9 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
   }
   for (int i = thread; i < 2 * places.hidden; i += Size::kThreads) {
     const int h = i % places.hidden;
-    biases[i] = h < hidden ? patches.shift(i / places.hidden * hidden + h) : 0.0f;
+    biases[i] = h < hidden          ? patches.shift(i / places.hidden * hidden + h)
+                : i < places.hidden ? patches.shift(hidden - 1)
+                                    : 0.0f;
   }
 
   const int group = lane / 4, pair = lane % 4 * 2;  // the row, and the first column, that a lane has of a product

@@ -39,8 +39,7 @@ struct LevelInput {
     const int64_t left = column.low * previous.stride_w, right = column.high * previous.stride_w;
     const float a = to_float(upper[left]), b = to_float(upper[right]), c0 = to_float(lower[left]),
                 d = to_float(lower[right]);
-    const float top = a + (b - a) * column.weight, bottom = c0 + (d - c0) * column.weight;
-    return top + (bottom - top) * row.weight;
+    return between(between(a, b, column.weight), between(c0, d, column.weight), row.weight);
   }
 
   HYPERSEG_DEVICE float at(int n, int c, int y, int x) const {

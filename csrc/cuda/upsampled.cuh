@@ -104,9 +104,9 @@ class Resized {
 
   HYPERSEG_DEVICE float operator()(int c) const {
     if (resizing_.copy) return value(0, c);
-    const float upper = value(0, c) * (1.0f - column_weight_) + value(1, c) * column_weight_;
-    const float lower = value(2, c) * (1.0f - column_weight_) + value(3, c) * column_weight_;
-    return upper * (1.0f - row_weight_) + lower * row_weight_;
+    const float upper = between(value(0, c), value(1, c), column_weight_);
+    const float lower = between(value(2, c), value(3, c), column_weight_);
+    return between(upper, lower, row_weight_);
   }
 
  private:
