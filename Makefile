@@ -1,5 +1,6 @@
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 FPS_ARGS ?=
 PYTEST_ARGS ?= -q
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
@@ -14,7 +15,7 @@ OLDEST_TRITON := build/triton-3.6
 PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install ext shim test test-all gate gate-oldest gate-cuda budgets sanitize sanitize-gpu gpu-test lint format fps clean
+.PHONY: help install ext shim test test-all test-oldest gate gate-oldest gate-cuda budgets sanitize sanitize-gpu gpu-test lint format fps clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +32,12 @@ test: $(EXTENSION) $(SHIM) ## set up and run the tests, but for those marked slo
 
 test-all: $(EXTENSION) $(SHIM) ## all tests
 	$(PARALLEL) tests/ $(PYTEST_ARGS)
+
+test-oldest: ## the tests with the oldest supported torch and Triton, in a clone of what is committed
+	rm -rf build/oldest && git clone -q . build/oldest
+	sed -e 's/^torch==.*/torch==2.11.0/; s/^torchvision==.*/torchvision==0.26.0/; s/^triton==.*/triton==3.6.0/' \
+	-e 's/^setuptools==.*/setuptools==81.0.0/' constraints.txt > build/oldest/oldest.txt
+	$(MAKE) -C build/oldest test CONSTRAINTS=oldest.txt PYTHON=$(PYTHON)
 
 gate: $(INSTALLED) ## compile every Triton kernel for sm_80, sm_90 and sm_100 and judge the code; needs no GPU
 	$(BIN)/python -m pytest tests/kernels -n auto $(PYTEST_ARGS)
@@ -81,9 +88,9 @@ $(BIN)/python:
 
 # Without build isolation the extension is built against the torch that is installed, not against another copy of it;
 # its build requirements have to be there first.
-$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -c constraints.txt torch setuptools cmake ninja
-	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[dev]'
+$(INSTALLED): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	$(BIN)/python -m pip install -c $(CONSTRAINTS) torch setuptools cmake ninja
+	$(BIN)/python -m pip install -c $(CONSTRAINTS) --no-build-isolation -e '.[dev]'
 	@touch $@
 
 $(OLDEST_TRITON): | $(INSTALLED)

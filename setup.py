@@ -58,9 +58,13 @@ def find_cuda() -> tuple[Path | None, str]:
         return None, f"the installed torch {torch.__version__} has no CUDA"
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     nvcc = shutil.which("nvcc", path=Path(home, "bin")) if home else shutil.which("nvcc")
-    nvcc = nvcc or (None if home else shutil.which("nvcc", path="/usr/local/cuda/bin"))
+    if home and nvcc is None:
+        sys.exit(
+            f"There is no nvcc in {home}/bin; correct CUDA_HOME, or set HYPERSEG_CUDA=0 to build for the CPU only."
+        )
+    nvcc = nvcc or shutil.which("nvcc", path="/usr/local/cuda/bin")
     if nvcc is None:
-        return None, f"there is no nvcc in {home}/bin" if home else "there is no nvcc on the PATH or in CUDA_HOME"
+        return None, "there is no nvcc on the PATH or in CUDA_HOME"
     root = cuda_root(nvcc)
     if root is None:
         return None, f"{nvcc} does not belong to a CUDA toolkit with include/cuda_runtime.h (set CUDA_HOME to one)"
@@ -78,12 +82,12 @@ def cuda_architectures(nvcc: Path) -> str:
     """TORCH_CUDA_ARCH_LIST, or the GPUs of this machine, or the default, in CMake's words."""
     import torch
 
-    wanted = re.split(r"[;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip())
-    if wanted == [""] and torch.cuda.is_available():
+    known = subprocess.check_output([nvcc, "--list-gpu-arch"], text=True).split()
+    wanted = [arch for arch in re.split(r"[;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "")) if arch]
+    if not wanted and torch.cuda.is_available():
         devices = range(torch.cuda.device_count())
         wanted = sorted({"{}.{}".format(*torch.cuda.get_device_capability(device)) for device in devices})
-    elif wanted == [""]:
-        known = subprocess.check_output([nvcc, "--list-gpu-arch"], text=True).split()
+    elif not wanted:
         wanted = [arch for arch in DEFAULT_ARCHS if f"compute_{arch.replace('.', '')}" in known]
         wanted[-1] += "+PTX"
     words = []
@@ -91,6 +95,10 @@ def cuda_architectures(nvcc: Path) -> str:
         match = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", arch)
         if match is None:
             sys.exit(f'TORCH_CUDA_ARCH_LIST has {arch!r}; write it like "8.0;9.0+PTX".')
+        if int(match[1]) < 8:
+            sys.exit(f"The CUDA kernels need a GPU of architecture 8.0 or later, not {arch}; or set HYPERSEG_CUDA=0.")
+        if f"compute_{match[1]}{match[2][0]}" not in known:
+            sys.exit(f"This nvcc does not know architecture {arch}; it knows {', '.join(known)}.")
         words.append(match[1] + match[2] + ("" if match[3] else "-real"))
     return ";".join(words)
 
@@ -153,10 +161,12 @@ class CMakeBuild(build_ext):
         import torch
 
         command += [f"-D{name}={value}" for name, value in options.items()]
-        question = "\n".join(map(str, [*command, torch.__file__, torch.__version__]))
+        compiler = os.environ.get("CXX", "")
+        question = "\n".join(map(str, [*command, torch.__file__, torch.__version__, compiler]))
         asked = build / "configured.txt"
         if not asked.is_file() or asked.read_text() != question:
             asked.unlink(missing_ok=True)
+            (build / "CMakeCache.txt").unlink(missing_ok=True)  # it keeps the compiler, whatever CXX says now
             run(command)
             asked.write_text(question)
 

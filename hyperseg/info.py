@@ -63,7 +63,7 @@ def main() -> None:
         facts = report()
     except BackendError as error:
         sys.exit(f"HYPERSEG_BACKEND: {error}")
-    print("HyperSeg", ", ".join(f"{k} {v}" for k, v in facts["versions"].items() if k != "hyperseg"))
+    print("HyperSeg " + ", ".join(f"{k} {v}" for k, v in facts["versions"].items()).removeprefix("hyperseg "))
     for device, description in facts["devices"].items():
         print(f"  {device:10} {description if isinstance(description, str) else ', '.join(description)}")
     print("\nExtension hyperseg._C")

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ("setup.py", "pyproject.toml", "CMakeLists.txt", "MANIFEST.in", "LICENSE", "README.md", "CHANGELOG.md")
@@ -115,6 +116,23 @@ def test_a_required_extension_fails_without_a_compiler(checkout: Path):
     nothing = {"PATH": str(checkout / "empty"), "CXX": "", "HYPERSEG_REQUIRE_EXTENSION": "1"}
     with pytest.raises(AssertionError, match="HYPERSEG_REQUIRE_EXTENSION=1 makes this an error"):
         run(sys.executable, "setup.py", "build_ext", cwd=checkout, **nothing)
+
+
+@needs_cmake
+@needs_compiler
+@pytest.mark.skipif(torch.version.cuda is None or not shutil.which("nvcc"), reason="this machine compiles no CUDA")
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"CUDA_HOME": "/nowhere"}, "no nvcc in /nowhere/bin; correct CUDA_HOME, or set HYPERSEG_CUDA=0"),
+        ({"TORCH_CUDA_ARCH_LIST": "Hopper"}, "has 'Hopper'; write it like"),
+        ({"TORCH_CUDA_ARCH_LIST": "9.0;7.5"}, "architecture 8.0 or later, not 7.5"),
+        ({"TORCH_CUDA_ARCH_LIST": "99.0"}, "does not know architecture 99.0; it knows compute_"),
+    ],
+)
+def test_a_build_for_cuda_that_is_not_there(checkout: Path, environment: dict[str, str], sentence: str):
+    with pytest.raises(AssertionError, match=re.escape(sentence)):
+        run(sys.executable, "setup.py", "build_ext", cwd=checkout, **environment)
 
 
 @pytest.fixture(scope="module")

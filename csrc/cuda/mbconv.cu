@@ -24,8 +24,8 @@ void launch_pointwise(Pointwise<T> problem, int64_t images, Stream stream) {
                                     problem.gate);
     }
   }
-  check(static_cast<int64_t>(shared) <= kMostShared, kOp, ": a depth of ", problem.depth,
-        " takes too much shared memory");
+  check(static_cast<int64_t>(shared) <= kMostShared, kOp, ": ", problem.depth, PROJECT ? " hidden" : " input",
+        " channels take more shared memory than the CUDA kernels may have; use the backend triton or reference");
   const Grid grid = grid_of(kOp, blocks);
   launch<mbconv_pointwise_kernel<T, TILE, PROJECT>>(kOp, grid, TILE::kThreads, shared, stream, problem);
 }
