@@ -36,7 +36,7 @@ test-all: $(EXTENSION) $(SHIM) ## all tests
 test-oldest: ## the tests with the oldest supported torch and Triton, in a clone of what is committed
 	rm -rf build/oldest && git clone -q . build/oldest
 	sed -e 's/^torch==.*/torch==2.11.0/; s/^torchvision==.*/torchvision==0.26.0/; s/^triton==.*/triton==3.6.0/' \
-	-e 's/^setuptools==.*/setuptools==81.0.0/' constraints.txt > build/oldest/oldest.txt
+	-e 's/^setuptools==.*/setuptools==81.0.0/; s/^numpy==.*/numpy==2.3.5/' constraints.txt > build/oldest/oldest.txt
 	$(MAKE) -C build/oldest test CONSTRAINTS=oldest.txt PYTHON=$(PYTHON)
 
 gate: $(INSTALLED) ## compile every Triton kernel for sm_80, sm_90 and sm_100 and judge the code; needs no GPU

@@ -11,6 +11,7 @@ import pytest
 from tests.kernels import extension, loops
 
 SLACK = 8  # registers: ptxas gives them out in eights, and a release moves a kernel by one such step
+RECORD = "If that is meant: build for 8.0, 9.0 and 10.0, then `python -m tests.kernels.extension --write`."
 BUDGETS = json.loads(extension.BUDGETS.read_text())
 
 built = pytest.mark.skipif(extension.missing() is not None, reason=extension.missing() or "")
@@ -26,13 +27,14 @@ def test_no_kernel_uses_the_stack():
 @built
 def test_registers_are_within_budget():
     most = extension.most_registers()
-    excess = [
-        f"{name} takes {registers} registers, its budget is {BUDGETS.get(name, {}).get('registers', 'not there')}"
+    wrong = [
+        f"{name} takes {registers} registers, its budget is {BUDGETS[name]['registers']} and {SLACK} more"
         for name, registers in most.items()
-        if name not in BUDGETS or registers > BUDGETS[name]["registers"] + SLACK
+        if name in BUDGETS and registers > BUDGETS[name]["registers"] + SLACK
     ]
-    assert not excess, "\n".join(excess)
-    assert set(BUDGETS) == set(most), "a kernel is gone: delete its budget"
+    wrong += [f"{name} has no budget" for name in sorted(set(most) - set(BUDGETS))]
+    wrong += [f"{name} has a budget but is gone" for name in sorted(set(BUDGETS) - set(most))]
+    assert not wrong, "\n".join([*wrong, RECORD])
 
 
 @built
@@ -43,8 +45,8 @@ def test_tensor_cores_are_used():
     instances = {name: code for name, code in functions.items() if extension.of_half_type(name)}
     instances = {name: code for name, code in instances.items() if extension.plain(name) in meant}
     assert set(map(extension.plain, instances)) == meant
-    without = [name for name, code in instances.items() if "HMMA" not in code]
-    assert not without, "\n".join(without)
+    without = [f"{extension.plain(name)} ({name})" for name, code in instances.items() if "HMMA" not in code]
+    assert not without, "\n".join(["meant for tensor cores, but have none of their instructions:", *without])
 
 
 def test_loops_are_found():
