@@ -1,6 +1,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 
 #include "launch.cuh"
 #include "mbconv.h"
@@ -19,6 +21,20 @@ constexpr int64_t kMostShared = 99 << 10;  // bytes that a block may have on eve
 constexpr int64_t kProcessorShared = 228 << 10, kReservedShared = 1 << 10;  // of a multiprocessor, of them a block
 constexpr int64_t kMostStaged = 128;  // squeezed channels whose weights a block keeps in them
 
+// What HYPERSEG_MBCONV asks for instead of the estimates below, so that both can be measured: as few launches as the
+// kernels allow, or one for each step.
+enum class Launches { kEstimated, kFewest, kMost };
+inline Launches launches() {
+  static const Launches wish = [] {
+    const char* const asked = std::getenv("HYPERSEG_MBCONV");
+    if (!asked || !*asked) return Launches::kEstimated;
+    const bool fewest = !std::strcmp(asked, "fewest");
+    check(fewest || !std::strcmp(asked, "most"), "HYPERSEG_MBCONV must be fewest or most, got ", asked);
+    return fewest ? Launches::kFewest : Launches::kMost;
+  }();
+  return wish;
+}
+
 // What a multiprocessor has to do, in the time that it takes to read a value of an operand: as estimated from bytes and
 // instructions on sm_90, a value of the result costs five and a block as many as kBlock beside its own.
 template <typename TILE>
@@ -35,6 +51,7 @@ template <typename T>
 bool computes_gates(const Gate<T>& gate, int64_t threads, int64_t blocks) {
   constexpr double kLaunch = 3500, kSixteen = 700, kProduct = 6, kSteps = 400;  // cycles
   if (gate.squeezed > threads) return false;
+  if (launches() != Launches::kEstimated) return launches() == Launches::kFewest;
   const double sums = static_cast<double>(gate.parts) * gate.squeezed / threads / 16;
   const double products = static_cast<double>(gate.channels) * gate.squeezed / threads;
   const double rounds = static_cast<double>(blocks_of(blocks, 3 * kProcessors));
@@ -98,6 +115,7 @@ bool expands_within(const Mbconv& block, const MbconvTiling& tiling) {
   constexpr double kFilter = SIZE == 3 ? (STRIDE == 1 ? 5130 : 5610) : (STRIDE == 1 ? 8020 : 8610);
   constexpr double kOwnFilter = SIZE == 3 ? (STRIDE == 1 ? 5070 : 6940) : (STRIDE == 1 ? 7800 : 9920);
   using W = Window<SIZE, STRIDE>;
+  if (launches() != Launches::kEstimated) return launches() == Launches::kFewest;
   const int64_t depth = block.x.channels, across = tiling.tiles / tiling.down;
   const double pixels =
       static_cast<double>(in_windows(tiling.down, kTileRows * STRIDE, W::kRows, block.top, block.x.height)) *

@@ -16,18 +16,36 @@ SHIM = ROOT / "build/shim/hyperseg/_C.abi3.so"
 WORKERS = str(min(4, os.cpu_count() or 1))
 
 
-@pytest.mark.skipif(not SHIM.is_file(), reason="build it with `make shim`")
-@pytest.mark.skipif(native.emulated(), reason="this process is that one")
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are tested on the GPU")
+def in_the_shim(test):
+    here = [
+        pytest.mark.skipif(not SHIM.is_file(), reason="build it with `make shim`"),
+        pytest.mark.skipif(native.emulated(), reason="this process is that one"),
+        pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are tested on the GPU"),
+    ]
+    for mark in here:
+        test = mark(test)
+    return test
+
+
+@in_the_shim
 def test_kernels_in_the_shim():
+    assert passed("cuda-cpu") >= 10 * len(BACKENDS["cuda"].implementations)
+
+
+@in_the_shim
+@pytest.mark.parametrize("launches", ["fewest", "most"])
+def test_blocks_in_as_many_launches_as_asked(launches: str):
+    assert passed("cuda-cpu and mbconv", "tests/ops/test_parity.py", HYPERSEG_MBCONV=launches) >= 10
+
+
+def passed(selection: str, tests: str = "tests/ops", **environment: str) -> int:
     command = [sys.executable, "-m", "pytest", "-q", "-n", WORKERS, "-p", "no:cacheprovider", "-m", "not slow"]
     result = subprocess.run(
-        [*command, "-k", "cuda-cpu", "tests/ops"],
+        [*command, "-k", selection, tests],
         cwd=ROOT,
-        env=os.environ | {"HYPERSEG_EXTENSION": str(SHIM)},
+        env=os.environ | {"HYPERSEG_EXTENSION": str(SHIM)} | environment,
         capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
-    passed = int(re.search(r"(\d+) passed", result.stdout)[1])
-    assert passed >= 10 * len(BACKENDS["cuda"].implementations), result.stdout[-5000:]
+    return int(re.search(r"(\d+) passed", result.stdout)[1])
