@@ -113,6 +113,17 @@ STAGES = (
         "--backend reference triton cuda --json {result}",
         "json",
     ),
+    *(
+        Stage(
+            f"mbconv-{launches}",
+            f"the encoder's blocks in CUDA C++ in the {launches} launches, beside what its estimates choose above",
+            2,
+            f"env HYPERSEG_MBCONV={launches} {{python}} bench/ops.py --model hyperseg-m --dtype float16 --op mbconv "
+            "--backend cuda --json {result}",
+            "json",
+        )
+        for launches in ("fewest", "most")
+    ),
     Stage(
         "overhead",
         "what calls cost the host",
