@@ -67,7 +67,7 @@ Tensor mbconv_op(const Tensor& x, std::optional<Tensor> expand, std::optional<Te
   const MbconvPlan plan = mbconv_plan(block);
   const int64_t expanded_pixels = expand && !plan.within ? images * x.size(2) * x.size(3) : 0;
   Tensor expanded = torch::stable::new_empty(x, {expanded_pixels, hidden_stride});
-  Tensor partials = torch::stable::new_empty(x, {images, plan.sums(), squeezed}, ScalarType::Float);
+  Tensor partials = torch::stable::new_empty(x, {images, plan.tiling.sums(), squeezed}, ScalarType::Float);
   block.expanded = expanded.mutable_data_ptr();
   block.partials = static_cast<float*>(partials.mutable_data_ptr());
   mbconv(block, plan, device.stream());

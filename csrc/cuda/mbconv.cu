@@ -108,7 +108,7 @@ void filter(const Mbconv& block, const MbconvTiling& tiling, Stream stream) {
   problem.in =
       block.expand ? hidden_map<const T>(block, block.expanded, block.x.height, block.x.width) : block.x.of<const T>();
   problem.in_vectors = Rows<const T>::in_vectors(problem.in);
-  const Grid grid{static_cast<unsigned>(block.images * tiling.groups * tiling.slices)};
+  const Grid grid{static_cast<unsigned>(block.images * tiling.sums())};
   with_window(block, [&]<int SIZE, int STRIDE>() {
     const auto shared = [&](int64_t staged) {
       return depthwise_shared_bytes<T, kDepthwiseThreads>(block.size, Window<SIZE, STRIDE>::kValues, staged);
@@ -132,7 +132,7 @@ void expand_and_filter(const Mbconv& block, const MbconvPlan& plan, Stream strea
   expansion.stride_h = static_cast<int>(block.x.stride_h);
   expansion.stride_w = static_cast<int>(block.x.stride_w);
   expansion.stages = static_cast<int>(plan.stages);
-  const Grid grid = grid_of(kOp, block.images * plan.sums());
+  const Grid grid = grid_of(kOp, block.images * plan.tiling.sums());
   with_window(block, [&]<int SIZE, int STRIDE>() {
     if constexpr (SIZE > 0)
       launch<mbconv_expand_depthwise_kernel<T, SIZE, STRIDE>>(kOp, grid, kExpandingThreads, plan.shared, stream,
@@ -149,7 +149,7 @@ Gate<T> gate_of(const Mbconv& block, const MbconvTiling& tiling) {
   problem.bias = typed<T>(block.gate_bias);
   problem.gates = static_cast<T*>(block.gates);
   problem.stride = block.hidden_stride;
-  problem.parts = static_cast<int>(tiling.groups * tiling.slices);
+  problem.parts = static_cast<int>(tiling.sums());
   problem.channels = static_cast<int>(block.hidden);
   problem.squeezed = static_cast<int>(block.squeezed);
   problem.slices = static_cast<int>(blocks_of(block.hidden_stride, kGateChannels));

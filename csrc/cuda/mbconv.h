@@ -23,6 +23,9 @@ struct Mbconv {
 // Tiles of the depthwise convolution, and how many a block of it does one after the other.
 struct MbconvTiling {
   int64_t down, tiles, slices, steps, groups;
+
+  // Sums of each image that are added up to the squeezed channels, one a block.
+  int64_t sums() const { return groups * slices; }
 };
 
 // How a block is computed: with the expansion in a launch of its own or within the depthwise convolution, and what that
@@ -31,9 +34,6 @@ struct MbconvPlan {
   MbconvTiling tiling;
   bool within = false;
   int64_t stages = 0, staged = 0, shared = 0;
-
-  // Sums of each image that are added up to the squeezed channels.
-  int64_t sums() const { return tiling.groups * tiling.slices; }
 };
 // Neither `expanded`, which a plan `within` does not need, nor `partials` need be there yet.
 MbconvPlan mbconv_plan(const Mbconv& block);

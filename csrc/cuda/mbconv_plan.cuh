@@ -126,8 +126,7 @@ bool expands_within(const Mbconv& block, const MbconvTiling& tiling) {
   const double own_stripe = kOwn + kOwnChunk * blocks_of(depth, 2 * kStripeDepth) + kOwnStep * steps;
   const double own_stripes = static_cast<double>(block.images) * blocks_of(block.x.height * block.x.width, 32) *
                              blocks_of(block.hidden, kSlice);
-  const double tiles =
-      static_cast<double>(blocks_of(block.images * tiling.groups * tiling.slices, kProcessors) * tiling.steps);
+  const double tiles = static_cast<double>(blocks_of(block.images * tiling.sums(), kProcessors) * tiling.steps);
   const auto launched = [&](double instructions) { return std::max(kLeast, kLaunch + instructions / kCycle); };
   const double within = launched(tiles * ((pixels / 32 + 0.5) * stripe + kFilter));  // the last stripe is not full
   return within < launched(tiles * kOwnFilter) + launched(own_stripes * own_stripe / kProcessors);
@@ -156,7 +155,7 @@ inline MbconvPlan plan_of(const Mbconv& block) {
       plan.shared = fewest(plan.staged);
       // More of them where that leaves room for as many blocks as there are.
       const auto resident = [](int64_t shared) { return kProcessorShared / (shared + kReservedShared); };
-      const int64_t blocks = blocks_of(block.images * plan.sums(), kProcessors);
+      const int64_t blocks = blocks_of(block.images * plan.tiling.sums(), kProcessors);
       for (int64_t stages = kFewestStages + 1; stages <= kMostStages; ++stages) {
         const int64_t more = bytes(plan.staged, stages);
         if (more > kMostShared || resident(more) < std::min(blocks, resident(plan.shared))) break;

@@ -55,6 +55,15 @@ def targets() -> list[Target]:
     return [*found, *(Target(name, "cpu") for name, here in emulated.items() if here)]
 
 
+def able(operator: str) -> list:
+    """Parameters: the targets that serve this operator here. Those that do not are named by test_parity.py."""
+    return [pytest.param(t, id=t.id, marks=t.marks) for t in targets() if not t.reasons(operator)]
+
+
+def on_every_target(operator: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("target", able(operator))
+
+
 def served(cases: Iterable[Case], suffix: str = "") -> list:
     """Parameters ``(target, case)``; of those that a target cannot serve one for each of its reasons, skipped with it.
 

@@ -16,23 +16,17 @@ SHIM = ROOT / "build/shim/hyperseg/_C.abi3.so"
 WORKERS = str(min(4, os.cpu_count() or 1))
 
 
-def in_the_shim(test):
-    here = [
-        pytest.mark.skipif(not SHIM.is_file(), reason="build it with `make shim`"),
-        pytest.mark.skipif(native.emulated(), reason="this process is that one"),
-        pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are tested on the GPU"),
-    ]
-    for mark in here:
-        test = mark(test)
-    return test
+pytestmark = [
+    pytest.mark.skipif(not SHIM.is_file(), reason="build it with `make shim`"),
+    pytest.mark.skipif(native.emulated(), reason="this process is that one"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are tested on the GPU"),
+]
 
 
-@in_the_shim
 def test_kernels_in_the_shim():
     assert passed("cuda-cpu") >= 10 * len(BACKENDS["cuda"].implementations)
 
 
-@in_the_shim
 @pytest.mark.parametrize("launches", ["fewest", "most"])
 def test_blocks_in_as_many_launches_as_asked(launches: str):
     assert passed("cuda-cpu and mbconv", "tests/ops/test_parity.py", HYPERSEG_MBCONV=launches) >= 10

@@ -5,11 +5,10 @@ import torch
 
 from hyperseg import ops
 from tests.ops.cases import HALOS, Case, level
-from tests.ops.targets import Target, targets
+from tests.ops.targets import Target, on_every_target
 
 # Those that cannot are named, with their reasons, by test_parity.py.
-ABLE = [pytest.param(t, id=t.id, marks=t.marks) for t in targets() if not t.reasons("decoder_level_argmax")]
-on_every_target = pytest.mark.parametrize("target", ABLE)
+on_able = on_every_target("decoder_level_argmax")
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["float32", "float16"])
 halos = pytest.mark.parametrize("halo", HALOS)
 
@@ -19,7 +18,7 @@ def arguments(target: Target, dtype: torch.dtype, halo: str, out: int = 5) -> li
     return list(Case("decoder_level_argmax", "labels", build).arguments(dtype, target.device))
 
 
-@on_every_target
+@on_able
 @dtypes
 @halos
 @pytest.mark.parametrize("out", [1, 2, 5, 9, 32, 40])
@@ -30,7 +29,7 @@ def test_labels_are_of_the_levels_own_answer(target: Target, dtype: torch.dtype,
     assert torch.equal(labels.long(), scores.argmax(1))
 
 
-@on_every_target
+@on_able
 @dtypes
 @halos
 def test_of_equal_scores_the_lowest_class_wins(target: Target, dtype: torch.dtype, halo: str):
@@ -45,7 +44,7 @@ def test_of_equal_scores_the_lowest_class_wins(target: Target, dtype: torch.dtyp
     assert (target.serve("decoder_level_argmax", tuple(args)) == 0).all()
 
 
-@on_every_target
+@on_able
 @dtypes
 @halos
 def test_nan_counts_as_the_largest_score(target: Target, dtype: torch.dtype, halo: str):

@@ -5,16 +5,11 @@ import torch
 
 from hyperseg.ops import reference
 from tests.ops.cases import HALOS, Case, double, level, residual
-from tests.ops.targets import Target, targets
+from tests.ops.targets import Target, on_every_target
 from tests.tolerances import FORWARD, assert_close
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 INNER = (0, 1, 2, 3)  # far enough from the border that no neighbour samples it with a weight of 0
-
-
-def on_every_target(operator: str):
-    able = [pytest.param(t, id=t.id, marks=t.marks) for t in targets() if not t.reasons(operator)]
-    return pytest.mark.parametrize("target", able)
 
 
 def check(target: Target, case: Case, dtype: torch.dtype, argument: int, infinity: float) -> None:

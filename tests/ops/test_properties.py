@@ -22,7 +22,7 @@ from tests.ops.cases import (
     residual,
     stem,
 )
-from tests.ops.targets import Target, targets
+from tests.ops.targets import Target, on_every_target
 from tests.tolerances import FORWARD, assert_close
 
 F32 = torch.float32
@@ -33,11 +33,6 @@ channels = st.integers(1, 9)
 grids = st.tuples(st.integers(1, 4), st.integers(1, 4))
 patches = st.tuples(st.integers(1, 6), st.integers(1, 6))
 sizes = st.tuples(st.integers(1, 12), st.integers(1, 12))
-
-
-def on_every_target(operator: str):
-    able = [pytest.param(t, id=t.id, marks=t.marks) for t in targets() if not t.reasons(operator)]
-    return pytest.mark.parametrize("target", able)
 
 
 def check(target: Target, operator: str, build) -> None:

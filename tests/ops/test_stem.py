@@ -11,10 +11,10 @@ from hyperseg.ops import reference
 from hyperseg.runtime.blocks import FusedStem, fusible_stem
 from hyperseg.runtime.folding import _fold_efficientnet
 from tests.ops import cases
-from tests.ops.targets import targets
+from tests.ops.targets import able
 from tests.tolerances import FORWARD, assert_close
 
-ABLE = [pytest.param(t, id=t.id, marks=t.marks) for t in targets() if not t.reasons("stem")]
+ABLE = able("stem")
 KERNELS = [p for p in ABLE if p.values[0].backend != "reference"]
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]) * 255, torch.tensor([0.229, 0.224, 0.225]) * 255
 

@@ -6,13 +6,13 @@ import torch.nn.functional as F
 
 from hyperseg.ops import upsample_argmax, use_backend
 from tests.ops import oracle
-from tests.ops.targets import Target, skip_objections, targets
+from tests.ops.targets import Target, able, skip_objections
 
 F64 = torch.float64
 
 
 # Those that cannot are named, with their reasons, by test_parity.py.
-ABLE = [pytest.param(t, id=t.id, marks=t.marks) for t in targets() if not t.reasons("upsample_argmax")]
+ABLE = able("upsample_argmax")
 
 
 @pytest.fixture(params=ABLE)
