@@ -106,7 +106,11 @@ def _pick_device(device: str | torch.device | None) -> torch.device:
         raise ValueError(f"device must be 'cpu', 'cuda' or one of them like 'cuda:1', got {device!r}.") from None
     if picked.type == "cuda" and not torch.cuda.is_available():
         raise EngineError("This PyTorch sees no CUDA device; use device='cpu'.")
-    if picked.type == "cuda" and (picked.index or 0) >= (count := torch.cuda.device_count()):
+    if picked.type != "cuda":
+        return picked
+    # With its number, as tensors on it name it: frames are compared to it.
+    picked = torch.device("cuda", torch.cuda.current_device() if picked.index is None else picked.index)
+    if picked.index >= (count := torch.cuda.device_count()):
         raise EngineError(f"There is no {picked}: PyTorch sees {count} CUDA device(s), from cuda:0.")
     return picked
 

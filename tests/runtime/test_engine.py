@@ -269,6 +269,14 @@ def test_a_device_that_is_not_there(monkeypatch):
         build_engine(network(S), (64, 64), device="cuda:2")
 
 
+def test_the_device_of_an_engine_is_named_as_its_frames_name_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert engine_module._pick_device("cuda") == engine_module._pick_device(None) == torch.device("cuda:1")
+    assert engine_module._pick_device("cuda:0") == torch.device("cuda:0")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The comparison to the module
 
