@@ -394,7 +394,8 @@ def test_compiled(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=lambda d: str(d)[6:])
 @names
 def test_on_the_gpu(name, dtype, mode):
-    model, size = network(name), (100, 193)
+    # At this size the answers of these weights are determined in half types too, as for test_half_precision.
+    model, size = network(name), (65, 70)
     engine = build_engine(model, size, dtype=dtype, device="cuda", batch=2, mode=mode)
     first, second = probe_frames(2, size, seed=3), probe_frames(2, size, seed=4)
     with torch.inference_mode():
