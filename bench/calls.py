@@ -24,8 +24,11 @@ from hyperseg.models.decoder import decode
 from hyperseg.ops import reference
 
 DECODER = "decoder"  # all levels in one line, beside the operators
+DECODER_BACKWARD = "decoder_backward"  # what a training step does in all levels: forward, then backward
 IGNORE = 255
 BOOTSTRAP = 4096  # as in the published training
+
+WHOLE = (DECODER, DECODER_BACKWARD)
 
 LEVELS = ("decoder_level", "decoder_level_argmax")
 
@@ -35,6 +38,7 @@ PRECISE = {
     "patch_inverted_residual_batch_norm": (2, 3),
     "patch_inverted_residual_batch_norm_backward": (3, 4),
     "upsample_cross_entropy_backward": (0, 3),
+    DECODER_BACKWARD: (1,),
 }
 
 
@@ -147,13 +151,19 @@ def block_call(level: Call) -> Call:
 
 
 def training_calls(model: nn.Module, frames: Tensor, backward: bool) -> list[Call]:
-    """Of one training step, with its backward if asked: batch statistics, bootstrapped loss; then with frozen norms."""
+    """Of one training step, with its backward if asked: batch statistics, bootstrapped loss; then with frozen norms.
+
+    With the backward also that of whole decoders, in both ways.
+    """
     images = inputs.normalise(frames, model.config.mean, model.config.std)
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(model.config.num_classes + 1, frames.shape[:3], generator=generator).to(frames.device)
     labels[labels == model.config.num_classes] = IGNORE
+    decoders: list[Call] = []
     with ops.use_backend("reference"), torch.set_grad_enabled(backward), Recorder() as recorder:
         for network in (copy.deepcopy(model).train(), copy.deepcopy(model).eval())[: 1 + backward]:
+            if backward:
+                network.decoder.register_forward_hook(lambda *seen: decoders.append(decoder_backward(*seen)))
             logits = network.forward_strided(images)
             loss = ops.upsample_cross_entropy(logits, labels, ignore_index=IGNORE, bootstrap=BOOTSTRAP)
             if backward:
@@ -163,7 +173,27 @@ def training_calls(model: nn.Module, frames: Tensor, backward: bool) -> list[Cal
     calls = [call for call in recorder.calls if call not in levels]
     # No network calls this one, so no step has its backward.
     apart = [backward_of(block_call(level)) for level in levels if level.arguments[8]]
-    return [*(replace(call, of="training") for call in calls), *apart]
+    return [*(replace(call, of="training") for call in calls), *apart, *decoders]
+
+
+def decoder_backward(decoder: nn.Module, given: tuple, logits: Tensor) -> Call:
+    """Logits of a decoder and, for a random gradient, the gradients of its features and parameters."""
+    signal, features, image = tree_map_only(Tensor, Tensor.detach, given)
+
+    def step(training: bool, parameters: list, signal: Tensor, features: list, image: Any, gradient: Tensor) -> list:
+        with torch.enable_grad():
+            leaves = [t.requires_grad_() for t in (signal.detach(), *(f.detach() for f in features))]
+            answer = decoder(leaves[0], leaves[1:], image)
+            return [answer.detach(), *torch.autograd.grad(answer, [*leaves, *parameters], gradient)]
+
+    gradient = 0.01 * random_like(logits)  # about what scaled losses give: with much more float16 overflows
+    arguments = (decoder.training, list(decoder.parameters()), signal, list(features), image, gradient)
+    return Call(DECODER_BACKWARD, arguments, step, of="apart")
+
+
+def random_like(answer: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(answer.shape, generator=generator).to(answer)
 
 
 def backward_of(call: Call) -> Call:
@@ -171,9 +201,9 @@ def backward_of(call: Call) -> Call:
     operator = f"{call.operator}_backward"
     with settings("reference"):
         answer = call()
-    generator = torch.Generator().manual_seed(0)
-    gradient = torch.randn(answer.shape, generator=generator).to(answer)
-    return Call(operator, (gradient, *call.arguments), getattr(torch.ops.hyperseg, operator).default, of=call.of)
+    return Call(
+        operator, (random_like(answer), *call.arguments), getattr(torch.ops.hyperseg, operator).default, of=call.of
+    )
 
 
 def distinct(calls: Sequence[Call]) -> list[Call]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves
 
 from bench import inputs, parity, report, roofline
-from bench.calls import DECODER, Call, distinct, inference_calls, training_calls
+from bench.calls import DECODER, DECODER_BACKWARD, WHOLE, Call, distinct, inference_calls, training_calls
+from bench.graphs import captured
 from bench.harness import Budget, Case, Samples, median, summarise
-from bench.options import DTYPES
+from bench.options import DTYPES, positive
 from bench.parity import Parity
 from bench.run import Run, ratio, ratio_text, say, throughput
-from bench.subject import Refused, load, settings
+from bench.subject import Refused, load, one_line, settings
 from hyperseg.ops import BACKENDS, OPERATORS, BackendError, reference
 from hyperseg.ops.reference import resize_logits
 
@@ -30,17 +31,22 @@ INFERENCE = (
     DECODER,
 )
 
+# On a GPU calls are timed in a graph of about this many seconds, or of so many calls: they may take microseconds.
+GRAPH_SECONDS = 2e-3
+GRAPH_CALLS = 20
+
 
 def add_operators(parser: argparse.ArgumentParser) -> None:
     """What a script that runs single operators is asked beside the network; the answers go to the two picks below."""
     add = parser.add_argument
     add("--op", nargs="+", default=["all"], metavar="NAME", help="operators, decoder (all levels at once), or all")
+    add("--batch", type=positive(int), default=1, metavar="N", help="images in a call")
     add("--backend", nargs="+", default=["all"], metavar="NAME", help="beside the reference, which is always there")
     add("--backward", action="store_true", help="the backward operators too")
 
 
 def pick_operators(names: list[str], backward: bool) -> list[str]:
-    known = [DECODER, *OPERATORS]
+    known = [*WHOLE, *OPERATORS]
     if unknown := [name for name in names if name not in {"all", *known}]:
         raise Refused(f"There is no operator {unknown[0]!r}; there are {', '.join(known)}. Or all.")
     picked = [name for name in known if name in names or ("all" in names and not name.endswith("_backward"))]
@@ -77,7 +83,7 @@ class OperatorRun(Run):
         self.inputs(1, "recorded activations")
 
     def introduce(self) -> None:
-        say(f"settings  {self.args.dtype}, TF32 off, batch 1, seed {self.args.seed}")
+        say(f"settings  {self.args.dtype}, TF32 off, batch {self.args.batch}, seed {self.args.seed}")
         for name in BACKENDS:
             if name not in self.backends and (reasons := BACKENDS[name].unavailable()):
                 say(f"without   {name}: {'; '.join(reasons)}")
@@ -101,7 +107,7 @@ class OperatorRun(Run):
 
     def calls(self, network: torch.nn.Module, size: tuple[int, int]) -> list[Call]:
         network = network.to(self.device)
-        frames = inputs.frames(1, 1, *size, self.args.seed)[0].to(self.device)
+        frames = inputs.frames(1, self.args.batch, *size, self.args.seed)[0].to(self.device)
         calls = inference_calls(network, frames)
         if not set(self.operators) <= set(INFERENCE):
             backward = any(name.endswith("_backward") for name in self.operators)
@@ -118,14 +124,17 @@ class OperatorRun(Run):
             answer = call()
         label = describe(call, answer)
         self.progress(f"{entry['name']}: {call.operator} {label}")
-        ready: list[tuple[Case, Parity, float | None]] = []
+        ready: list[tuple[Case, Parity, dict[str, Any]]] = []
         for backend in self.backends:
             what = f"{call.operator} {label}, backend {backend}"
             case = Case((call.operator, backend), lambda i: call(), context=lambda backend=backend: settings(backend))
             try:
                 self.pass_over(call, backend)
-                result = self.check(case, call, expected)
-                peak = self.peak_mib(case)
+                about = {"peak_memory_mib": self.peak_mib(case)}
+                graph = self.in_graph(case, call, what)
+                about["calls_in_graph"] = graph and graph.images
+                case = graph or case
+                result = self.check(case, call, expected, answer)
             except Refused as refusal:
                 self.tell(entry, str(refusal))
             except BackendError as error:
@@ -134,15 +143,15 @@ class OperatorRun(Run):
                 self.refuse(entry, self.cannot(what, error))
             else:
                 if result.passed:
-                    ready.append((case, result, peak))
+                    ready.append((case, result, about))
                 else:
                     self.refuse(entry, result.refusal(what, "before timing"), wrong=True)
         least = call.least_bytes(answer)
         flops = self.flops(call)
         base: list[float] | None = None
         timed = self.time([case for case, *_ in ready])
-        for (case, before, peak), samples in zip(ready, timed, strict=True):
-            after = self.check(case, call, expected)
+        for (case, before, about), samples in zip(ready, timed, strict=True):
+            after = self.check(case, call, expected, answer)
             if not after.passed:
                 what = f"{call.operator} {label}, backend {case.name[1]}"
                 self.refuse(entry, after.refusal(what, "after timing"), wrong=True)
@@ -150,25 +159,38 @@ class OperatorRun(Run):
             row = self.row(case, samples, least, flops)
             base = row["throughput"]["fps_by_window"] if case.name[1] == "reference" else base
             over = ratio(row["throughput"]["fps_by_window"], base) if base else None
-            about = {
+            about |= {
                 "call": label,
                 "of": call.of,
                 "times": call.times,
                 "arguments": call.shapes,
                 "over_reference": over,
             }
-            about["peak_memory_mib"] = peak
             checks = {"parity_before": before.to_dict(), "parity_after": after.to_dict()}
             entry["rows"].append({**row, **about, **checks})
 
     def pass_over(self, call: Call, backend: str) -> None:
         """Raise what speaks against this backend for this call; the decoder asks for each level by itself."""
-        if call.operator == DECODER:
+        if call.operator in WHOLE:
             reasons = BACKENDS[backend].unavailable()
         else:
             reasons = BACKENDS[backend].objections(call.operator, self.device.type, tuple(call.arguments))
         if reasons:
             raise Refused(f"{backend} does not serve {call.operator} here: {'; '.join(reasons)}.")
+
+    def in_graph(self, case: Case, call: Call, what: str) -> Case | None:
+        """The same calls in a CUDA graph; None where there can be none, on a CPU or in calls that wait for the GPU."""
+        if not self.cuda:
+            return None
+        with case.context():
+            seconds = roofline.best_seconds(call, self.device, 3, 0.5)
+            calls = max(1, min(GRAPH_CALLS, round(GRAPH_SECONDS / seconds)))
+            try:
+                step = captured(call, self.device, calls)
+            except Exception as error:  # whatever a capture refuses
+                say(f"{what} is timed call by call, not in a CUDA graph: {one_line(error)}")
+                return None
+        return replace(case, step=step, images=calls)
 
     def tell(self, entry: dict[str, Any], sentence: str) -> None:
         """What a backend cannot serve is no failure unless the backend was asked for by name; it is said once."""
@@ -180,7 +202,8 @@ class OperatorRun(Run):
         else:
             self.refuse(entry, sentence)
 
-    def check(self, case: Case, call: Call, expected: Any) -> Parity:
+    def check(self, case: Case, call: Call, expected: Any, rounded: Any = None) -> Parity:
+        """With what the reference answers in float32; ``rounded``: in the type that is timed."""
         with case.context():
             answer = case.step(0)
         if call.operator == "upsample_argmax":
@@ -191,7 +214,8 @@ class OperatorRun(Run):
             return parity.compare_labels(answer, reference.decoder_level(*arguments), self.tolerance)
         if call.operator == DECODER:
             return parity.compare_logits(answer, expected, self.tolerance)
-        return parity.compare_tensors(tensors(call, answer), tensors(call, expected), self.tolerance)
+        rounded = rounded if call.operator == DECODER_BACKWARD else None
+        return parity.compare_tensors(tensors(call, answer), tensors(call, expected), self.tolerance, rounded)
 
     def peak_mib(self, case: Case) -> float | None:
         """What a call takes above its arguments, its answer included; a CPU does not tell."""
@@ -206,7 +230,9 @@ class OperatorRun(Run):
         return (torch.cuda.max_memory_allocated(self.device) - before) / 2**20
 
     def flops(self, call: Call) -> int | None:
-        """By the operators' formulas; None where an operator has none."""
+        """By the operators' formulas; None where an operator has none, or where autograd is within the call."""
+        if call.operator == DECODER_BACKWARD:
+            return None
         with settings("reference"):
             work = roofline.count(call)
         return work.flops if not work.uncounted else None
@@ -215,12 +241,13 @@ class OperatorRun(Run):
         assert self.ceilings is not None
         seconds = median([ms / n for ms, n in zip(samples.window_ms, samples.window_images, strict=True)]) / 1e3
         limit = roofline.bound(flops or 0, least, self.ceilings)
+        latency, device = ([ms / case.images for ms in given] for given in (samples.latency_ms, samples.device_ms))
         matmul = None if flops is None else 100 * flops / seconds / self.ceilings.matmul_flops_per_second
         return {
             "operator": case.name[0],
             "backend": case.name[1],
-            "latency_ms": summarise(samples.latency_ms),
-            "device_ms": summarise(samples.device_ms) if samples.device_ms else None,
+            "latency_ms": summarise(latency),
+            "device_ms": summarise(device) if device else None,
             "throughput": throughput(samples),
             "work": {"flops": flops, "least_bytes": least},
             "percent_of_matmul": matmul,
@@ -249,6 +276,8 @@ def describe(call: Call, answer: Any) -> str:
     """A call in a few words: the shapes of its first argument and of its first answer, without the batch."""
     if call.operator == DECODER:
         return "all levels"
+    if call.operator == DECODER_BACKWARD:
+        return f"all levels, {'batch statistics' if call.arguments[0] else 'frozen norms'}, forward and backward"
     first = next(a for a in tree_leaves(call.arguments) if isinstance(a, torch.Tensor))
     shapes = ["x".join(map(str, t.shape[1:])) or "number" for t in (first, tree_leaves(answer)[0])]
     last = first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last) and not first.is_contiguous()
@@ -278,6 +307,8 @@ def operators_table(rows: list[dict[str, Any]]) -> str:
 NOTES = (
     "call: shapes of the first argument and of the first answer, without the batch; the JSON has all arguments, and "
     "how often the network makes the call.",
+    "On a GPU a sample is a CUDA graph of several calls, divided by their number (calls_in_graph in the JSON): the "
+    "device is timed and not the launching. bench/overhead.py times that.",
     "p50, p90: milliseconds of a single call; backends take turns (A B A B ...) in one process. times the reference: "
     "by calls issued back to back, median of the rounds, with the least and the most; spread is (max - min) / median.",
     "GFLOP: two per multiply-add, by the operator's formula; - where it has none. MB least: each input read once and "
@@ -285,5 +316,6 @@ NOTES = (
     "of matmul, of copy: the rate reached, relative to the measured rate of a large matrix product and of a large "
     "copy. Caches are warm: small arguments can be read faster than a large copy.",
     "error: the largest, relative to the largest value of the reference's answer in float32; labels by agreement. "
-    "Worst of the checks before and after timing.",
+    "Worst of the checks before and after timing. decoder_backward: through so many layers half types round much away; "
+    "each gradient may be off by four times as much as the reference itself is in this type.",
 )

@@ -24,7 +24,7 @@ sys.path[:] = [_ROOT, *(p for p in sys.path if p not in {_ROOT, str(Path(__file_
 import torch  # noqa: E402
 
 from bench import report  # noqa: E402
-from bench.calls import DECODER, Call  # noqa: E402
+from bench.calls import WHOLE, Call  # noqa: E402
 from bench.harness import Budget, Case, Samples, median  # noqa: E402
 from bench.operators import OperatorRun, add_operators, describe, pick_backends, pick_operators  # noqa: E402
 from bench.options import add_device, measuring_parser, pick_models, prepare_torch  # noqa: E402
@@ -41,7 +41,7 @@ class OverheadRun(OperatorRun):
     kind = "hyperseg-overhead"
 
     def introduce(self) -> None:
-        say(f"settings  {self.args.dtype}, TF32 off, batch 1, seed {self.args.seed}")
+        say(f"settings  {self.args.dtype}, TF32 off, batch {self.args.batch}, seed {self.args.seed}")
 
     def calls(self, network: torch.nn.Module, size: tuple[int, int]) -> list[Call]:
         """Of each operator the call with the least to do."""
@@ -128,9 +128,9 @@ def main(argv: list[str] | None = None) -> int:
 
     def make() -> OverheadRun:
         device = prepare_torch(args)
-        if DECODER in args.op:
+        if {*WHOLE} & {*args.op}:
             raise Refused("A whole decoder is no single call; bench/ops.py times it.")
-        operators = [name for name in pick_operators(args.op, args.backward) if name != DECODER]
+        operators = [name for name in pick_operators(args.op, args.backward) if name not in WHOLE]
         budget = Budget(
             args.seconds or (0.2 if args.quick else 1.0), 2 if args.quick else 10, args.iterations, warmup_seconds=0.3
         )

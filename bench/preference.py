@@ -22,7 +22,7 @@ _ROOT = str(Path(__file__).resolve().parent.parent)
 sys.path[:] = [_ROOT, *(p for p in sys.path if p not in {_ROOT, str(Path(__file__).resolve().parent)})]
 
 from bench import report  # noqa: E402
-from bench.calls import DECODER  # noqa: E402
+from bench.calls import WHOLE  # noqa: E402
 from bench.harness import median  # noqa: E402
 from bench.options import Parser  # noqa: E402
 from hyperseg.ops import preference  # noqa: E402
@@ -88,7 +88,7 @@ def verdicts(document: dict[str, Any]) -> list[Verdict]:
 def operator_rows(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """(network, row); without the decoder as a whole, which is no operator and has no order of backends."""
     rows = [(entry["name"], row) for entry in document["models"] for row in entry["rows"]]
-    return [(name, row) for name, row in rows if row["operator"] != DECODER]
+    return [(name, row) for name, row in rows if row["operator"] not in WHOLE]
 
 
 def window_ms(row: dict[str, Any]) -> list[float]:

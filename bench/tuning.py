@@ -16,12 +16,13 @@ from torch.utils._pytree import tree_leaves
 
 from bench import parity
 from bench.calls import Call
+from bench.graphs import captured
 from bench.harness import Budget, Case, measure, median, quantile
 from bench.subject import one_line
 from hyperseg.kernels import launch
 from hyperseg.ops import BACKENDS
 
-REPEATS = 20  # calls in a CUDA graph: replaying it costs the host what one launch does
+REPEATS = 20  # calls in a CUDA graph
 LEAST_GAIN = 0.02  # what a line in a table must at least bring
 
 DEFAULT = "default"
@@ -84,22 +85,6 @@ def served(call: Call) -> Callable[[], Any] | None:
     return lambda: function(*call.arguments)
 
 
-def captured(run: Callable[[], Any], device: torch.device) -> Callable[[int], Any]:
-    """A step of REPEATS calls: on CUDA a graph, so that the device is timed and not the launching of small kernels."""
-    if device.type != "cuda":
-        return lambda i: [run() for _ in range(REPEATS)]
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        run()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(REPEATS):
-            run()
-    return lambda i: graph.replay()
-
-
 class Tuner:
     """Tries every candidate on every call given to it.
 
@@ -158,7 +143,7 @@ class Tuner:
             return launch.forced(name, options)
 
         with context():
-            step = captured(run, self.device)
+            step = captured(run, self.device, REPEATS)
         return Case((text,), step, REPEATS, context)
 
     def launches(self) -> dict[str, launch.Options]:
