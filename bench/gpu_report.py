@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import collections
 import hashlib
+import importlib.util
 import os
 import shlex
 import shutil
@@ -43,6 +44,8 @@ LAST_WORDS = 40  # lines of a stage's output that are kept
 GRACE = 20  # seconds that a stage has to save what it found, when its time is up
 SOURCES = {".py", ".json", ".h", ".cpp", ".cuh", ".cu"}
 LEAST = 0.5  # minutes below which no stage is begun
+# What profilers and sanitizers say where the machine does not let them at its GPU; then nothing was found out.
+UNSUPPORTED = ("Device not supported", "Failed to initialize the profiler", "ERR_NVGPUCTRPERM")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,18 @@ class Stage:
 
 
 _PYTEST = "{python} -m pytest -q -p no:cacheprovider -m 'gpu and not slow'"
+# Most of the time of these tests goes to compiling Triton's kernels, on the CPU.
+_PYTEST_PARALLEL = _PYTEST + (f" -n {min(8, os.cpu_count() or 1)}" if importlib.util.find_spec("xdist") else "")
+
+
+def _parity(backend: str) -> Stage:
+    return Stage(
+        f"parity-{backend}",
+        f"every operator of {backend} against the reference",
+        6,
+        f"{_PYTEST_PARALLEL} tests/ops/test_parity.py -k {backend}-cuda",
+        wrong=1,
+    )
 
 
 def _sanitizer(tool: str) -> Stage:
@@ -80,7 +95,7 @@ def _sanitizer(tool: str) -> Stage:
 
 STAGES = (
     Stage("build", "the extension for this GPU", 8, "{python} setup.py build_ext"),
-    Stage("parity", "every operator against the reference", 5, f"{_PYTEST} tests/ops/test_parity.py", wrong=1),
+    _parity("cuda"),
     Stage(
         "fps-quick",
         "the five networks, float16, a first look",
@@ -88,6 +103,7 @@ STAGES = (
         "{python} bench/fps.py --model all --dtype float16 --quick --json {result}",
         "json",
     ),
+    _parity("triton"),
     Stage(
         "ops-quick",
         "every operator of HyperSeg-M, float16, forward and backward, a first look",
@@ -95,13 +111,28 @@ STAGES = (
         "{python} bench/ops.py --model hyperseg-m --dtype float16 --backward --quick --json {result}",
         "json",
     ),
-    Stage("tests", "all tests that need a GPU", 10, f"{_PYTEST} tests", wrong=1),
     Stage(
         "decoders",
         "whole decoders and levels of all networks, float16",
         4,
         "{python} bench/ops.py --model all --dtype float16 --op decoder decoder_level --json {result}",
         "json",
+    ),
+    Stage(
+        "training",
+        "what a training step of HyperSeg-M calls, 16 images, float16",
+        5,
+        "{python} bench/ops.py --model hyperseg-m --dtype float16 --batch 16 --backward --op decoder "
+        "patch_inverted_residual_batch_norm patch_inverted_residual patch_conv2d generate_weights "
+        "upsample_cross_entropy --json {result}",
+        "json",
+    ),
+    Stage(
+        "tests",
+        "all other tests that need a GPU",
+        8,
+        f"{_PYTEST_PARALLEL} tests --ignore tests/ops/test_parity.py",
+        wrong=1,
     ),
     _sanitizer("memcheck"),
     _sanitizer("racecheck"),
@@ -153,7 +184,9 @@ STAGES = (
         "profile",
         "kernels of HyperSeg-M under Nsight Compute",
         5,
-        "ncu --csv --log-file {result} --kernel-name regex:hyperseg --launch-count 60 "
+        # The clocks stay as they are: they are not ours to lock.
+        "ncu --clock-control none --csv --log-file {result} --kernel-name-base demangled --kernel-name regex:hyperseg "
+        "--launch-count 60 "
         "{python} bench/fps.py --model hyperseg-m --dtype float16 --mode eager --iterations 1 --quick",
         "csv",
         "ncu",
@@ -231,8 +264,11 @@ class Report:
             command = self.command(stage)
             print(f"\n=== {stage.name}: {stage.what}; {minutes:.1f} minutes at most\n{shlex.join(command)}", flush=True)
             began = time.monotonic()
-            code, words = run_bounded(command, 60 * minutes, {"TORCH_CUDA_ARCH_LIST": self.architecture()})
+            code, words, refusal = run_bounded(command, 60 * minutes, {"TORCH_CUDA_ARCH_LIST": self.architecture()})
             state = "out of time" if code is None else "done" if code == 0 else "failed"
+            if state == "failed" and refusal:
+                self.note(stage, state="skipped", why=refusal, command=stage.command, last_words=words)
+                return
             found: dict[str, Any] = {"state": state, "exit_code": code, "seconds": time.monotonic() - began}
             if stage.result and (file := self.result(stage)).is_file():
                 found["result"] = file.name
@@ -252,9 +288,14 @@ class Report:
         return "{}.{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else ""
 
 
-def run_bounded(command: list[str], seconds: float, settings: dict[str, str]) -> tuple[int | None, list[str]]:
-    """Exit code, or None if time was up, and the last lines of what the command said, which is shown as it comes."""
+def run_bounded(command: list[str], seconds: float, settings: dict[str, str]) -> tuple[int | None, list[str], str]:
+    """A command, whose output is shown as it comes.
+
+    Returns:
+        Its exit code, or None if time was up; the last lines that it said; the first that says a tool cannot work here.
+    """
     words: collections.deque[str] = collections.deque(maxlen=LAST_WORDS)
+    refusals: list[str] = []
     process = begin(command, settings)
     assert process.stdout is not None
 
@@ -262,6 +303,8 @@ def run_bounded(command: list[str], seconds: float, settings: dict[str, str]) ->
         for line in lines:
             print(line, end="", flush=True)
             words.append(line.rstrip())
+            if any(said in line for said in UNSUPPORTED):
+                refusals.append(line.strip())
 
     listener = threading.Thread(target=listen, args=(process.stdout,), daemon=True)
     listener.start()
@@ -273,7 +316,7 @@ def run_bounded(command: list[str], seconds: float, settings: dict[str, str]) ->
     finally:
         stop(process)
     listener.join(5)
-    return code, list(words)
+    return code, list(words), refusals[0] if refusals else ""
 
 
 def begin(command: list[str], settings: dict[str, str]) -> subprocess.Popen:

@@ -109,6 +109,18 @@ def test_a_tool_that_is_not_there_is_named(run):
     assert found["tool"]["why"] == "no-such-tool is not installed"
 
 
+def test_a_tool_that_the_machine_refuses_found_nothing_wrong(run):
+    code = "print('==ERROR== Device not supported'); [print('error 999') for _ in range(99)]; raise SystemExit(1)"
+    code, found = run([Stage("memcheck", "", 1, python(code), wrong=1)])
+    assert (code, found["memcheck"]["state"]) == (1, "skipped")
+    assert found["memcheck"]["why"] == "==ERROR== Device not supported"
+
+
+def test_profilers_leave_the_clocks_alone():
+    (profile,) = (stage for stage in gpu_report.STAGES if stage.tool == "ncu")
+    assert "--clock-control none" in profile.command
+
+
 def test_results_are_no_sources(monkeypatch, tmp_path):
     (tmp_path / "bench/results").mkdir(parents=True)
     (tmp_path / "kernels").mkdir()

@@ -167,7 +167,10 @@ def test_too_small_for_training_is_said(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--op", "convolution"], "There is no operator 'convolution'; there are decoder, decoder_backward, generate_weights"),
+        (
+            ["--op", "convolution"],
+            "There is no operator 'convolution'; there are decoder, decoder_backward, generate_weights",
+        ),
         (["--backend", "mkl"], "There is no backend 'mkl'; there are cpp"),
         (["--model", "hyperseg-xl"], "hyperseg-s-cityscapes"),
         (["--device", "tpu"], "auto, cpu, cuda"),
