@@ -8,8 +8,9 @@ In README.md and bench/NOTES.md stand blocks
     <!-- figures: peers xeon-2.5ghz-2vcpu-peers.json -->
     <!-- end of figures -->
 
-Between the two lines goes what a file of bench/results/ has to say: `peers`, `fps` and `ops` are for what
-bench/peers.py, bench/fps.py and bench/ops.py wrote. Pictures go to docs/figures/; each carries the hash of its result.
+Between the two lines goes what a file of bench/results/ has to say: `peers` and `fps` are for what bench/peers.py and
+bench/fps.py wrote, `ops` (the operators of a frame) and `decoders` (all levels at once) for bench/ops.py. Pictures go
+to docs/figures/; each carries the hash of its result.
 Exit code: 0 all is as the results say, 1 a block or a file cannot be used, 2 (--check) something is out of date.
 """
 
@@ -30,6 +31,7 @@ _ROOT = str(Path(__file__).resolve().parent.parent)
 sys.path[:] = [_ROOT, *(p for p in sys.path if p not in {_ROOT, str(Path(__file__).resolve().parent)})]
 
 from bench import plots  # noqa: E402
+from bench.calls import DECODER, WHOLE  # noqa: E402
 from bench.options import Parser  # noqa: E402
 from bench.report import fixed, read_json  # noqa: E402
 from bench.subject import Refused  # noqa: E402
@@ -71,6 +73,10 @@ class Result:
         return " and ".join(dict.fromkeys(entry["dtype"] for entry in self.networks))
 
     @property
+    def batch(self) -> int:
+        return self.document.get("arguments", {}).get("batch", 1)
+
+    @property
     def networks(self) -> list[dict[str, Any]]:
         return [entry for entry in self.document["models"] if entry["rows"]]
 
@@ -98,7 +104,8 @@ class Figures:
         lines = [f"![{p.what}]({pictures_from}/{p.name})\n" for p in self.pictures]
         lines += ["| " + " | ".join(self.header) + " |", "| --- " * len(self.header) + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in self.rows]
-        return "\n".join(["", *lines, "", textwrap.fill(f"{self.caption} Samples: {self.samples}.", 120), ""])
+        caption = textwrap.fill(f"{self.caption} Samples: {self.samples}.", 120, break_on_hyphens=False)
+        return "\n".join(["", *lines, "", caption, ""])
 
 
 def spread(summary: dict[str, float]) -> str:
@@ -172,8 +179,8 @@ def ops(result: Result) -> Figures:
                 cells = [fixed(ms, 3), fixed(limit, 3), f"{100 * limit / ms:.0f} %"]
                 rows.append([f"`{entry['name']}` {size(entry)}", operator, backend, count, *cells])
     caption = (
-        f"Milliseconds of all calls of a frame, {result.dtype}, batch 1, medians of calls issued back to back; least: "
-        f"what bytes and operations take at this machine's measured rates; {result.where}."
+        f"Milliseconds of all calls of a frame, {result.dtype}, batch {result.batch}, medians of calls issued back to "
+        f"back; least: what bytes and operations take at this machine's measured rates; {result.where}."
     )
     header = ["network", "operator", "backend", "calls", "ms", "least", "of that limit"]
     pictures = [
@@ -181,6 +188,23 @@ def ops(result: Result) -> Figures:
         picture(result, "-roofline", "Dots: how close each call comes to the machine's limits", plots.roofline, dots),
     ]
     return Figures(result.path, caption, header, rows, pictures)
+
+
+def decoders(result: Result) -> Figures:
+    """All levels at once, beside the reference: a frame's, and those of a training step."""
+    rows = []
+    for entry in result.networks:
+        for row in entry["rows"]:
+            if row["operator"] in WHOLE:
+                what = "forward" if row["operator"] == DECODER else row["call"].removeprefix("all levels, ")
+                cells = [fixed(per_call(row), 3), times(row["over_reference"])]
+                rows.append([f"`{entry['name']}` {size(entry)}", what, row["backend"], *cells])
+    graphs = " in CUDA graphs" if result.document["environment"]["device"]["type"] == "cuda" else ""
+    caption = (
+        f"Milliseconds of a whole decoder{graphs}, {result.dtype}, batch {result.batch}, medians of calls issued back "
+        f"to back; {result.where}."
+    )
+    return Figures(result.path, caption, ["network", "what", "backend", "ms", "speed of the reference"], rows, [])
 
 
 def per_call(row: dict[str, Any]) -> float:
@@ -192,7 +216,13 @@ def picture(result: Result, suffix: str, what: str, draw: Callable, *data: Any) 
     return Picture(f"{result.stem}{suffix}.svg", what, lambda path, mark: draw(path, mark, *data))
 
 
-KINDS: dict[str, Callable[[Result], Figures]] = {"peers": peers, "fps": fps, "ops": ops}
+# What a block may show, and of which kind the result has to be.
+KINDS: dict[str, tuple[str, Callable[[Result], Figures]]] = {
+    "peers": ("hyperseg-peers", peers),
+    "fps": ("hyperseg-fps", fps),
+    "ops": ("hyperseg-ops", ops),
+    "decoders": ("hyperseg-ops", decoders),
+}
 
 
 def load(root: Path, name: str) -> Result:
@@ -214,10 +244,10 @@ def update(root: Path, check: bool) -> list[str]:
             if block["kind"] not in KINDS:
                 raise Refused(f"{document}: there are no figures {block['kind']!r}; there are {', '.join(KINDS)}.")
             result = load(root, block["file"])
-            wanted = f"hyperseg-{block['kind']}"
+            wanted, draw = KINDS[block["kind"]]
             if result.document["kind"] != wanted:
                 raise Refused(f"{block['file']} is of kind {result.document['kind']!r}, not {wanted!r}.")
-            figures = KINDS[block["kind"]](result)
+            figures = draw(result)
             for one in figures.pictures:
                 path = root / PICTURES / one.name
                 if not path.is_file() or result.fingerprint not in path.read_text(encoding="utf-8"):

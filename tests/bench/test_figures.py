@@ -138,6 +138,25 @@ def test_operators_of_a_frame(tmp_path):
     assert "cuda" not in parts, "a frame without one of its operators looks faster than it is"
 
 
+def test_whole_decoders(tmp_path):
+    training = "all levels, frozen norms, forward and backward"
+    rows = [
+        timed(ms, operator=operator, call=call, backend=backend, over_reference={"median": 40 / ms})
+        for operator, call in (("decoder", "all levels"), ("decoder_backward", training), ("stem", "x"))
+        for backend, ms in (("reference", 40), ("cuda", 2))
+    ]
+    write(tmp_path, "hyperseg-ops", rows)
+    (tmp_path / "README.md").write_text(block("decoders", "x.json"))
+    assert figures.update(tmp_path, check=False) == ["README.md"]
+    assert [row[1:] for row in cells(tmp_path)] == [
+        ["forward", "reference", "40.0", "1.00x"],
+        ["forward", "cuda", "2.00", "20.0x"],
+        ["frozen norms, forward and backward", "reference", "40.0", "1.00x"],
+        ["frozen norms, forward and backward", "cuda", "2.00", "20.0x"],
+    ]
+    assert "in CUDA graphs, float16, batch 1" in " ".join((tmp_path / "README.md").read_text().split())
+
+
 @pytest.mark.parametrize(
     ("kind", "file", "sentence"),
     [
