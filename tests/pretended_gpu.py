@@ -1,0 +1,227 @@
+"""A GPU that is not there: scripts and tests written for CUDA run on the CPU, so that their mistakes show without one.
+
+    python -m tests.pretended_gpu bench/fps.py --model hyperseg-s --size 128x256 --quick --backend reference
+    python -m tests.pretended_gpu -m pytest -m "gpu and not slow" tests/runtime
+
+Tensors on it lie on the CPU and say that they do not. Mixing them with the host's is refused, as by CUDA; a capture
+records operators and refuses what waits for the device; a replay computes them again into the same memory. Kernels are
+another matter (csrc/shim, Triton's interpreter), torch.compile does not know such tensors, and times mean nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import runpy
+import sys
+import time
+import types
+from pathlib import Path
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+NAME = "NVIDIA H200"
+WAITING = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select"}  # for the device
+PROPERTIES = types.SimpleNamespace(
+    name=NAME, major=9, minor=0, multi_processor_count=132, total_memory=139 * 2**30, L2_cache_size=50 * 2**20, uuid=""
+)
+
+
+class OnGpu(torch.Tensor):
+    """``inner``: the values, on the CPU."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        layout = {"strides": inner.stride(), "storage_offset": inner.storage_offset()}
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=CPU, **layout)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    device = property(lambda self: GPU)
+    is_cuda = property(lambda self: True)
+    is_cpu = property(lambda self: False)
+
+    def data_ptr(self):
+        return self.inner.data_ptr()
+
+    def untyped_storage(self):
+        return self.inner.untyped_storage()
+
+    def tolist(self):
+        return on_host(self).tolist()
+
+    def numpy(self, **kwargs):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def __repr__(self, **kwargs):
+        return f"OnGpu({self.inner!r})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        hosts = [t for t in given if not isinstance(t, OnGpu)]
+        name = func._overloadpacket.__name__
+        # Numbers may come from the host, and lists that are indices.
+        if any(t.dim() for t in hosts) and name not in {"copy_", "_to_copy"} and not name.startswith("index"):
+            raise RuntimeError(f"Expected all tensors to be on the same device, but {func} got cuda:0 and cpu")
+        if Graph.recording is not None and (name in WAITING or (name == "copy_" and hosts)):
+            raise RuntimeError(f"{func}: operation not permitted when stream is capturing")
+        known = {id(t.inner): t for t in given if isinstance(t, OnGpu)}
+        inner_args, inner_kwargs = tree_map_only(OnGpu, lambda t: t.inner, (args, kwargs))
+        inner_args, inner_kwargs = tree_map_only(torch.device, lambda d: CPU, (inner_args, inner_kwargs))
+        out = func(*inner_args, **inner_kwargs)
+        if Graph.recording is not None:
+            Graph.recording.append((func, inner_args, inner_kwargs, out))
+        if name == "copy_" and not isinstance(args[0], OnGpu):
+            return args[0]
+        return tree_map_only(torch.Tensor, lambda t: known[id(t)] if id(t) in known else OnGpu(t), out)
+
+
+class Transfers(TorchFunctionMode):
+    """Where tensors are made on a device, or taken from one to the other."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        if func is torch.Tensor.to:
+            return moved(*args, **kwargs)
+        if name == "cuda":
+            return moved(args[0], GPU)
+        if name == "cpu":
+            return moved(args[0], CPU)
+        if name == "pin_memory":
+            return args[0].clone()
+        if name == "__deepcopy__" and isinstance(args[0], OnGpu):
+            return copied(*args)
+        device = kwargs.get("device")
+        if device is None or torch.device(device).type != "cuda":
+            return func(*args, **kwargs)
+        requires_grad = kwargs.pop("requires_grad", False)
+        made = func(*args, **kwargs | {"device": CPU})
+        made = tree_map_only(torch.Tensor, lambda t: t if isinstance(t, OnGpu) else OnGpu(t), made)
+        return made.requires_grad_() if requires_grad else made
+
+
+def moved(t, *args, **kwargs):
+    """``Tensor.to``."""
+    how = {key: kwargs[key] for key in ("memory_format", "copy") if key in kwargs}
+    device = None
+    for given in (*args, *(kwargs.get(key) for key in ("device", "dtype", "other"))):
+        if isinstance(given, torch.Tensor):
+            device, how["dtype"] = given.device, given.dtype
+        elif isinstance(given, str | torch.device):
+            device = torch.device(given)
+        elif isinstance(given, torch.dtype):
+            how["dtype"] = given
+    if device is not None and device.type == "cuda" and not isinstance(t, OnGpu):
+        if device.index not in {None, 0}:
+            raise RuntimeError("CUDA error: invalid device ordinal")
+        plain = t.detach()
+        there = torch.Tensor.to(plain, **how)
+        return OnGpu(there.clone() if there.data_ptr() == plain.data_ptr() else there)
+    if device is not None and device.type == "cpu" and isinstance(t, OnGpu):
+        t = on_host(t)
+    return torch.Tensor.to(t, **how) if how else t
+
+
+def on_host(t: OnGpu) -> torch.Tensor:
+    if Graph.recording is not None:
+        raise RuntimeError("copy to the host: operation not permitted when stream is capturing")
+    return t.inner.detach().clone()
+
+
+def copied(t: OnGpu, memo: dict) -> torch.Tensor:
+    if id(t) not in memo:
+        copy = OnGpu(t.inner.detach().clone())
+        parameter = isinstance(t, torch.nn.Parameter)
+        memo[id(t)] = torch.nn.Parameter(copy, t.requires_grad) if parameter else copy.requires_grad_(t.requires_grad)
+    return memo[id(t)]
+
+
+class Graph:
+    """``torch.cuda.CUDAGraph``."""
+
+    recording: list | None = None
+
+    def replay(self):
+        for func, args, kwargs, out in self.tape:
+            for kept, new in zip(tree_leaves(out), tree_leaves(func(*args, **kwargs)), strict=True):
+                if isinstance(kept, torch.Tensor) and kept.data_ptr() != new.data_ptr():
+                    kept.copy_(new)
+
+
+@contextlib.contextmanager
+def capture(graph: Graph):
+    Graph.recording = []
+    try:
+        yield
+    finally:
+        graph.tape, Graph.recording = Graph.recording, None
+
+
+class Event:
+    def __init__(self, **kwargs):
+        pass
+
+    def record(self):
+        self.time = time.perf_counter()
+
+    def elapsed_time(self, later):
+        return 1e3 * (later.time - self.time)
+
+
+class Stream:
+    def __init__(self, *args):
+        pass
+
+    def wait_stream(self, other):
+        pass
+
+
+def synchronize(device=None):
+    if Graph.recording is not None:
+        raise RuntimeError("synchronize: operation not permitted when stream is capturing")
+
+
+def install() -> None:
+    """For the rest of the process."""
+    answers = {
+        "is_available": True,
+        "device_count": 1,
+        "current_device": 0,
+        "get_device_name": NAME,
+        "get_device_capability": (9, 0),
+        "get_device_properties": PROPERTIES,
+        "mem_get_info": (2**29, PROPERTIES.total_memory),  # so little free that nothing large is tried
+        "memory_allocated": 2**20,
+        "max_memory_allocated": 2**22,
+        "set_device": None,
+        "reset_peak_memory_stats": None,
+        "empty_cache": None,
+    }
+    for name, answer in answers.items():
+        setattr(torch.cuda, name, lambda *args, answer=answer: answer)
+    torch.cuda.synchronize, torch.cuda.graph, torch.cuda.CUDAGraph = synchronize, capture, Graph
+    torch.cuda.is_current_stream_capturing = lambda: Graph.recording is not None
+    torch.cuda.Event, torch.cuda.Stream, torch.cuda.current_stream = Event, Stream, Stream
+    torch.cuda.stream = contextlib.nullcontext
+    # F.interpolate would take a decomposition that makes tensors past the mode below.
+    torch.are_deterministic_algorithms_enabled = lambda: False
+    # A module's parameters change their class when they move.
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    Transfers().__enter__()
+
+
+if __name__ == "__main__":
+    install()
+    sys.argv = sys.argv[1:]
+    if sys.argv[0] == "-m":
+        sys.argv = sys.argv[1:]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.path.insert(0, str(Path(sys.argv[0]).parent))
+        runpy.run_path(sys.argv[0], run_name="__main__")

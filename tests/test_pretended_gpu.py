@@ -1,0 +1,89 @@
+"""What is written for a GPU, on one that is only pretended: tests/pretended_gpu.py."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which needs no pretending")
+
+
+def pretending(*command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.pretended_gpu", *command],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def measured(path: Path, script: str, *arguments: str) -> dict:
+    settings = ("--quick", "--iterations", "1", "--backend", "reference", "--json", str(path))
+    done = pretending(script, *arguments, *settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads(path.read_text())
+    (entry,) = document["models"]
+    assert document["environment"]["device"]["type"] == "cuda"
+    assert entry["refused"] == []
+    return entry
+
+
+def test_modes(tmp_path):
+    entry = measured(tmp_path / "fps.json", "bench/fps.py", "--model", "hyperseg-s", "--size", "96x192")
+    assert {(row["mode"], row["scope"]) for row in entry["rows"]} == {
+        (mode, scope) for mode in ("eager", "cudagraph") for scope in ("network", "labels", "frame", "host")
+    }
+    assert all(row["device_ms"]["n"] >= 1 for row in entry["rows"])
+
+
+def test_operators_are_timed_in_graphs(tmp_path):
+    operators = ("decoder", "stem", "upsample_cross_entropy")
+    found = ("--model", "hyperseg-m", "--size", "128x128", "--batch", "2", "--backward", "--op", *operators)
+    entry = measured(tmp_path / "ops.json", "bench/ops.py", *found)
+    names = {row["operator"] for row in entry["rows"]}
+    assert names == {*operators, "decoder_backward", "upsample_cross_entropy_backward"}
+    for row in entry["rows"]:
+        assert row["calls_in_graph"] >= 1
+        (graph_ms,) = row["raw"]["latency_ms"]
+        assert row["latency_ms"]["p50"] == pytest.approx(graph_ms / row["calls_in_graph"])
+        assert row["peak_memory_mib"] is not None
+
+
+def test_an_engine_on_the_gpu():
+    chosen = "test_on_the_gpu and s-camvid-float32 or test_the_gpu_is_the_default"
+    done = pretending("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "tests/runtime", "-k", chosen)
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
+
+
+REFUSED = {
+    "two devices": ("torch.ones(2) + torch.ones(2, device='cuda')", "on the same device"),
+    "a wait while capturing": ("x = torch.ones(2, device='cuda'); x.sum().item()", "stream is capturing"),
+    "a copy while capturing": ("torch.ones(2, device='cuda').cpu()", "stream is capturing"),
+    "an array": ("torch.ones(2, device='cuda').numpy()", "can't convert cuda:0"),
+}
+
+
+@pytest.mark.parametrize("mistake", REFUSED)
+def test_mistakes_are_refused_as_on_a_gpu(mistake):
+    code, words = REFUSED[mistake]
+    graph = "with torch.cuda.graph(torch.cuda.CUDAGraph()):\n    " if "capturing" in mistake else ""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import torch\nfrom tests import pretended_gpu\npretended_gpu.install()\n{graph}{code}",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert words in done.stderr
