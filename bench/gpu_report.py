@@ -100,7 +100,7 @@ STAGES = (
         "fps-quick",
         "the five networks, float16, a first look",
         4,
-        "{python} bench/fps.py --model all --dtype float16 --quick --json {result}",
+        "{python} bench/fps.py --model hyperseg-m all --dtype float16 --quick --json {result}",
         "json",
     ),
     _parity("triton"),
@@ -168,7 +168,7 @@ STAGES = (
             f"ops-{dtype}",
             f"every operator of all networks, {dtype}, forward and backward",
             12,
-            f"{{python}} bench/ops.py --model all --dtype {dtype} --backward --json {{result}}",
+            f"{{python}} bench/ops.py --model hyperseg-m all --dtype {dtype} --backward --json {{result}}",
             "json",
         )
         for dtype in ("float16", "float32", "bfloat16")
@@ -177,7 +177,7 @@ STAGES = (
         "fps",
         "the five networks, float16, in full",
         12,
-        "{python} bench/fps.py --model all --dtype float16 --mode eager cudagraph --json {result}",
+        "{python} bench/fps.py --model hyperseg-m all --dtype float16 --mode eager cudagraph --json {result}",
         "json",
     ),
     Stage(

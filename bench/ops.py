@@ -38,11 +38,11 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def pick_budget(args: argparse.Namespace, device: torch.device) -> Budget:
     cuda = device.type == "cuda"
-    seconds = args.seconds or (0.2 if args.quick else 1.0)
+    seconds = args.seconds or (0.2 if args.quick else 0.4 if cuda else 1.0)
     rounds = (5 if args.quick else 20) if cuda else (2 if args.quick else 5)
     if args.iterations is not None:
         rounds = min(rounds, args.iterations)
-    warm = {"warmup_steps": 20 if cuda else 1, "warmup_seconds": 0.1 if args.quick else 0.5}
+    warm = {"warmup_steps": 5 if cuda else 1, "warmup_seconds": 0.1 if args.quick else 0.3 if cuda else 0.5}
     return Budget(seconds, rounds, args.iterations, most=MOST, **warm)
 
 

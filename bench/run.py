@@ -17,7 +17,8 @@ from bench import environment, report, roofline
 from bench.harness import Budget, Case, Samples, measure, median
 from bench.options import probe_writable
 from bench.parity import BadReference
-from bench.subject import Refused, one_line, out_of_memory
+from bench.subject import Refused, one_line
+from hyperseg.runtime.memory import is_out_of_memory
 
 
 def say(*parts: object) -> None:
@@ -98,7 +99,7 @@ class Run:
             except (Refused, BadReference) as refusal:
                 self.refuse(entry, str(refusal))
             except Exception as error:
-                if out_of_memory(error):
+                if is_out_of_memory(error):
                     self.refuse(entry, self.memory_sentence(name))
                 else:
                     # A fault of ours: leave its traceback, and keep what the other models give.
@@ -146,7 +147,7 @@ class Run:
         """Why something could not be built or called; what is not the user's doing also leaves its traceback."""
         import hyperseg
 
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             return f"{what} cannot run here: {self.memory_sentence('it')}"
         if isinstance(error, (hyperseg.ops.BackendError, Refused, ValueError, NotImplementedError)):
             return f"{what} cannot run here: {one_line(error)}"

@@ -111,6 +111,7 @@ def _run(
 
     from hyperseg.predict import Prediction
     from hyperseg.runtime import EngineError
+    from hyperseg.runtime.memory import is_out_of_memory
 
     hidden = len(source) < 2 or not sys.stderr.isatty()
     for frame in tqdm(source, desc="predict", unit="photo", disable=hidden, file=sys.stderr):
@@ -120,7 +121,7 @@ def _run(
         except EngineError as error:
             raise UserError(str(error)) from None
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             fail(f"{frame.path} ({height}x{width}) does not fit in memory; try --size model")
             continue
@@ -130,13 +131,6 @@ def _run(
         except OSError as error:
             raise UserError(f"the outputs of {frame.path} could not be written: {error}") from None
         yield prediction, files
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """torch has a class for a full GPU, but tells of full host memory in words only."""
-    import torch
-
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
 def _load(weights: str | None, model: str | None) -> "HyperSeg":

@@ -1,4 +1,4 @@
-"""Memory on the CPU: kept by the C library instead of given back to the system and taken again with every frame."""
+"""Memory: kept by the C library for the next frame; and what it looks like when there is not enough."""
 
 import ctypes
 import functools
@@ -6,10 +6,23 @@ import logging
 import os
 import sys
 
+import torch
+
 logger = logging.getLogger("hyperseg.runtime")
 
 # malloc.h of glibc
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+
+
+# torch has a class for a full GPU, but only words for a full host, and for either behind a native operator's stable ABI.
+_FULL = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of a GPU or of the host was not enough."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _FULL)
 
 
 @functools.cache

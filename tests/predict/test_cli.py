@@ -213,7 +213,11 @@ def test_command_lines_that_are_not_understood(capsys, arguments, message):
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")],
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),  # inside a native operator
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+    ],
 )
 def test_out_of_memory_is_told_and_passed_over(painted, monkeypatch, capsys, photos, error):
     photo("z.png", photos["chelsea"])
