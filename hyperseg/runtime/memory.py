@@ -13,8 +13,7 @@ logger = logging.getLogger("hyperseg.runtime")
 # malloc.h of glibc
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 
-
-# torch has a class for a full GPU, but only words for a full host, and for either behind a native operator's stable ABI.
+# torch has a class for a full GPU; a full host, and a full GPU within a native operator, come in words only.
 _FULL = ("can't allocate memory", "not enough memory", "out of memory")
 
 
