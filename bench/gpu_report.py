@@ -162,7 +162,12 @@ STAGES = (
         "{python} bench/overhead.py --dtype float16 --backward --json {result}",
         "json",
     ),
-    Stage("tune", "launch options of the Triton kernels", 10, "{python} bench/tune.py --dtype float16"),
+    Stage(
+        "tune",
+        "launch options of the Triton kernels",
+        10,
+        "{python} bench/tune.py --model hyperseg-m all --dtype float16",
+    ),
     *(
         Stage(
             f"ops-{dtype}",

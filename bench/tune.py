@@ -78,20 +78,26 @@ def tune(args: argparse.Namespace) -> int:
     budget = Budget(args.seconds, args.rounds, warmup_seconds=0.05)
     tuner = tuning.Tuner(device, budget, tuning.candidates())
     watch = environment.Watch(device)
+    machine = {"environment": environment.describe(device), "readings": watch.readings}
     watch.read("before")
-    for name in pick_models(args.model):
-        calls = recorded(name, device, operators, args.seed)
-        for dtype in args.dtype:
-            say(f"{name}, {dtype}: {len(calls)} calls")
-            for call in (call.to(DTYPES[dtype]) for call in calls):
-                if run := tuning.served(call):
-                    with settings("triton"):
-                        tuner.call(run, dtype, call.times)
-        del calls
-        torch.cuda.empty_cache()
-        watch.read("during")
-        machine = {"environment": environment.describe(device), "readings": watch.readings}
-        write_json(path, tuning.merged(before, tuner) | machine)
+    try:
+        for name in pick_models(args.model):
+            calls = recorded(name, device, operators, args.seed)
+            for dtype in args.dtype:
+                say(f"{name}, {dtype}: {len(calls)} calls")
+                for call in (call.to(DTYPES[dtype]) for call in calls):
+                    if run := tuning.served(call):
+                        with settings("triton"):
+                            tuner.call(run, dtype, call.times)
+                        # After every call: a candidate may leave the GPU in no state to go on.
+                        write_json(path, tuning.merged(before, tuner) | machine)
+            del calls
+            torch.cuda.empty_cache()
+            watch.read("during")
+    except KeyboardInterrupt:
+        print(f"\nStopped. What was finished is in {path}.", file=sys.stderr)
+        return 130
+    write_json(path, tuning.merged(before, tuner) | machine)
     report(tuner, path)
     return 2 if tuner.wrong else 0
 

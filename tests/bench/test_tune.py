@@ -33,6 +33,29 @@ def test_the_interpreter_is_not_tuned(monkeypatch, capsys):
     assert "not on a CPU" in capsys.readouterr().err
 
 
+def test_a_stop_keeps_what_was_measured(monkeypatch, capsys, tmp_path):
+    def launcher() -> torch.Tensor:
+        x = torch.arange(6.0)
+        launch.options("_toy_kernel", x, DEFAULT, width=6)
+        return x
+
+    def stopped():
+        raise KeyboardInterrupt
+
+    calls = [SimpleNamespace(run=run, times=1) for run in (launcher, stopped)]
+    for call in calls:
+        call.to = lambda dtype, call=call: call
+    monkeypatch.setattr(tune, "pick", lambda args: (torch.device("cpu"), []))
+    monkeypatch.setattr(tune, "recorded", lambda *args: calls)
+    monkeypatch.setattr(tuning, "served", lambda call: call.run)
+    monkeypatch.setattr(tuning, "candidates", lambda: {"_toy_kernel": [{"BLOCK": 16}]})
+    path = tmp_path / "gpu.json"
+    arguments = ["--model", "hyperseg-m", "--dtype", "float32", "--seconds", "0.01", "--rounds", "2"]
+    assert tune.main([*arguments, "--output", str(path)]) == 130
+    assert f"What was finished is in {path}" in capsys.readouterr().err
+    assert list(json.loads(path.read_text())["samples"]) == ["_toy_kernel float32 width=6"]
+
+
 def line(**samples: list[float]) -> tuning.Line:
     return tuning.Line(DEFAULT, {name: {} for name in samples}, samples)
 
