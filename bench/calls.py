@@ -27,6 +27,9 @@ DECODER = "decoder"  # all levels in one line, beside the operators
 DECODER_BACKWARD = "decoder_backward"  # what a training step does in all levels: forward, then backward
 IGNORE = 255
 BOOTSTRAP = 4096  # as in the published training
+# Of a pixel, over the number of images, by a scaled loss as for mixed precision: with much less float16 underflows,
+# with much more its sums over all pixels overflow.
+PIXEL_GRADIENT = 1 / 128
 
 WHOLE = (DECODER, DECODER_BACKWARD)
 
@@ -162,18 +165,18 @@ def training_calls(model: nn.Module, frames: Tensor, backward: bool) -> list[Cal
     decoders: list[Call] = []
     with ops.use_backend("reference"), torch.set_grad_enabled(backward), Recorder() as recorder:
         for network in (copy.deepcopy(model).train(), copy.deepcopy(model).eval())[: 1 + backward]:
-            if backward:
-                network.decoder.register_forward_hook(lambda *seen: decoders.append(decoder_backward(*seen)))
+            hook = network.decoder.register_forward_hook(lambda *seen: decoders.append(decoder_backward(*seen)))
             logits = network.forward_strided(images)
+            hook.remove()
             loss = ops.upsample_cross_entropy(logits, labels, ignore_index=IGNORE, bootstrap=BOOTSTRAP)
             if backward:
-                loss.backward()
+                loss.backward(torch.full_like(loss, PIXEL_GRADIENT * labels[0].numel()))
     # With frozen norms a level is decoder_level, forward as in inference: only its backward is new.
     levels = [call for call in recorder.calls if call.operator == "decoder_level"]
     calls = [call for call in recorder.calls if call not in levels]
     # No network calls this one, so no step has its backward.
     apart = [backward_of(block_call(level)) for level in levels if level.arguments[8]]
-    return [*(replace(call, of="training") for call in calls), *apart, *decoders]
+    return [*(replace(call, of="training") for call in calls), *apart, *(decoders if backward else [])]
 
 
 def decoder_backward(decoder: nn.Module, given: tuple, logits: Tensor) -> Call:
@@ -186,7 +189,7 @@ def decoder_backward(decoder: nn.Module, given: tuple, logits: Tensor) -> Call:
             answer = decoder(leaves[0], leaves[1:], image)
             return [answer.detach(), *torch.autograd.grad(answer, [*leaves, *parameters], gradient)]
 
-    gradient = 0.01 * random_like(logits)  # about what scaled losses give: with much more float16 overflows
+    gradient = PIXEL_GRADIENT / len(logits) * random_like(logits)
     arguments = (decoder.training, list(decoder.parameters()), signal, list(features), image, gradient)
     return Call(DECODER_BACKWARD, arguments, step, of="apart")
 

@@ -73,6 +73,16 @@ class Result:
         return " and ".join(dict.fromkeys(entry["dtype"] for entry in self.networks))
 
     @property
+    def timed(self) -> str:
+        """How the operators were."""
+        rows = [row for entry in self.networks for row in entry["rows"]]
+        launched = [row for row in rows if not row.get("calls_in_graph")]
+        if len(launched) == len(rows):
+            return "medians of calls issued back to back"
+        apart = ", ".join(dict.fromkeys(f"{row['operator']} of {row['backend']}" for row in launched))
+        return "medians of calls in CUDA graphs" + (f" (but {apart}, launched one by one)" if apart else "")
+
+    @property
     def batch(self) -> int:
         return self.document.get("arguments", {}).get("batch", 1)
 
@@ -179,8 +189,8 @@ def ops(result: Result) -> Figures:
                 cells = [fixed(ms, 3), fixed(limit, 3), f"{100 * limit / ms:.0f} %"]
                 rows.append([f"`{entry['name']}` {size(entry)}", operator, backend, count, *cells])
     caption = (
-        f"Milliseconds of all calls of a frame, {result.dtype}, batch {result.batch}, medians of calls issued back to "
-        f"back; least: what bytes and operations take at this machine's measured rates; {result.where}."
+        f"Milliseconds of all calls of a frame, {result.dtype}, batch {result.batch}, {result.timed}; least: what "
+        f"bytes and operations take at this machine's measured rates; {result.where}."
     )
     header = ["network", "operator", "backend", "calls", "ms", "least", "of that limit"]
     pictures = [
@@ -197,13 +207,9 @@ def decoders(result: Result) -> Figures:
         for row in entry["rows"]:
             if row["operator"] in WHOLE:
                 what = "forward" if row["operator"] == DECODER else row["call"].removeprefix("all levels, ")
-                cells = [fixed(per_call(row), 3), times(row["over_reference"])]
-                rows.append([f"`{entry['name']}` {size(entry)}", what, row["backend"], *cells])
-    graphs = " in CUDA graphs" if result.document["environment"]["device"]["type"] == "cuda" else ""
-    caption = (
-        f"Milliseconds of a whole decoder{graphs}, {result.dtype}, batch {result.batch}, medians of calls issued back "
-        f"to back; {result.where}."
-    )
+                cells = [row["backend"], fixed(per_call(row), 3), times(row["over_reference"])]
+                rows.append([f"`{entry['name']}` {size(entry)}", what, *cells])
+    caption = f"Milliseconds of a whole decoder, {result.dtype}, batch {result.batch}, {result.timed}; {result.where}."
     return Figures(result.path, caption, ["network", "what", "backend", "ms", "speed of the reference"], rows, [])
 
 

@@ -94,7 +94,7 @@ def _sanitizer(tool: str) -> Stage:
 
 
 STAGES = (
-    Stage("build", "the extension for this GPU", 8, "{python} setup.py build_ext"),
+    Stage("build", "the extension for this GPU", 6, "{python} setup.py build_ext"),
     _parity("cuda"),
     Stage(
         "fps-quick",
@@ -103,14 +103,14 @@ STAGES = (
         "{python} bench/fps.py --model hyperseg-m all --dtype float16 --quick --json {result}",
         "json",
     ),
-    _parity("triton"),
     Stage(
         "ops-quick",
-        "every operator of HyperSeg-M, float16, forward and backward, a first look",
-        4,
-        "{python} bench/ops.py --model hyperseg-m --dtype float16 --backward --quick --json {result}",
+        "every operator of HyperSeg-M in CUDA C++, float16, forward and backward, a first look",
+        3,
+        "{python} bench/ops.py --model hyperseg-m --dtype float16 --backend cuda --backward --quick --json {result}",
         "json",
     ),
+    _parity("triton"),
     Stage(
         "decoders",
         "whole decoders and levels of all networks, float16",
@@ -269,15 +269,15 @@ class Report:
             command = self.command(stage)
             print(f"\n=== {stage.name}: {stage.what}; {minutes:.1f} minutes at most\n{shlex.join(command)}", flush=True)
             began = time.monotonic()
-            code, words, refusal = run_bounded(command, 60 * minutes, {"TORCH_CUDA_ARCH_LIST": self.architecture()})
-            state = "out of time" if code is None else "done" if code == 0 else "failed"
-            if state == "failed" and refusal:
-                self.note(stage, state="skipped", why=refusal, command=stage.command, last_words=words)
+            ended = run_bounded(command, 60 * minutes, {"TORCH_CUDA_ARCH_LIST": self.architecture()})
+            if ended.refusal:
+                self.note(stage, state="skipped", why=ended.refusal, command=stage.command, last_words=ended.words)
                 return
-            found: dict[str, Any] = {"state": state, "exit_code": code, "seconds": time.monotonic() - began}
+            state = "out of time" if ended.late else "done" if ended.code == 0 else "failed"
+            found: dict[str, Any] = {"state": state, "exit_code": ended.code, "seconds": time.monotonic() - began}
             if stage.result and (file := self.result(stage)).is_file():
                 found["result"] = file.name
-            self.note(stage, **found, command=stage.command, last_words=words)
+            self.note(stage, **found, command=stage.command, last_words=ended.words)
 
     def note(self, stage: Stage, **found: Any) -> None:
         self.document["stages"][stage.name] = {"sources": self.sources, **found}
@@ -293,12 +293,18 @@ class Report:
         return "{}.{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else ""
 
 
-def run_bounded(command: list[str], seconds: float, settings: dict[str, str]) -> tuple[int | None, list[str], str]:
-    """A command, whose output is shown as it comes.
+@dataclass(frozen=True)
+class Ended:
+    """A command: its exit code, whether it was stopped, its last lines, and the first that says it cannot work here."""
 
-    Returns:
-        Its exit code, or None if time was up; the last lines that it said; the first that says a tool cannot work here.
-    """
+    code: int | None
+    late: bool
+    words: list[str]
+    refusal: str
+
+
+def run_bounded(command: list[str], seconds: float, settings: dict[str, str]) -> Ended:
+    """A command, whose output is shown as it comes."""
     words: collections.deque[str] = collections.deque(maxlen=LAST_WORDS)
     refusals: list[str] = []
     process = begin(command, settings)
@@ -313,15 +319,15 @@ def run_bounded(command: list[str], seconds: float, settings: dict[str, str]) ->
 
     listener = threading.Thread(target=listen, args=(process.stdout,), daemon=True)
     listener.start()
-    code: int | None
+    late = False
     try:
-        code = process.wait(seconds)
+        process.wait(seconds)
     except subprocess.TimeoutExpired:
-        code = None
+        late = True
     finally:
         stop(process)
     listener.join(5)
-    return code, list(words), refusals[0] if refusals else ""
+    return Ended(process.poll(), late, list(words), refusals[0] if refusals else "")
 
 
 def begin(command: list[str], settings: dict[str, str]) -> subprocess.Popen:

@@ -20,10 +20,14 @@ def captured(run: Callable[[], Any], device: torch.device, calls: int) -> Callab
     with torch.cuda.stream(stream):
         run()
     torch.cuda.current_stream(device).wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(calls):
-            answer = run()
+    graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
+    try:
+        with torch.cuda.graph(graph):
+            for _ in range(calls):
+                answer = run()
+    except Exception:
+        torch.cuda.set_stream(before)  # a capture that fails leaves its own stream the current one
+        raise
 
     def step(i: int) -> Any:
         graph.replay()

@@ -199,4 +199,4 @@ def run_script(prog: str, args: argparse.Namespace, make: Callable[[], Run]) -> 
     except KeyboardInterrupt:
         kept = f" What was finished is in {args.json}." if run is not None and args.json else ""
         print(f"\nStopped.{kept}", file=sys.stderr)
-        return 130
+        return 2 if run is not None and run.wrong else 130

@@ -120,6 +120,8 @@ def moved(t, *args, **kwargs):
     if device is not None and device.type == "cuda" and not isinstance(t, OnGpu):
         if device.index not in {None, 0}:
             raise RuntimeError("CUDA error: invalid device ordinal")
+        if Graph.recording is not None:
+            raise RuntimeError("copy from the host: operation not permitted when stream is capturing")
         plain = t.detach()
         there = torch.Tensor.to(plain, **how)
         return OnGpu(there.clone() if there.data_ptr() == plain.data_ptr() else there)
@@ -200,6 +202,7 @@ def install() -> None:
         "memory_allocated": 2**20,
         "max_memory_allocated": 2**22,
         "set_device": None,
+        "set_stream": None,
         "reset_peak_memory_stats": None,
         "empty_cache": None,
     }

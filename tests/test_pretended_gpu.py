@@ -66,6 +66,7 @@ def test_an_engine_on_the_gpu():
 REFUSED = {
     "two devices": ("torch.ones(2) + torch.ones(2, device='cuda')", "on the same device"),
     "a wait while capturing": ("x = torch.ones(2, device='cuda'); x.sum().item()", "stream is capturing"),
+    "a copy to it while capturing": ("torch.ones(2).to('cuda')", "stream is capturing"),
     "a copy while capturing": ("torch.ones(2, device='cuda').cpu()", "stream is capturing"),
     "an array": ("torch.ones(2, device='cuda').numpy()", "can't convert cuda:0"),
 }

@@ -69,7 +69,13 @@ def test_a_stage_ends_when_its_time_is_up(run):
     began = time.monotonic()
     code, found = run([Stage("slow", "", 0.02, python("import time; time.sleep(60)"))])
     assert time.monotonic() - began < 50
-    assert (code, found["slow"]["state"], found["slow"]["exit_code"]) == (1, "out of time", None)
+    assert (code, found["slow"]["state"]) == (1, "out of time")
+
+
+def test_what_was_found_wrong_before_the_time_was_up_counts(run):
+    code = "import sys, time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    sys.exit(2)"
+    code, found = run([Stage("slow", "", 0.03, python(code))])
+    assert (code, found["slow"]["state"], found["slow"]["exit_code"]) == (2, "out of time", 2)
 
 
 def test_what_is_stopped_may_save_what_it_has(tmp_path):

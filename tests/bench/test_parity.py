@@ -119,3 +119,15 @@ def test_an_answer_that_proves_nothing(value):
     answer = torch.full((3,), value)
     with pytest.raises(BadReference):
         parity.compare_tensors([answer], [answer], F32)
+
+
+def test_gradients_in_half_types_may_jump_in_single_values_only(reference):
+    half = TOLERANCES["float16"]
+    jumped = reference.clone()
+    jumped[0, 0, 0, 0] += 0.9 * reference.abs().max()
+    own = reference * 1.001
+    assert not parity.compare_tensors([jumped], [reference], half).passed
+    assert parity.compare_tensors([jumped], [reference], half, [own]).passed
+    assert not parity.compare_tensors([reference * 1.05], [reference], half, [own]).passed
+    assert parity.compare_tensors([reference * 1.05], [reference], half, [reference * 1.02]).passed
+    assert not parity.compare_tensors([reference * torch.nan], [reference], half, [own]).passed
