@@ -124,7 +124,7 @@ def test_an_answer_that_proves_nothing(value):
 def test_gradients_in_half_types_may_jump_in_single_values_only(reference):
     half = TOLERANCES["float16"]
     jumped = reference.clone()
-    jumped[0, 0, 0, 0] += 0.9 * reference.abs().max()
+    jumped[0, 0, 0, 0] += 0.5 * reference.abs().max()
     own = reference * 1.001
     assert not parity.compare_tensors([jumped], [reference], half).passed
     assert parity.compare_tensors([jumped], [reference], half, [own]).passed
