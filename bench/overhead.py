@@ -55,7 +55,8 @@ class OverheadRun(OperatorRun):
 
     def call(self, call: Call, entry: dict[str, Any]) -> None:
         with settings("reference"):
-            expected, label = call.to(torch.float32)(), describe(call, call())
+            expected, answer = call.to(torch.float32)(), call()
+        label = describe(call, answer)
         self.progress(f"{entry['name']}: {call.operator} {label}")
         cases = []
         for backend in self.backends:
@@ -63,7 +64,7 @@ class OverheadRun(OperatorRun):
             whole = Case((call.operator, backend), lambda i: call(), context=lambda backend=backend: settings(backend))
             try:
                 self.pass_over(call, backend)
-                result = self.check(whole, call, expected)
+                result = self.check(whole, call, expected, answer)
             except (Refused, BackendError) as refusal:
                 self.tell(entry, str(refusal))
                 continue
