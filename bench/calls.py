@@ -162,10 +162,10 @@ def training_calls(model: nn.Module, frames: Tensor, backward: bool) -> list[Cal
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(model.config.num_classes + 1, frames.shape[:3], generator=generator).to(frames.device)
     labels[labels == model.config.num_classes] = IGNORE
-    decoders: list[Call] = []
+    decoded: list[tuple] = []  # decoder, its arguments, its answer
     with ops.use_backend("reference"), torch.set_grad_enabled(backward), Recorder() as recorder:
         for network in (copy.deepcopy(model).train(), copy.deepcopy(model).eval())[: 1 + backward]:
-            hook = network.decoder.register_forward_hook(lambda *seen: decoders.append(decoder_backward(*seen)))
+            hook = network.decoder.register_forward_hook(lambda *seen: decoded.append(seen))
             logits = network.forward_strided(images)
             hook.remove()
             loss = ops.upsample_cross_entropy(logits, labels, ignore_index=IGNORE, bootstrap=BOOTSTRAP)
@@ -176,7 +176,8 @@ def training_calls(model: nn.Module, frames: Tensor, backward: bool) -> list[Cal
     calls = [call for call in recorder.calls if call not in levels]
     # No network calls this one, so no step has its backward.
     apart = [backward_of(block_call(level)) for level in levels if level.arguments[8]]
-    return [*(replace(call, of="training") for call in calls), *apart, *(decoders if backward else [])]
+    decoders = [decoder_backward(*seen) for seen in decoded] if backward else []
+    return [*(replace(call, of="training") for call in calls), *apart, *decoders]
 
 
 def decoder_backward(decoder: nn.Module, given: tuple, logits: Tensor) -> Call:

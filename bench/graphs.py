@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from hyperseg.runtime.graphs import capture
+
 
 def captured(run: Callable[[], Any], device: torch.device, calls: int) -> Callable[[int], Any]:
     """A step of so many calls, which answers as the last of them; on a CPU they are made one by one.
@@ -15,19 +17,7 @@ def captured(run: Callable[[], Any], device: torch.device, calls: int) -> Callab
     """
     if device.type != "cuda":
         return lambda i: [run() for _ in range(calls)][-1]
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        run()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
-    try:
-        with torch.cuda.graph(graph):
-            for _ in range(calls):
-                answer = run()
-    except Exception:
-        torch.cuda.set_stream(before)  # a capture that fails leaves its own stream the current one
-        raise
+    graph, answer = capture(run, device, calls)
 
     def step(i: int) -> Any:
         graph.replay()

@@ -17,6 +17,7 @@ from hyperseg.models.synthetic import probe_frames
 from hyperseg.ops import backends
 from hyperseg.ops.reference import resize_logits
 from hyperseg.runtime.folding import FoldedNetwork, Size
+from hyperseg.runtime.graphs import capture
 from hyperseg.runtime.memory import keep_freed_memory
 from hyperseg.runtime.precision import exact_float32
 
@@ -324,16 +325,7 @@ class _Captured:
 
     def _capture(self, x: Tensor) -> torch.cuda.CUDAGraph:
         self.input = x.clone()
-        # Lazy initialisation (cuDNN plans, Triton kernels) must happen before the capture.
-        stream = torch.cuda.Stream(x.device)
-        stream.wait_stream(torch.cuda.current_stream(x.device))
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self.stage(self.input)
-        torch.cuda.current_stream(x.device).wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.output = self.stage(self.input)
+        self.graph, self.output = capture(lambda: self.stage(self.input), x.device)
         return self.graph
 
 
