@@ -50,8 +50,8 @@ gate-cuda: $(INSTALLED) ## compile the CUDA kernels for sm_80, sm_90 and sm_100 
 	$(BIN)/python -m pytest tests/kernels/test_cuda_gate.py $(PYTEST_ARGS)
 
 budgets: $(OLDEST_TRITON) ## record what the kernels need of a GPU now, for both versions of Triton
-	$(BIN)/python -m tests.kernels.budgets --write
-	PYTHONPATH=$(OLDEST_TRITON) $(BIN)/python -m tests.kernels.budgets --write
+	$(BIN)/python -m tools.gate.budgets --write
+	PYTHONPATH=$(OLDEST_TRITON) $(BIN)/python -m tools.gate.budgets --write
 
 sanitize: $(INSTALLED) ## run the tests of the C++ operators under AddressSanitizer and UBSan
 	HYPERSEG_SANITIZE=address,undefined HYPERSEG_CUDA=0 $(BIN)/python setup.py build_ext --build-lib build/sanitize

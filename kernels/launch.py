@@ -3,7 +3,7 @@
 A launcher asks once a call, by a look-up; nothing is tuned at run time. ``tuned/<gpu>.json`` holds what was measured to
 be faster than the default, by kernel, dtype and signature. ``registers.json`` belongs to the defaults: where ptxas
 rather spills a register than have a block fewer on a multiprocessor, it says how many registers keep it from that; the
-command ``python -m tests.kernels.budgets --write`` finds them.
+command ``python -m tools.gate.budgets --write`` finds them.
 """
 
 import contextlib

@@ -124,12 +124,14 @@ def test_rows_have_what_a_sceptic_asks_for(run, capsys):
         assert row["parity_logits"]["relative"] < 1e-4
         assert len(row["raw"]["latency_ms"]) == row["latency_ms"]["n"] >= 2
     assert eager["over_eager"]["median"] == engine["engine_over"]["median"] == 1
-    rounds = zip(engine["throughput"]["fps_by_window"], eager["throughput"]["fps_by_window"], strict=True)
-    ratios = [ours / theirs for ours, theirs in rounds]
+    ours, theirs = engine["throughput"]["fps_by_window"], eager["throughput"]["fps_by_window"]
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    # The file keeps rates to 5 decimals; the ratios were taken before, so they agree to the rounding of both.
+    relative = 1.01 * 2 * 0.5e-5 / min(ours + theirs)
     assert engine["over_eager"] == {
-        "median": pytest.approx(sum(ratios) / 2),
-        "min": pytest.approx(min(ratios)),
-        "max": pytest.approx(max(ratios)),
+        "median": pytest.approx(sum(ratios) / 2, rel=relative),
+        "min": pytest.approx(min(ratios), rel=relative),
+        "max": pytest.approx(max(ratios), rel=relative),
     }
     assert "labels agree" in capsys.readouterr().out
     json.dumps(document, allow_nan=False)

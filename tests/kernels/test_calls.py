@@ -6,7 +6,7 @@ import torch
 import hyperseg
 from hyperseg.ops import use_backend
 from hyperseg.runtime.folding import FoldedNetwork
-from tests.kernels.calls import folded_calls
+from tools.gate.calls import folded_calls
 
 
 @pytest.mark.parametrize("network", ["hyperseg-m-cityscapes", "hyperseg-s-cityscapes"])

@@ -9,9 +9,9 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from bench import tuning
 from hyperseg.kernels import launch
-from tests.kernels import calls
-from tests.kernels.binary import usage
-from tests.kernels.capture import SHARED, compiling
+from tools.gate import calls
+from tools.gate.binary import usage
+from tools.gate.capture import SHARED, compiling
 
 NETWORK, ARCHITECTURE = "hyperseg-m-cityscapes", 90
 OPERATORS = [name for name in BACKENDS["triton"].implementations if name != "decoder_level_argmax"]

@@ -8,10 +8,10 @@ import json
 
 import pytest
 
-from tests.kernels import extension, loops
+from tools.gate import extension, loops
 
 SLACK = 8  # registers: ptxas gives them out in eights, and a release moves a kernel by one such step
-RECORD = "If that is meant: build for 8.0, 9.0 and 10.0, then `python -m tests.kernels.extension --write`."
+RECORD = "If that is meant: build for 8.0, 9.0 and 10.0, then `python -m tools.gate.extension --write`."
 BUDGETS = json.loads(extension.BUDGETS.read_text())
 
 built = pytest.mark.skipif(extension.missing() is not None, reason=extension.missing() or "")

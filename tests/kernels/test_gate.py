@@ -17,8 +17,8 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("in the interpreter nothing is compiled", allow_module_level=True)
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from tests.kernels import budgets, calls
-from tests.kernels.capture import ARCHITECTURES
+from tools.gate import budgets, calls
+from tools.gate.capture import ARCHITECTURES
 
 
 def parameters() -> list:
@@ -46,4 +46,4 @@ def test_every_budget_is_of_a_kernel():
     """The file names what it limits: a renamed kernel takes its budget along."""
     sources = "".join(path.read_text() for path in budgets.SOURCES)
     unknown = [name for name in budgets.read() if f"def {name}(" not in sources]
-    assert not unknown, "run python -m tests.kernels.budgets --write"
+    assert not unknown, "run python -m tools.gate.budgets --write"

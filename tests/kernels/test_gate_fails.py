@@ -12,10 +12,10 @@ triton = pytest.importorskip("triton", reason="Triton is not installed")
 
 import triton.language as tl  # noqa: E402
 
-from tests.kernels import budgets  # noqa: E402
-from tests.kernels.binary import usage  # noqa: E402
-from tests.kernels.budgets import Built  # noqa: E402
-from tests.kernels.capture import ARCHITECTURES, compiling  # noqa: E402
+from tools.gate import budgets  # noqa: E402
+from tools.gate.binary import usage  # noqa: E402
+from tools.gate.budgets import Built  # noqa: E402
+from tools.gate.capture import ARCHITECTURES, compiling  # noqa: E402
 
 FUSION = {"enable_fp_fusion": True}
 architectures = pytest.mark.parametrize("arch", ARCHITECTURES)

@@ -1,4 +1,4 @@
-"""The five networks give what the official code gives: every stored figure of tests/data, in float32."""
+"""The five networks give what the official code gives: every stored figure of tests/golden, in float32."""
 
 import functools
 

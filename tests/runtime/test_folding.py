@@ -64,9 +64,10 @@ def test_other_encoders_keep_their_norms(encoder):
     assert kept == [f"encoder.trunk.net.{key}" for key in norms(model.encoder.trunk.net)]
     assert bool(kept) == (encoder != "convnext_atto")
     assert not any(folded.get_submodule(key).training for key in kept)
-    x = images(33, 70)
+    # In float64: with random weights some encoders are so badly conditioned that float32 does not determine the logits.
+    x = images(33, 70).double()
     with torch.inference_mode():
-        assert relative_rms(folded(x), model.forward_strided(x)) < 1e-4
+        assert relative_rms(folded.double()(x), copy.deepcopy(model).double().forward_strided(x)) < 1e-5
 
 
 def test_a_network_in_training_mode_is_folded_as_in_eval_mode():

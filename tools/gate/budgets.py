@@ -1,6 +1,6 @@
 """What each kernel may need of a GPU, and the command that records what it needs now.
 
-    python -m tests.kernels.budgets --write
+    python -m tools.gate.budgets --write
 
 compiles every kernel of the Triton backend at every shape, dtype and architecture of the gate, and rewrites
 ``budgets.json`` for the installed version of Triton. A budget that grew is to be explained in the commit.
@@ -26,9 +26,9 @@ import torch
 from hyperseg.kernels.launch import REGISTERS, forced, version
 from hyperseg.models.variants import VARIANTS
 from hyperseg.ops import BACKENDS
-from tests.kernels import calls
-from tests.kernels.binary import Usage, usage
-from tests.kernels.capture import ARCHITECTURES, Launch, compiling
+from tools.gate import calls
+from tools.gate.binary import Usage, usage
+from tools.gate.capture import ARCHITECTURES, Launch, compiling
 
 FILE = Path(__file__).with_name("budgets.json")
 SOURCES = sorted((FILE.parents[2] / "kernels").glob("*.py"))
@@ -73,7 +73,7 @@ class Built:
     def excess(self, budgets: dict[str, dict[str, int]]) -> list[str]:
         """Where it needs more than its budget."""
         if self.name not in budgets:
-            return [f"{self.name} has no budget: run python -m tests.kernels.budgets --write"]
+            return [f"{self.name} has no budget: run python -m tools.gate.budgets --write"]
         return [
             f"{self.name} for sm_{self.arch} takes {getattr(self.usage, what)} {what}, its budget is {most} + {slack}"
             for what, slack in SLACK.items()
@@ -205,7 +205,7 @@ def save(path: Path, document: dict) -> None:
 
 def main() -> None:
     known = list(BACKENDS["triton"].implementations)
-    parser = argparse.ArgumentParser(prog="python -m tests.kernels.budgets", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.gate.budgets", description=__doc__)
     parser.add_argument("--write", action="store_true", required=True, help="rewrite budgets.json")
     parser.add_argument("--quick", action="store_true", help="only what `make test` compiles; budgets can but grow")
     parser.add_argument("--op", nargs="+", default=known, choices=known, metavar="NAME", help="only these operators")

@@ -1,4 +1,4 @@
-"""What is written for a GPU, on one that is only pretended: tests/pretended_gpu.py."""
+"""Scripts and tests written for a GPU, run on the fake CUDA device of tests/fakes/cuda.py."""
 
 import json
 import os
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GP
 
 def pretending(*command: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "tests.pretended_gpu", *command],
+        [sys.executable, "-m", "tests.fakes.cuda", *command],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -80,7 +80,7 @@ def test_mistakes_are_refused_as_on_a_gpu(mistake):
         [
             sys.executable,
             "-c",
-            f"import torch\nfrom tests import pretended_gpu\npretended_gpu.install()\n{graph}{code}",
+            f"import torch\nfrom tests.fakes import cuda as fake_cuda\nfake_cuda.install()\n{graph}{code}",
         ],
         cwd=ROOT,
         capture_output=True,

@@ -1,4 +1,4 @@
-"""What the official code computed, for weights and inputs that anyone can regenerate (tests/data/README.md)."""
+"""What the official code computed, for weights and inputs that anyone can regenerate (tests/golden/README.md)."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hyperseg.models import HyperSeg, create_model, official
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent
 VARIANTS = {
     "hyperseg-s-camvid": "camvid-s",
     "hyperseg-l-camvid": "camvid-l",

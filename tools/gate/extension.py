@@ -1,7 +1,7 @@
 """The CUDA kernels in the built extension, read by cuobjdump.
 
     TORCH_CUDA_ARCH_LIST="8.0;9.0;10.0" python setup.py build_ext
-    python -m tests.kernels.extension --write
+    python -m tools.gate.extension --write
 
 records the most registers that any instance of a kernel takes on any of these architectures, and whether it has
 instructions of tensor cores, in ``cuda_budgets.json``. A budget that grew is to be explained in the commit.
@@ -99,7 +99,7 @@ def most_registers() -> dict[str, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.kernels.extension", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.gate.extension", description=__doc__)
     parser.add_argument("--write", action="store_true", required=True, help=f"rewrite {BUDGETS.name}")
     parser.parse_args()
     if sentence := missing():

@@ -1,6 +1,6 @@
 """How many instructions the loops of compiled kernels have: what an estimate of a kernel's time multiplies.
 
-    python -m tests.kernels.loops inverted_residual_tensor half Li16ELi3E
+    python -m tools.gate.loops inverted_residual_tensor half Li16ELi3E
 
 prints, for every kernel of the built extension whose mangled name holds all these words, its length and its loops:
 where it begins, its nesting, its instructions and what they are mostly. A loop's instructions count those of the loops
@@ -12,7 +12,7 @@ import collections
 import re
 from dataclasses import dataclass
 
-from tests.kernels import extension
+from tools.gate import extension
 
 _INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,5})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]*)([^;]*);")
 _TARGET = re.compile(r"0x([0-9a-f]+)")
@@ -45,7 +45,7 @@ def loops(code: str) -> tuple[int, list[Loop]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.kernels.loops", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.gate.loops", description=__doc__)
     parser.add_argument("words", nargs="+", help="parts of the mangled name")
     parser.add_argument("--arch", help="such as sm_90; the first that the extension was built for")
     args = parser.parse_args()

@@ -1,7 +1,7 @@
 """A GPU that is not there: scripts and tests written for CUDA run on the CPU, so that their mistakes show without one.
 
-    python -m tests.pretended_gpu bench/fps.py --model hyperseg-s --size 128x256 --quick --backend reference
-    python -m tests.pretended_gpu -m pytest -m "gpu and not slow" tests/runtime
+    python -m tests.fakes.cuda bench/fps.py --model hyperseg-s --size 128x256 --quick --backend reference
+    python -m tests.fakes.cuda -m pytest -m "gpu and not slow" tests/runtime
 
 Tensors on it lie on the CPU and say that they do not. Mixing them with the host's is refused, as by CUDA; a capture
 records operators and refuses what waits for the device; a replay computes them again into the same memory. Kernels are
