@@ -21,7 +21,7 @@ from bench.roofline import tensor_bytes
 from bench.subject import settings
 from hyperseg import ops
 from hyperseg.models.decoder import decode
-from hyperseg.ops import reference
+from hyperseg.ops import _layout, reference
 
 DECODER = "decoder"  # all levels in one line, beside the operators
 DECODER_BACKWARD = "decoder_backward"  # what a training step does in all levels: forward, then backward
@@ -144,10 +144,10 @@ def makes_weights(call: Call) -> bool:
 def block_call(level: Call) -> Call:
     """The inverted residual inside a level, as an operator of its own."""
     skip, previous, source, generator, bias, offset, groups, out_channels, hidden, halo = level.arguments
-    x = reference.follow_format(reference.level_input(skip, previous), skip)
+    x = reference.follow_format(_layout.level_input(skip, previous), skip)
     weights = source
     if generator is not None:
-        size = reference.level_parameters(x.shape[1], hidden, out_channels)
+        size = _layout.level_parameters(x.shape[1], hidden, out_channels)
         weights = reference.generate_weights(source, [generator], [offset], [groups], [size])
     operator = torch.ops.hyperseg.patch_inverted_residual.default
     return Call("patch_inverted_residual", (x, weights, bias, hidden, out_channels, halo), operator, of="apart")

@@ -18,7 +18,7 @@ from bench.parity import BadReference, Parity
 from bench.run import Run, ratio, ratio_text, say, throughput
 from bench.subject import Refused, load, one_line, settings
 from hyperseg.ops import BACKENDS, OPERATORS, BackendError, reference
-from hyperseg.ops.reference import resize_logits
+from hyperseg.ops._layout import resize_logits
 
 # Of these operators no training step makes a call of its own.
 INFERENCE = (
@@ -57,7 +57,7 @@ def pick_operators(names: list[str], backward: bool) -> list[str]:
 def pick_backends(names: list[str]) -> list[str]:
     if unknown := [name for name in names if name not in {"all", *BACKENDS}]:
         raise Refused(f"There is no backend {unknown[0]!r}; there are {', '.join(BACKENDS)}. Or all.")
-    here = [name for name, backend in BACKENDS.items() if not backend.unavailable()]
+    here = [name for name, backend in BACKENDS.items() if not backend.unavailable_reasons()]
     return list(dict.fromkeys(["reference", *(here if "all" in names else names)]))
 
 
@@ -85,7 +85,7 @@ class OperatorRun(Run):
     def introduce(self) -> None:
         say(f"settings  {self.args.dtype}, TF32 off, batch {self.args.batch}, seed {self.args.seed}")
         for name in BACKENDS:
-            if name not in self.backends and (reasons := BACKENDS[name].unavailable()):
+            if name not in self.backends and (reasons := BACKENDS[name].unavailable_reasons()):
                 say(f"without   {name}: {'; '.join(reasons)}")
         self.measure_ceilings(self.dtype)
 
@@ -181,9 +181,9 @@ class OperatorRun(Run):
     def pass_over(self, call: Call, backend: str) -> None:
         """Raise what speaks against this backend for this call; the decoder asks for each level by itself."""
         if call.operator in WHOLE:
-            reasons = BACKENDS[backend].unavailable()
+            reasons = BACKENDS[backend].unavailable_reasons()
         else:
-            reasons = BACKENDS[backend].objections(call.operator, self.device.type, tuple(call.arguments))
+            reasons = BACKENDS[backend].not_supported_reasons(call.operator, tuple(call.arguments))
         if reasons:
             raise Refused(f"{backend} does not serve {call.operator} here: {'; '.join(reasons)}.")
 

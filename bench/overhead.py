@@ -71,7 +71,7 @@ class OverheadRun(OperatorRun):
             if not result.passed:
                 self.refuse(entry, result.refusal(what, "before timing"), wrong=True)
                 continue
-            function = BACKENDS[backend].implementations[call.operator].function
+            function = BACKENDS[backend].supported[call.operator]
             alone = Case(whole.name, lambda i, function=function: function(*call.arguments), context=whole.context)
             cases += [whole, alone]
         samples = self.time(cases)

@@ -1,4 +1,4 @@
-"""What measured results say about the order in which `auto` tries the backends (hyperseg/ops/preference.py).
+"""What measured results say about the order in which `auto` tries the backends (hyperseg/ops/_dispatch.py).
 
     python bench/ops.py --model all --backward --json ops.json
     python bench/preference.py ops.json
@@ -25,7 +25,7 @@ from bench import report  # noqa: E402
 from bench.calls import WHOLE  # noqa: E402
 from bench.harness import median  # noqa: E402
 from bench.options import Parser  # noqa: E402
-from hyperseg.ops import preference  # noqa: E402
+from hyperseg.ops import _dispatch  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Verdict:
     @property
     def taken(self) -> str | None:
         """What `auto` takes of those measured."""
-        order = preference.order(self.operator, self.device)
+        order = _dispatch.order(self.operator, self.device)
         return next((name for name in order if name in self.rounds), None)
 
     @property
@@ -60,7 +60,7 @@ class Verdict:
     def line(self) -> str:
         """For EXCEPTIONS: fastest first, down to the reference, which serves everything; what is unknown before it."""
         faster = self.measured[: self.measured.index("reference")] if "reference" in self.rounds else self.measured
-        unknown = [n for n in preference.order(self.operator, self.device) if n not in {*self.rounds, "reference"}]
+        unknown = [n for n in _dispatch.order(self.operator, self.device) if n not in {*self.rounds, "reference"}]
         order = [*faster, *(unknown if len(faster) >= len(self.rounds) - 1 else []), "reference"]
         names = json.dumps(order)[1:-1] + "," * (len(order) == 1)
         return f'    ("{self.device}", "{self.operator}"): ({names}),'
@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     print(show(found))
     wrong = [verdict for verdict in found if not verdict.agrees]
     if wrong:
-        print("\nFor EXCEPTIONS in hyperseg/ops/preference.py:")
+        print("\nFor EXCEPTIONS in hyperseg/ops/_dispatch.py:")
         print("\n".join(dict.fromkeys(verdict.line for verdict in wrong)))
     return 2 if wrong else 0
 

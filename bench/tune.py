@@ -48,12 +48,12 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def pick(args: argparse.Namespace) -> tuple[torch.device, list[str]]:
     """The GPU and the operators, or a sentence."""
-    if missing := BACKENDS["triton"].unavailable():
+    if missing := BACKENDS["triton"].unavailable_reasons():
         raise Refused(f"There is nothing to tune here: {'; '.join(missing)}.")
     device = prepare_torch(argparse.Namespace(device=args.device, threads=None))
     if device.type != "cuda":
         raise Refused("There is nothing to tune here: kernels are tuned on a CUDA device, not on a CPU.")
-    known = list(BACKENDS["triton"].implementations)
+    known = list(BACKENDS["triton"].supported)
     if unknown := [name for name in args.op if name not in {"all", *known}]:
         raise Refused(f"The Triton backend has no operator {unknown[0]!r}; it has {', '.join(known)}. Or all.")
     return device, known if "all" in args.op else args.op

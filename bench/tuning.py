@@ -77,11 +77,9 @@ def candidates() -> dict[str, list[launch.Options]]:
 def served(call: Call) -> Callable[[], Any] | None:
     """The Triton implementation of a call, without the dispatcher around it; None if it has none."""
     backend = BACKENDS["triton"]
-    if call.operator not in backend.implementations or backend.implementations[call.operator].objections(
-        *call.arguments
-    ):
+    if backend.not_supported_reasons(call.operator, tuple(call.arguments)):
         return None
-    function = backend.implementations[call.operator].function
+    function = backend.supported[call.operator]
     return lambda: function(*call.arguments)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hyperseg import ops
 from hyperseg.models.plan import Generator, Level, Plan
-from hyperseg.ops import reference
+from hyperseg.ops import _layout, reference
 
 
 class DynamicLevel(nn.Module):
@@ -39,7 +39,7 @@ class DynamicLevel(nn.Module):
     def forward(self, skip: Tensor, previous: Tensor | None, weights: Tensor) -> Tensor:
         """With batch statistics: ``weights [N, fh, fw, P]`` as generated, nothing folded."""
         level = self.level
-        x = reference.level_input(skip, previous)
+        x = _layout.level_input(skip, previous)
         if not level.hidden:
             y = ops.patch_conv2d(x, weights, out_channels=level.out_channels)
             return F.relu(self.norms[0](y))

@@ -9,7 +9,7 @@ from hyperseg.models.decoder import Decoder
 from hyperseg.models.encoder import Encoder
 from hyperseg.models.plan import decoder_plan
 from hyperseg.models.sizes import pad, padded_size
-from hyperseg.ops.reference import resize_logits
+from hyperseg.ops._layout import resize_logits
 
 
 class HyperSeg(nn.Module):

@@ -18,7 +18,7 @@ from hyperseg.models.config import HyperSegConfig
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.registry import model_config
 from hyperseg.models.storage import CheckpointError, atomic, compare
-from hyperseg.ops.reference import coordinates
+from hyperseg.ops._layout import coordinates
 
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _CONV = ("weight",)

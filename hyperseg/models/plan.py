@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from hyperseg.models.config import HyperSegConfig
-from hyperseg.ops.reference import level_parameters
+from hyperseg.ops._layout import level_parameters
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hyperseg.ops.reference import resize_logits
+from hyperseg.ops._layout import resize_logits
 
 
 def forward_pyramid(model: nn.Module, pyramid: Sequence[Tensor], hflip: bool = True, gather: str = "mean") -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperseg.models.hyperseg import HyperSeg
-from hyperseg.ops.reference import resize_logits
+from hyperseg.ops._layout import resize_logits
 
 _GAIN = 1.4  # about what half-rectifying activations take away
 # Less for the generators: features times generated weights grow from level to level. With much less they fade, until

@@ -3,11 +3,22 @@
 import torch
 from torch import Tensor
 
-from hyperseg.ops import checks, reference
-from hyperseg.ops.calling import call
+from hyperseg.ops import reference
+from hyperseg.ops._arguments import (
+    call,
+    check_choice,
+    check_grid,
+    check_map,
+    check_patch_weights,
+    check_positive,
+    check_reflection,
+    check_same_kind,
+    check_vector,
+)
+from hyperseg.ops._layout import empty_map, level_parameters
+from hyperseg.ops._registry import define, define_backward
 from hyperseg.ops.generate_weights import check_generator
 from hyperseg.ops.patch_inverted_residual import HALOS, block_flops
-from hyperseg.ops.registration import define, define_backward
 
 _NAME = "decoder_level"
 ARGUMENTS = (
@@ -21,46 +32,43 @@ def _check(*args):
 
 
 def check_level(operator, skip, previous, source, generator, bias, offset, groups, out_channels, hidden, halo):
-    checks.map_4d(operator, "skip", skip)
+    check_map(operator, "skip", skip)
     if previous is not None:
-        checks.map_4d(operator, "previous", previous)
+        check_map(operator, "previous", previous)
         if previous.shape[0] != skip.shape[0]:
             raise ValueError(
                 f"{operator}: skip has {skip.shape[0]} images but previous {previous.shape[0]}; they must agree."
             )
-    checks.positive(operator, out_channels=out_channels)
-    checks.one_of(operator, "halo", halo, HALOS)
+    check_positive(operator, out_channels=out_channels)
+    check_choice(operator, "halo", halo, HALOS)
     if hidden < 0:
         raise ValueError(f"{operator}: hidden must be 0 (a 1x1 level) or more, got {hidden}.")
-    checks.same_kind(operator, skip=skip, previous=previous, source=source, generator=generator, bias=bias)
-    checks.vector(
+    check_same_kind(operator, skip=skip, previous=previous, source=source, generator=generator, bias=bias)
+    check_vector(
         operator, "bias", bias, 2 * hidden + out_channels, "expand | depthwise | project, or just out_channels"
     )
     if hidden:
-        checks.reflectable(operator, skip, (1, 1))
+        check_reflection(operator, skip, (1, 1))
     channels = 2 + skip.shape[1] + (0 if previous is None else previous.shape[1])
-    parameters = reference.level_parameters(channels, hidden, out_channels)
+    parameters = level_parameters(channels, hidden, out_channels)
     if generator is None:
         if (offset, groups) != (0, 1):
             raise ValueError(f"{operator}: offset and groups are for a generator, which was not given.")
-        checks.patch_weights(
+        check_patch_weights(
             operator, source, skip, parameters, f"the parameters of {channels} -> {out_channels} channels"
         )
         return
-    checks.map_4d(operator, "source", source, "[N, C, fh, fw], the signal")
+    check_map(operator, "source", source, "[N, C, fh, fw], the signal")
     if source.shape[0] != skip.shape[0]:
         raise ValueError(
             f"{operator}: the signal has {source.shape[0]} images but skip {skip.shape[0]}; they must agree."
         )
     check_generator(operator, source, generator, offset, groups, parameters)
-    checks.grid(operator, source.shape[2], source.shape[3], skip)
+    check_grid(operator, source.shape[2], source.shape[3], skip)
 
 
 def _fake(skip, previous, source, generator, bias, offset, groups, out_channels, hidden, halo):
-    n, _, h, w = skip.shape
-    return torch.empty(
-        (n, out_channels, h, w), dtype=skip.dtype, device=skip.device, memory_format=reference.format_of(skip)
-    )
+    return empty_map(skip, out_channels)
 
 
 def level_flops(
@@ -71,7 +79,7 @@ def level_flops(
     grid = (n, *source[1:3]) if generator is None else (n, *source[2:4])
     total = 0
     if generator is not None:
-        size = reference.level_parameters(channels, hidden, out_channels)
+        size = level_parameters(channels, hidden, out_channels)
         total += 2 * n * grid[1] * grid[2] * size * generator[1]
     if hidden:
         return total + block_flops((n, channels, h, w), grid, hidden, out_channels, halo)

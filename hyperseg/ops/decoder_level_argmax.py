@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from hyperseg.ops import reference
-from hyperseg.ops.calling import call
+from hyperseg.ops._arguments import call
+from hyperseg.ops._registry import define
 from hyperseg.ops.decoder_level import ARGUMENTS, check_level, level_flops
-from hyperseg.ops.registration import define
 
 _NAME = "decoder_level_argmax"
 

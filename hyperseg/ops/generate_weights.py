@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hyperseg.ops import checks, reference
-from hyperseg.ops.calling import call
-from hyperseg.ops.registration import define, define_backward
+from hyperseg.ops import reference
+from hyperseg.ops._arguments import call, check_map, check_positive, check_same_kind
+from hyperseg.ops._registry import define, define_backward
 
 _NAME = "generate_weights"
 _ARGUMENTS = "Tensor signal, Tensor[] generators, int[] offsets, int[] groups, int[] sizes"
@@ -15,12 +15,12 @@ _ARGUMENTS = "Tensor signal, Tensor[] generators, int[] offsets, int[] groups, i
 
 def check_generator(operator: str, signal: Tensor, generator: Tensor, offset: int, groups: int, size: int) -> None:
     """One generator against the signal it reads; shared with ``decoder_level``."""
-    checks.positive(operator, groups=groups, size=size)
+    check_positive(operator, groups=groups, size=size)
     if generator.dim() != 2:
         raise ValueError(
             f"{operator}: a generator must be [rows, signal channels / groups], got {list(generator.shape)}."
         )
-    checks.same_kind(operator, signal=signal, generator=generator)
+    check_same_kind(operator, signal=signal, generator=generator)
     rows, width = generator.shape
     if rows % groups:
         raise ValueError(f"{operator}: {rows} generator rows do not divide into {groups} groups.")
@@ -34,7 +34,7 @@ def check_generator(operator: str, signal: Tensor, generator: Tensor, offset: in
 
 
 def _check(signal, generators, offsets, groups, sizes):
-    checks.map_4d(_NAME, "signal", signal, "[N, C, fh, fw]")
+    check_map(_NAME, "signal", signal, "[N, C, fh, fw]")
     if not generators or not len(generators) == len(offsets) == len(groups) == len(sizes):
         raise ValueError(
             f"{_NAME}: needs one offset, group count and size for each generator, got {len(generators)} generators, "

@@ -3,17 +3,18 @@
 import torch
 from torch import Tensor
 
-from hyperseg.ops import checks, reference
-from hyperseg.ops.calling import call, sides
-from hyperseg.ops.registration import define, refuse_derivatives
+from hyperseg.ops import reference
+from hyperseg.ops._arguments import call, check_map, check_positive, check_same_kind, four_sides
+from hyperseg.ops._layout import memory_format
+from hyperseg.ops._registry import define, refuse_derivatives
 
 _NAME = "mbconv"
 
 
 def _check(x, expand, expand_bias, depthwise, depthwise_bias, reduce, reduce_bias, gate, gate_bias, project,
            project_bias, stride, padding, residual):  # fmt: skip
-    checks.map_4d(_NAME, "x", x)
-    checks.positive(_NAME, stride=stride)
+    check_map(_NAME, "x", x)
+    check_positive(_NAME, stride=stride)
     if (expand is None) != (expand_bias is None):
         raise ValueError(f"{_NAME}: give expand and expand_bias, or neither.")
     for name, value, layout in (
@@ -45,7 +46,7 @@ def _check(x, expand, expand_bias, depthwise, depthwise_bias, reduce, reduce_bia
     for name, (value, shape) in expected.items():
         if value is not None and list(value.shape) != shape:
             raise ValueError(f"{_NAME}: {name} must be {shape}, got {list(value.shape)}.")
-    checks.same_kind(_NAME, x=x, **{name: value for name, (value, _) in expected.items()})
+    check_same_kind(_NAME, x=x, **{name: value for name, (value, _) in expected.items()})
     if not 1 <= size <= 7:
         raise ValueError(f"{_NAME}: the depthwise convolution must have 1x1 to 7x7 taps, got {size}x{size}.")
     if len(padding) != 4 or not all(0 <= p < size for p in padding):
@@ -69,7 +70,7 @@ def _fake(x, expand, expand_bias, depthwise, depthwise_bias, reduce, reduce_bias
           project_bias, stride, padding, residual):  # fmt: skip
     size = _out_size(x, depthwise.shape[1], stride, padding)
     shape = (x.shape[0], project.shape[0], *size)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=reference.format_of(x))
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
 
 
 def _flops(x, expand, expand_bias, depthwise, depthwise_bias, reduce, reduce_bias, gate, gate_bias, project,
@@ -137,5 +138,5 @@ def mbconv(
     """
     return call(
         torch.ops.hyperseg.mbconv.default, x, expand, expand_bias, depthwise, depthwise_bias, reduce, reduce_bias, gate,
-        gate_bias, project, project_bias, stride, sides(_NAME, padding), residual,
+        gate_bias, project, project_bias, stride, four_sides(_NAME, padding), residual,
     )  # fmt: skip

@@ -3,9 +3,20 @@
 import torch
 from torch import Tensor
 
-from hyperseg.ops import checks, reference
-from hyperseg.ops.calling import call, pair
-from hyperseg.ops.registration import define, define_backward
+from hyperseg.ops import reference
+from hyperseg.ops._arguments import (
+    call,
+    check_choice,
+    check_map,
+    check_patch_weights,
+    check_positive,
+    check_reflection,
+    check_same_kind,
+    check_vector,
+    int_or_pair,
+)
+from hyperseg.ops._layout import empty_map
+from hyperseg.ops._registry import define, define_backward
 
 _NAME = "patch_conv2d"
 _ARGUMENTS = (
@@ -16,8 +27,8 @@ PADDING_MODES = ("reflect", "zeros", "replicate", "circular")
 
 
 def _check(x, weights, bias, out_channels, kernel_size, groups, dilation, padding_mode):
-    checks.map_4d(_NAME, "x", x)
-    checks.positive(_NAME, out_channels=out_channels, groups=groups)
+    check_map(_NAME, "x", x)
+    check_positive(_NAME, out_channels=out_channels, groups=groups)
     if len(kernel_size) != 2 or len(dilation) != 2:
         raise ValueError(f"{_NAME}: kernel_size and dilation need two numbers each, (vertical, horizontal).")
     kh, kw = kernel_size
@@ -25,20 +36,20 @@ def _check(x, weights, bias, out_channels, kernel_size, groups, dilation, paddin
         raise ValueError(
             f"{_NAME}: kernel sizes must be odd, so that the output is as large as the input; got {kh}x{kw}."
         )
-    checks.positive(_NAME, dilation=min(dilation))
-    checks.one_of(_NAME, "padding_mode", padding_mode, PADDING_MODES)
+    check_positive(_NAME, dilation=min(dilation))
+    check_choice(_NAME, "padding_mode", padding_mode, PADDING_MODES)
     if x.shape[1] % groups or out_channels % groups:
         raise ValueError(
             f"{_NAME}: {x.shape[1]} input and {out_channels} output channels do not both divide into {groups} groups."
         )
     parameters = out_channels * (x.shape[1] // groups) * kh * kw
     meaning = "out_channels * (in_channels / groups) * kernel height * kernel width"
-    checks.patch_weights(_NAME, weights, x, parameters, meaning)
-    checks.same_kind(_NAME, x=x, weights=weights, bias=bias)
-    checks.vector(_NAME, "bias", bias, out_channels, "one for each output channel")
+    check_patch_weights(_NAME, weights, x, parameters, meaning)
+    check_same_kind(_NAME, x=x, weights=weights, bias=bias)
+    check_vector(_NAME, "bias", bias, out_channels, "one for each output channel")
     halo = (dilation[0] * (kh // 2), dilation[1] * (kw // 2))
     if padding_mode == "reflect":
-        checks.reflectable(_NAME, x, halo)
+        check_reflection(_NAME, x, halo)
     elif padding_mode == "circular" and (halo[0] > x.shape[2] or halo[1] > x.shape[3]):
         raise ValueError(
             f"{_NAME}: a map of {x.shape[2]}x{x.shape[3]} pixels cannot wrap {halo[0]}x{halo[1]} around its border."
@@ -46,8 +57,7 @@ def _check(x, weights, bias, out_channels, kernel_size, groups, dilation, paddin
 
 
 def _fake(x, weights, bias, out_channels, *args):
-    n, _, h, w = x.shape
-    return torch.empty((n, out_channels, h, w), dtype=x.dtype, device=x.device, memory_format=reference.format_of(x))
+    return empty_map(x, out_channels)
 
 
 def _flops(x, weights, bias, out_channels, kernel_size, groups, *args, out_shape=None, **kwargs):
@@ -109,7 +119,7 @@ def patch_conv2d(
     Raises:
         ValueError, TypeError: the shapes, dtypes or devices do not fit together.
     """
-    size, spread = pair(_NAME, "kernel_size", kernel_size), pair(_NAME, "dilation", dilation)
+    size, spread = int_or_pair(_NAME, "kernel_size", kernel_size), int_or_pair(_NAME, "dilation", dilation)
     return call(
         torch.ops.hyperseg.patch_conv2d.default, x, weights, bias, out_channels, size, groups, spread, padding_mode
     )

@@ -3,9 +3,19 @@
 import torch
 from torch import Tensor
 
-from hyperseg.ops import checks, reference
-from hyperseg.ops.calling import call
-from hyperseg.ops.registration import define, define_backward
+from hyperseg.ops import reference
+from hyperseg.ops._arguments import (
+    call,
+    check_choice,
+    check_map,
+    check_patch_weights,
+    check_positive,
+    check_reflection,
+    check_same_kind,
+    check_vector,
+)
+from hyperseg.ops._layout import empty_map, level_parameters
+from hyperseg.ops._registry import define, define_backward
 
 HALOS = ("own", "neighbour")
 _FOLDED = "patch_inverted_residual"
@@ -18,26 +28,26 @@ _BATCH_ARGUMENTS = (
 
 def check_block(operator: str, x: Tensor, weights: Tensor, hidden: int, out_channels: int, halo: str) -> None:
     """What both forms, and ``decoder_level``, ask of map and weights."""
-    checks.map_4d(operator, "x", x)
-    checks.positive(operator, hidden=hidden, out_channels=out_channels)
-    checks.one_of(operator, "halo", halo, HALOS)
-    parameters = reference.level_parameters(x.shape[1], hidden, out_channels)
-    checks.patch_weights(operator, weights, x, parameters, "in * hidden + 9 * hidden + hidden * out_channels")
-    checks.same_kind(operator, x=x, weights=weights)
-    checks.reflectable(operator, x, (1, 1))
+    check_map(operator, "x", x)
+    check_positive(operator, hidden=hidden, out_channels=out_channels)
+    check_choice(operator, "halo", halo, HALOS)
+    parameters = level_parameters(x.shape[1], hidden, out_channels)
+    check_patch_weights(operator, weights, x, parameters, "in * hidden + 9 * hidden + hidden * out_channels")
+    check_same_kind(operator, x=x, weights=weights)
+    check_reflection(operator, x, (1, 1))
 
 
 def _check_folded(x, weights, bias, hidden, out_channels, halo):
     check_block(_FOLDED, x, weights, hidden, out_channels, halo)
-    checks.same_kind(_FOLDED, x=x, bias=bias)
-    checks.vector(_FOLDED, "bias", bias, 2 * hidden + out_channels, "expand | depthwise | project")
+    check_same_kind(_FOLDED, x=x, bias=bias)
+    check_vector(_FOLDED, "bias", bias, 2 * hidden + out_channels, "expand | depthwise | project")
 
 
 def _check_batch(x, weights, scale, shift, hidden, out_channels, halo, eps):
     check_block(_BATCH, x, weights, hidden, out_channels, halo)
-    checks.same_kind(_BATCH, scale=scale, shift=shift)
+    check_same_kind(_BATCH, scale=scale, shift=shift)
     for name, value in (("scale", scale), ("shift", shift)):
-        checks.vector(_BATCH, name, value, 2 * hidden + out_channels, "expand | depthwise | project")
+        check_vector(_BATCH, name, value, 2 * hidden + out_channels, "expand | depthwise | project")
         if value.device != x.device:
             raise ValueError(f"{_BATCH}: {name} is on {value.device} but x on {x.device}; move them together.")
         precise = torch.promote_types(x.dtype, torch.float32)
@@ -46,8 +56,7 @@ def _check_batch(x, weights, scale, shift, hidden, out_channels, halo, eps):
 
 
 def _fake_map(x, out_channels):
-    n, _, h, w = x.shape
-    return torch.empty((n, out_channels, h, w), dtype=x.dtype, device=x.device, memory_format=reference.format_of(x))
+    return empty_map(x, out_channels)
 
 
 def _fake_folded(x, weights, bias, hidden, out_channels, halo):

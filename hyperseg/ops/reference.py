@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hyperseg.ops._layout import level_input, level_parameters, memory_format, resize_logits
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Patches
 
@@ -61,13 +63,7 @@ def depthwise3x3(windows: Tensor, weight: Tensor) -> Tensor:
 
 def follow_format(out: Tensor, like: Tensor) -> Tensor:
     """``out`` in channels-last memory if ``like`` is in channels-last memory, else contiguous."""
-    return out.contiguous(memory_format=format_of(like))
-
-
-def format_of(x: Tensor) -> torch.memory_format:
-    """The memory format an operator's output takes: that of its (first) map."""
-    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if channels_last else torch.contiguous_format
+    return out.contiguous(memory_format=memory_format(like))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -194,33 +190,6 @@ def patch_inverted_residual_batch_norm(
 # A decoder level
 
 
-def coordinates(height: int, width: int, like: Tensor) -> Tensor:
-    """``[1, 2, height, width]``: x then y, from -1 to 1 between the centres of the corner pixels (SPEC F)."""
-    precise = torch.promote_types(like.dtype, torch.float32)
-    x = torch.linspace(-1, 1, width, device=like.device, dtype=precise)
-    y = torch.linspace(-1, 1, height, device=like.device, dtype=precise)
-    xy = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
-    return xy[None].to(like.dtype)
-
-
-def level_input(skip: Tensor, previous: Tensor | None) -> Tensor:
-    """What a level's block sees: coordinates, skip feature, upsampled previous output, on channels (SPEC F)."""
-    n, _, h, w = skip.shape
-    parts = [coordinates(h, w, skip).expand(n, -1, -1, -1), skip]
-    if previous is not None:
-        if previous.shape[2:] != skip.shape[2:]:
-            previous = F.interpolate(previous, size=(h, w), mode="bilinear", align_corners=False)
-        parts.append(previous)
-    return torch.cat(parts, 1)
-
-
-def level_parameters(in_channels: int, hidden: int, out_channels: int) -> int:
-    """How many generated parameters a patch of a level takes; ``hidden = 0`` is a 1x1 level (SPEC E)."""
-    if hidden:
-        return in_channels * hidden + 9 * hidden + hidden * out_channels
-    return in_channels * out_channels
-
-
 def decoder_level(
     skip: Tensor,
     previous: Tensor | None,
@@ -300,13 +269,6 @@ def mbconv(
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The network's two ends: labels and loss
-
-
-def resize_logits(logits: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear, ``align_corners=False``; untouched if the size is right."""
-    if logits.shape[2:] == (height, width):
-        return logits
-    return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
 
 
 def resize_precisely(logits: Tensor, height: int, width: int) -> Tensor:

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from hyperseg.ops import checks, reference
-from hyperseg.ops.calling import call, shown, sides, two
-from hyperseg.ops.registration import define, refuse_derivatives
+from hyperseg.ops import reference
+from hyperseg.ops._arguments import call, check_positive, check_same_kind, check_vector, describe, four_sides, two_ints
+from hyperseg.ops._registry import define, refuse_derivatives
 
 _NAME = "stem"
 _MOST_TAPS = 7
@@ -18,16 +18,16 @@ def _check(frames, scale, shift, weight, bias, height, width, stride, padding):
         raise TypeError(f"{_NAME}: frames must be torch.uint8, got {frames.dtype}; give the pixels as they are.")
     if 0 in frames.shape:
         raise ValueError(f"{_NAME}: frames must not be empty, got shape {list(frames.shape)}.")
-    checks.positive(_NAME, stride=stride)
+    check_positive(_NAME, stride=stride)
     if weight.dim() != 4 or weight.shape[1] != 3 or weight.shape[2] != weight.shape[3] or 0 in weight.shape:
         raise ValueError(f"{_NAME}: weight must be [C, 3, size, size], got {list(weight.shape)}.")
     if not weight.is_floating_point():
         raise TypeError(f"{_NAME}: weight must be floating point, got {weight.dtype}.")
-    checks.vector(_NAME, "bias", bias, weight.shape[0], "one for each output")
-    checks.same_kind(_NAME, weight=weight, bias=bias)
+    check_vector(_NAME, "bias", bias, weight.shape[0], "one for each output")
+    check_same_kind(_NAME, weight=weight, bias=bias)
     wide = torch.promote_types(weight.dtype, torch.float32)
     for name, value in (("scale", scale), ("shift", shift)):
-        checks.vector(_NAME, name, value, 3, "red, green, blue")
+        check_vector(_NAME, name, value, 3, "red, green, blue")
         if value.dtype != wide:
             raise TypeError(f"{_NAME}: {name} must be {wide}, for a weight of {weight.dtype}, got {value.dtype}.")
     for name, value in (("scale", scale), ("shift", shift), ("weight", weight)):
@@ -108,10 +108,10 @@ def stem(
         ValueError, TypeError: the shapes, dtypes or devices do not fit together.
     """
     if not isinstance(frames, Tensor) or frames.dim() != 4:
-        raise ValueError(f"{_NAME}: frames must be a tensor [N, H, W, 3], got {shown(frames)}.")
+        raise ValueError(f"{_NAME}: frames must be a tensor [N, H, W, 3], got {describe(frames)}.")
     meaning = "(height, width) of the padded image"
-    height, width = frames.shape[1:3] if size is None else two(_NAME, "size", size, meaning)
-    around = sides(_NAME, padding)
+    height, width = frames.shape[1:3] if size is None else two_ints(_NAME, "size", size, meaning)
+    around = four_sides(_NAME, padding)
     return call(
         torch.ops.hyperseg.stem.default,
         frames,

@@ -3,17 +3,17 @@
 import torch
 from torch import Tensor
 
-from hyperseg.ops import checks, reference
-from hyperseg.ops.calling import call, two
-from hyperseg.ops.registration import define
+from hyperseg.ops import reference
+from hyperseg.ops._arguments import LARGEST, call, check_map, check_positive, two_ints
+from hyperseg.ops._registry import define
 
 _NAME = "upsample_argmax"
 
 
 def _check(logits, height, width):
-    checks.map_4d(_NAME, "logits", logits, "[N, C, h, w]")
-    checks.positive(_NAME, height=height, width=width)
-    if height > checks.LARGEST or width > checks.LARGEST:
+    check_map(_NAME, "logits", logits, "[N, C, h, w]")
+    check_positive(_NAME, height=height, width=width)
+    if height > LARGEST or width > LARGEST:
         raise ValueError(f"{_NAME}: height and width must be 2^24 at most, got {height} and {width}.")
     if logits.shape[1] > 256:
         raise ValueError(f"{_NAME}: labels are uint8, so there can be 256 classes at most, got {logits.shape[1]}.")
@@ -47,4 +47,4 @@ def upsample_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     Raises:
         ValueError, TypeError: more than 256 classes, or not a floating-point ``[N, C, h, w]``.
     """
-    return call(torch.ops.hyperseg.upsample_argmax.default, logits, *two(_NAME, "size", size, "(H, W)"))
+    return call(torch.ops.hyperseg.upsample_argmax.default, logits, *two_ints(_NAME, "size", size, "(H, W)"))

@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
-from hyperseg.ops import checks, reference
-from hyperseg.ops.calling import call
-from hyperseg.ops.registration import define, define_backward
+from hyperseg.ops import reference
+from hyperseg.ops._arguments import call, check_map
+from hyperseg.ops._registry import define, define_backward
 
 _NAME = "upsample_cross_entropy"
 
 
 def _check(logits, labels, ignore_index, bootstrap, threshold):
-    checks.map_4d(_NAME, "logits", logits, "[N, C, h, w]")
+    check_map(_NAME, "logits", logits, "[N, C, h, w]")
     if labels.dim() != 3 or labels.dtype != torch.int64:
         raise ValueError(
             f"{_NAME}: labels must be int64 [N, H, W], got {labels.dtype} {list(labels.shape)}; "

@@ -14,8 +14,7 @@ from hyperseg import ops
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.sizes import padded_size
 from hyperseg.models.synthetic import probe_frames
-from hyperseg.ops import backends
-from hyperseg.ops.reference import resize_logits
+from hyperseg.ops._layout import resize_logits
 from hyperseg.runtime.folding import FoldedNetwork, Size
 from hyperseg.runtime.graphs import capture
 from hyperseg.runtime.memory import keep_freed_memory
@@ -130,7 +129,7 @@ class Engine:
         self.parity: Parity | None = None
         if device.type == "cpu":
             keep_freed_memory()
-        fuse = all(backends.has_kernel(operator, device.type) for operator in ("mbconv", "stem"))
+        fuse = all(ops.has_kernel(operator, device.type) for operator in ("mbconv", "stem"))
         self.folded = FoldedNetwork(model, fuse).to(device, dtype).to(memory_format=torch.channels_last)
         # The network's last resize goes to the padded image; see forward_strided.
         self.padded = padded_size(size, model.takes_one_more)

@@ -11,7 +11,7 @@ from bench.roofline import Ceilings
 from bench.subject import load
 from hyperseg.models.plan import decoder_plan
 from hyperseg.ops import BACKENDS, OPERATORS
-from hyperseg.ops.backends import Backend, Implementation
+from hyperseg.ops.backends import Backend
 
 MODELS = ("hyperseg-s-cityscapes", "hyperseg-l-voc")
 TINY = ["--model", "hyperseg-m", "--size", "128x128", "--device", "cpu", "--quick", "--iterations", "2"]
@@ -41,16 +41,16 @@ def faulty(monkeypatch):
     """A backend that is wrong in one pixel of a label map, and one of whose errors is in a backward."""
 
     def labels(*args):
-        found = BACKENDS["reference"].implementations["upsample_argmax"].function(*args)
+        found = BACKENDS["reference"].supported["upsample_argmax"](*args)
         found[:, :8, :8] += 1
         return found
 
     def gradients(*args):
-        x, weights, bias = BACKENDS["reference"].implementations["patch_conv2d_backward"].function(*args)
+        x, weights, bias = BACKENDS["reference"].supported["patch_conv2d_backward"](*args)
         return x, weights * 1.001, bias
 
-    made = {"upsample_argmax": Implementation(labels), "patch_conv2d_backward": Implementation(gradients)}
-    monkeypatch.setitem(BACKENDS, "faulty", Backend("faulty", "", lambda: [], made))
+    made = {"upsample_argmax": labels, "patch_conv2d_backward": gradients}
+    monkeypatch.setitem(BACKENDS, "faulty", Backend("faulty", "", made))
 
 
 @pytest.mark.parametrize("name", MODELS)

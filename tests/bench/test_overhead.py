@@ -7,7 +7,7 @@ from bench.harness import median
 from bench.report import read_json
 from bench.subject import load
 from hyperseg.ops import BACKENDS
-from hyperseg.ops.backends import Backend, Implementation
+from hyperseg.ops.backends import Backend
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +45,9 @@ def test_rows_have_both_ways_of_calling(run, capsys):
 
 def test_a_wrong_backend_gets_no_time(run, monkeypatch):
     def labels(*args):
-        return BACKENDS["reference"].implementations["upsample_argmax"].function(*args) + 1
+        return BACKENDS["reference"].supported["upsample_argmax"](*args) + 1
 
-    monkeypatch.setitem(
-        BACKENDS, "faulty", Backend("faulty", "", lambda: [], {"upsample_argmax": Implementation(labels)})
-    )
+    monkeypatch.setitem(BACKENDS, "faulty", Backend("faulty", "", {"upsample_argmax": labels}))
     code, entry = run("--op", "upsample_argmax", "--backend", "faulty")
     assert code == 2
     assert [row["backend"] for row in entry["rows"]] == ["reference"]
@@ -57,7 +55,7 @@ def test_a_wrong_backend_gets_no_time(run, monkeypatch):
 
 
 def test_what_cannot_be_served_is_said(run, monkeypatch, capsys):
-    monkeypatch.setitem(BACKENDS, "empty", Backend("empty", "", lambda: [], {}))
+    monkeypatch.setitem(BACKENDS, "empty", Backend("empty", "", {}))
     code, _ = run("--op", "upsample_argmax", "--backend", "empty")
     assert code == 1
     assert "empty does not serve upsample_argmax here" in capsys.readouterr().out

@@ -6,7 +6,7 @@ import pytest
 
 from bench import preference
 from bench.report import SCHEMA_VERSION, read_json, write_json
-from hyperseg.ops import preference as table
+from hyperseg.ops import _dispatch as table
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results"
 

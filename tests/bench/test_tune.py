@@ -1,5 +1,6 @@
 """bench/tune.py without a GPU: what it chooses, what it writes, and that launchers read it back."""
 
+import dataclasses
 import importlib
 import json
 import re
@@ -21,14 +22,15 @@ SLOW, FAST, WRONG, UNFIT = ({"BLOCK": n} for n in (8, 32, 64, 128))
 
 
 def test_it_says_where_it_cannot_tune(monkeypatch, capsys):
-    monkeypatch.setattr(BACKENDS["triton"], "unavailable", lambda: ["this machine has no CUDA device"])
+    missing = dataclasses.replace(BACKENDS["triton"], unavailable_reasons=lambda: ["this machine has no CUDA device"])
+    monkeypatch.setitem(BACKENDS, "triton", missing)
     assert tune.main([]) == 1
     said = capsys.readouterr().err
     assert said == "bench/tune.py: There is nothing to tune here: this machine has no CUDA device.\n"
 
 
 def test_the_interpreter_is_not_tuned(monkeypatch, capsys):
-    monkeypatch.setattr(BACKENDS["triton"], "unavailable", list)
+    monkeypatch.setitem(BACKENDS, "triton", dataclasses.replace(BACKENDS["triton"], unavailable_reasons=list))
     assert tune.main(["--device", "cpu"]) == 1
     assert "not on a CPU" in capsys.readouterr().err
 

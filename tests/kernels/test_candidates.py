@@ -14,14 +14,14 @@ from tools.gate.binary import usage
 from tools.gate.capture import SHARED, compiling
 
 NETWORK, ARCHITECTURE = "hyperseg-m-cityscapes", 90
-OPERATORS = [name for name in BACKENDS["triton"].implementations if name != "decoder_level_argmax"]
+OPERATORS = [name for name in BACKENDS["triton"].supported if name != "decoder_level_argmax"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_candidates_compile_and_fit(operator: str):
     """Those that spill may be tried, and lose; those that a GPU cannot hold are of no use to anybody."""
-    function = BACKENDS["triton"].implementations[operator].function
+    function = BACKENDS["triton"].supported[operator]
     candidates, tried, spilled = tuning.candidates(), set(), 0
     for call in (call for call in calls.recorded(NETWORK) if call.operator == operator):
         arguments = calls.arguments(call, torch.float16)

@@ -23,7 +23,7 @@ from tools.gate.capture import ARCHITECTURES
 
 def parameters() -> list:
     found = []
-    for operator, network in itertools.product(BACKENDS["triton"].implementations, VARIANTS):
+    for operator, network in itertools.product(BACKENDS["triton"].supported, VARIANTS):
         for dtype, arch in itertools.product(budgets.DTYPES, ARCHITECTURES):
             name = f"{operator}-{network}-{str(dtype)[6:]}-sm_{arch}"
             marks = [] if budgets.is_quick(operator, network, dtype, arch) else [pytest.mark.slow]

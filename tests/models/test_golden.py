@@ -8,7 +8,7 @@ import torch
 
 from hyperseg import ops
 from hyperseg.models import create_model, forward_pyramid, official
-from hyperseg.ops import reference
+from hyperseg.ops import _layout
 from tests import golden
 
 # The largest difference allowed, relative to the largest value: float32 sums in another order.
@@ -55,7 +55,7 @@ def level_outputs(model, signal, features, images):
                 hidden=level.hidden,
                 halo=model.decoder.halo,
             )
-            pairs.append((reference.level_input(skips[i], previous), out))
+            pairs.append((_layout.level_input(skips[i], previous), out))
             previous = out
     return pairs
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from hyperseg.models.sizes import pad, padded_size
-from hyperseg.ops.reference import resize_logits
+from hyperseg.ops._layout import resize_logits
 from tests.models.networks import KINDS, NAMES, images, network, relative_rms
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hyperseg.models.plan import decoder_plan
 from hyperseg.models.variants import VARIANTS
-from hyperseg.ops import reference
+from hyperseg.ops import _layout
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 EXACT = (torch.float32, torch.float64)
@@ -147,7 +147,7 @@ def level(
         channels, offset, width, groups, rows = signal
         # The rows are scaled as the weights would be, so that the block's values stay of order one.
         generator = torch.zeros(rows, width // groups, dtype=torch.float64)
-        size_ = reference.level_parameters(inputs, hidden, out)
+        size_ = _layout.level_parameters(inputs, hidden, out)
         generator[:size_] = level_weights(g, (width // groups,), inputs, hidden, out).T / (width / groups) ** 0.5
         generator[size_:] = normal(g, rows - size_, width // groups)
         return *args, normal(g, n, channels, *grid), generator, shift, offset, groups, out, hidden, halo

@@ -24,8 +24,8 @@ def arguments(target: Target, dtype: torch.dtype, halo: str, out: int = 5) -> li
 @pytest.mark.parametrize("out", [1, 2, 5, 9, 32, 40])
 def test_labels_are_of_the_levels_own_answer(target: Target, dtype: torch.dtype, halo: str, out: int):
     args = arguments(target, dtype, halo, out)
-    scores = target.serve("decoder_level", tuple(args))
-    labels = target.serve("decoder_level_argmax", tuple(args))
+    scores = target.run("decoder_level", tuple(args))
+    labels = target.run("decoder_level_argmax", tuple(args))
     assert torch.equal(labels.long(), scores.argmax(1))
 
 
@@ -39,9 +39,9 @@ def test_of_equal_scores_the_lowest_class_wins(target: Target, dtype: torch.dtyp
     for best in ([0, 1], [3, 2, 23], [10, 16, 12], [7, 8], [22, 23]):
         args[4] = torch.zeros_like(args[4])
         args[4][[12 + o for o in best]] = 1
-        assert (target.serve("decoder_level_argmax", tuple(args)) == min(best)).all()
+        assert (target.run("decoder_level_argmax", tuple(args)) == min(best)).all()
     args[4] = torch.full_like(args[4], -torch.inf)
-    assert (target.serve("decoder_level_argmax", tuple(args)) == 0).all()
+    assert (target.run("decoder_level_argmax", tuple(args)) == 0).all()
 
 
 @on_able
@@ -50,7 +50,7 @@ def test_of_equal_scores_the_lowest_class_wins(target: Target, dtype: torch.dtyp
 def test_nan_counts_as_the_largest_score(target: Target, dtype: torch.dtype, halo: str):
     args = arguments(target, dtype, halo, out=12)
     args[4][[12 + 3, 12 + 9]] = torch.nan
-    assert (target.serve("decoder_level_argmax", tuple(args)) == 3).all()
+    assert (target.run("decoder_level_argmax", tuple(args)) == 3).all()
 
 
 def test_labels_have_no_gradient():

@@ -145,7 +145,7 @@ WRONG_VALUES = {
     ),
     "too many parameters": (
         lambda: conv(weights=t(2, 2, 3, 13)),
-        "weights have 13 parameters a patch, expected 12 = out_channels * (in_channels / groups) * kernel height",
+        "weights have 13 parameters per patch, expected 12 = out_channels * (in_channels / groups) * kernel height",
     ),
     "grid that does not divide": (
         lambda: conv(weights=t(2, 3, 3, 12)),
@@ -154,16 +154,16 @@ WRONG_VALUES = {
     "columns that do not divide": (lambda: conv(weights=t(2, 2, 4, 12)), "does not divide into 2x4 patches"),
     "block with other parameters": (
         lambda: block(weights=t(2, 2, 3, 79)),
-        "patch_inverted_residual: weights have 79 parameters a patch, expected 80 = in * hidden + 9 * hidden",
+        "patch_inverted_residual: weights have 79 parameters per patch, expected 80 = in * hidden + 9 * hidden",
     ),
     "block grid that does not divide": (lambda: block(weights=t(2, 1, 4, 80)), "divide into 1x4 patches"),
     "batch norm with other parameters": (
         lambda: batch_norm(weights=t(2, 2, 3, 81)),
-        "batch_norm: weights have 81 parameters a patch, expected 80",
+        "batch_norm: weights have 81 parameters per patch, expected 80",
     ),
     "level with other parameters": (
         lambda: level(source=t(2, 2, 3, 21)),
-        "weights have 21 parameters a patch, expected 20 = the parameters of 5 -> 4 channels",
+        "weights have 21 parameters per patch, expected 20 = the parameters of 5 -> 4 channels",
     ),
     "level whose previous is not counted": (
         lambda: level(previous=t(2, 1, 2, 3)),
@@ -479,9 +479,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("call", "sentence", "exception"), REFUSED)
-def test_refused_with_a_sentence(call, sentence, exception):
-    with pytest.raises(exception, match=re.escape(sentence)):
+@pytest.mark.parametrize(("call", "message", "exception"), REFUSED)
+def test_refused_with_a_message(call, message, exception):
+    with pytest.raises(exception, match=re.escape(message)):
         call()
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from hyperseg import ops
-from hyperseg.ops import backends, reference
+from hyperseg.ops import reference, use_backend
 from tests.ops import oracle
 from tests.ops.cases import (
     BATCH_NORM,
@@ -22,7 +22,7 @@ from tests.ops.cases import (
     outputs,
     residual,
 )
-from tests.ops.targets import Target, served, skip_objections
+from tests.ops.targets import Target, skip_if_not_supported, supported
 from tests.ops.test_parity import backward_arguments
 from tests.tolerances import FORWARD, GRADIENT, assert_close
 
@@ -61,15 +61,15 @@ def backward(function, args: tuple, leaves: list[Tensor], seed: int = 0) -> list
 
 
 def skip_if_refused(target: Target, case: Case) -> None:
-    skip_objections(target, case.operator, case.arguments(F64, target.device))
-    skip_objections(target, f"{case.operator}_backward", backward_arguments(case, F64, target.device))
+    skip_if_not_supported(target, case.operator, case.arguments(F64, target.device))
+    skip_if_not_supported(target, f"{case.operator}_backward", backward_arguments(case, F64, target.device))
 
 
 def check_gradients(target: Target, case: Case, only: int | None = None) -> None:
     operator = getattr(torch.ops.hyperseg, case.operator).default
     args = case.arguments(F64, target.device)
     skip_if_refused(target, case)
-    with backends.use_backend(target.backend):
+    with use_backend(target.backend):
         actual = backward(operator, *with_gradients(case, args, only))
     expected = backward(getattr(reference, case.operator), *with_gradients(case, case.arguments(F64), only))
     assert actual
@@ -77,12 +77,12 @@ def check_gradients(target: Target, case: Case, only: int | None = None) -> None
         assert_close(f"gradient {i}", a, e, GRADIENT[F64])
 
 
-@pytest.mark.parametrize(("target", "case"), served([*DIFFERENTIABLE, *OTHERS], "_backward"))
+@pytest.mark.parametrize(("target", "case"), supported([*DIFFERENTIABLE, *OTHERS], "_backward"))
 def test_backward_is_that_of_the_reference(target: Target, case: Case):
     check_gradients(target, case)
 
 
-@pytest.mark.parametrize(("target", "case"), served(DIFFERENTIABLE, "_backward"))
+@pytest.mark.parametrize(("target", "case"), supported(DIFFERENTIABLE, "_backward"))
 def test_frozen_inputs(target: Target, case: Case):
     """Each input may be the only one to ask for a gradient."""
     for only in differentiable(case.operator):
@@ -116,7 +116,7 @@ TINY = {
 
 
 @pytest.mark.parametrize(
-    ("target", "case"), served([Case(name.split("-")[0], name, build) for name, build in TINY.items()], "_backward")
+    ("target", "case"), supported([Case(name.split("-")[0], name, build) for name, build in TINY.items()], "_backward")
 )
 def test_finite_differences(target: Target, case: Case):
     args = case.arguments(F64, target.device)
@@ -137,17 +137,17 @@ def test_finite_differences(target: Target, case: Case):
         ]
         return outputs(operator(*call))[0]
 
-    with backends.use_backend(target.backend):
+    with use_backend(target.backend):
         assert torch.autograd.gradcheck(function, leaves, eps=1e-6, atol=1e-7, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("target", "case"), served(BATCH_NORM))
+@pytest.mark.parametrize(("target", "case"), supported(BATCH_NORM))
 def test_statistics_are_those_of_the_batch(target: Target, case: Case):
     """Mean and biased variance of what each norm saw; they carry no gradient."""
     args = case.arguments(F64, target.device)
-    skip_objections(target, case.operator, args)
+    skip_if_not_supported(target, case.operator, args)
     filled, _ = with_gradients(case, args)
-    with backends.use_backend(target.backend):
+    with use_backend(target.backend):
         y, mean, variance = torch.ops.hyperseg.patch_inverted_residual_batch_norm.default(*filled)
     assert (y.requires_grad, mean.requires_grad, variance.requires_grad) == (True, False, False)
     _, expected_mean, expected_variance = oracle.patch_inverted_residual_batch_norm(*case.arguments(F64))

@@ -15,7 +15,7 @@ INNER = (0, 1, 2, 3)  # far enough from the border that no neighbour samples it 
 def check(target: Target, case: Case, dtype: torch.dtype, argument: int, infinity: float) -> None:
     args = list(case.arguments(dtype, target.device))
     args[argument][INNER] = infinity
-    actual = target.serve(case.operator, tuple(args))
+    actual = target.run(case.operator, tuple(args))
     expected = getattr(reference, case.operator)(*double(tuple(args)))
     odd = ~expected.isfinite()
     assert torch.equal(actual.cpu()[odd].double().nan_to_num(nan=7), expected[odd].nan_to_num(nan=7))

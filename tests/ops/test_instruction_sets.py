@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperseg.ops import native
+from hyperseg.ops.backends import native
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -17,7 +17,7 @@ from tests.ops.cases import CASES, LABELLING, differentiable, double, outputs
 from tests.ops.test_parity import backward_arguments, flat
 from tests.tolerances import FORWARD, GRADIENT, assert_close
 
-cpp, plain = BACKENDS["cpp"].implementations, BACKENDS["reference"].implementations
+cpp, plain = BACKENDS["cpp"].supported, BACKENDS["reference"].supported
 checked = 0
 for case in CASES:
     if case.operator in LABELLING:

@@ -68,6 +68,6 @@ def test_large_maps(target, name, dtype):
     case = cases.Case("mbconv", name, LARGE[name])
     x, *weights = case.arguments(dtype, target.device)
     x = x.contiguous(memory_format=torch.channels_last)
-    y = target.serve("mbconv", (x, *weights))
+    y = target.run("mbconv", (x, *weights))
     assert_close("y", y, reference.mbconv(*cases.double((x, *weights))), FORWARD[dtype])
-    assert torch.equal(y, target.serve("mbconv", (x, *weights))), "the same call gave another result"
+    assert torch.equal(y, target.run("mbconv", (x, *weights))), "the same call gave another result"

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperseg.ops import reference
+from hyperseg.ops import _layout
 from tests.ops.cases import BY_ID, LABELLING, TYPICAL, Case, convert, differentiable, outputs
-from tests.ops.targets import Target, served
+from tests.ops.targets import Target, supported
 from tests.ops.test_parity import backward_arguments, flat, truth
 from tests.tolerances import FORWARD, GRADIENT, assert_close
 
@@ -77,26 +77,26 @@ changes = pytest.mark.parametrize(
 
 
 @changes
-@pytest.mark.parametrize(("target", "case"), served(TYPICAL))
+@pytest.mark.parametrize(("target", "case"), supported(TYPICAL))
 def test_any_strides(target: Target, case: Case, change):
     args = tuple(apply(change, a) for a in case.arguments(F32, target.device))
-    actual = flat(target.serve(case.operator, args))
+    actual = flat(target.run(case.operator, args))
     labels = case.operator in LABELLING  # where the reference may see a tie otherwise
-    expected = flat(target.serve(case.operator, contiguous(args))) if labels else truth(case.operator, args)
+    expected = flat(target.run(case.operator, contiguous(args))) if labels else truth(case.operator, args)
     for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"output {i}", a, e, FORWARD[F32])
 
 
 @changes
-@pytest.mark.parametrize(("target", "case"), served(DIFFERENTIABLE, "_backward"))
+@pytest.mark.parametrize(("target", "case"), supported(DIFFERENTIABLE, "_backward"))
 def test_any_strides_backward(target: Target, case: Case, change):
     if target.id == "triton-cpu" and change is not stepped:
         pytest.skip("one change of strides is enough for the interpreter, which takes seconds a call")
     operator = f"{case.operator}_backward"
     args = tuple(apply(change, a) for a in backward_arguments(case, F32, target.device))
-    actual = flat(target.serve(operator, args))
+    actual = flat(target.run(operator, args))
     # Expanded statistics are no longer those of the map, so the reference, which makes them anew, says something else.
-    expected = flat(target.serve(operator, contiguous(args))) if change is expanded else truth(operator, args)
+    expected = flat(target.run(operator, contiguous(args))) if change is expanded else truth(operator, args)
     for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"gradient {i}", a, e, GRADIENT[F32])
 
@@ -104,7 +104,7 @@ def test_any_strides_backward(target: Target, case: Case, change):
 @pytest.mark.parametrize("change", [offset, channels_last, sliced, transposed], ids=lambda change: change.__name__)
 @pytest.mark.parametrize(
     ("target", "case"),
-    served(
+    supported(
         [BY_ID[f"patch_inverted_residual-own-{name}"] for name in ("odd-widths", "large-patch")]
         + [BY_ID["patch_inverted_residual_batch_norm-neighbour-large-patch"], BY_ID["decoder_level-pointwise-weights"]],
         "_backward",
@@ -116,30 +116,30 @@ def test_strides_of_half_types_backward(target: Target, case: Case, change):
         pytest.skip("takes the interpreter seconds a call")
     operator = f"{case.operator}_backward"
     args = tuple(apply(change, a) for a in backward_arguments(case, torch.float16, target.device))
-    actual, expected = flat(target.serve(operator, args)), flat(target.serve(operator, contiguous(args)))
+    actual, expected = flat(target.run(operator, args)), flat(target.run(operator, contiguous(args)))
     for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"gradient {i}", a, e, GRADIENT[torch.float16])
 
 
 @pytest.mark.parametrize("change", [offset, channels_last, sliced], ids=["contiguous", "channels_last", "sliced"])
-@pytest.mark.parametrize(("target", "case"), served(TYPICAL))
+@pytest.mark.parametrize(("target", "case"), supported(TYPICAL))
 def test_outputs_are_what_the_fake_promises(target: Target, case: Case, change):
     """Shape, dtype and strides; a map follows its input into channels-last memory."""
     args = tuple(apply(change, a) for a in case.arguments(F32, target.device))
     check_against_fake(target, case.operator, args)
     if change is channels_last and case.operator.startswith(("patch", "decoder")) and case.operator not in LABELLING:
-        assert outputs(target.serve(case.operator, args))[0].is_contiguous(memory_format=torch.channels_last)
+        assert outputs(target.run(case.operator, args))[0].is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("change", [offset, channels_last], ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize(("target", "case"), served(DIFFERENTIABLE, "_backward"))
+@pytest.mark.parametrize(("target", "case"), supported(DIFFERENTIABLE, "_backward"))
 def test_gradients_are_what_the_fake_promises(target: Target, case: Case, change):
     args = tuple(apply(change, a) for a in backward_arguments(case, F32, target.device))
     check_against_fake(target, f"{case.operator}_backward", args)
 
 
 def check_against_fake(target: Target, operator: str, args: tuple) -> None:
-    real = flat(target.serve(operator, args))
+    real = flat(target.run(operator, args))
     fake = flat(getattr(torch.ops.hyperseg, operator).default(*[convert(a, None, "meta") for a in args]))
     assert [(t.shape, t.dtype, t.stride()) for t in real] == [(t.shape, t.dtype, t.stride()) for t in fake]
     assert {t.device.type for t in real} == {target.device}
@@ -147,7 +147,7 @@ def check_against_fake(target: Target, operator: str, args: tuple) -> None:
 
 @pytest.mark.parametrize("suffix", ["", "_backward"], ids=["forward", "backward"])
 @pytest.mark.parametrize("change", [offset, sliced], ids=["contiguous", "sliced"])
-@pytest.mark.parametrize(("target", "case"), served(TYPICAL))
+@pytest.mark.parametrize(("target", "case"), supported(TYPICAL))
 def test_inputs_are_neither_changed_nor_given_back(target: Target, case: Case, change, suffix):
     operator = case.operator + suffix
     if suffix and (not differentiable(case.operator) or target.reasons(operator)):
@@ -155,7 +155,7 @@ def test_inputs_are_neither_changed_nor_given_back(target: Target, case: Case, c
     make = backward_arguments if suffix else Case.arguments
     args = tuple(apply(change, a) for a in make(case, F32, target.device))
     before = [t.clone() for t in tensors(args)]
-    results = flat(target.serve(operator, args))
+    results = flat(target.run(operator, args))
     for t, kept in zip(tensors(args), before, strict=True):
         assert torch.equal(t, kept), "an input was changed"
     storages = [t.untyped_storage().data_ptr() for t in [*tensors(args), *results] if t.numel()]
@@ -167,7 +167,7 @@ def test_inputs_are_neither_changed_nor_given_back(target: Target, case: Case, c
 WEIGHTS_AT = {"patch_conv2d": 1, "patch_inverted_residual": 1, "patch_inverted_residual_batch_norm": 1}
 
 
-@pytest.mark.parametrize(("target", "case"), served([c for c in TYPICAL if c.operator in WEIGHTS_AT]))
+@pytest.mark.parametrize(("target", "case"), supported([c for c in TYPICAL if c.operator in WEIGHTS_AT]))
 def test_weights_may_be_a_slice_of_wider_ones(target: Target, case: Case):
     """As one level's share of what a merged generator makes: ``[N, fh, fw, P']``."""
     args = list(case.arguments(F32, target.device))
@@ -176,7 +176,7 @@ def test_weights_may_be_a_slice_of_wider_ones(target: Target, case: Case):
     wide = torch.full((*weights.shape[:3], weights.shape[3] + 16), torch.nan, device=target.device)
     wide[..., 7:-9] = weights
     args[at] = wide[..., 7:-9]
-    actual, expected = flat(target.serve(case.operator, tuple(args))), truth(case.operator, tuple(args))
+    actual, expected = flat(target.run(case.operator, tuple(args))), truth(case.operator, tuple(args))
     for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"output {i}", a, e, FORWARD[F32])
 
@@ -184,25 +184,25 @@ def test_weights_may_be_a_slice_of_wider_ones(target: Target, case: Case):
 def test_only_channels_last_memory_counts_as_such():
     """A map of one channel is both: it stays contiguous, as PyTorch's own convolutions have it."""
     x = torch.zeros(2, 3, 4, 5)
-    assert reference.format_of(x) == torch.contiguous_format
-    assert reference.format_of(channels_last(x)) == torch.channels_last
-    assert reference.format_of(channels_last(x[:, :1])) == torch.contiguous_format
-    assert reference.format_of(transposed(x)) == torch.contiguous_format
+    assert _layout.memory_format(x) == torch.contiguous_format
+    assert _layout.memory_format(channels_last(x)) == torch.channels_last
+    assert _layout.memory_format(channels_last(x[:, :1])) == torch.contiguous_format
+    assert _layout.memory_format(transposed(x)) == torch.contiguous_format
 
 
-@pytest.mark.parametrize(("target", "case"), served([BY_ID["patch_conv2d-one-row-of-pixels"]]))
+@pytest.mark.parametrize(("target", "case"), supported([BY_ID["patch_conv2d-one-row-of-pixels"]]))
 def test_a_row_of_channels_last_memory_counts_too(target: Target, case: Case):
     """The strides of sides of 1 say nothing; here they are those of the larger map that the row was cut from."""
     x, *rest = case.arguments(F32, target.device)
     wide = torch.zeros(x.shape[0], x.shape[1], 3, x.shape[3] + 2, device=target.device)
     row = channels_last(wide)[:, :, :1, : x.shape[3]].copy_(x)[:1]
     weights = rest[0][:1]
-    y = target.serve(case.operator, (row, weights, *rest[1:]))
-    assert reference.format_of(row) == torch.channels_last
+    y = target.run(case.operator, (row, weights, *rest[1:]))
+    assert _layout.memory_format(row) == torch.channels_last
     assert y.stride() == torch.empty(y.shape).to(memory_format=torch.channels_last).stride()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
-@pytest.mark.parametrize(("target", "case"), served([BY_ID["upsample_cross_entropy-plain"]]))
+@pytest.mark.parametrize(("target", "case"), supported([BY_ID["upsample_cross_entropy-plain"]]))
 def test_the_loss_of_half_types_is_float32(target: Target, case: Case, dtype):
-    assert target.serve(case.operator, case.arguments(dtype, target.device))[0].dtype == torch.float32
+    assert target.run(case.operator, case.arguments(dtype, target.device))[0].dtype == torch.float32

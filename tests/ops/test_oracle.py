@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hyperseg.ops import reference
+from hyperseg.ops import _layout, reference
 from tests.ops import oracle
 from tests.ops.cases import CASES, LABELLING, Case, normal, outputs
 from tests.tolerances import FORWARD, assert_close
@@ -84,15 +84,15 @@ def test_block_weights_lie_at_expand_depthwise_project(x, c, i, ky, kx, o, halo)
 
 
 def test_coordinates_are_x_then_y_from_corner_to_corner():
-    grid = reference.coordinates(3, 5, torch.zeros(1, dtype=torch.float64))
+    grid = _layout.coordinates(3, 5, torch.zeros(1, dtype=torch.float64))
     assert grid[0, 0].tolist() == [[-1, -0.5, 0, 0.5, 1]] * 3
     assert grid[0, 1].tolist() == [[-1] * 5, [0] * 5, [1] * 5]
 
 
 def test_a_level_sees_coordinates_then_skip_then_previous(x):
-    seen = reference.level_input(x, x[:, :2] + 7)
+    seen = _layout.level_input(x, x[:, :2] + 7)
     assert seen.shape == (1, 7, 8, 9)
-    assert torch.equal(seen[:, :2], reference.coordinates(8, 9, x))
+    assert torch.equal(seen[:, :2], _layout.coordinates(8, 9, x))
     assert torch.equal(seen[:, 2:5], x)
     assert torch.equal(seen[:, 5:], x[:, :2] + 7)
 
@@ -101,7 +101,7 @@ def test_a_level_sees_coordinates_then_skip_then_previous(x):
 def test_patches_follow_one_another_in_rows(x, halo):
     """Only the pixels of a patch depend on its weights, and their seams where the halo is the neighbour's."""
     g = torch.Generator().manual_seed(1)
-    total = reference.level_parameters(3, 5, 4)
+    total = _layout.level_parameters(3, 5, 4)
     weights = normal(g, 1, 2, 3, total)
     before = reference.patch_inverted_residual(x, weights, None, 5, 4, halo)
     weights[0, 1, 2] += 1

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperseg.ops import BACKENDS, OPERATORS, backends, reference
+from hyperseg.ops import BACKENDS, OPERATORS, _dispatch, _layout, reference
 from tests.ops.cases import CASES, DTYPES, EXACT, LABELLING, Case, convert, differentiable, double, outputs
-from tests.ops.targets import Target, served_in
+from tests.ops.targets import Target, supported_in
 from tests.tolerances import FORWARD, GRADIENT, assert_close
 
 DIFFERENTIABLE = [c for c in CASES if differentiable(c.operator)]
@@ -27,13 +27,13 @@ def flat(result) -> list[Tensor]:
 
 def truth(operator: str, args: tuple) -> list[Tensor]:
     """The answer of the reference, computed in float64."""
-    return flat(BACKENDS["reference"].implementations[operator].function(*double(args)))
+    return flat(BACKENDS["reference"].supported[operator](*double(args)))
 
 
-@pytest.mark.parametrize(("target", "case", "dtype"), served_in(DTYPES, MAPS))
+@pytest.mark.parametrize(("target", "case", "dtype"), supported_in(DTYPES, MAPS))
 def test_forward(target: Target, case: Case, dtype: torch.dtype):
     args = case.arguments(dtype, target.device)
-    actual, expected = flat(target.serve(case.operator, args)), truth(case.operator, args)
+    actual, expected = flat(target.run(case.operator, args)), truth(case.operator, args)
     if case.operator == "upsample_cross_entropy" and dtype not in case.dtypes:
         actual, expected = actual[:1], expected[:1]  # the loss, but not which pixels it came from
     assert len(actual) == len(expected)
@@ -41,14 +41,14 @@ def test_forward(target: Target, case: Case, dtype: torch.dtype):
         assert_close(f"output {i}", a, e, FORWARD[dtype])
 
 
-@pytest.mark.parametrize(("target", "case", "dtype"), served_in(DTYPES, LABELS))
+@pytest.mark.parametrize(("target", "case", "dtype"), supported_in(DTYPES, LABELS))
 def test_labels(target: Target, case: Case, dtype: torch.dtype):
     """The labels of the reference, but where its best classes are as close as rounding."""
     args = case.arguments(dtype, target.device)
-    actual = target.serve(case.operator, args)
+    actual = target.run(case.operator, args)
     assert actual.dtype == torch.uint8
     resized = case.operator == "upsample_argmax"
-    scores = reference.resize_logits(*double(args)) if resized else reference.decoder_level(*double(args))
+    scores = _layout.resize_logits(*double(args)) if resized else reference.decoder_level(*double(args))
     expected = scores.argmax(1)
     actual = actual.cpu().long()
     assert actual.shape == expected.shape
@@ -77,13 +77,13 @@ def backward_arguments(case: Case, dtype: torch.dtype, device: str) -> tuple:
 
 @pytest.mark.parametrize(
     ("target", "case", "dtype"),
-    served_in(DTYPES, [c for c in DIFFERENTIABLE if c not in PRECISE], "_backward")
-    + served_in(EXACT, PRECISE, "_backward"),
+    supported_in(DTYPES, [c for c in DIFFERENTIABLE if c not in PRECISE], "_backward")
+    + supported_in(EXACT, PRECISE, "_backward"),
 )
 def test_backward(target: Target, case: Case, dtype: torch.dtype):
     operator = f"{case.operator}_backward"
     args = backward_arguments(case, dtype, target.device)
-    actual, expected = flat(target.serve(operator, args)), truth(operator, args)
+    actual, expected = flat(target.run(operator, args)), truth(operator, args)
     assert len(actual) == len(expected)
     for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"gradient {i}", a, e, GRADIENT[dtype])
@@ -96,7 +96,7 @@ def test_every_operator_has_cases():
 
 def test_every_backend_is_preferred_somewhere():
     """Or it would neither be chosen nor tested."""
-    assert {name for names in backends.PREFERENCE.values() for name in names} == set(BACKENDS)
+    assert {name for names in _dispatch.PREFERENCE.values() for name in names} == set(BACKENDS)
 
 
 @pytest.mark.skipif(os.environ.get("HYPERSEG_POISON") == "0", reason="HYPERSEG_POISON=0")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from hyperseg.ops import reference
+from hyperseg.ops import _layout, reference
 from tests.ops.cases import (
     HALOS,
     LAYOUTS,
@@ -38,7 +38,7 @@ sizes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 def check(target: Target, operator: str, build) -> None:
     case = Case(operator, "random", build)
     args = case.arguments(F32, target.device)
-    actual = outputs(target.serve(operator, args))
+    actual = outputs(target.run(operator, args))
     expected = outputs(getattr(reference, operator)(*double(args)))
     for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"output {i}", a, e, FORWARD[F32])
@@ -133,7 +133,7 @@ def levels(draw):
     signal = None
     if draw(st.booleans()):
         groups, width, offset = draw(small), draw(small), draw(st.integers(0, 3))
-        rows = reference.level_parameters(2 + skip + previous, hidden, out)
+        rows = _layout.level_parameters(2 + skip + previous, hidden, out)
         signal = (offset + groups * width + 1, offset, groups * width, groups, -(-rows // groups) * groups)
     return level(
         draw(small),
@@ -207,8 +207,8 @@ def test_stem(target, build):
 @given(n=small, classes=st.integers(1, 30), size=sizes, to=sizes)
 def test_upsample_argmax(target, n, classes, size, to):
     args = Case("upsample_argmax", "random", logits(n, classes, size, to)).arguments(F32, target.device)
-    labels = target.serve("upsample_argmax", args).cpu().long()
-    scores = reference.resize_logits(*double(args))
+    labels = target.run("upsample_argmax", args).cpu().long()
+    scores = _layout.resize_logits(*double(args))
     assert labels.shape == (n, *to)
     behind = scores.amax(1) - scores.gather(1, labels[:, None])[:, 0]
     assert behind.max() <= 1e-5 * scores.abs().max()
@@ -228,7 +228,7 @@ def test_upsample_argmax(target, n, classes, size, to):
 def test_upsample_cross_entropy(target, n, classes, size, to, ignored, bootstrap, threshold):
     build = loss(n, classes, size, to, ignored, bootstrap, threshold)
     args = Case("upsample_cross_entropy", "random", build).arguments(F32, target.device)
-    actual = target.serve("upsample_cross_entropy", args)[0]
+    actual = target.run("upsample_cross_entropy", args)[0]
     expected = reference.upsample_cross_entropy(*double(args))[0]
     torch.testing.assert_close(actual.cpu().double(), expected, rtol=1e-5, atol=1e-6)
 
@@ -251,7 +251,7 @@ def test_levels_keep_nan(target: Target, build, dtype: torch.dtype):
 def _keeps_nan(target: Target, case: Case, dtype: torch.dtype) -> None:
     args = case.arguments(dtype, target.device)
     args[0][0, 0, -1, 0] = float("nan")
-    actual = target.serve(case.operator, args)
+    actual = target.run(case.operator, args)
     expected = getattr(reference, case.operator)(*double(args))
     assert expected.isnan().any()
     assert torch.equal(actual.isnan().cpu(), expected.isnan())

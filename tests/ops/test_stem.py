@@ -66,7 +66,7 @@ def test_zeros_surround_the_normalised_image(target):
     frames = torch.zeros(1, 6, 8, 3, dtype=torch.uint8, device=target.device)
     one = torch.ones(3, device=target.device)
     args = frames, one, one, torch.ones(8, 3, 3, 3, device=target.device), torch.zeros(8, device=target.device)
-    y = target.serve("stem", (*args, 7, 9, 2, [1, 1, 1, 1]))
+    y = target.run("stem", (*args, 7, 9, 2, [1, 1, 1, 1]))
     seen = torch.tensor([2, 3, 3, 3, 2.0])[None, :] * torch.tensor([2, 3, 3, 2.0])[:, None] * 3
     torch.testing.assert_close(y[0, 0].cpu(), torch.nn.functional.silu(seen))
 
@@ -78,12 +78,12 @@ def test_the_layout_of_frames_changes_no_bit(target, dtype):
     affine = (1 / STD).to(target.device), (-MEAN / STD).to(target.device)
     weight = torch.randn(16, 3, 3, 3, generator=torch.Generator().manual_seed(1)).to(target.device, dtype)
     args = *affine, weight, weight[:, 0, 0, 0].contiguous(), 12, 72, 2, [0, 1, 0, 1]
-    expected = target.serve("stem", (frames, *args))
+    expected = target.run("stem", (frames, *args))
     for name in ("cut", "planar", "transposed"):
         view = cases.convert(cases.LAYOUTS[name](frames.cpu()), device=target.device)
-        assert torch.equal(target.serve("stem", (view, *args)), expected)
+        assert torch.equal(target.run("stem", (view, *args)), expected)
     last = weight.contiguous(memory_format=torch.channels_last)
-    assert torch.equal(target.serve("stem", (frames, *affine, last, *args[3:])), expected)
+    assert torch.equal(target.run("stem", (frames, *affine, last, *args[3:])), expected)
 
 
 @pytest.mark.parametrize("target", ABLE)
@@ -95,7 +95,7 @@ def test_the_normalised_value_is_rounded_to_the_type_of_the_weight(target):
     weight = torch.zeros(8, 3, 1, 1, dtype=torch.float16, device=target.device)
     weight[:, 0] = 128
     rounded = (values * (1 / STD[0]) - MEAN[0] / STD[0]).half()
-    y = target.serve("stem", (frames, scale, shift, weight, -128 * rounded.to(target.device), 1, 8, 1, [0, 0, 0, 0]))
+    y = target.run("stem", (frames, scale, shift, weight, -128 * rounded.to(target.device), 1, 8, 1, [0, 0, 0, 0]))
     assert y[0, :, 0].diag().count_nonzero() == 0, "a value that was not rounded does not cancel"
 
 
@@ -114,7 +114,7 @@ COMPILED = [p for p in KERNELS if p.values[0].id != "triton-cpu"]  # whose inter
 @pytest.mark.parametrize("target", COMPILED)
 def test_large_frames(target, name, dtype):
     args = cases.Case("stem", name, LARGE[name]).arguments(dtype, target.device)
-    y = target.serve("stem", args)
+    y = target.run("stem", args)
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert_close("y", y, reference.stem(*cases.double(args)), FORWARD[dtype])
-    assert torch.equal(y, target.serve("stem", args)), "the same call gave another result"
+    assert torch.equal(y, target.run("stem", args)), "the same call gave another result"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.ops.cases import BY_ID, Case, batch_norm, conv, differentiable, generators, level, loss, mbconv, stem
-from tests.ops.targets import Target, served
+from tests.ops.targets import Target, supported
 from tests.ops.test_parity import backward_arguments, flat
 
 # Enough patches, rows and rows of labels that two threads share every pass unevenly.
@@ -31,14 +31,14 @@ def check(target: Target, operator: str, args: tuple) -> None:
     answers = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        answers.append(flat(target.serve(operator, args)))
+        answers.append(flat(target.run(operator, args)))
     for other in answers[1:]:
         assert all(torch.equal(a, b) for a, b in zip(answers[0], other, strict=True))
 
 
 def on_native(suffix: str = "") -> list:
     cases = [c for c in SHARED if not suffix or differentiable(c.operator)]
-    return [p for p in served(cases, suffix) if p.values[0] == Target("cpp", "cpu")]
+    return [p for p in supported(cases, suffix) if p.values[0] == Target("cpp", "cpu")]
 
 
 @pytest.mark.parametrize(("target", "case"), on_native())

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from hyperseg.ops import upsample_argmax, use_backend
 from tests.ops import oracle
-from tests.ops.targets import Target, able, skip_objections
+from tests.ops.targets import Target, able, skip_if_not_supported
 
 F64 = torch.float64
 
@@ -22,7 +22,7 @@ def labels(request):
 
     def run(logits, size):
         logits = logits.to(target.device)
-        skip_objections(target, "upsample_argmax", (logits, *size))
+        skip_if_not_supported(target, "upsample_argmax", (logits, *size))
         with use_backend(target.backend):
             return upsample_argmax(logits, size).cpu()
 

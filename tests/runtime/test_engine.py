@@ -10,8 +10,8 @@ import torch.nn.functional as F
 import hyperseg
 from bench.calls import Recorder
 from hyperseg.models import create_model, probe_frames, synthesize_weights
-from hyperseg.ops.backends import has_kernel
-from hyperseg.ops.reference import resize_logits
+from hyperseg.ops import has_kernel
+from hyperseg.ops._layout import resize_logits
 from hyperseg.runtime import EngineError, FoldedNetwork, Parity, build_engine
 from hyperseg.runtime import engine as engine_module
 from tests import golden

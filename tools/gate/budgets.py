@@ -35,7 +35,7 @@ SOURCES = sorted((FILE.parents[2] / "kernels").glob("*.py"))
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 # For every change: one network, and of the other version what differs there; for the rest there is `make gate`.
 QUICK = {
-    "hyperseg-m-cityscapes": tuple(BACKENDS["triton"].implementations),
+    "hyperseg-m-cityscapes": tuple(BACKENDS["triton"].supported),
     "hyperseg-l-voc": ("decoder_level", "mbconv", "patch_inverted_residual_batch_norm_backward"),
 }
 
@@ -89,7 +89,7 @@ def build(operator: str, network: str, dtype: torch.dtype, arch: int) -> list[Bu
 
 
 def compiled(operator: str, network: str, dtype: torch.dtype, arch: int) -> list[Launch]:
-    function = BACKENDS["triton"].implementations[operator].function
+    function = BACKENDS["triton"].supported[operator]
     with compiling(arch) as launches:
         for call in calls.recorded(network):
             if call.operator == operator:
@@ -167,7 +167,7 @@ def write(operators: list[str], quick: bool, jobs: int) -> list[str]:
     interruption the same command goes on.
     """
     document = json.loads(FILE.read_text()) if FILE.is_file() else {}
-    everything = not quick and set(operators) == set(BACKENDS["triton"].implementations)
+    everything = not quick and set(operators) == set(BACKENDS["triton"].supported)
     kept = {} if everything else document.get(version(), {})
     needs = list(kept.items()) if quick else []
     problems: dict[str, list[str]] = collections.defaultdict(list)
@@ -204,7 +204,7 @@ def save(path: Path, document: dict) -> None:
 
 
 def main() -> None:
-    known = list(BACKENDS["triton"].implementations)
+    known = list(BACKENDS["triton"].supported)
     parser = argparse.ArgumentParser(prog="python -m tools.gate.budgets", description=__doc__)
     parser.add_argument("--write", action="store_true", required=True, help="rewrite budgets.json")
     parser.add_argument("--quick", action="store_true", help="only what `make test` compiles; budgets can but grow")

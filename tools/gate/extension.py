@@ -15,7 +15,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from hyperseg.ops import native
+from hyperseg.ops.backends import native
 
 BUDGETS = Path(__file__).with_name("cuda_budgets.json")
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")  # that budgets are the most of

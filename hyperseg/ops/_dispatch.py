@@ -1,0 +1,134 @@
+"""The choice of a backend for each call: the order in which ``auto`` tries them, ``use_backend``, and error messages.
+
+``auto`` runs a call by the first backend in the order that supports it. It logs once, at level DEBUG under
+``hyperseg.ops``, which backends it passed over and why. A backend named by the user runs the call or raises an error.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from hyperseg.ops.backends import BACKENDS
+from hyperseg.ops.backends.backend import Reasons, device_type
+
+logger = logging.getLogger("hyperseg.ops")
+
+# The order by device type. Measured, not assumed: `python bench/ops.py --model all --backward --json ops.json`, then
+# `python bench/preference.py ops.json`, which fails where this order disagrees. So do the tests, for bench/results.
+PREFERENCE: dict[str, tuple[str, ...]] = {
+    "cpu": ("cpp", "reference"),
+    "cuda": ("cuda", "triton", "reference"),
+}
+OTHER_DEVICES = ("reference",)
+
+# (device type, operator): where an operator's order is not that of its device.
+# Not measured, but counted (docs/kernels/cuda.md, Training): CUDA C++ spends too much there on staging operands.
+EXCEPTIONS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("cuda", operator): ("triton", "cuda", "reference")
+    for operator in (
+        "decoder_level_backward",
+        "patch_inverted_residual_backward",
+        "patch_inverted_residual_batch_norm",
+        "patch_inverted_residual_batch_norm_backward",
+    )
+}
+
+
+class BackendError(RuntimeError):
+    """The named backend does not support this call; the message lists the reasons, and the backends that do."""
+
+
+_named: list[str] = []  # process-wide, not per thread: backward passes run on autograd's own threads
+_logged: set[tuple[str, str, str]] = set()
+
+
+def order(operator: str, device: str) -> tuple[str, ...]:
+    """The backends that ``auto`` tries for ``operator`` on this device type, the preferred one first."""
+    return EXCEPTIONS.get((device, operator)) or PREFERENCE.get(device, OTHER_DEVICES)
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run every operator by this backend, in the whole process; a call it does not support raises BackendError.
+
+    Args:
+        name: ``"reference"``, ``"cpp"``, ``"triton"`` or ``"cuda"``; ``"auto"`` returns to the automatic choice.
+
+    Raises:
+        BackendError: there is no backend of this name.
+    """
+    _named.append(name if name == "auto" else _known(name))
+    try:
+        yield
+    finally:
+        _named.pop()
+
+
+def named_backend() -> str | None:
+    """The backend named by ``use_backend`` or, failing that, by HYPERSEG_BACKEND; None for the automatic choice."""
+    name = _named[-1] if _named else os.environ.get("HYPERSEG_BACKEND", "auto")
+    return None if name == "auto" else _known(name)
+
+
+def select(operator: str, args: tuple[Any, ...]) -> Callable[..., Any]:
+    """Return the function that runs ``operator`` for these arguments.
+
+    Raises:
+        BackendError: the named backend does not support the call, or HYPERSEG_BACKEND names no backend.
+    """
+    name = named_backend()
+    if name is not None:
+        if reasons := BACKENDS[name].not_supported_reasons(operator, args):
+            raise BackendError(_message(name, operator, args, reasons))
+        return BACKENDS[name].supported[operator]
+    device = device_type(args)
+    for candidate in order(operator, device):
+        backend = BACKENDS[candidate]
+        if not (reasons := backend.not_supported_reasons(operator, args)):
+            return backend.supported[operator]
+        _log_once(candidate, operator, reasons)
+    raise BackendError(f"No backend supports {operator} on {device}.")
+
+
+def chosen(operator: str, device: str) -> tuple[str, dict[str, Reasons]]:
+    """Return the backend that ``auto`` takes on this device type, and why not those before it in the order.
+
+    The name is ``"none"`` if no backend supports the operator there.
+    """
+    passed_over: dict[str, Reasons] = {}
+    for candidate in order(operator, device):
+        if not (reasons := BACKENDS[candidate].lacks(operator)):
+            return candidate, passed_over
+        passed_over[candidate] = reasons
+    return "none", passed_over
+
+
+def has_kernel(operator: str, device: str) -> bool:
+    """Whether ``auto`` runs the operator by more than its plain PyTorch definition on this device type."""
+    return chosen(operator, device)[0] not in ("reference", "none")
+
+
+def _known(name: str) -> str:
+    if name not in BACKENDS:
+        raise BackendError(f"There is no backend {name!r}; the backends are auto, {', '.join(BACKENDS)}.")
+    return name
+
+
+def _message(name: str, operator: str, args: tuple[Any, ...], reasons: Reasons) -> str:
+    able = [b.name for b in BACKENDS.values() if not b.not_supported_reasons(operator, args)]
+    shapes = ", ".join(f"{tuple(a.shape)} {str(a.dtype)[6:]} {a.device}" for a in args if isinstance(a, Tensor))
+    lines = "".join(f"\n  - {reason}" for reason in reasons)
+    return f"The backend {name!r} does not support {operator} of {shapes}:{lines}\nBackends that do: {', '.join(able)}."
+
+
+def _log_once(name: str, operator: str, reasons: Reasons) -> None:
+    if not logger.isEnabledFor(logging.DEBUG):
+        return
+    key = (name, operator, "; ".join(reasons))
+    if key not in _logged:
+        _logged.add(key)
+        logger.debug("%s passed over for %s: %s", *key)

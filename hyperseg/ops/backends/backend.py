@@ -1,0 +1,54 @@
+"""The type of a backend."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+Reasons = list[str]
+
+
+def _no_reasons(*_: Any) -> Reasons:
+    return []
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Implementations of some of the operators, for some machines and some arguments.
+
+    Attributes:
+        name: as ``use_backend`` and HYPERSEG_BACKEND take it.
+        description: a few words for ``python -m hyperseg.info``.
+        supported: by operator, a function with the arguments of the operator's schema. An operator that is not in the
+            table is not supported.
+        unavailable_reasons: return what this machine lacks; empty if the backend can run here.
+        call_reasons: ``(operator, args)`` -> why it does not support these arguments; empty if it does. Called only
+            for supported operators, on a machine where the backend is available.
+    """
+
+    name: str
+    description: str
+    supported: Mapping[str, Callable[..., Any]]
+    unavailable_reasons: Callable[[], Reasons] = _no_reasons
+    call_reasons: Callable[[str, tuple[Any, ...]], Reasons] = _no_reasons
+
+    def lacks(self, operator: str) -> Reasons:
+        """Return why no call of this operator runs here, whatever its arguments; empty if some do."""
+        if missing := self.unavailable_reasons():
+            return missing
+        return [] if operator in self.supported else [f"it has no implementation of {operator}"]
+
+    def not_supported_reasons(self, operator: str, args: tuple[Any, ...]) -> Reasons:
+        """Return every reason why this backend does not support this call; empty if it does."""
+        return self.lacks(operator) or self.call_reasons(operator, args)
+
+
+def device_type(args: tuple[Any, ...]) -> str:
+    """The device type of a call: that of its first tensor. All tensors of a call are on one device."""
+    return next(a for a in args if isinstance(a, Tensor)).device.type
+
+
+def level_then_argmax(level: Callable[..., Tensor], argmax: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``decoder_level_argmax`` for a backend without a fused kernel for it: two launches, with the scores in memory."""
+    return lambda skip, *args: argmax(level(skip, *args), *skip.shape[2:])

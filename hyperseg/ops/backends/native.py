@@ -1,0 +1,59 @@
+"""The extension ``hyperseg._C``: loading it, and its operators ``torch.ops.hyperseg_native.*`` for cpp and cuda."""
+
+import functools
+import importlib
+import importlib.machinery
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+
+
+@functools.cache
+def extension() -> tuple[ModuleType | None, str | None]:
+    """Return ``(module, None)``, or ``(None, message)`` if it was not built or does not load.
+
+    HYPERSEG_EXTENSION names the file of another build, such as one with sanitizers.
+    """
+    other = os.environ.get("HYPERSEG_EXTENSION")
+    if other and not os.path.isfile(other):
+        return None, f"HYPERSEG_EXTENSION is {other}, where no file is; name a build of hyperseg._C, or unset it"
+    try:
+        return _load(other) if other else importlib.import_module("hyperseg._C"), None
+    except ModuleNotFoundError:
+        return None, "the extension hyperseg._C was not built; run `python setup.py build_ext`"
+    except ImportError as error:
+        return None, f"the extension hyperseg._C does not load ({error}); rebuild it with `python setup.py build_ext`"
+
+
+def _load(path: str) -> ModuleType:
+    loader = importlib.machinery.ExtensionFileLoader("hyperseg._C", path)
+    spec = importlib.util.spec_from_file_location("hyperseg._C", path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    sys.modules["hyperseg._C"] = module
+    return module
+
+
+def emulated() -> bool:
+    """Whether this build runs its CUDA kernels on the CPU, for tests: see csrc/shim/README.md."""
+    module = extension()[0]
+    return module is not None and module.cuda_architectures == "shim"
+
+
+def native_operators(*names: str) -> dict[str, Callable[..., Any]]:
+    """By name, the operators of the extension. Each is looked up on its first call, after the extension is loaded."""
+    return {name: _native_operator(name) for name in names}
+
+
+def _native_operator(name: str) -> Callable[..., Any]:
+    @functools.cache
+    def overload() -> Callable[..., Any]:
+        return getattr(torch.ops.hyperseg_native, name).default
+
+    return lambda *args: overload()(*args)
