@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hyperseg._files import atomic_write
 from hyperseg.models import official_arch
 from hyperseg.models.config import HyperSegConfig
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.registry import model_config
-from hyperseg.models.storage import CheckpointError, atomic, compare
+from hyperseg.models.storage import CheckpointError, compare
 from hyperseg.ops._layout import coordinates
 
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -61,8 +62,9 @@ def save_official(model: HyperSeg, path: str | os.PathLike) -> None:
         ValueError: the official code has no such network.
     """
     content = {"state_dict": to_official(model), "arch": official_arch.write(model.config), "epoch": 0}
-    with atomic(Path(path)) as temporary:
-        torch.save(content, temporary)
+    # torch.save would write the temporary file's name into the archive.
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        torch.save(content, file)
 
 
 def from_official(model: HyperSeg, state: dict[str, Tensor], source: str = "the state_dict") -> None:

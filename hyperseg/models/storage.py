@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from hyperseg._files import atomic_write
 from hyperseg.models.config import HyperSegConfig
 from hyperseg.models.hyperseg import HyperSeg
 
@@ -23,18 +24,16 @@ class CheckpointError(ValueError):
 
 
 def save(model: HyperSeg, directory: str | os.PathLike) -> Path:
-    """Write ``config.json`` and ``model.safetensors`` into ``directory``; each file appears whole or not at all.
+    """Write ``config.json`` and ``model.safetensors`` into ``directory``. If a write fails, both stay as they were.
 
     Returns:
         The directory.
     """
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    with atomic(directory / WEIGHTS_FILE) as path:
-        save_file(state, path, metadata={"format": "pt"})
-    with atomic(directory / CONFIG_FILE) as path:
-        path.write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
+    with atomic_write(directory / WEIGHTS_FILE) as weights, atomic_write(directory / CONFIG_FILE) as config:
+        save_file(state, weights, metadata={"format": "pt"})
+        config.write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
     return directory
 
 
@@ -93,20 +92,3 @@ def compare(state: Mapping[str, Tensor], expected: Mapping[str, torch.Size], sou
         shown = "".join(f"\n  {p}" for p in problems[:40])
         more = f"\n  ... and {len(problems) - 40} more" if len(problems) > 40 else ""
         raise CheckpointError(f"{source} does not fit the network, {len(problems)} keys disagree:{shown}{more}")
-
-
-class atomic:
-    """``with atomic(path) as temporary``: write to ``temporary``; it replaces ``path`` only if nothing was raised."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.{os.getpid()}")
-
-    def __enter__(self) -> Path:
-        return self.temporary
-
-    def __exit__(self, exception_type, *_) -> None:
-        if exception_type is None:
-            os.replace(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)

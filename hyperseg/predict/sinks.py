@@ -3,8 +3,6 @@
 A video writer is another class with the same method, and `close()` to finish its file.
 """
 
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
@@ -12,6 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 from PIL import Image
 
+from hyperseg._files import atomic_write
 from hyperseg.data.labels import LabelSet, colorize, palette
 from hyperseg.predict.legend import legend_strip
 from hyperseg.predict.pipeline import ClassShare, Prediction
@@ -90,15 +89,8 @@ def with_legend(picture: np.ndarray, shares: Sequence[ClassShare], table: LabelS
 
 
 def save_image(image: Image.Image, path: Path) -> Path:
-    """Writes the whole file or nothing: to a temporary name beside it, then renamed over it. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    """Write an image atomically, as JPEG if the suffix is ``.jpg``, else as PNG. Returns the path. Raises OSError."""
     options = {"quality": 95, "subsampling": 0} if path.suffix == ".jpg" else {"compress_level": 6}
-    try:
-        # Not tempfile: it would leave the picture readable by its owner only.
-        with open(temporary, "xb") as file:
-            image.save(file, format="JPEG" if path.suffix == ".jpg" else "PNG", **options)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        image.save(file, format="JPEG" if path.suffix == ".jpg" else "PNG", **options)
     return path

@@ -191,7 +191,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path.write_text("old")
 
     def fail(_, file):
-        file.write_text("half")
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", fail)
@@ -199,3 +199,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         save_official(create_model(S), path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_equal_networks_give_equal_files(tmp_path):
+    model = create_model(S)
+    for name in ("a.pth", "b.pth"):
+        save_official(model, tmp_path / name)
+    assert (tmp_path / "a.pth").read_bytes() == (tmp_path / "b.pth").read_bytes()
