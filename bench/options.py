@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import torch
 
 from bench.subject import Refused
+from hyperseg.runtime import device
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 BACKENDS = ("auto", "reference", "cpp", "triton", "cuda")
@@ -66,33 +67,23 @@ def positive(kind: type) -> Any:
 
 
 def pick_device(text: str) -> torch.device:
-    if text == "auto":
-        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
-        raise Refused(f"The device is auto, cpu, cuda or cuda:1, not {text!r}.")
-    device = torch.device(text)
-    if device.type == "cpu":
-        return device
-    if not torch.cuda.is_available():
-        why = "this torch was built without CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
-        raise Refused(f"{text} is not here: {why}.")
-    index = torch.cuda.current_device() if device.index is None else device.index
-    if index >= torch.cuda.device_count():
-        raise Refused(f"{text} is not here: torch sees {torch.cuda.device_count()} CUDA device(s).")
-    return torch.device("cuda", index)
+    try:
+        return device.pick_device(text)
+    except ValueError as error:
+        raise Refused(f"{error}.") from None
 
 
 def prepare_torch(args: argparse.Namespace) -> torch.device:
-    device = pick_device(args.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    picked = pick_device(args.device)
+    if picked.type == "cuda":
+        torch.cuda.set_device(picked)
         torch.backends.cudnn.benchmark = True
     # By the older interface: torch.export reads it, and cannot once the newer one was used.
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     if args.threads:
         torch.set_num_threads(args.threads)
-    return device
+    return picked
 
 
 def pick_models(names: list[str]) -> list[str]:

@@ -12,29 +12,12 @@ from typing import Any
 
 import torch
 
+from hyperseg.runtime import parity as networks
+from hyperseg.runtime.parity import Tolerance
 
-@dataclass(frozen=True)
-class Tolerance:
-    """`relative` bounds max|d| / max|reference|, `rms` bounds rms(d) / rms(reference).
-
-    `agreement` and `clear_agreement` are percentages of pixels with the reference's label: of all pixels, and of those
-    whose two best reference scores lie further apart than six times the error allowed on average.
-    """
-
-    relative: float
-    rms: float
-    agreement: float
-    clear_agreement: float
-    why: str
-
-
-# The one table of thresholds. Random weights are the hard case: scores of different classes lie much closer together
-# than those of a trained network, so more labels flip for the same error.
-TOLERANCES = {
-    "float32": Tolerance(1e-4, 1e-4, 99.99, 100.0, "only the order of float32 sums may differ"),
-    "float16": Tolerance(3e-2, 1.5e-2, 98.5, 99.9, "11 significant bits, rounded after each of about 100 layers"),
-    "bfloat16": Tolerance(2e-1, 1e-1, 93.0, 99.0, "8 significant bits: eight times float16's rounding"),
-}
+# By name, as on the command line and in results. Random weights are the hard case: scores of different classes are much
+# closer together than those of a trained network, so more labels flip for the same error.
+TOLERANCES = {str(dtype).removeprefix("torch."): tolerance for dtype, tolerance in networks.TOLERANCES.items()}
 
 
 @dataclass(frozen=True)
@@ -85,7 +68,7 @@ def check_reference(logits: torch.Tensor) -> dict[str, float]:
 
 def clear_mask(reference: torch.Tensor, tolerance: Tolerance) -> torch.Tensor:
     top = reference.topk(2, dim=1).values
-    return (top[:, 0] - top[:, 1]) > 6 * tolerance.rms * reference.double().square().mean().sqrt()
+    return (top[:, 0] - top[:, 1]) > 6 * tolerance.relative_rms * reference.double().square().mean().sqrt()
 
 
 def compare_labels(labels: torch.Tensor, reference: torch.Tensor, tolerance: Tolerance) -> Parity:
@@ -157,10 +140,14 @@ def loosened(tolerance: Tolerance, rounded: torch.Tensor, reference: torch.Tenso
     """For gradients, which are rounded forth and back: twice the root mean square error, or four times that of these
     values; of a single one as much as the largest value.
     """
-    own = _compare_values(rounded, reference, replace(tolerance, relative=math.inf, rms=math.inf))
+    own = _compare_values(rounded, reference, replace(tolerance, relative_max=math.inf, relative_rms=math.inf))
     if own.relative is None or own.rms is None:
         return tolerance
-    return replace(tolerance, relative=max(1.0, 4 * own.relative), rms=max(2 * tolerance.rms, 4 * own.rms))
+    return replace(
+        tolerance,
+        relative_max=max(1.0, 4 * own.relative),
+        relative_rms=max(2 * tolerance.relative_rms, 4 * own.rms),
+    )
 
 
 def _compare_values(answer: torch.Tensor, reference: torch.Tensor, tolerance: Tolerance) -> Parity:
@@ -183,13 +170,15 @@ def _compare_values(answer: torch.Tensor, reference: torch.Tensor, tolerance: To
 
 def refuse_errors(result: Parity, tolerance: Tolerance, what: str) -> Parity:
     """The same comparison, failed if its errors are too large."""
-    if result.relative > tolerance.relative:
+    if result.relative > tolerance.relative_max:
         reason = (
-            f"its largest error is {result.relative:.1e} of the largest {what}; {tolerance.relative:.0e} is allowed"
+            f"its largest error is {result.relative:.1e} of the largest {what}; {tolerance.relative_max:.0e} is allowed"
         )
         return replace(result, passed=False, reason=reason)
-    if result.rms > tolerance.rms:
-        reason = f"its root mean square error is {result.rms:.1e} of the {what}s'; {tolerance.rms:.0e} is allowed"
+    if result.rms > tolerance.relative_rms:
+        reason = (
+            f"its root mean square error is {result.rms:.1e} of the {what}s'; {tolerance.relative_rms:.0e} is allowed"
+        )
         return replace(result, passed=False, reason=reason)
     return result
 

@@ -18,7 +18,7 @@ from bench.harness import Budget, Case, Samples, measure, median
 from bench.options import probe_writable
 from bench.parity import BadReference
 from bench.subject import Refused, one_line
-from hyperseg.runtime.memory import is_out_of_memory
+from hyperseg.runtime.device import is_out_of_memory
 
 
 def say(*parts: object) -> None:

@@ -111,7 +111,7 @@ def _run(
 
     from hyperseg.predict import Prediction
     from hyperseg.runtime import EngineError
-    from hyperseg.runtime.memory import is_out_of_memory
+    from hyperseg.runtime.device import is_out_of_memory
 
     hidden = len(source) < 2 or not sys.stderr.isatty()
     for frame in tqdm(source, desc="predict", unit="photo", disable=hidden, file=sys.stderr):
@@ -185,17 +185,12 @@ def _is_own_format(path: Path) -> bool:
 
 
 def _device(name: str) -> "torch.device":
-    import torch
+    from hyperseg.runtime.device import pick_device
 
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"there is no device called {name}; give cpu, cuda, cuda:1, ... or auto") from None
-    if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
-        raise UserError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices here; give cpu or auto")
-    return device
+        return pick_device(name)
+    except ValueError as error:
+        raise UserError(f"--device {name}: {error}") from None
 
 
 def _check_outputs(output: str, photos: Sequence[Path], files: Sequence[Path]) -> None:

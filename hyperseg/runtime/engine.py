@@ -1,10 +1,8 @@
 """The engine: a network made ready to run at one size, from camera frames to labels."""
 
-import copy
 import logging
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,33 +13,19 @@ from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.sizes import padded_size
 from hyperseg.models.synthetic import probe_frames
 from hyperseg.ops._layout import resize_logits
+from hyperseg.runtime.device import MissingDeviceError, keep_freed_memory, pick_device
 from hyperseg.runtime.folding import FoldedNetwork, Size
 from hyperseg.runtime.graphs import capture
-from hyperseg.runtime.memory import keep_freed_memory
-from hyperseg.runtime.precision import exact_float32
+from hyperseg.runtime.parity import TOLERANCES, Parity, compare_logits, reference_logits
 
 logger = logging.getLogger("hyperseg.runtime")
 
 MODES = ("eager", "compile", "cudagraph")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-# Largest allowed root-mean-square difference to the module in float32, relative to its logits. float32: other order of
-# summation. float16 and bfloat16 (11 and 8 bits) round each of about 100 layers: 0.2 to 0.9 % and 2 to 7 % were
-# measured on the five networks.
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 1.5e-1}
-
 
 class EngineError(RuntimeError):
     """The engine cannot be built so, or does not give the module's answer; the message says which."""
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How the engine's logits compare to the module's in float32, on a probe frame."""
-
-    relative_rms: float
-    relative_max: float
-    label_agreement: float
 
 
 def build_engine(
@@ -57,7 +41,7 @@ def build_engine(
 
     Norms are folded (in float64), unread context is dropped, memory is channels-last. When built, the engine's answer
     is compared to the module's in float32 with the reference operators. On the CPU the process keeps the memory that it
-    frees from then on (``hyperseg.runtime.memory``; HYPERSEG_KEEP_MEMORY=0 prevents it).
+    frees from then on (``hyperseg.runtime.device``; HYPERSEG_KEEP_MEMORY=0 prevents it).
 
     Args:
         model: any HyperSeg network; it is copied, not changed.
@@ -74,7 +58,10 @@ def build_engine(
         ValueError: an argument is out of range.
     """
     _check_settings(size, dtype, batch, mode)
-    device = _pick_device(device)
+    try:
+        device = pick_device(device)
+    except MissingDeviceError as error:
+        raise EngineError(str(error)) from None
     if mode == "cudagraph" and device.type != "cuda":
         raise EngineError(f"mode 'cudagraph' needs a CUDA device, not {device}; use 'eager' or 'compile'.")
     engine = Engine(model, (size[0], size[1]), dtype, device, batch, mode)
@@ -97,22 +84,6 @@ def _check_settings(size: Any, dtype: Any, batch: int, mode: str) -> None:
         raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype!r}{wrote}.")
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}.")
-
-
-def _pick_device(device: str | torch.device | None) -> torch.device:
-    try:
-        picked = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except (RuntimeError, TypeError):
-        raise ValueError(f"device must be 'cpu', 'cuda' or one of them like 'cuda:1', got {device!r}.") from None
-    if picked.type == "cuda" and not torch.cuda.is_available():
-        raise EngineError("This PyTorch sees no CUDA device; use device='cpu'.")
-    if picked.type != "cuda":
-        return picked
-    # With its number, as tensors on it name it: frames are compared to it.
-    picked = torch.device("cuda", torch.cuda.current_device() if picked.index is None else picked.index)
-    if picked.index >= (count := torch.cuda.device_count()):
-        raise EngineError(f"There is no {picked}: PyTorch sees {count} CUDA device(s), from cuda:0.")
-    return picked
 
 
 class Engine:
@@ -229,7 +200,7 @@ class Engine:
             hint = "Its weights may not fit float16; try bfloat16 or float32."
             raise EngineError(
                 f"The engine ({self.mode}, {str(self.dtype)[6:]}, {self.device}) does not give the module's answer: "
-                f"{parity}, where a relative RMS of {TOLERANCE[self.dtype]} is allowed. "
+                f"{parity}, where a relative RMS of {TOLERANCES[self.dtype].relative_rms} is allowed. "
                 + (hint if self.dtype == torch.float16 else "")
             )
         elif not self._labels_fit(frames, logits):
@@ -244,11 +215,11 @@ class Engine:
         with torch.inference_mode():
             labels = self._frames(frames)
         behind = logits.amax(1) - logits.gather(1, labels[:, None].long())[:, 0]
-        return bool(behind.max() <= TOLERANCE[self.dtype] * logits.abs().max())
+        return bool(behind.max() <= TOLERANCES[self.dtype].relative_rms * logits.abs().max())
 
     def _tolerance(self, model: HyperSeg, images: Tensor, expected: Tensor, parity: Parity) -> float:
         """More than usual only for a network so ill-conditioned that float32 itself does not determine its answer."""
-        usual = TOLERANCE[self.dtype]
+        usual = TOLERANCES[self.dtype].relative_rms
         if parity.relative_rms <= usual or self.dtype != torch.float32:
             return usual
         exact = reference_logits(model, images.double(), self.device)
@@ -326,20 +297,3 @@ class _Captured:
         self.input = x.clone()
         self.graph, self.output = capture(lambda: self.stage(self.input), x.device)
         return self.graph
-
-
-def reference_logits(model: HyperSeg, images: Tensor, device: torch.device) -> Tensor:
-    """What the module answers in eval mode, in the precision of the images (TF32 off), with the reference operators."""
-    exact = copy.deepcopy(model).to(device, images.dtype).eval()
-    with exact_float32(), ops.use_backend("reference"), torch.inference_mode():
-        return exact(images.contiguous())
-
-
-def compare_logits(logits: Tensor, expected: Tensor) -> Parity:
-    """Relative to the expected logits' root mean square and largest magnitude."""
-    difference = (logits.double() - expected.double()).abs()
-    tiny = torch.finfo(torch.float64).tiny
-    rms = difference.square().mean().sqrt() / expected.double().square().mean().sqrt().clamp(min=tiny)
-    largest = difference.max() / expected.double().abs().max().clamp(min=tiny)
-    agreement = (logits.argmax(1) == expected.argmax(1)).double().mean()
-    return Parity(rms.item(), largest.item(), agreement.item())

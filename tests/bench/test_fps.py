@@ -238,7 +238,7 @@ def test_mistakes_are_answered_in_a_sentence(capsys, arguments, sentence):
 def test_a_missing_gpu_is_said(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert fps.main(["--device", "cuda:1"]) == 1
-    assert "cuda:1 is not here" in capsys.readouterr().err
+    assert "there is no cuda:1: " in capsys.readouterr().err
 
 
 def test_an_unwritable_json_is_said_before_measuring(capsys, tmp_path):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from hyperseg.runtime.memory import keep_freed_memory
+from hyperseg.runtime.device import keep_freed_memory
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is told by glibc's mallopt")
 

@@ -13,7 +13,7 @@ NEWER = "b.cuda.matmul.fp32_precision = b.cudnn.conv.fp32_precision = 'tf32'"
 def test_float32_is_exact_inside(choice: str):
     program = f"""
 import torch
-from hyperseg.runtime.precision import exact_float32
+from hyperseg.runtime.device import exact_float32
 
 b = torch.backends
 def state():

@@ -1,0 +1,104 @@
+"""Devices: choice of one, float32 arithmetic on it, and its memory."""
+
+import contextlib
+import ctypes
+import functools
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+logger = logging.getLogger("hyperseg.runtime")
+
+# Parameters of glibc's mallopt, from malloc.h.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+
+# PyTorch raises OutOfMemoryError for its own CUDA allocator; host allocations and native operators raise a plain
+# RuntimeError, so we match the message.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+class MissingDeviceError(ValueError):
+    """PyTorch does not see the requested CUDA device."""
+
+
+def pick_device(device: str | torch.device | None = None) -> torch.device:
+    """Return the device to run on: the CPU, or a CUDA device with its index.
+
+    Args:
+        device: ``"cpu"``, ``"cuda"`` (PyTorch's current CUDA device), ``"cuda:1"``, or ``"auto"`` or None: the current
+            CUDA device if there is one, else the CPU.
+
+    Raises:
+        ValueError: no such kind of device.
+        MissingDeviceError: a ValueError; PyTorch sees no CUDA device of this index.
+    """
+    if device is None or device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        picked = torch.device(device)
+    except (RuntimeError, TypeError):
+        picked = None
+    if picked is None or picked.type not in ("cpu", "cuda"):
+        raise ValueError(f"there is no device called {device}; give cpu, cuda, cuda:1, ... or auto")
+    if picked.type == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        built = ", built without CUDA," if torch.version.cuda is None else ""
+        raise MissingDeviceError(f"there is no {picked}: PyTorch{built} sees no CUDA devices here; give cpu or auto")
+    # With the index, because tensors report it too and devices are compared.
+    index = torch.cuda.current_device() if picked.index is None else picked.index
+    if index >= (count := torch.cuda.device_count()):
+        raise MissingDeviceError(f"there is no {picked}: PyTorch sees {count} CUDA devices here; give cpu or auto")
+    return torch.device("cuda", index)
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """Turn TF32 off inside, so that float32 matrix multiplications are IEEE float32; restore the settings afterwards.
+
+    This uses the newer of PyTorch's two interfaces, which can be read and restored whichever one the caller used. The
+    older one (``allow_tf32``) raises once the newer one was used.
+    """
+    cudnn: Any = torch.backends.cudnn  # the stubs lack its newer attributes
+    settings: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the error means that GPU or host memory ran out."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Make malloc keep freed pages for later allocations, up to 1 GiB; return whether that worked.
+
+    A frame allocates feature maps of tens of megabytes. By default glibc maps them anew each time and unmaps them
+    after use, and the kernel clears every page on first touch: on a virtual machine that took longer than the
+    arithmetic. The setting concerns the whole process. It needs Linux with glibc; HYPERSEG_KEEP_MEMORY=0 turns it off.
+    """
+    if os.environ.get("HYPERSEG_KEEP_MEMORY") == "0" or not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # musl has none
+        return False
+    # This one first: where glibc refuses it, the other two would leave the smallest threshold. Older glibc takes 32 MB.
+    if not (mallopt(_MMAP_THRESHOLD, 2**30) or mallopt(_MMAP_THRESHOLD, 2**25)):
+        return False
+    kept = bool(mallopt(_TRIM_THRESHOLD, 2**30) and mallopt(_TOP_PAD, 2**26))
+    logger.debug("malloc keeps freed memory: %s", kept)
+    return kept
