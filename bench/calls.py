@@ -21,7 +21,7 @@ from bench.roofline import tensor_bytes
 from bench.subject import settings
 from hyperseg import ops
 from hyperseg.models.decoder import decode
-from hyperseg.ops import _layout, reference
+from hyperseg.ops import LevelArguments, _layout, reference
 
 DECODER = "decoder"  # all levels in one line, beside the operators
 DECODER_BACKWARD = "decoder_backward"  # what a training step does in all levels: forward, then backward
@@ -87,9 +87,9 @@ class Call:
     def least_bytes(self, answer: Any) -> int:
         """What is read and written at the very least: each input and output once, of a signal only what is used."""
         arguments = list(self.arguments)
-        if self.operator in LEVELS and arguments[3] is not None:
-            source, generator, offset, groups = arguments[2], arguments[3], *arguments[5:7]
-            arguments[2] = source[:, offset : offset + generator.shape[1] * groups]
+        if self.operator in LEVELS and (level := LevelArguments(*arguments)).signal is not None:
+            used = level.signal[:, level.offset : level.offset + level.generator.shape[1] * level.groups]
+            arguments = list(level._replace(signal=used))
         elif self.operator == "generate_weights":
             signal, generators, offsets, groups, _ = arguments
             ends = [o + g.shape[1] * n for g, o, n in zip(generators, offsets, groups, strict=True)]
@@ -120,7 +120,7 @@ def inference_calls(model: nn.Module, frames: Tensor) -> list[Call]:
         calls = recorder.calls
         calls = [*calls, *whole_levels(calls)]
         levels = [call for call in calls if call.operator == "decoder_level"]
-        blocks = [block_call(call) for call in levels if call.arguments[8]]
+        blocks = [block_call(call) for call in levels if LevelArguments(*call.arguments).hidden]
         folded = engine.folded
         signal = next(c.arguments[0 if c.operator == "generate_weights" else 2] for c in calls if makes_weights(c))
         skips = [call.arguments[0] for call in levels]
@@ -137,20 +137,20 @@ def whole_levels(calls: Sequence[Call]) -> list[Call]:
 
 
 def makes_weights(call: Call) -> bool:
-    generator = call.arguments[3] if call.operator in LEVELS else None
-    return call.operator == "generate_weights" or generator is not None
+    signal = LevelArguments(*call.arguments).signal if call.operator in LEVELS else None
+    return call.operator == "generate_weights" or signal is not None
 
 
 def block_call(level: Call) -> Call:
     """The inverted residual inside a level, as an operator of its own."""
-    skip, previous, source, generator, bias, offset, groups, out_channels, hidden, halo = level.arguments
-    x = reference.follow_format(_layout.level_input(skip, previous), skip)
-    weights = source
-    if generator is not None:
-        size = _layout.level_parameters(x.shape[1], hidden, out_channels)
-        weights = reference.generate_weights(source, [generator], [offset], [groups], [size])
+    a = LevelArguments(*level.arguments)
+    x = reference.follow_format(_layout.level_input(a.skip, a.previous), a.skip)
+    weights = a.weights
+    if weights is None:
+        weights = reference.generate_weights(a.signal, [a.generator], [a.offset], [a.groups], [a.parameters])
     operator = torch.ops.hyperseg.patch_inverted_residual.default
-    return Call("patch_inverted_residual", (x, weights, bias, hidden, out_channels, halo), operator, of="apart")
+    arguments = (x, weights, a.bias, a.hidden, a.out_channels, a.halo)
+    return Call("patch_inverted_residual", arguments, operator, of="apart")
 
 
 def training_calls(model: nn.Module, frames: Tensor, backward: bool) -> list[Call]:
@@ -175,7 +175,7 @@ def training_calls(model: nn.Module, frames: Tensor, backward: bool) -> list[Cal
     levels = [call for call in recorder.calls if call.operator == "decoder_level"]
     calls = [call for call in recorder.calls if call not in levels]
     # No network calls this one, so no step has its backward.
-    apart = [backward_of(block_call(level)) for level in levels if level.arguments[8]]
+    apart = [backward_of(block_call(level)) for level in levels if LevelArguments(*level.arguments).hidden]
     decoders = [decoder_backward(*seen) for seen in decoded] if backward else []
     return [*(replace(call, of="training") for call in calls), *apart, *decoders]
 

@@ -14,11 +14,11 @@ STABLE_TORCH_LIBRARY(hyperseg_native, m) {
       "patch_inverted_residual(Tensor x, Tensor weights, Tensor? bias, int hidden, int out_channels, str halo) -> "
       "Tensor");
   m.def(
-      "decoder_level(Tensor skip, Tensor? previous, Tensor source, Tensor? generator, Tensor bias, int offset, "
-      "int groups, int out_channels, int hidden, str halo) -> Tensor");
+      "decoder_level(Tensor skip, Tensor? previous, Tensor? signal, Tensor? generator, Tensor? weights, Tensor bias, "
+      "int offset, int groups, int out_channels, int hidden, str halo) -> Tensor");
   m.def(
-      "decoder_level_argmax(Tensor skip, Tensor? previous, Tensor source, Tensor? generator, Tensor bias, int offset, "
-      "int groups, int out_channels, int hidden, str halo) -> Tensor");
+      "decoder_level_argmax(Tensor skip, Tensor? previous, Tensor? signal, Tensor? generator, Tensor? weights, "
+      "Tensor bias, int offset, int groups, int out_channels, int hidden, str halo) -> Tensor");
   m.def(
       "mbconv(Tensor x, Tensor? expand, Tensor? expand_bias, Tensor depthwise, Tensor depthwise_bias, Tensor reduce, "
       "Tensor reduce_bias, Tensor gate, Tensor gate_bias, Tensor project, Tensor project_bias, int stride, "
@@ -44,9 +44,9 @@ STABLE_TORCH_LIBRARY(hyperseg_native, m) {
       "int hidden, int out_channels, str halo, float eps, Tensor mean, Tensor variance) -> (Tensor, Tensor, Tensor, "
       "Tensor)");
   m.def(
-      "decoder_level_backward(Tensor grad, Tensor skip, Tensor? previous, Tensor source, Tensor? generator, "
-      "Tensor bias, int offset, int groups, int out_channels, int hidden, str halo) -> (Tensor, Tensor, Tensor, "
-      "Tensor, Tensor)");
+      "decoder_level_backward(Tensor grad, Tensor skip, Tensor? previous, Tensor? signal, Tensor? generator, "
+      "Tensor? weights, Tensor bias, int offset, int groups, int out_channels, int hidden, str halo) -> (Tensor, "
+      "Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "upsample_cross_entropy(Tensor logits, Tensor labels, int ignore_index, int bootstrap, float threshold) -> "
       "(Tensor, Tensor)");

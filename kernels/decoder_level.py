@@ -15,8 +15,9 @@ from hyperseg.kernels.patch_pointwise import matrix_at, patch_outer, patch_point
 def decoder_level(
     skip: Tensor,
     previous: Tensor | None,
-    source: Tensor,
+    signal: Tensor | None,
     generator: Tensor | None,
+    weights: Tensor | None,
     bias: Tensor,
     offset: int,
     groups: int,
@@ -24,13 +25,13 @@ def decoder_level(
     hidden: int,
     halo: str,
 ) -> Tensor:
-    """[N, C, H, W], [N, D, h, w] and weights, or a signal and their generator -> [N, out_channels, H, W]."""
+    """[N, C, H, W], [N, D, h, w] and a signal and its generator, or weights -> [N, out_channels, H, W]."""
     out, bias = follow(skip, out_channels), bias.contiguous()
     block = _block(skip, previous, hidden, out_channels, halo)
-    if generator is not None and not hidden and fits(skip, previous, source, generator, groups, block.inputs):
-        generated_pointwise(skip, previous, source[:, offset:], generator, bias, groups, out)
+    if signal is not None and not hidden and fits(skip, previous, signal, generator, groups, block.inputs):
+        generated_pointwise(skip, previous, signal[:, offset:], generator, bias, groups, out)
         return out
-    weights = unit_stride(_weights(block, source, generator, offset, groups))
+    weights = unit_stride(_weights(block, signal, generator, weights, offset, groups))
     if hidden:
         forward(block, skip, weights, bias, out, previous, True)
     else:
@@ -43,18 +44,19 @@ def decoder_level_backward(
     grad: Tensor,
     skip: Tensor,
     previous: Tensor | None,
-    source: Tensor,
+    signal: Tensor | None,
     generator: Tensor | None,
+    weights: Tensor | None,
     bias: Tensor,
     offset: int,
     groups: int,
     out_channels: int,
     hidden: int,
     halo: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of skip, previous, source, generator and bias; empty ones where there is no such tensor."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of skip, previous, signal, generator, weights and bias; empty ones for absent tensors."""
     block = _block(skip, previous, hidden, out_channels, halo)
-    weights = unit_stride(_weights(block, source, generator, offset, groups))
+    weights = unit_stride(_weights(block, signal, generator, weights, offset, groups))
     x, bias = _input(skip, previous), bias.contiguous()
     if hidden:
         d_x, d_weights, d_bias = backward(block, grad, x, weights, bias)
@@ -66,13 +68,14 @@ def decoder_level_backward(
     if previous is not None:
         d_previous = torch.empty(previous.shape, dtype=previous.dtype, device=previous.device)
         resize_backward(d_x[:, 2 + skip.shape[1] :], d_previous)
-    d_generator = absent
-    if generator is not None:
+    d_signal = d_generator = absent
+    if signal is not None:
         sizes = [weights.shape[3]]
-        d_weights, (d_generator,) = generation.generate_weights_backward(
-            d_weights, source, [generator], [offset], [groups], sizes
+        d_signal, (d_generator,) = generation.generate_weights_backward(
+            d_weights, signal, [generator], [offset], [groups], sizes
         )
-    return d_skip, d_previous, d_weights, d_generator, d_bias.to(bias.dtype)
+        d_weights = absent
+    return d_skip, d_previous, d_signal, d_generator, d_weights, d_bias.to(bias.dtype)
 
 
 def _block(skip: Tensor, previous: Tensor | None, hidden: int, out_channels: int, halo: str) -> Block:
@@ -80,13 +83,15 @@ def _block(skip: Tensor, previous: Tensor | None, hidden: int, out_channels: int
     return Block(inputs, hidden, out_channels, halo)
 
 
-def _weights(block: Block, source: Tensor, generator: Tensor | None, offset: int, groups: int) -> Tensor:
-    if generator is None:
-        return source
+def _weights(
+    block: Block, signal: Tensor | None, generator: Tensor | None, weights: Tensor | None, offset: int, groups: int
+) -> Tensor:
+    if weights is not None:
+        return weights
     size = block.inputs * block.outputs
     if block.hidden:
         size = (block.inputs + 9 + block.outputs) * block.hidden
-    return generation.generate_weights(source, [generator], [offset], [groups], [size])
+    return generation.generate_weights(signal, [generator], [offset], [groups], [size])
 
 
 def _input(skip: Tensor, previous: Tensor | None) -> Tensor:

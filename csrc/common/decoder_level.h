@@ -7,10 +7,11 @@ namespace hyperseg {
 
 inline void check_decoder_level(const char* op, const torch::stable::Tensor& skip,
                                 const std::optional<torch::stable::Tensor>& previous,
-                                const torch::stable::Tensor& source,
+                                const std::optional<torch::stable::Tensor>& signal,
                                 const std::optional<torch::stable::Tensor>& generator,
-                                const torch::stable::Tensor& bias, int64_t offset, int64_t groups, int64_t out_channels,
-                                int64_t hidden, const std::string& halo) {
+                                const std::optional<torch::stable::Tensor>& weights, const torch::stable::Tensor& bias,
+                                int64_t offset, int64_t groups, int64_t out_channels, int64_t hidden,
+                                const std::string& halo) {
   check_map(op, "skip", skip);
   if (previous) {
     check_map(op, "previous", *previous);
@@ -26,12 +27,17 @@ inline void check_decoder_level(const char* op, const torch::stable::Tensor& ski
   if (hidden) check_reflectable(op, skip, 1, 1);
   const int64_t channels = 2 + skip.size(1) + (previous ? previous->size(1) : 0);
   const int64_t parameters = hidden ? (channels + 9 + out_channels) * hidden : channels * out_channels;
-  if (!generator) return check_patch_weights(op, source, skip, parameters);
-  check_map(op, "source", source, "[N, C, fh, fw], the signal");
-  check_same_kind(op, "source", source, "skip", skip);
-  check(source.size(0) == skip.size(0), op, ": the signal has ", source.size(0), " images but skip ", skip.size(0));
-  check_generator(op, source, *generator, offset, groups, parameters);
-  check_grid(op, source.size(2), source.size(3), skip);
+  check(signal.has_value() != weights.has_value(), op, ": give either signal and generator, or weights");
+  if (weights) {
+    check(!generator, op, ": a generator is for a signal, which was not given");
+    return check_patch_weights(op, *weights, skip, parameters);
+  }
+  check(generator.has_value(), op, ": a signal needs a generator to make weights from it");
+  check_map(op, "signal", *signal, "[N, C, fh, fw]");
+  check_same_kind(op, "signal", *signal, "skip", skip);
+  check(signal->size(0) == skip.size(0), op, ": the signal has ", signal->size(0), " images but skip ", skip.size(0));
+  check_generator(op, *signal, *generator, offset, groups, parameters);
+  check_grid(op, signal->size(2), signal->size(3), skip);
 }
 
 }  // namespace hyperseg

@@ -9,17 +9,16 @@
 namespace hyperseg::cpu {
 namespace {
 
-Tensor decoder_level(const Tensor& skip, std::optional<Tensor> previous, const Tensor& source,
-                     std::optional<Tensor> generator, const Tensor& bias, int64_t offset, int64_t groups,
-                     int64_t out_channels, int64_t hidden, std::string halo) {
-  check_decoder_level("decoder_level", skip, previous, source, generator, bias, offset, groups, out_channels, hidden,
-                      halo);
+Tensor decoder_level(const Tensor& skip, std::optional<Tensor> previous, std::optional<Tensor> signal,
+                     std::optional<Tensor> generator, std::optional<Tensor> weights, const Tensor& bias, int64_t offset,
+                     int64_t groups, int64_t out_channels, int64_t hidden, std::string halo) {
+  check_decoder_level("decoder_level", skip, previous, signal, generator, weights, bias, offset, groups, out_channels,
+                      hidden, halo);
   Tensor out = new_map(skip, out_channels);
   const int64_t channels = 2 + skip.size(1) + (previous ? previous->size(1) : 0);
   const int64_t size = hidden ? (channels + 9 + out_channels) * hidden : channels * out_channels;
   // A patch that looks at its neighbours' weights needs them all to be there.
-  const bool ahead = generator && hidden && halo != "own";
-  const Tensor weights = ahead ? generate_weights(source, {*generator}, {offset}, {groups}, {size}) : source;
+  if (signal && hidden && halo != "own") weights = generate_weights(*signal, {*generator}, {offset}, {groups}, {size});
   with_type(skip, "decoder_level", [&](auto type) {
     using scalar_t = decltype(type);
     Level<scalar_t> level;
@@ -32,18 +31,18 @@ Tensor decoder_level(const Tensor& skip, std::optional<Tensor> previous, const T
     level.last = Activation::kRelu;
     level.bias = values<scalar_t>(bias);
     level.out = write<scalar_t>(out);
-    if (generator && !ahead) {
+    if (!weights) {
       const Generator<acc_t<scalar_t>> transposed(static_cast<const scalar_t*>(generator->const_data_ptr()),
                                                   generator->stride(0), generator->stride(1), generator->size(0),
                                                   generator->size(1), groups, size);
       level.generator = &transposed;
-      level.signal = read<scalar_t>(source);
+      level.signal = read<scalar_t>(*signal);
       level.signal_offset = offset;
-      level.grid_h = source.size(2);
-      level.grid_w = source.size(3);
+      level.grid_h = signal->size(2);
+      level.grid_w = signal->size(3);
       level.run();
     } else {
-      set_weights(level, weights);
+      set_weights(level, *weights);
       level.run();
     }
   });

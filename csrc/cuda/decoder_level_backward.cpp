@@ -61,11 +61,12 @@ Tensor pointwise_backward(const Tensor& grad, const Tensor& x, const Tensor& wei
   return d_bias;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> decoder_level_backward(
-    const Tensor& grad, const Tensor& skip, std::optional<Tensor> previous, const Tensor& source,
-    std::optional<Tensor> generator, const Tensor& bias, int64_t offset, int64_t groups, int64_t out_channels,
-    int64_t hidden, std::string halo) {
-  check_decoder_level(kName, skip, previous, source, generator, bias, offset, groups, out_channels, hidden, halo);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> decoder_level_backward(
+    const Tensor& grad, const Tensor& skip, std::optional<Tensor> previous, std::optional<Tensor> signal,
+    std::optional<Tensor> generator, std::optional<Tensor> given_weights, const Tensor& bias, int64_t offset,
+    int64_t groups, int64_t out_channels, int64_t hidden, std::string halo) {
+  check_decoder_level(kName, skip, previous, signal, generator, given_weights, bias, offset, groups, out_channels,
+                      hidden, halo);
   check_gradient(kName, grad, skip, out_channels);
   const Type type = type_of(kName, skip);
   const OnDeviceOf device(skip);
@@ -74,16 +75,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> decoder_level_backward(
   const int64_t channels = 2 + skip.size(1) + (previous ? previous->size(1) : 0);
   const int64_t size = hidden ? (channels + 9 + out_channels) * hidden : channels * out_channels;
   Tensor d_skip = contiguous_like(skip), d_previous = previous ? contiguous_like(*previous) : values(grad, 0);
-  Tensor d_source = contiguous_like(source);
 
-  Tensor weights = source;
-  const auto signal = read<void>(source);
-  if (generator) {
-    weights = torch::stable::new_empty(source, {images, source.size(2), source.size(3), size});
-    generate_weights(signal, type, images, {generator_of(*generator, offset, groups, size)}, weights.mutable_data_ptr(),
-                     stream);
-  } else {
-    weights = side_by_side(source, 3);
+  Tensor weights = signal ? torch::stable::new_empty(*signal, {images, signal->size(2), signal->size(3), size})
+                          : side_by_side(*given_weights, 3);
+  if (signal) {
+    generate_weights(read<void>(*signal), type, images, {generator_of(*generator, offset, groups, size)},
+                     weights.mutable_data_ptr(), stream);
   }
   Level level;
   level.skip = read<void>(skip);
@@ -99,7 +96,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> decoder_level_backward(
   InputGradient d_x{2, static_cast<int>(skip.size(1)), write<void>(d_skip), {}};
   if (previous) d_x.previous = write<void>(d_resized);
 
-  Tensor d_weights = generator ? contiguous_like(weights) : d_source;
+  Tensor d_weights = contiguous_like(weights);
   Tensor d_bias = values(bias, 0);
   if (hidden) {
     const TrainedBlock block(kName, skip, read<void>(x), weights, hidden, out_channels, halo, stream);
@@ -108,20 +105,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> decoder_level_backward(
     d_bias = pointwise_backward(grad, x, weights, bias, d_x, d_weights.mutable_data_ptr(), stream);
   }
   if (resized) resize_gradient(read<void>(d_resized), images, write<void>(d_previous), type, kName, stream);
-  if (!generator) return {d_skip, d_previous, d_source, values(grad, 0), d_bias};
+  if (!signal) return {d_skip, d_previous, values(grad, 0), values(grad, 0), d_weights, d_bias};
 
-  Tensor d_generator = contiguous_like(*generator);
-  const int64_t area = signal.height * signal.width;
-  const GenerationBackward problem{type,  images * area, Divisor(area), Divisor(signal.width), read<void>(d_weights),
-                                   signal};
+  Tensor d_signal = contiguous_like(*signal), d_generator = contiguous_like(*generator);
+  const auto signal_map = read<void>(*signal);
+  const int64_t area = signal_map.height * signal_map.width;
+  const GenerationBackward problem{
+      type, images * area, Divisor(area), Divisor(signal_map.width), read<void>(d_weights), signal_map};
   Generators generators;
   generators.list[0] = {generator_of(*generator, offset, groups, size), d_generator.mutable_data_ptr(), 0};
   generators.count = 1;
   Tensor partial = floats(grad, partial_sums(problem, generators)),
          parts = floats(grad, passed_values(problem, generators));
   generator_gradients(problem, generators, data(partial), stream);
-  signal_gradient(problem, generators, data(parts), {nullptr, d_source.mutable_data_ptr(), true, true}, stream);
-  return {d_skip, d_previous, d_source, d_generator, d_bias};
+  signal_gradient(problem, generators, data(parts), {nullptr, d_signal.mutable_data_ptr(), true, true}, stream);
+  return {d_skip, d_previous, d_signal, d_generator, values(grad, 0), d_bias};
 }
 
 }  // namespace

@@ -146,14 +146,15 @@ def decode(
             x = (ops.decoder_level_argmax if last else ops.decoder_level)(
                 skips[i],
                 x,
-                ahead.get(i, signal),
-                biases[i],
+                signal=None if i in ahead else signal,
+                generator=None if i in ahead else generator,
+                weights=ahead.get(i),
+                bias=biases[i],
+                offset=0 if i in ahead else spec.offset,
+                groups=1 if i in ahead else spec.groups,
                 out_channels=plan.levels[i].out_channels,
                 hidden=plan.levels[i].hidden,
                 halo=halo,
-                generator=None if i in ahead else generator,
-                offset=0 if i in ahead else spec.offset,
-                groups=1 if i in ahead else spec.groups,
             )
     assert x is not None
     return x

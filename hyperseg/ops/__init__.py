@@ -7,8 +7,7 @@
 from hyperseg.ops._dispatch import BackendError, chosen, has_kernel, named_backend, use_backend
 from hyperseg.ops._registry import OPERATORS
 from hyperseg.ops.backends import BACKENDS
-from hyperseg.ops.decoder_level import decoder_level
-from hyperseg.ops.decoder_level_argmax import decoder_level_argmax
+from hyperseg.ops.decoder_level import LevelArguments, decoder_level, decoder_level_argmax
 from hyperseg.ops.generate_weights import generate_weights
 from hyperseg.ops.mbconv import mbconv
 from hyperseg.ops.patch_conv2d import patch_conv2d
@@ -21,6 +20,7 @@ __all__ = [
     "BACKENDS",
     "OPERATORS",
     "BackendError",
+    "LevelArguments",
     "chosen",
     "decoder_level",
     "decoder_level_argmax",

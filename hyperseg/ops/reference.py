@@ -193,8 +193,9 @@ def patch_inverted_residual_batch_norm(
 def decoder_level(
     skip: Tensor,
     previous: Tensor | None,
-    source: Tensor,
+    signal: Tensor | None,
     generator: Tensor | None,
+    weights: Tensor | None,
     bias: Tensor,
     offset: int,
     groups: int,
@@ -202,13 +203,13 @@ def decoder_level(
     hidden: int,
     halo: str,
 ) -> Tensor:
-    """Upsample, concatenate, coordinates, block, folded norms. ``source``: the signal, or the weights themselves."""
+    """Upsample, concatenate, coordinates, block, folded norms; weights generated from the signal, or given."""
     x = level_input(skip, previous)
-    if generator is None:
-        weights = source
-    else:
+    if weights is None:
+        assert signal is not None
+        assert generator is not None
         size = level_parameters(x.shape[1], hidden, out_channels)
-        weights = generate_weights(source, [generator], [offset], [groups], [size])
+        weights = generate_weights(signal, [generator], [offset], [groups], [size])
     if hidden:
         y = patch_inverted_residual(x, weights, bias, hidden, out_channels, halo)
     else:

@@ -218,7 +218,7 @@ def test_the_scope_of_the_paper(run, capsys):
         (["--resolution", "512"], "HEIGHTxWIDTH"),
         (["--size", "512"], "HEIGHTxWIDTH"),
         (["--resolution", "0x128"], "HEIGHTxWIDTH"),
-        (["--device", "tpu"], "auto, cpu, cuda"),
+        (["--device", "tpu"], "give cpu, cuda, cuda:1, ... or auto"),
         (["--device", "cpu", "--mode", "cudagraph"], "needs a CUDA device"),
         (["--iterations", "0"], "above 0"),
         (["--seconds", "1", "--iterations", "1"], "not allowed with"),

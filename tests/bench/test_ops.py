@@ -10,7 +10,7 @@ from bench.report import read_json
 from bench.roofline import Ceilings
 from bench.subject import load
 from hyperseg.models.plan import decoder_plan
-from hyperseg.ops import BACKENDS, OPERATORS
+from hyperseg.ops import BACKENDS, OPERATORS, LevelArguments
 from hyperseg.ops.backends import Backend
 
 MODELS = ("hyperseg-s-cityscapes", "hyperseg-l-voc")
@@ -63,7 +63,9 @@ def test_every_operator_is_recorded_at_every_level(name):
     # How a network ends depends on whether its last level is as large as the image.
     other = "upsample_argmax" if model.output_stride == 1 else "decoder_level_argmax"
     assert [operator for operator in made if not made[operator]] == [other]
-    assert [c.arguments[7] for c in made["decoder_level"]] == [level.out_channels for level in plan.levels]
+    assert [LevelArguments(*c.arguments).out_channels for c in made["decoder_level"]] == [
+        level.out_channels for level in plan.levels
+    ]
     blocks = [level for level in plan.levels if level.hidden]
     for operator in ("patch_inverted_residual", "patch_inverted_residual_batch_norm"):
         assert [c.arguments[0].shape[1] for c in made[operator]] == [level.in_channels for level in blocks]
@@ -94,7 +96,7 @@ def test_least_bytes_by_hand():
     signal, generator, bias = torch.zeros(1, 64, 2, 3), torch.zeros(40, 4), torch.zeros(5)
     skip, previous = torch.zeros(1, 6, 8, 12), torch.zeros(1, 2, 4, 6)
     level = calls.Call(
-        "decoder_level", (skip, previous, signal, generator, bias, 8, 2, 5, 0, "own"), lambda *args: None
+        "decoder_level", (skip, previous, signal, generator, None, bias, 8, 2, 5, 0, "own"), lambda *args: None
     )
     answer = torch.zeros(1, 5, 8, 12)
     used = 2 * 4 * 2 * 3  # of the signal: two groups of four channels
@@ -173,7 +175,7 @@ def test_too_small_for_training_is_said(capsys, monkeypatch):
         ),
         (["--backend", "mkl"], "There is no backend 'mkl'; there are cpp"),
         (["--model", "hyperseg-xl"], "hyperseg-s-cityscapes"),
-        (["--device", "tpu"], "auto, cpu, cuda"),
+        (["--device", "tpu"], "give cpu, cuda, cuda:1, ... or auto"),
         (["--dtype", "int8"], "invalid choice"),
         (["--size", "512"], "HEIGHTxWIDTH"),
     ],

@@ -49,8 +49,8 @@ def level_outputs(model, signal, features, images):
             out = ops.decoder_level(
                 skips[i],
                 previous,
-                part,
-                biases[i],
+                weights=part,
+                bias=biases[i],
                 out_channels=level.out_channels,
                 hidden=level.hidden,
                 halo=model.decoder.halo,

@@ -138,19 +138,19 @@ def level(
         args = normal(g, n, skip, h, w), before
         shift = normal(g, 2 * hidden + out)
         if signal is None:
-            source = level_weights(g, (n, *grid), inputs, hidden, out)
+            weights = level_weights(g, (n, *grid), inputs, hidden, out)
             if spare:
-                wide = torch.full((*source.shape[:3], source.shape[3] + 2 * spare), torch.nan, dtype=source.dtype)
-                wide[..., spare:-spare] = source
-                source = wide[..., spare:-spare]
-            return *args, source, None, shift, 0, 1, out, hidden, halo
+                wide = torch.full((*weights.shape[:3], weights.shape[3] + 2 * spare), torch.nan, dtype=weights.dtype)
+                wide[..., spare:-spare] = weights
+                weights = wide[..., spare:-spare]
+            return *args, None, None, weights, shift, 0, 1, out, hidden, halo
         channels, offset, width, groups, rows = signal
         # The rows are scaled as the weights would be, so that the block's values stay of order one.
         generator = torch.zeros(rows, width // groups, dtype=torch.float64)
         size_ = _layout.level_parameters(inputs, hidden, out)
         generator[:size_] = level_weights(g, (width // groups,), inputs, hidden, out).T / (width / groups) ** 0.5
         generator[size_:] = normal(g, rows - size_, width // groups)
-        return *args, normal(g, n, channels, *grid), generator, shift, offset, groups, out, hidden, halo
+        return *args, normal(g, n, channels, *grid), generator, None, shift, offset, groups, out, hidden, halo
 
     return build
 

@@ -156,7 +156,7 @@ def coordinate(index: int, size: int) -> float:
     return -1.0 if size == 1 else -1.0 + 2.0 * index / (size - 1)
 
 
-def decoder_level(skip, previous, source, generator, bias, offset, groups, out_channels, hidden, halo):
+def decoder_level(skip, previous, signal, generator, weights, bias, offset, groups, out_channels, hidden, halo):
     """Channels: x, y, skip, previous upsampled (SPEC F); then the block with folded norms (SPEC G)."""
     n, _, h, w = skip.shape
     xy = [[[coordinate(x, w) for x in range(w)]] * h, [[coordinate(y, h)] * w for y in range(h)]]
@@ -164,14 +164,12 @@ def decoder_level(skip, previous, source, generator, bias, offset, groups, out_c
     if previous is not None:
         parts.append(resize(previous, h, w))
     x = torch.cat(parts, 1)
-    if generator is None:
-        weights = source
-    else:
+    if weights is None:
         channels = x.shape[1]
         count = channels * out_channels
         if hidden:
             count = channels * hidden + 9 * hidden + hidden * out_channels
-        weights = generate_weights(source, [generator], [offset], [groups], [count])
+        weights = generate_weights(signal, [generator], [offset], [groups], [count])
     if hidden:
         return patch_inverted_residual(x, weights, bias, hidden, out_channels, halo)
     return patch_conv2d(x, weights, bias, out_channels, [1, 1], 1, [1, 1], "reflect").relu()

@@ -90,16 +90,22 @@ class TrainedBlock(torch.nn.Module):
 class Level(torch.nn.Module):
     def forward(self, skip, previous, signal, generator, bias):
         return ops.decoder_level(
-            skip, previous, signal, bias, out_channels=OUT, hidden=HIDDEN, generator=generator, groups=4
+            skip,
+            previous,
+            signal=signal,
+            generator=generator,
+            bias=bias,
+            groups=4,
+            out_channels=OUT,
+            hidden=HIDDEN,
         )
 
 
 class LevelLabels(torch.nn.Module):
     def forward(self, skip, previous, block):
         weights = torch.cat([block, block], -1)[..., : (2 + SKIP + PREVIOUS + 9 + OUT) * HIDDEN]
-        return ops.decoder_level_argmax(
-            skip, previous, weights, weights[0, 0, 0, : 2 * HIDDEN + OUT], out_channels=OUT, hidden=HIDDEN
-        )
+        bias = weights[0, 0, 0, : 2 * HIDDEN + OUT]
+        return ops.decoder_level_argmax(skip, previous, weights=weights, bias=bias, out_channels=OUT, hidden=HIDDEN)
 
 
 class EncoderBlock(torch.nn.Module):

@@ -37,14 +37,14 @@ def batch_norm(x=None, weights=None, scale=None, shift=None, **options):
     ops.patch_inverted_residual_batch_norm(x, weights, scale, shift, **({"hidden": 5, "out_channels": 4} | options))
 
 
-def level(skip=None, previous=None, source=None, bias=None, **options):
+def level(skip=None, previous=None, **options):
     skip = t(2, 3, 4, 6) if skip is None else skip
-    source = t(2, 2, 3, 20) if source is None else source
-    ops.decoder_level(skip, previous, source, t(4) if bias is None else bias, **({"out_channels": 4} | options))
+    defaults = {"weights": t(2, 2, 3, 20), "bias": t(4), "out_channels": 4}
+    ops.decoder_level(skip, previous, **(defaults | options))
 
 
 def from_signal(**options):
-    level(**({"source": t(2, 8, 2, 3), "generator": t(20, 8)} | options))
+    level(**({"weights": None, "signal": t(2, 8, 2, 3), "generator": t(20, 8)} | options))
 
 
 def encoder_block(x=None, **options):
@@ -100,9 +100,9 @@ WRONG_VALUES = {
         "decoder_level: previous must be [N, C, H, W], got 3 dimensions",
     ),
     "empty previous": (lambda: level(previous=t(2, 0, 2, 3)), "previous must not be empty"),
-    "source of 3 dimensions": (
-        lambda: from_signal(source=t(8, 2, 3)),
-        "decoder_level: source must be [N, C, fh, fw], the signal",
+    "level signal of 3 dimensions": (
+        lambda: from_signal(signal=t(8, 2, 3)),
+        "decoder_level: signal must be [N, C, fh, fw], got 3 dimensions",
     ),
     "logits of 3 dimensions": (lambda: argmax(t(3, 4, 4)), "upsample_argmax: logits must be [N, C, h, w]"),
     "no logits": (lambda: argmax(t(2, 0, 4, 4)), "upsample_argmax: logits must not be empty"),
@@ -162,7 +162,7 @@ WRONG_VALUES = {
         "batch_norm: weights have 81 parameters per patch, expected 80",
     ),
     "level with other parameters": (
-        lambda: level(source=t(2, 2, 3, 21)),
+        lambda: level(weights=t(2, 2, 3, 21)),
         "weights have 21 parameters per patch, expected 20 = the parameters of 5 -> 4 channels",
     ),
     "level whose previous is not counted": (
@@ -234,7 +234,9 @@ WRONG_VALUES = {
     "negative hidden": (lambda: level(hidden=-1), "hidden must be 0 (a 1x1 level) or more, got -1"),
     "level without output": (lambda: level(out_channels=0), "decoder_level: out_channels must be at least 1"),
     "labels of a level with too many outputs": (
-        lambda: ops.decoder_level_argmax(t(2, 3, 4, 6), None, t(2, 2, 3, 5 * 257), t(257), out_channels=257),
+        lambda: ops.decoder_level_argmax(
+            t(2, 3, 4, 6), None, weights=t(2, 2, 3, 5 * 257), bias=t(257), out_channels=257
+        ),
         "decoder_level_argmax: labels are uint8, so out_channels can be 256 at most, got 257",
     ),
     "level with unknown halo": (lambda: level(halo=""), "decoder_level: halo must be one of"),
@@ -247,15 +249,15 @@ WRONG_VALUES = {
         "decoder_level: bias must be [4] (expand | depthwise | project, or just out_channels), got [5]",
     ),
     "residual level on one column": (
-        lambda: level(t(2, 3, 4, 1), source=t(2, 2, 1, 5 * 6 + 9 * 6 + 6 * 4), bias=t(16), hidden=6),
+        lambda: level(t(2, 3, 4, 1), weights=t(2, 2, 1, 5 * 6 + 9 * 6 + 6 * 4), bias=t(16), hidden=6),
         "decoder_level: the map is 4x1 pixels, too small to reflect",
     ),
     "signal of other images": (
-        lambda: from_signal(source=t(1, 8, 2, 3)),
+        lambda: from_signal(signal=t(1, 8, 2, 3)),
         "the signal has 1 images but skip 2; they must agree",
     ),
     "signal grid that does not divide": (
-        lambda: from_signal(source=t(2, 8, 3, 3)),
+        lambda: from_signal(signal=t(2, 8, 3, 3)),
         "decoder_level: a map of 4x6 pixels does not divide into 3x3 patches",
     ),
     "generator with too few rows": (
@@ -383,16 +385,32 @@ WRONG_VALUES = {
     ),
     "nothing for frames": (lambda: stem(5), "stem: frames must be a tensor [N, H, W, 3], got 5"),
     "a row of frames": (lambda: stem(t(5)), "stem: frames must be a tensor [N, H, W, 3], got a tensor [5]"),
-    "groups without a generator": (
+    "groups without a signal": (
         lambda: level(groups=7),
-        "decoder_level: offset and groups are for a generator, which was not given",
+        "decoder_level: generator, offset and groups are for a signal, which was not given",
+    ),
+    "a generator without a signal": (
+        lambda: level(generator=t(20, 8)),
+        "decoder_level: generator, offset and groups are for a signal, which was not given",
+    ),
+    "a signal without a generator": (
+        lambda: from_signal(generator=None),
+        "decoder_level: a signal needs a generator to make weights from it, got None",
+    ),
+    "neither signal nor weights": (
+        lambda: level(weights=None),
+        "decoder_level: give either signal and generator, or weights; got neither",
+    ),
+    "both signal and weights": (
+        lambda: from_signal(weights=t(2, 2, 3, 20)),
+        "decoder_level: give either signal and generator, or weights; got both",
     ),
 }
 
 # Other types than floating point, or than the others'.
 WRONG_TYPES = {
     "level without a bias": (
-        lambda: ops.decoder_level(t(2, 3, 4, 6), None, t(2, 2, 3, 20), None, out_channels=4),
+        lambda: level(bias=None),
         "decoder_level: bias must be a tensor, got None",
     ),
     "integer signal": (lambda: generate(t(2, 8, 2, 3, **INT)), "signal must be floating point, got torch.int64"),
@@ -495,9 +513,9 @@ def test_what_the_refusals_start_from_is_accepted(call):
 
 @pytest.mark.parametrize("call", [conv, block, level])
 def test_refused_the_same_while_tracing(call):
-    """The sentences also come from fake tensors, that is in torch.compile and torch.export."""
+    """Fake tensors raise the same messages, so torch.compile and torch.export do."""
     with torch.device("meta"), pytest.raises(ValueError, match="does not divide into"):
         call(
             torch.zeros(2, 3, 5, 6),
-            **({"source": t(2, 2, 3, 20, **META), "bias": t(4, **META)} if call is level else {}),
+            **({"weights": t(2, 2, 3, 20, **META), "bias": t(4, **META)} if call is level else {}),
         )

@@ -95,16 +95,16 @@ def test_whole_levels_count_their_parts(name):
         width = {"hidden": level.hidden, "out_channels": level.out_channels, "halo": config.halo}
         block = 2 * multiply_adds(level, grid, size, config.halo)
         weights = meta(1, *grid, level.parameters)
-        assert count(ops.decoder_level, skip, previous, weights, bias, **width) == block
+        assert count(ops.decoder_level, skip, previous, weights=weights, bias=bias, **width) == block
         g = generators[index]
         generator = meta(g.rows, g.channels // g.groups)
         found = count(
             ops.decoder_level,
             skip,
             previous,
-            meta(1, 1600, *grid),
-            bias,
+            signal=meta(1, 1600, *grid),
             generator=generator,
+            bias=bias,
             offset=g.offset,
             groups=g.groups,
             **width,

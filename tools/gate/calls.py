@@ -35,7 +35,7 @@ def recorded(network: str) -> tuple[Call, ...]:
     calls = [*_inference(model), *_training(model)]
     calls += whole_levels(calls)
     levels = [call for call in calls if call.operator == "decoder_level"]
-    blocks = [block_call(call) for call in levels if call.arguments[8]]
+    blocks = [block_call(call) for call in levels if ops.LevelArguments(*call.arguments).hidden]
     return tuple(distinct([*calls, *blocks, *map(backward_of, blocks)]))
 
 
