@@ -173,7 +173,11 @@ class CMakeBuild(build_ext):
 
 setup(
     # Found, not listed: a new folder of the package cannot be forgotten in the wheel.
-    packages=[*find_packages(include=["hyperseg", "hyperseg.*"]), "hyperseg.kernels"],
+    packages=[
+        *find_packages(include=["hyperseg", "hyperseg.*"]),
+        "hyperseg.kernels",
+        *(f"hyperseg.kernels.{name}" for name in find_packages("kernels")),
+    ],
     ext_modules=[Extension("hyperseg._C", sources=[], py_limited_api=True)],
     cmdclass={"build_ext": CMakeBuild},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,9 +65,9 @@ class Line:
 def candidates() -> dict[str, list[launch.Options]]:
     """What the modules of kernels list, by the kernel's name in tables."""
     found: dict[str, list[launch.Options]] = {}
-    for path in sorted(Path(launch.__file__).parent.glob("*.py")):
-        listed = getattr(importlib.import_module(f"hyperseg.kernels.{path.stem}"), "CANDIDATES", {})
-        assert not found.keys() & listed.keys(), f"{path.name} lists candidates of a kernel that another file lists"
+    for module in launch.modules():
+        listed = getattr(module, "CANDIDATES", {})
+        assert not found.keys() & listed.keys(), f"{module.__name__} repeats candidates of a kernel"
         found |= listed
     return found
 

@@ -5,11 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperseg.kernels import generate_weights as generation
-from hyperseg.kernels.gather import resize_backward
-from hyperseg.kernels.generated_pointwise import fits, generated_pointwise
-from hyperseg.kernels.inverted_residual import Block, backward, forward
-from hyperseg.kernels.maps import RELU, follow, unit_stride
-from hyperseg.kernels.patch_pointwise import matrix_at, patch_outer, patch_pointwise
+from hyperseg.kernels.language import RELU
+from hyperseg.kernels.parts.generated_pointwise import fits, generated_pointwise
+from hyperseg.kernels.parts.inverted_residual import Block, backward, forward
+from hyperseg.kernels.parts.maps import output_map, unit_stride
+from hyperseg.kernels.parts.pointwise import matrix_at, patch_outer, patch_pointwise
+from hyperseg.kernels.parts.window_adjoints import resize_backward
 
 
 def decoder_level(
@@ -26,7 +27,7 @@ def decoder_level(
     halo: str,
 ) -> Tensor:
     """[N, C, H, W], [N, D, h, w] and a signal and its generator, or weights -> [N, out_channels, H, W]."""
-    out, bias = follow(skip, out_channels), bias.contiguous()
+    out, bias = output_map(skip, out_channels), bias.contiguous()
     block = _block(skip, previous, hidden, out_channels, halo)
     if signal is not None and not hidden and fits(skip, previous, signal, generator, groups, block.inputs):
         generated_pointwise(skip, previous, signal[:, offset:], generator, bias, groups, out)
@@ -112,7 +113,7 @@ def _pointwise_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weights and bias of a 1x1 level."""
     matrix = matrix_at(0, block.outputs, block.inputs)
-    y = follow(x, block.outputs)
+    y = output_map(x, block.outputs)
     patch_pointwise(x, weights, matrix, y, bias=bias, activation=RELU)
     d_y = torch.where(y <= 0, torch.zeros_like(grad), grad)
     d_weights = torch.empty(weights.shape, dtype=weights.dtype, device=weights.device)

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hyperseg.kernels import launch
-from hyperseg.kernels.common import DTYPES, block, precision
+from hyperseg.kernels.launch import DTYPES, block, precision
 
 BLOCK_C = 8  # channels that a program of the last kernel sums
 

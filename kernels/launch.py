@@ -8,19 +8,33 @@ command ``python -m tools.gate.budgets --write`` finds them.
 
 import contextlib
 import functools
+import importlib
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import torch
 import triton
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 TUNED = Path(__file__).parent / "tuned"
 REGISTERS = Path(__file__).with_name("registers.json")
 
 Options = dict[str, int]  # block sizes by the names of the kernel's parameters, num_warps, num_stages
+
+
+def block(size: int, least: int = 16, most: int = 128) -> int:
+    """The power of two that holds ``size`` values, within what a block may have; ``tl.dot`` needs 16."""
+    return min(max(triton.next_power_of_2(size), least), most)
+
+
+def precision(dtype: torch.dtype) -> str:
+    """For ``tl.dot``: float32 is multiplied exactly unless PyTorch was told that TF32 will do."""
+    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,13 @@ def registers(architecture: int | None) -> dict[str, Options]:
 def key(kernel: str, dtype: torch.dtype, signature: dict[str, int]) -> str:
     """The line of a table: ``kernel float16 hidden=68 in=36``."""
     return " ".join([kernel, str(dtype)[6:], *(f"{name}={value}" for name, value in sorted(signature.items()))])
+
+
+def modules() -> list[ModuleType]:
+    """Import and return every module of kernels: one per operator, and the parts that they share."""
+    folder = Path(__file__).parent
+    names = [".".join(path.relative_to(folder).with_suffix("").parts) for path in sorted(folder.rglob("[!_]*.py"))]
+    return [importlib.import_module(f"hyperseg.kernels.{name}") for name in names]
 
 
 @contextlib.contextmanager

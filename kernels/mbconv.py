@@ -12,8 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from hyperseg.kernels import launch
-from hyperseg.kernels.common import DTYPES, block, precision
-from hyperseg.kernels.maps import follow
+from hyperseg.kernels.launch import DTYPES, block, precision
+from hyperseg.kernels.parts.maps import output_map
 
 TENSOR_CORES = ("_mbconv_fwd_expand_kernel", "_mbconv_fwd_project_kernel")
 
@@ -285,7 +285,7 @@ def mbconv(
     size = depthwise.shape[1]
     height = (x.shape[2] + top + bottom - size) // stride + 1
     width = (x.shape[3] + left + right - size) // stride + 1
-    out = follow(x, project.shape[0], (height, width))
+    out = output_map(x, project.shape[0], (height, width))
     if x.shape[0] == 0:
         return out
     with torch.cuda.device_of(x):  # Triton launches on the current device, whatever the tensors' is

@@ -11,8 +11,9 @@ import triton.language as tl
 from torch import Tensor
 
 from hyperseg.kernels import launch
-from hyperseg.kernels.common import DTYPES, block, precision, reflect
-from hyperseg.kernels.maps import follow
+from hyperseg.kernels.language import reflect
+from hyperseg.kernels.launch import DTYPES, block, precision
+from hyperseg.kernels.parts.maps import output_map
 
 MOST_PRODUCTS = 2048  # that a program without tensor cores holds
 SUM_BLOCK = 128  # pixels that a program of the last kernel sums
@@ -400,7 +401,7 @@ def patch_conv2d(
     n, channels, height, width = x.shape
     fh, fw = weights.shape[1:3]
     ph, pw = height // fh, width // fw
-    out = follow(x, out_channels)
+    out = output_map(x, out_channels)
     if out.numel() == 0:
         return out
     sizes = {"P": ph * pw, "I": channels // groups, "O": out_channels // groups}

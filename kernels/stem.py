@@ -8,8 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from hyperseg.kernels import launch
-from hyperseg.kernels.common import DTYPES, block, precision
-from hyperseg.kernels.maps import base, index, wide
+from hyperseg.kernels.language import base, index, wide
+from hyperseg.kernels.launch import DTYPES, block, precision
 
 TENSOR_CORES = ("_stem_fwd_kernel",)
 

@@ -5,7 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hyperseg.kernels.common import DTYPES, sample
+from hyperseg.kernels.language import sample
+from hyperseg.kernels.launch import DTYPES
 
 # One label a thread: 32 registers on sm_80 to sm_100. Two a thread use the stack on sm_90 with Triton 3.6.
 BLOCK_H, BLOCK_W, NUM_WARPS = 8, 32, 8

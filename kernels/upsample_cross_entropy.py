@@ -11,7 +11,8 @@ import triton.language as tl
 from torch import Tensor
 
 from hyperseg.kernels import launch
-from hyperseg.kernels.common import DTYPES, first_reader, readers, sample, share_of
+from hyperseg.kernels.language import first_reader, readers, sample, share_of
+from hyperseg.kernels.launch import DTYPES
 
 
 @triton.jit

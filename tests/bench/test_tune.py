@@ -1,7 +1,6 @@
 """bench/tune.py without a GPU: what it chooses, what it writes, and that launchers read it back."""
 
 import dataclasses
-import importlib
 import json
 import re
 from pathlib import Path
@@ -16,7 +15,6 @@ from bench.report import write_json
 from hyperseg.kernels import launch
 from hyperseg.ops import BACKENDS
 
-KERNELS = Path(launch.__file__).parent
 DEFAULT = {"BLOCK": 16, "num_warps": 4}
 SLOW, FAST, WRONG, UNFIT = ({"BLOCK": n} for n in (8, 32, 64, 128))
 
@@ -193,7 +191,7 @@ def test_every_candidate_names_a_kernel_and_its_parameters():
     pytest.importorskip("triton")
     found = tuning.candidates()
     assert {"patch_pointwise", "depthwise_project", "generated_pointwise", "_mbconv_fwd_expand_kernel"} <= set(found)
-    modules = [importlib.import_module(f"hyperseg.kernels.{path.stem}") for path in KERNELS.glob("*.py")]
+    modules = launch.modules()
     for name, options in found.items():
         (module,) = (m for m in modules if name in getattr(m, "CANDIDATES", {}))
         code = Path(module.__file__).read_text().split("\nCANDIDATES")[1].split("\n}\n", 1)[1]

@@ -10,7 +10,6 @@ import argparse
 import collections
 import concurrent.futures
 import functools
-import importlib
 import itertools
 import json
 import multiprocessing
@@ -23,7 +22,7 @@ from typing import NamedTuple
 
 import torch
 
-from hyperseg.kernels.launch import REGISTERS, forced, version
+from hyperseg.kernels.launch import REGISTERS, forced, modules, version
 from hyperseg.models.variants import VARIANTS
 from hyperseg.ops import BACKENDS
 from tools.gate import calls
@@ -31,7 +30,7 @@ from tools.gate.binary import Usage, usage
 from tools.gate.capture import ARCHITECTURES, Launch, compiling
 
 FILE = Path(__file__).with_name("budgets.json")
-SOURCES = sorted((FILE.parents[2] / "kernels").glob("*.py"))
+SOURCES = sorted((FILE.parents[2] / "kernels").rglob("*.py"))
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 # For every change: one network, and of the other version what differs there; for the rest there is `make gate`.
 QUICK = {
@@ -110,8 +109,7 @@ def without_stack(operator: str, network: str, dtype: torch.dtype, arch: int, li
 @functools.cache
 def tensor_core_kernels() -> frozenset[str]:
     """The kernels that their modules say multiply half types on tensor cores."""
-    modules = [importlib.import_module(f"hyperseg.kernels.{path.stem}") for path in SOURCES]
-    return frozenset(name for module in modules for name in getattr(module, "TENSOR_CORES", ()))
+    return frozenset(name for module in modules() for name in getattr(module, "TENSOR_CORES", ()))
 
 
 def read(path: Path = FILE) -> dict[str, dict[str, int]]:

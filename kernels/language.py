@@ -1,17 +1,52 @@
-"""How kernels see maps: cut into patches, with halos, resized on the way in, normalised, reduced to partial sums.
+"""Device functions: index arithmetic, maps cut into patches, halos, bilinear sampling, activations, partial sums.
 
 A map is [N, C, H, W] with any strides. A *window map* holds the window of every patch (its pixels and one more on each
 side) one beside the other: [N, C, fh * (ph + 2), fw * (pw + 2)], so that it is a map of larger patches without halos.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from hyperseg.kernels.common import reflect, sample
-
 NONE, RELU, RELU6 = 0, 1, 2
+
+
+@triton.jit
+def reflect(i, size):
+    """The pixel that padding by reflection shows at ``i``: -1 is 1, ``size`` is ``size - 2``."""
+    last = size - 1
+    return last - tl.abs(last - tl.abs(i))
+
+
+@triton.jit
+def sample(o, scale, size):
+    """Where outputs ``o`` sample an axis of ``size`` values: (low, high, weight of high), half-pixel centres."""
+    source = tl.maximum((o.to(tl.float32) + 0.5) * scale - 0.5, 0.0)
+    low = tl.minimum(source.to(tl.int32), size - 1)
+    high = tl.minimum(low + 1, size - 1)
+    weight = tl.minimum(source - low.to(tl.float32), 1.0)
+    return low, high, weight
+
+
+@triton.jit
+def share_of(o, outputs, scale, size):
+    """How much of ``outputs`` is the value at ``o``, and what else they sample: (share, low, high, weight of high)."""
+    low, high, weight = sample(outputs, scale, size)
+    share = tl.where(low == o, 1.0 - weight, 0.0) + tl.where(high == o, weight, 0.0)
+    return share, low, high, weight
+
+
+@triton.jit
+def first_reader(o, scale, size):
+    """The first output that samples the value at ``o``: the one behind ``(o - 1/2) / scale - 1/2``."""
+    first = tl.maximum(tl.floor((o.to(tl.float32) - 0.5) / scale - 0.5), 0.0).to(tl.int32)
+    share, _, _, _ = share_of(o, first, scale, size)  # 0 where this one just does not
+    return tl.where(share == 0.0, first + 1, first)
+
+
+def readers(size: int, count: int) -> int:
+    """At most so many of ``count`` outputs sample one of ``size`` values: those less than a step away."""
+    return min(count, -(-2 * count // size))
 
 
 @triton.jit
@@ -166,42 +201,3 @@ def store_sums(partial_ptr, row, gradient, z, m_pixel, o_c, channels):
     at = partial_ptr + row.to(tl.int64) * 2 * channels + o_c
     tl.store(at, tl.sum(gradient, 0), mask=o_c < channels)
     tl.store(at + channels, tl.sum(gradient * z, 0), mask=o_c < channels)
-
-
-def moments(partials: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance [C] of all pixels, from the rows of :func:`store_moments`.
-
-    In float64 and a fixed order (Chan, Golub and LeVeque, 1979): no cancellation, the same bits every time.
-    """
-    counts, mean, squares = partials.double().unbind(1)
-    total = counts.sum(0)
-    overall = (mean * counts).sum(0) / total
-    variance = (squares + counts * (mean - overall).square()).sum(0) / total
-    return overall.to(partials.dtype), variance.to(partials.dtype)
-
-
-def new_map(like: Tensor, channels: int, height: int, width: int, dtype: torch.dtype | None = None) -> Tensor:
-    """An empty [N, channels, height, width] in channels-last memory."""
-    shape = (like.shape[0], channels, height, width)
-    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=torch.channels_last)
-
-
-def follow(x: Tensor, channels: int, size: tuple[int, int] | None = None) -> Tensor:
-    """The empty result of an operator on map ``x``, of x's size if not of another: in channels-last memory if x is."""
-    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    shape = (x.shape[0], channels, *(size or x.shape[2:]))
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
-
-
-def hidden_map(like: Tensor, hidden: int, grid: tuple[int, int], halo: str) -> Tensor:
-    """Empty, for hidden values: with halo ``"own"`` a window map. Channels are padded to whole blocks of 16."""
-    height, width = like.shape[2:]
-    if halo == "own":
-        height, width = height + 2 * grid[0], width + 2 * grid[1]
-    return new_map(like, (hidden + 15) // 16 * 16, height, width)
-
-
-def unit_stride(weights: Tensor) -> Tensor:
-    """Generated weights [N, fh, fw, P] whose parameters lie side by side."""
-    return weights if weights.stride(3) == 1 else weights.contiguous()

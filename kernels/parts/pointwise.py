@@ -8,8 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hyperseg.kernels import launch
-from hyperseg.kernels.common import block, precision
-from hyperseg.kernels.maps import (
+from hyperseg.kernels.language import (
     NONE,
     activate,
     base,
@@ -27,6 +26,7 @@ from hyperseg.kernels.maps import (
     wide,
     windowed,
 )
+from hyperseg.kernels.launch import block, precision
 
 TENSOR_CORES = ("_patch_pointwise_kernel", "_patch_outer_kernel")
 CANDIDATES = {

@@ -10,8 +10,18 @@ import triton.language as tl
 from torch import Tensor
 
 from hyperseg.kernels import launch
-from hyperseg.kernels.common import block, first_reader, readers, share_of
-from hyperseg.kernels.maps import base, index, load_map, reflections, store_map, wide
+from hyperseg.kernels.language import (
+    base,
+    first_reader,
+    index,
+    load_map,
+    readers,
+    reflections,
+    share_of,
+    store_map,
+    wide,
+)
+from hyperseg.kernels.launch import block
 
 CANDIDATES = {
     name: [{"BLOCK_M": m, "BLOCK_C": c, "num_warps": w} for m in (16, 32, 64) for c in (16, 32) for w in (2, 4)]

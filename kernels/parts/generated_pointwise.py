@@ -11,8 +11,8 @@ import triton.language as tl
 from torch import Tensor
 
 from hyperseg.kernels import launch
-from hyperseg.kernels.common import block, precision, sample
-from hyperseg.kernels.maps import activate, coordinate, index, place, wide
+from hyperseg.kernels.language import activate, coordinate, index, place, sample, wide
+from hyperseg.kernels.launch import block, precision
 
 TENSOR_CORES = ("_generated_pointwise_kernel",)
 CANDIDATES = {

@@ -10,10 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hyperseg.kernels import launch
-from hyperseg.kernels.common import block, precision, reflect
-from hyperseg.kernels.maps import (
-    activate,
+from hyperseg.kernels.language import (
     base,
     block_of_pixels,
     index,
@@ -22,146 +19,16 @@ from hyperseg.kernels.maps import (
     place,
     reflections,
     store_map,
-    store_moments,
     store_sums,
     through_relu6,
     wide,
 )
+from hyperseg.kernels.parts.depthwise_fwd import FILTER_CANDIDATES, depthwise_options, load_hidden
 
-TENSOR_CORES = ("_depthwise_project_kernel",)
 CANDIDATES = {
-    "depthwise_project": [
-        {"BLOCK_M": m, "BLOCK_H": h, "num_warps": w} for m in (16, 32, 64, 128) for h in (16, 32) for w in (1, 2, 4)
-    ],
-    **{
-        name: [{"BLOCK_M": m, "BLOCK_H": h, "num_warps": w} for m in (16, 64) for h in (16, 32, 64) for w in (2, 4)]
-        for name in ("depthwise_fwd", "depthwise_bwd", "depthwise_bwd_weights")
-    },
+    "depthwise_bwd": FILTER_CANDIDATES,
+    "depthwise_bwd_weights": FILTER_CANDIDATES,
 }
-
-
-@triton.jit
-def _hidden_at(
-    image, py, px, y, x, o_h, m_r, height, width, h_c, h_h, h_w,
-    CHANNELS: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr, OWN: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
-    """[pixels, hidden] at pixels (y, x) of a patch, each from -1 to the patch's size, one beyond the patch."""
-    if OWN:
-        row, column = py * (PATCH_H + 2) + y + 1, px * (PATCH_W + 2) + x + 1
-    else:
-        row, column = reflect(py * PATCH_H + y, height), reflect(px * PATCH_W + x, width)
-    return load_map(image, index(row, WIDE) * h_h + index(column, WIDE) * h_w, o_h, m_r, CHANNELS, h_c, WIDE)
-
-
-@triton.jit
-def _filtered(
-    image, taps, py, px, y, x, o_h, m_r, height, width, scale_ptr, shift_ptr, h_c, h_h, h_w,
-    HIDDEN: tl.constexpr, CHANNELS: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr, OWN: tl.constexpr,
-    NORMALISED: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_H: tl.constexpr,
-):  # fmt: skip
-    """[pixels, hidden]: nine shifted blocks of hidden values by nine taps."""
-    b_z = tl.zeros((BLOCK_M, BLOCK_H), tl.float32)
-    for t in tl.static_range(9):
-        b_a = _hidden_at(
-            image, py, px, y + t // 3 - 1, x + t % 3 - 1, o_h, m_r, height, width, h_c, h_h, h_w,
-            CHANNELS, PATCH_H, PATCH_W, OWN, WIDE,
-        )  # fmt: skip
-        if NORMALISED:
-            b_a = normalised(b_a, o_h, HIDDEN, scale_ptr, shift_ptr)
-        tap = tl.load(taps + o_h * 9 + t, mask=o_h < HIDDEN, other=0.0).to(tl.float32)
-        b_z += b_a.to(tl.float32) * tap[None, :]
-    return b_z
-
-
-@triton.jit
-def _depthwise_project_kernel(
-    hidden_ptr,  # [N, CHANNELS >= HIDDEN, ...] after ReLU6; a window map where OWN
-    weights_ptr,  # of a patch: [HIDDEN, 9], and [OUT, HIDDEN] right behind it
-    bias_ptr,  # [HIDDEN + OUT]
-    out_ptr,  # [N, OUT, height, width]
-    height,
-    width,
-    grid_h,
-    grid_w,
-    hidden_n, hidden_c, hidden_h, hidden_w,
-    weights_n, weights_h, weights_w,
-    out_n, out_c, out_h, out_w,
-    HIDDEN: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    OUT: tl.constexpr,
-    PATCH_H: tl.constexpr,
-    PATCH_W: tl.constexpr,
-    OWN: tl.constexpr,
-    BIAS: tl.constexpr,
-    PRECISION: tl.constexpr,
-    WIDE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-    BLOCK_O: tl.constexpr,
-):  # fmt: skip
-    """out = W3 relu6(depthwise(hidden, w2) + b2) + b3 with the weights of each patch."""
-    program = tl.program_id(0)
-    n, py, px, y, x, m_r = block_of_pixels(program, grid_h, grid_w, PATCH_H, PATCH_W, BLOCK_M)
-    o_o = tl.arange(0, BLOCK_O)
-    image = base(hidden_ptr, n, hidden_n)
-    taps = base(base(base(weights_ptr, n, weights_n), py, weights_h), px, weights_w)
-    project = taps + 9 * HIDDEN
-    b_out = tl.zeros((BLOCK_M, BLOCK_O), tl.float32)
-    for h in range(0, HIDDEN, BLOCK_H):
-        o_h = h + tl.arange(0, BLOCK_H)
-        b_z = _filtered(
-            image, taps, py, px, y, x, o_h, m_r, height, width, bias_ptr, bias_ptr, hidden_c, hidden_h, hidden_w,
-            HIDDEN, CHANNELS, PATCH_H, PATCH_W, OWN, False, WIDE, BLOCK_M, BLOCK_H,
-        )  # fmt: skip
-        if BIAS:
-            b_z += tl.load(bias_ptr + o_h, mask=o_h < HIDDEN, other=0.0).to(tl.float32)[None, :]
-        m = (o_h < HIDDEN)[:, None] & (o_o < OUT)[None, :]
-        b_w = tl.load(project + o_h[:, None] + (o_o * HIDDEN)[None, :], mask=m, other=0.0)
-        b_out = tl.dot(activate(b_z, 2).to(b_w.dtype), b_w, b_out, input_precision=PRECISION)
-    if BIAS:
-        b_out += tl.load(bias_ptr + HIDDEN + o_o, mask=o_o < OUT, other=0.0).to(tl.float32)[None, :]
-    pixel = index(py * PATCH_H + y, WIDE) * out_h + index(px * PATCH_W + x, WIDE) * out_w
-    store_map(base(out_ptr, n, out_n), b_out, pixel, o_o, m_r, OUT, out_c, WIDE)
-
-
-@triton.jit
-def _depthwise_fwd_kernel(
-    hidden_ptr,  # before its norm
-    weights_ptr,  # of a patch: [HIDDEN, 9]
-    scale_ptr,  # [HIDDEN], of the norm before
-    shift_ptr,
-    out_ptr,  # [N, CHANNELS >= HIDDEN, height, width], before the norm behind
-    partial_ptr,  # float32 [programs, 3, HIDDEN]
-    height,
-    width,
-    grid_h,
-    grid_w,
-    hidden_n, hidden_c, hidden_h, hidden_w,
-    weights_n, weights_h, weights_w,
-    out_n, out_c, out_h, out_w,
-    HIDDEN: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    PATCH_H: tl.constexpr,
-    PATCH_W: tl.constexpr,
-    OWN: tl.constexpr,
-    MOMENTS: tl.constexpr,
-    WIDE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-):  # fmt: skip
-    """out = depthwise(relu6(scale * hidden + shift), w2), and its moments."""
-    program = tl.program_id(0)
-    n, py, px, y, x, m_r = block_of_pixels(program, grid_h, grid_w, PATCH_H, PATCH_W, BLOCK_M)
-    o_h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
-    taps = base(base(base(weights_ptr, n, weights_n), py, weights_h), px, weights_w)
-    b_z = _filtered(
-        base(hidden_ptr, n, hidden_n), taps, py, px, y, x, o_h, m_r, height, width, scale_ptr, shift_ptr,
-        hidden_c, hidden_h, hidden_w, HIDDEN, CHANNELS, PATCH_H, PATCH_W, OWN, True, WIDE, BLOCK_M, BLOCK_H,
-    )  # fmt: skip
-    if MOMENTS:
-        store_moments(partial_ptr, program, b_z, m_r, o_h, HIDDEN)
-    pixel = index(py * PATCH_H + y, WIDE) * out_h + index(px * PATCH_W + x, WIDE) * out_w
-    store_map(base(out_ptr, n, out_n), b_z, pixel, o_h, m_r, CHANNELS, out_c, WIDE)
 
 
 @triton.jit
@@ -201,7 +68,7 @@ def _depthwise_bwd_weights_kernel(
         pixel = index(py * PATCH_H + y, WIDE) * d_h + index(px * PATCH_W + x, WIDE) * d_w
         b_d = load_map(d, pixel, o_h, m_r, CHANNELS, d_c, WIDE).to(tl.float32)
         for t in tl.static_range(9):
-            b_a = _hidden_at(
+            b_a = load_hidden(
                 image, py, px, y + t // 3 - 1, x + t % 3 - 1, o_h, m_r, height, width, hidden_c, hidden_h, hidden_w,
                 CHANNELS, PATCH_H, PATCH_W, OWN, WIDE,
             )  # fmt: skip
@@ -334,81 +201,6 @@ def _depthwise_bwd_neighbour_kernel(
     )  # fmt: skip
 
 
-def depthwise_project(
-    hidden_map: Tensor, weights: Tensor, first: int, bias: Tensor | None, hidden: int, out: Tensor, halo: str
-) -> None:
-    """Fill ``out`` [N, O, H, W] with W3 relu6(depthwise(hidden, w2) + b2) + b3.
-
-    Args:
-        hidden_map: after ReLU6, at least ``hidden`` channels wide; for halo ``"own"`` a window map.
-        weights: [N, fh, fw, P] with parameters side by side; the depthwise taps begin at ``first``.
-        bias: [hidden + O] or None.
-    """
-    n, fh, fw, _ = weights.shape
-    _, out_channels, height, width = out.shape
-    patch_h, patch_w = height // fh, width // fw
-    default = {"BLOCK_M": block(patch_h * patch_w, 16, 64), "BLOCK_H": 16, "num_warps": 2, "num_stages": 1}
-    signature = {"hidden": hidden, "outputs": out_channels, "pixels": patch_h * patch_w}
-    chosen = launch.options("depthwise_project", out, default, **signature)
-    blocks = triton.cdiv(patch_h * patch_w, chosen["BLOCK_M"])
-    with torch.cuda.device_of(out):
-        _depthwise_project_kernel[(n * fh * fw * blocks,)](
-            hidden_map, weights[..., first:], weights if bias is None else bias, out,
-            height, width, fh, fw, *hidden_map.stride(), *weights.stride()[:3], *out.stride(),
-            HIDDEN=hidden,
-            CHANNELS=hidden_map.shape[1],
-            OUT=out_channels,
-            PATCH_H=patch_h,
-            PATCH_W=patch_w,
-            OWN=halo == "own",
-            BIAS=bias is not None,
-            PRECISION=precision(out.dtype),
-            WIDE=wide(hidden_map, out),
-            BLOCK_O=block(out_channels),
-            enable_fp_fusion=True,
-            **chosen,
-        )  # fmt: skip
-
-
-def depthwise(
-    hidden_map: Tensor,
-    weights: Tensor,
-    first: int,
-    norm: tuple[Tensor, Tensor],
-    hidden: int,
-    out: Tensor,
-    halo: str,
-    *,
-    partials: bool = False,
-) -> Tensor | None:
-    """Fill ``out`` [N, channels, H, W] with depthwise(relu6(scale * hidden + shift), w2).
-
-    Returns:
-        With ``partials`` the moments' rows; see ``hyperseg.kernels.maps``.
-    """
-    n, fh, fw, _ = weights.shape
-    height, width = out.shape[2:]
-    patch_h, patch_w = height // fh, width // fw
-    chosen = _options("depthwise_fwd", out, hidden, patch_h * patch_w)
-    rows = n * fh * fw * triton.cdiv(patch_h * patch_w, chosen["BLOCK_M"])
-    found = out.new_empty((rows, 3, hidden), dtype=torch.float32) if partials else None
-    with torch.cuda.device_of(out):
-        _depthwise_fwd_kernel[(rows, triton.cdiv(out.shape[1], chosen["BLOCK_H"]))](
-            hidden_map, weights[..., first:], *norm, out, out if found is None else found,
-            height, width, fh, fw, *hidden_map.stride(), *weights.stride()[:3], *out.stride(),
-            HIDDEN=hidden,
-            CHANNELS=out.shape[1],
-            PATCH_H=patch_h,
-            PATCH_W=patch_w,
-            OWN=halo == "own",
-            MOMENTS=partials,
-            WIDE=wide(hidden_map, out),
-            enable_fp_fusion=True,
-            **chosen,
-        )  # fmt: skip
-    return found
-
-
 def depthwise_backward_weights(
     d: Tensor, hidden_map: Tensor, first: int, norm: tuple[Tensor, Tensor], hidden: int, d_weights: Tensor, halo: str
 ) -> None:
@@ -416,7 +208,7 @@ def depthwise_backward_weights(
     n, fh, fw, parameters = d_weights.shape
     height, width = d.shape[2:]
     patch_h, patch_w = height // fh, width // fw
-    chosen = _options("depthwise_bwd_weights", d, hidden, patch_h * patch_w)
+    chosen = depthwise_options("depthwise_bwd_weights", d, hidden, patch_h * patch_w)
     with torch.cuda.device_of(d):
         _depthwise_bwd_weights_kernel[(n * fh * fw, triton.cdiv(hidden, chosen["BLOCK_H"]))](
             d, hidden_map, *norm, d_weights[..., first:],
@@ -454,7 +246,7 @@ def depthwise_backward(
     patch_h, patch_w = height // fh, width // fw
     own = halo == "own"
     pixels = (patch_h + 2 * own) * (patch_w + 2 * own)
-    chosen = _options("depthwise_bwd", d, hidden, pixels)
+    chosen = depthwise_options("depthwise_bwd", d, hidden, pixels)
     rows = n * fh * fw * triton.cdiv(pixels, chosen["BLOCK_M"])
     found = d.new_empty((rows, 2, hidden), dtype=torch.float32) if partials else None
     kernel = _depthwise_bwd_own_kernel if own else _depthwise_bwd_neighbour_kernel
@@ -473,8 +265,3 @@ def depthwise_backward(
             **chosen,
         )  # fmt: skip
     return found
-
-
-def _options(kernel: str, x: Tensor, hidden: int, pixels: int) -> launch.Options:
-    default = {"BLOCK_M": block(pixels, 16, 64), "BLOCK_H": 16, "num_warps": 4, "num_stages": 1}
-    return launch.options(kernel, x, default, hidden=hidden, pixels=pixels)
