@@ -1,11 +1,12 @@
 """The networks: configurations, modules, registry, checkpoints."""
 
+from hyperseg.models.checkpoint import load
 from hyperseg.models.config import HyperSegConfig
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.official import load_official, save_official
 from hyperseg.models.pyramid import forward_pyramid
 from hyperseg.models.registry import create_model, list_models, model_config
-from hyperseg.models.storage import CheckpointError, load, save
+from hyperseg.models.storage import CheckpointError, save
 from hyperseg.models.synthetic import probe_frames, synthesize_weights
 from hyperseg.models.variants import ALIASES, PUBLISHED, VARIANTS
 

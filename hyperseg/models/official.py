@@ -1,9 +1,8 @@
-"""Checkpoints of the official code, read and written (SPEC A.4, I). Nothing in a file is executed or downloaded."""
+"""Read and write checkpoints of the official code (SPEC A.4, I). Nothing in a file is executed or downloaded."""
 
 import os
 import pickle
 import re
-import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from hyperseg.models import official_arch
 from hyperseg.models.config import HyperSegConfig
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.registry import model_config
-from hyperseg.models.storage import CheckpointError, compare
+from hyperseg.models.storage import CheckpointError, check_state, is_own_format
 from hyperseg.ops._layout import coordinates
 
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -26,19 +25,23 @@ _CONV = ("weight",)
 _BIASED = ("weight", "bias")
 
 
-def load_official(path: str | os.PathLike, name: str | None = None, device: str | torch.device = "cpu") -> HyperSeg:
-    """Read a ``.pth`` of the official code.
+def load_official(
+    path: str | os.PathLike[str], name: str | None = None, device: str | torch.device = "cpu"
+) -> HyperSeg:
+    """Load a ``.pth`` file of the official code; :func:`hyperseg.load` also reads the library's own format.
 
     Args:
-        path: as its trainer writes them, or as released: without optimiser, or a bare state dict.
-        name: the network, for a file that does not say (no ``arch``); see :func:`hyperseg.list_models`.
+        path: a file that the official trainer wrote, a released file (without optimiser), or a bare state dict.
+        name: the network, for a file that does not name it (no ``arch``); see :func:`hyperseg.list_models`.
+        device: where the network is put.
 
     Returns:
         The network, in eval mode, on ``device``.
 
     Raises:
         CheckpointError: the file cannot be read, contains anything but tensors and plain data, describes a network
-            that is not HyperSeg's, or does not fit it: missing, surplus and misshapen keys are listed by name.
+            other than HyperSeg, or does not fit its network: missing, surplus and misshapen keys are listed by name.
+        ValueError: there is no network ``name``.
     """
     path = Path(path)
     content = _read(path)
@@ -55,11 +58,12 @@ def load_official(path: str | os.PathLike, name: str | None = None, device: str 
     return model.eval().to(device)
 
 
-def save_official(model: HyperSeg, path: str | os.PathLike) -> None:
-    """Write the network for the official code: ``arch`` and ``state_dict``, under its key names and in its order.
+def save_official(model: HyperSeg, path: str | os.PathLike[str]) -> None:
+    """Write a network for the official code: ``arch`` and ``state_dict``, with its key names in its order.
 
     Raises:
         ValueError: the official code has no such network.
+        OSError: the file cannot be written.
     """
     content = {"state_dict": to_official(model), "arch": official_arch.write(model.config), "epoch": 0}
     # torch.save would write the temporary file's name into the archive.
@@ -68,20 +72,20 @@ def save_official(model: HyperSeg, path: str | os.PathLike) -> None:
 
 
 def from_official(model: HyperSeg, state: dict[str, Tensor], source: str = "the state_dict") -> None:
-    """Load an official state dict.
+    """Load an official state dict into ``model``; messages name ``source``.
 
     Raises:
         CheckpointError: keys or shapes are not the network's, or its cached coordinates are not coordinates.
     """
     expected = OrderedDict((key, value.shape) for key, value in to_official(model).items())
-    # Cached coordinates (SPEC F) hold nothing that is learnt, and which sizes are cached does not matter.
+    # The cached coordinates (SPEC F) are constants, and the file may have them for any sizes.
     cached = {key: value for key, value in state.items() if key.startswith("decoder.coord")}
     weights = {key: value for key, value in state.items() if key not in cached}
-    compare(weights, {k: v for k, v in expected.items() if not k.startswith("decoder.coord")}, source)
+    check_state(weights, {k: v for k, v in expected.items() if not k.startswith("decoder.coord")}, source)
     for key, value in cached.items():
         truth = coordinates(value.shape[-2], value.shape[-1], like=value) if value.dim() == 4 else value[..., None]
         if value.shape != truth.shape or not torch.allclose(value, truth, atol=1e-5):
-            raise CheckpointError(f"{source}: {key} does not hold coordinates from -1 to 1; its answers would differ.")
+            raise CheckpointError(f"{source}: {key} does not hold coordinates from -1 to 1; the output would differ.")
     ours = model.state_dict()
     model.load_state_dict(
         {name: weights[key].reshape(ours[name].shape) for key, name in _names(model) if name is not None}
@@ -89,7 +93,7 @@ def from_official(model: HyperSeg, state: dict[str, Tensor], source: str = "the 
 
 
 def to_official(model: HyperSeg) -> "OrderedDict[str, Tensor]":
-    """The state dict of the network under the official names, shapes and order, cached coordinates included."""
+    """Return the state dict with the official names, shapes and order, cached coordinates included."""
     ours = model.state_dict()
     generators = {f"decoder.generators.{i}" for i in range(len(model.decoder.generators))}
     result = OrderedDict()
@@ -103,14 +107,13 @@ def to_official(model: HyperSeg) -> "OrderedDict[str, Tensor]":
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if path.is_dir() or path.suffix == ".safetensors":
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist.")
+    if is_own_format(path):
         kind = "a directory" if path.is_dir() else "a safetensors file"
         raise CheckpointError(
-            f"{path} is {kind}, not a .pth file of the official code. "
-            "For what hyperseg.save wrote there is hyperseg.load."
+            f"{path} is {kind}, not a .pth file of the official code. For either format there is hyperseg.load."
         )
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist.")
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -124,15 +127,15 @@ def _read(path: Path) -> dict[str, Any]:
                 else f"it is damaged or not a PyTorch checkpoint ({_reason(error)})."
             )
         ) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, IndexError) as error:
+    except Exception as error:  # a damaged file can make the unpickler raise nearly anything
         raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint ({_reason(error)}).") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a HyperSeg checkpoint: it holds a {type(content).__name__}.")
     return content
 
 
-def _numpy_scalars() -> list:
-    """``best_iou`` is a numpy scalar; these are all that one needs, under the names of NumPy 1 and 2."""
+def _numpy_scalars() -> list[Any]:
+    """Return the globals that a pickled NumPy scalar (``best_iou``) needs, under the names of NumPy 1 and 2."""
     core = getattr(np, "_core", None) or np.core
     scalar = core.multiarray.scalar
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
@@ -143,7 +146,7 @@ _NUMPY_SCALARS = _numpy_scalars()
 
 
 def _reason(error: Exception) -> str:
-    """The first sentence, without the advice to switch the safety off."""
+    """Return the first line of an error, without PyTorch's advice to load the file unsafely."""
     text = str(error).split("WeightsUnpickler error:")[-1].strip()
     return text.splitlines()[0].split(". ")[0][:200] if text else type(error).__name__
 
@@ -154,7 +157,7 @@ def _configuration(path: Path, content: dict[str, Any], name: str | None) -> Hyp
     arch = content.get("arch")
     if not isinstance(arch, str):
         raise CheckpointError(
-            f"{path} does not say which network it is (no arch); give its name (load_official(path, name), or --model)."
+            f"{path} does not say which network it is (no arch); give its name (load(path, name=...), or --model)."
         )
     try:
         return official_arch.parse(arch)
@@ -163,11 +166,11 @@ def _configuration(path: Path, content: dict[str, Any], name: str | None) -> Hyp
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Names
+# Key names
 
 
 def _names(model: HyperSeg) -> Iterator[tuple[str, str | None]]:
-    """``(official key, our key)`` in the official order; None for cached coordinates."""
+    """Yield ``(official key, our key)`` in the official order; our key is None for cached coordinates."""
     module = official_arch.module_of(model.config)
     yield from _encoder_names(model)
     yield from _coordinate_names(model.config)

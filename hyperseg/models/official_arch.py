@@ -1,4 +1,4 @@
-"""The ``arch`` string of official checkpoints: a network as a Python call (SPEC A.4). Parsed, never run."""
+"""The ``arch`` string of official checkpoints: a network as a Python call (SPEC A.4). It is parsed, never run."""
 
 import ast
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 from hyperseg.models.config import HyperSegConfig
 from hyperseg.models.variants import VARIANTS
 
-# Width, nominal image size and head dropout of the EfficientNets that the official factory knows (SPEC B.1).
+# Width factor, nominal image size and head dropout of the EfficientNets in the official factory (SPEC B.1).
 _EFFICIENTNETS = {
     "efficientnet-b0": (1.0, 224, 0.2),
     "efficientnet-b1": (1.0, 240, 0.2),
@@ -22,7 +22,7 @@ _STAGE_CHANNELS = (16, 24, 40, 112, 320)
 _FACTORY = "hyperseg_efficientnet"
 MODULES = ("hyperseg_v1_0", "hyperseg_v1_0_unify", "hyperseg_v0_1")
 
-# Options that the published networks leave alone; any other value would be another network.
+# Options with the same value in all published networks; another value gives a network that is not supported.
 _FIXED = {
     "in_nc": 3,
     "level_layers": 1,
@@ -47,10 +47,10 @@ _COORDINATES = {
 
 
 def parse(arch: str) -> HyperSegConfig:
-    """The configuration that an ``arch`` string describes; nothing in it is evaluated.
+    """Return the configuration that an ``arch`` string describes. Nothing in it is evaluated.
 
     Raises:
-        ValueError: it is not a call, with literal arguments, of one of the three known factories.
+        ValueError: it is not a call of one of the three known factories with literal arguments that fit together.
     """
     module, arguments = _parse_call(arch)
     unknown = sorted(set(arguments) - _USED - _IGNORED - set(_FIXED))
@@ -139,7 +139,7 @@ def _config(module: str, arguments: Mapping[str, Any]) -> HyperSegConfig:
 
 
 def _published(config: HyperSegConfig) -> HyperSegConfig:
-    """The published configuration of the same structure, if there is one; with other classes it is a custom one."""
+    """Return the published configuration of the same structure if there is one, as a custom one for other classes."""
     for variant in VARIANTS.values():
         same = config.replace(
             name=variant.name, dataset=variant.dataset, num_classes=variant.num_classes, resolution=variant.resolution
@@ -152,10 +152,10 @@ def _published(config: HyperSegConfig) -> HyperSegConfig:
 
 
 def module_of(config: HyperSegConfig) -> str:
-    """The official module that builds this network.
+    """Return the name of the official module that builds this network.
 
     Raises:
-        ValueError: none does.
+        ValueError: there is none.
     """
     kinds = {
         ("pyramid", "overlapping", "remainder", "own", False): "hyperseg_v1_0",
@@ -173,14 +173,14 @@ def module_of(config: HyperSegConfig) -> str:
 
 
 def coordinate_sizes(config: HyperSegConfig) -> list[tuple[int, int]]:
-    """The sizes for which the official network caches coordinates in its state (SPEC F); v0_1 has none."""
+    """Return the (H, W) for which the official network caches coordinates in its state (SPEC F); v0_1 has none."""
     if config.halo == "neighbour":
         return []
     return _COORDINATES.get(config.name, [config.resolution])
 
 
 def write(config: HyperSegConfig) -> str:
-    """The ``arch`` string of a configuration, as the official trainer writes it: no spaces.
+    """Return the ``arch`` string of a configuration, without spaces, as the official trainer writes it.
 
     Raises:
         ValueError: the official code has no such network.
@@ -194,7 +194,7 @@ def write(config: HyperSegConfig) -> str:
         arguments["out_feat_scale"] = [round(f / c, 3) for f, c in zip(config.feature_channels, channels, strict=True)]
     arguments["kernel_sizes"] = config.kernel_sizes
     if not legacy:
-        # One more than is used, as the official configurations have it.
+        # The official configurations list one more than the network uses.
         arguments["level_channels"] = [*config.level_channels, config.level_channels[-1]]
     arguments["expand_ratio"] = config.expand_ratio
     arguments |= {"inference_hflip": True, "with_out_fc": False, "decoder_dropout": None}

@@ -1,4 +1,4 @@
-"""Our own checkpoint format: a directory with ``config.json`` and ``model.safetensors``. No code in either."""
+"""The library's own checkpoint format: a folder with ``config.json`` and ``model.safetensors``, neither with code."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperseg._files import atomic_write
 from hyperseg.models.config import HyperSegConfig
@@ -16,18 +16,20 @@ from hyperseg.models.hyperseg import HyperSeg
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-_OFFICIAL_SUFFIXES = (".pth", ".pt")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, is not one, or does not fit its network; the message says which and how."""
+    """A checkpoint cannot be read or does not fit its network. The message names the file and the reason."""
 
 
-def save(model: HyperSeg, directory: str | os.PathLike) -> Path:
+def save(model: HyperSeg, directory: str | os.PathLike[str]) -> Path:
     """Write ``config.json`` and ``model.safetensors`` into ``directory``. If a write fails, both stay as they were.
 
     Returns:
         The directory.
+
+    Raises:
+        OSError: a file cannot be written.
     """
     directory = Path(directory)
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
@@ -37,50 +39,64 @@ def save(model: HyperSeg, directory: str | os.PathLike) -> Path:
     return directory
 
 
-def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> HyperSeg:
-    """Read what :func:`save` wrote: the directory, or the ``model.safetensors`` in it.
+def is_own_format(path: Path) -> bool:
+    """Return whether a checkpoint is in the library's own format; otherwise it is taken for an official file.
+
+    A folder or a ``.safetensors`` file is, and so is a file of another name with safetensors contents: the length of a
+    header in 8 bytes, then JSON.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    if path.is_dir() or path.suffix == ".safetensors":
+        return True
+    try:
+        with open(path, "rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def load_own_format(path: Path, device: str | torch.device = "cpu") -> HyperSeg:
+    """Load what :func:`save` wrote: ``path`` is the folder, or the weights file in it.
 
     Returns:
         The network, in eval mode, on ``device``.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or the weights are not of that configuration.
+        CheckpointError: a file is missing or damaged, or the weights do not fit the configuration.
     """
-    path = Path(path)
     weights = path / WEIGHTS_FILE if path.is_dir() else path
     config_file = weights.parent / CONFIG_FILE
-    form = f"a checkpoint is a directory with {CONFIG_FILE} and {WEIGHTS_FILE}"
-    if weights.suffix in _OFFICIAL_SUFFIXES:
-        problem = "is a file of the official code, or none of ours" if weights.is_file() else "does not exist"
-        raise CheckpointError(f"{weights} {problem}; {form}. For a .pth there is hyperseg.load_official.")
     for file in (weights, config_file):
         if not file.is_file():
-            raise CheckpointError(f"{file} does not exist; {form}.")
+            raise CheckpointError(
+                f"{file} does not exist; a checkpoint is a directory with {CONFIG_FILE} and {WEIGHTS_FILE}."
+            )
+    unusable = f"{config_file} is not a usable configuration"
     try:
         config = HyperSegConfig.from_dict(json.loads(config_file.read_text()))
-        model = HyperSeg(config)
-    except (ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
-        raise CheckpointError(f"{config_file} is not a usable configuration: {error}") from error
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError, OSError) as error:
+        raise CheckpointError(f"{unusable}: {error}") from error
     try:
         state = load_file(weights)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{weights} is not a readable safetensors file: {error}") from error
-    load_state(model, state, str(weights))
+    try:
+        model = HyperSeg(config)
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise CheckpointError(f"{unusable}: {error}") from error
+    check_state(state, {key: value.shape for key, value in model.state_dict().items()}, str(weights))
+    model.load_state_dict(state)
     return model.eval().to(device)
 
 
-def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """``load_state_dict`` that lists every missing, surplus and misshapen key by name.
+def check_state(state: Mapping[str, Tensor], expected: Mapping[str, torch.Size], source: str) -> None:
+    """Check that a state dict has exactly the expected keys and shapes.
 
     Raises:
-        CheckpointError: the keys or shapes are not the network's.
+        CheckpointError: they differ; the message lists up to 40 missing, surplus and misshapen keys.
     """
-    compare(state, {k: v.shape for k, v in model.state_dict().items()}, source)
-    model.load_state_dict(dict(state))
-
-
-def compare(state: Mapping[str, Tensor], expected: Mapping[str, torch.Size], source: str) -> None:
-    """Raise CheckpointError unless ``state`` has exactly these keys and shapes."""
     problems = [f"missing: {key} {tuple(expected[key])}" for key in expected if key not in state]
     problems += [f"surplus: {key}" for key in state if key not in expected]
     problems += [

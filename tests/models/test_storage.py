@@ -95,13 +95,6 @@ def test_missing_directory(tmp_path):
     refused(tmp_path / "nothing", "does not exist; a checkpoint is a directory with")
 
 
-def test_a_file_of_the_official_code(tmp_path):
-    path = tmp_path / "x.pth"
-    refused(path, r"x\.pth does not exist; a checkpoint is a directory .* For a \.pth there is hyperseg\.load_official")
-    path.touch()
-    refused(path, r"x\.pth is a file of the official code, or none of ours; .* there is hyperseg\.load_official")
-
-
 @pytest.mark.parametrize("name", [".", "model.safetensors"], ids=["directory", "weights"])
 def test_our_own_checkpoint_as_an_official_one(name, saved):
     with pytest.raises(CheckpointError, match=r"not a \.pth file of the official code\. .* there is hyperseg\.load\."):

@@ -1,0 +1,44 @@
+"""Load a checkpoint in either format: the library's own (``storage.py``) or the official code's (``official.py``)."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from hyperseg.models.hyperseg import HyperSeg
+from hyperseg.models.official import load_official
+from hyperseg.models.registry import model_config
+from hyperseg.models.storage import CONFIG_FILE, WEIGHTS_FILE, CheckpointError, is_own_format, load_own_format
+
+
+def load(path: str | os.PathLike[str], device: str | torch.device = "cpu", name: str | None = None) -> HyperSeg:
+    """Load a network from a checkpoint. Nothing in the file is executed.
+
+    Args:
+        path: a folder that :func:`hyperseg.save` wrote, the ``model.safetensors`` in it, or a ``.pth`` file of the
+            official code. The contents decide which it is, not the suffix.
+        device: where the network is put.
+        name: the network that the checkpoint contains, see :func:`hyperseg.list_models`. Needed only for an official
+            file that does not name it (no ``arch``).
+
+    Returns:
+        The network, in eval mode, on ``device``.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, does not fit its network, or contains another network than
+            ``name``. The message names the file.
+        ValueError: there is no network ``name``.
+    """
+    path = Path(path)
+    expected = None if name is None else model_config(name).name
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} does not exist; a checkpoint is a directory with {CONFIG_FILE} and {WEIGHTS_FILE}, "
+            "or a .pth file of the official code."
+        )
+    if not is_own_format(path):
+        return load_official(path, expected, device)
+    model = load_own_format(path, device)
+    if expected not in (None, model.config.name):
+        raise CheckpointError(f"{path} contains {model.config.name}, not {expected}.")
+    return model
