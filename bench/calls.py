@@ -20,7 +20,6 @@ from bench import inputs
 from bench.roofline import tensor_bytes
 from bench.subject import settings
 from hyperseg import ops
-from hyperseg.models.decoder import decode
 from hyperseg.ops import LevelArguments, _layout, reference
 
 DECODER = "decoder"  # all levels in one line, beside the operators
@@ -121,11 +120,15 @@ def inference_calls(model: nn.Module, frames: Tensor) -> list[Call]:
         calls = [*calls, *whole_levels(calls)]
         levels = [call for call in calls if call.operator == "decoder_level"]
         blocks = [block_call(call) for call in levels if LevelArguments(*call.arguments).hidden]
-        folded = engine.folded
+        decoder = engine.folded.decoder
         signal = next(c.arguments[0 if c.operator == "generate_weights" else 2] for c in calls if makes_weights(c))
         skips = [call.arguments[0] for call in levels]
-        arguments = (list(folded.generators), list(folded.biases), signal[:, : folded.plan.used_channels], skips)
-        whole = Call(DECODER, arguments, lambda *args: decode(folded.plan, folded.halo, *args), of="apart")
+        arguments = (list(decoder.generators), list(decoder.biases), signal[:, : decoder.plan.used_channels], skips)
+
+        def decode(generators: list[Tensor], biases: list[Tensor], signal: Tensor, skips: list[Tensor]) -> Tensor:
+            return replace(decoder, generators=generators, biases=biases).decode(signal, skips)
+
+        whole = Call(DECODER, arguments, decode, of="apart")
     return [*calls, *blocks, whole]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from hyperseg.models import HyperSeg
+from hyperseg.models import HyperSeg, sizes
 
 
 def photograph(height: int, width: int, generator: torch.Generator) -> torch.Tensor:
@@ -44,9 +44,7 @@ def normalise(
     batch: torch.Tensor, mean: Sequence[float] | torch.Tensor, std: Sequence[float] | torch.Tensor
 ) -> torch.Tensor:
     """uint8 [N, H, W, 3] -> normalised float32 [N, 3, H, W]."""
-    images = batch.permute(0, 3, 1, 2).float() / 255
-    shift, scale = (torch.as_tensor(v, dtype=images.dtype, device=images.device).view(1, 3, 1, 1) for v in (mean, std))
-    return ((images - shift) / scale).contiguous()
+    return sizes.normalise(batch, mean, std).contiguous()
 
 
 @torch.no_grad()

@@ -18,7 +18,6 @@ from bench import inputs, parity
 from bench.harness import Case, synchronize
 from bench.parity import Parity
 from hyperseg.models import CheckpointError, synthesize_weights
-from hyperseg.models.sizes import padded_size
 from hyperseg.models.storage import WEIGHTS_FILE
 
 
@@ -148,7 +147,7 @@ class Subject:
     def full_size(self, scores: torch.Tensor) -> torch.Tensor:
         """The network's own last step: scores at its output stride, of the padded image, to image size."""
         height, width = self.size
-        padded = padded_size(self.size, self.model.takes_one_more)
+        padded = self.model.config.padded_size(self.size)
         if tuple(scores.shape[2:]) != padded:
             scores = F.interpolate(scores, padded, mode="bilinear", align_corners=False)
         return scores[:, :, :height, :width]

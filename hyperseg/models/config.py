@@ -1,4 +1,4 @@
-"""What defines a HyperSeg network, as data."""
+"""Configuration of a HyperSeg network."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class HyperSegConfig:
-    """One network. Sequences over features run fine to coarse, over decoder levels coarse to fine.
+    """Configuration of one network. Features are listed fine to coarse, decoder levels coarse to fine.
 
     Attributes:
         name: registered name, or any other for a network of your own.
@@ -89,6 +89,19 @@ class HyperSegConfig:
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise ValueError(f"{len(self.class_names)} class names were given for {self.num_classes} classes.")
 
+    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the smallest (H, W) that the network takes without padding and that is at least ``size``.
+
+        The encoder halves five times, so multiples of 32 fit. With the official static padding a network that ends at
+        half resolution also takes one pixel more, as the official code does (SPEC C.3).
+        """
+        one_more = self.static_padding_size is not None and len(self.kernel_sizes) == 5
+        height, width = (
+            side if one_more and side > _STRIDE and side % _STRIDE == 1 else -(-side // _STRIDE) * _STRIDE
+            for side in size
+        )
+        return height, width
+
     def replace(self, **changes: Any) -> "HyperSegConfig":
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
@@ -112,9 +125,10 @@ class HyperSegConfig:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
+_STRIDE = 32  # of the encoder's coarsest feature
 _SEQUENCES = ("resolution", "feature_channels", "kernel_sizes", "level_channels", "weight_groups")
 _COUNTS = ("num_classes", "head_channels", "context_levels", *_SEQUENCES)
-# A configuration out of a file must not ask for memory without end.
+# Upper bounds, so that a configuration read from a file cannot allocate unbounded memory.
 _LARGEST, _MOST_CONTEXT_LEVELS, _MOST_EXPANSION = 65536, 8, 64
 _CHOICES = {
     "context": ("pyramid", "unet"),

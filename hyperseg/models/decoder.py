@@ -1,32 +1,33 @@
-"""The decoder: weight generators and dynamic levels, one class for all networks (SPEC D to G).
+"""The decoder: weight generators and dynamic levels, for all networks (SPEC D to G).
 
-In training, norms use batch statistics and each step is an operator of its own. Otherwise the norms are affine maps:
-their scales are folded into the generators' rows, their shifts become biases, and a level is one call of
-``decoder_level``. The engine runs the very same code on tensors folded once.
+In training, batch norms use batch statistics and each step is one operator call. Otherwise the batch norms are folded:
+their scales into the generators' rows, their shifts into biases, and a level is one call of ``decoder_level``. The
+module folds in every forward pass, an engine once; both run :class:`FoldedDecoder`.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperseg import ops
-from hyperseg.models.plan import Generator, Level, Plan
+from hyperseg.models.plan import DecoderPlan, GeneratorPlan, LevelPlan
 from hyperseg.ops import _layout, reference
 
 
 class DynamicLevel(nn.Module):
-    """The static part of a level: its norms. Its convolution weights are generated."""
+    """The stored part of a level: its batch norms. Its convolution weights are generated."""
 
-    def __init__(self, level: Level, halo: str):
+    def __init__(self, level: LevelPlan, halo: str):
         super().__init__()
         self.level, self.halo = level, halo
         widths = [level.hidden, level.hidden, level.out_channels] if level.hidden else [level.out_channels]
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
 
     def fold(self) -> tuple[Tensor, Tensor]:
-        """``(scale of each generated parameter [P], bias [2 * hidden + out])`` of the norms' running statistics."""
+        """Return the batch norms as ``scale [P]`` of each generated parameter and ``bias [2 * hidden + out]``."""
         level = self.level
         fan_in = [level.in_channels, 9, level.hidden] if level.hidden else [level.in_channels]
         rows, biases = [], []
@@ -37,14 +38,14 @@ class DynamicLevel(nn.Module):
         return torch.cat(rows), torch.cat(biases)
 
     def forward(self, skip: Tensor, previous: Tensor | None, weights: Tensor) -> Tensor:
-        """With batch statistics: ``weights [N, fh, fw, P]`` as generated, nothing folded."""
+        """Run the level on generated ``weights [N, fh, fw, P]`` with its batch norms not folded, as in training."""
         level = self.level
         x = _layout.level_input(skip, previous)
         if not level.hidden:
             y = ops.patch_conv2d(x, weights, out_channels=level.out_channels)
             return F.relu(self.norms[0](y))
         if any(type(norm) is not nn.BatchNorm2d or not norm.training for norm in self.norms):
-            # SyncBatchNorm and the like know best how to gather their statistics, and frozen norms have theirs.
+            # SyncBatchNorm and the like gather their own statistics, and frozen norms have stored ones.
             return reference.inverted_residual(
                 x, weights, level.hidden, level.out_channels, self.halo, list(self.norms)
             )
@@ -66,7 +67,7 @@ class DynamicLevel(nn.Module):
         n, _, height, width = x.shape
         fh, fw = weights.shape[1:3]
         pixels = n * height * width
-        # With its own halo a patch normalises the pixels around it too, as often as they occur (SPEC G).
+        # With halo "own" a patch also normalises the pixels around it, so these occur several times (SPEC G).
         expanded = n * (height + 2 * fh) * (width + 2 * fw) if self.halo == "own" else pixels
         widths = [norm.num_features for norm in self.norms]
         for norm, batch_mean, batch_variance, count in zip(
@@ -79,9 +80,14 @@ class DynamicLevel(nn.Module):
 
 
 class Decoder(nn.Module):
-    """``(signal, features fine to coarse, image)`` -> logits at the resolution of the last level."""
+    """Decoder: signal, features and image to logits at the resolution of the last level.
 
-    def __init__(self, plan: Plan, halo: str):
+    Args:
+        plan: shapes of levels and generators.
+        halo: ``"own"`` or ``"neighbour"``, see :func:`hyperseg.ops.patch_inverted_residual`.
+    """
+
+    def __init__(self, plan: DecoderPlan, halo: str):
         super().__init__()
         self.plan, self.halo = plan, halo
         self.generators = nn.ParameterList(
@@ -95,22 +101,31 @@ class Decoder(nn.Module):
         for generator in self.generators:
             nn.init.kaiming_uniform_(generator, a=5**0.5)
 
-    def fold(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Generators with the norms' scales in their rows, and the levels' biases."""
+    def fold(self) -> "FoldedDecoder":
+        """Fold the batch norms' running statistics into generators and biases, in the parameters' dtype."""
         scales, biases = zip(*(level.fold() for level in self.levels), strict=True)
-        folded = []
+        generators = []
         for spec, generator in zip(self.plan.generators, self.generators, strict=True):
             rows = torch.cat([scales[i] for i in spec.levels])
             padding = rows.new_ones(spec.rows - spec.size)
-            folded.append(generator * torch.cat([rows, padding])[:, None])
-        return folded, list(biases)
+            generators.append(generator * torch.cat([rows, padding])[:, None])
+        return FoldedDecoder(self.plan, self.halo, generators, biases)
 
     def forward(self, signal: Tensor, features: Sequence[Tensor], images: Tensor) -> Tensor:
-        # Under autocast the signal comes in a half type, images and parameters in float32.
+        """Decode the signal.
+
+        Args:
+            signal: ``[N, C, fh, fw]``.
+            features: skip features ``[N, C_i, H_i, W_i]``, fine to coarse.
+            images: ``[N, 3, H, W]``, read by a sixth level only.
+
+        Returns:
+            Logits ``[N, num_classes, H, W]`` at the resolution of the last level.
+        """
+        # Under autocast the signal is a 16-bit float, images and parameters are float32.
         skips = [skip.to(signal.dtype) for skip in skip_features(features, images)[: len(self.levels)]]
         if not any(norm.training for level in self.levels for norm in level.norms):
-            generators, biases = ([t.to(signal.dtype) for t in folded] for folded in self.fold())
-            return decode(self.plan, self.halo, generators, biases, signal, skips)
+            return self.fold().to(signal.dtype).decode(signal, skips)
         x: Tensor | None = None
         for spec, generator in zip(self.plan.generators, self.generators, strict=True):
             weights = _generate(spec, generator.to(signal.dtype), signal)
@@ -122,70 +137,91 @@ class Decoder(nn.Module):
 
 
 def skip_features(features: Sequence[Tensor], images: Tensor | None) -> list[Tensor]:
-    """In the order that levels take them: coarse to fine, then the image, which only a sixth level reads."""
+    """Return the levels' skip features coarse to fine; the image comes last, and only a sixth level reads it."""
     return [*reversed(features), *([] if images is None else [images])]
 
 
-def decode(
-    plan: Plan,
-    halo: str,
-    generators: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    signal: Tensor,
-    skips: list[Tensor],
-    labels: bool = False,
-) -> Tensor:
-    """All levels with folded norms; ``labels``: the best classes of the last, uint8 ``[N, H, W]``, not its scores."""
-    x: Tensor | None = None
-    ahead: dict[int, Tensor] = {}
-    for spec, generator in zip(plan.generators, generators, strict=True):
-        if not ahead and _is_ahead(plan, spec, has_costly_launches(signal.device)):
-            ahead = generate_ahead(plan, generators, signal, has_costly_launches(signal.device))
-        for i in spec.levels:
-            last = labels and i == len(plan.levels) - 1
-            x = (ops.decoder_level_argmax if last else ops.decoder_level)(
-                skips[i],
-                x,
-                signal=None if i in ahead else signal,
-                generator=None if i in ahead else generator,
-                weights=ahead.get(i),
-                bias=biases[i],
-                offset=0 if i in ahead else spec.offset,
-                groups=1 if i in ahead else spec.groups,
-                out_channels=plan.levels[i].out_channels,
-                hidden=plan.levels[i].hidden,
-                halo=halo,
-            )
-    assert x is not None
-    return x
+@dataclass
+class FoldedDecoder:
+    """Decoder without batch norms, for inference: one operator call per level.
 
-
-def has_costly_launches(device: torch.device) -> bool:
-    """Whether starting a kernel costs about as much as making the weights of a level; on a CPU it does not."""
-    return device.type != "cpu"
-
-
-def generate_ahead(plan: Plan, generators: Sequence[Tensor], signal: Tensor, one_launch: bool) -> dict[int, Tensor]:
-    """The weights of the levels that do not generate their own, all by one call of the operator.
-
-    Those are the levels that share a generator and, for ``one_launch``, inverted residuals. Otherwise a level makes its
-    weights just before it uses them, while they are in the cache.
+    Attributes:
+        plan, halo: as of :class:`Decoder`.
+        generators: ``[rows, channels / groups]`` each, with the batch norms' scales in their rows.
+        biases: ``[2 * hidden + out_channels]`` of each level, the batch norms' shifts.
+        generate_ahead: generate the weights of all inverted residuals in one launch before the first level. This pays
+            where a launch costs about as much as generating a level's weights, as on a GPU. Otherwise a level generates
+            its weights just before it uses them, while they are in the cache.
     """
-    found = [(s, g) for s, g in zip(plan.generators, generators, strict=True) if _is_ahead(plan, s, one_launch)]
-    weights = ops.generate_weights(
-        signal,
-        [generator for _, generator in found],
-        offsets=[spec.offset for spec, _ in found],
-        groups=[spec.groups for spec, _ in found],
-        sizes=[spec.size for spec, _ in found],
-    )
-    levels = [i for spec, _ in found for i in spec.levels]
-    return dict(zip(levels, weights.split([plan.levels[i].parameters for i in levels], -1), strict=True))
+
+    plan: DecoderPlan
+    halo: str
+    generators: Sequence[Tensor]
+    biases: Sequence[Tensor]
+    generate_ahead: bool = False
+
+    def to(self, dtype: torch.dtype) -> "FoldedDecoder":
+        """Return a copy with generators and biases in this dtype."""
+        generators, biases = ([t.to(dtype) for t in tensors] for tensors in (self.generators, self.biases))
+        return FoldedDecoder(self.plan, self.halo, generators, biases, self.generate_ahead)
+
+    def decode(self, signal: Tensor, skips: Sequence[Tensor], labels: bool = False) -> Tensor:
+        """Run all levels.
+
+        Args:
+            signal: ``[N, C, fh, fw]``.
+            skips: skip features ``[N, C_i, H_i, W_i]`` of the levels, coarse to fine.
+            labels: return the best class of the last level's logits instead of these.
+
+        Returns:
+            Logits ``[N, num_classes, H, W]`` at the resolution of the last level, or labels, uint8 ``[N, H, W]``.
+        """
+        x: Tensor | None = None
+        ahead: dict[int, Tensor] = {}
+        for spec, generator in zip(self.plan.generators, self.generators, strict=True):
+            if not ahead and self._is_ahead(spec):
+                ahead = self.weights_ahead(signal)
+            for i in spec.levels:
+                last = labels and i == len(self.plan.levels) - 1
+                x = (ops.decoder_level_argmax if last else ops.decoder_level)(
+                    skips[i],
+                    x,
+                    signal=None if i in ahead else signal,
+                    generator=None if i in ahead else generator,
+                    weights=ahead.get(i),
+                    bias=self.biases[i],
+                    offset=0 if i in ahead else spec.offset,
+                    groups=1 if i in ahead else spec.groups,
+                    out_channels=self.plan.levels[i].out_channels,
+                    hidden=self.plan.levels[i].hidden,
+                    halo=self.halo,
+                )
+        assert x is not None
+        return x
+
+    def weights_ahead(self, signal: Tensor) -> dict[int, Tensor]:
+        """Generate the weights of all levels that do not generate their own, in one operator call.
+
+        These are the levels that share a generator and, with ``generate_ahead``, the inverted residuals.
+
+        Returns:
+            By level, ``[N, fh, fw, P]``.
+        """
+        found = [(s, g) for s, g in zip(self.plan.generators, self.generators, strict=True) if self._is_ahead(s)]
+        weights = ops.generate_weights(
+            signal,
+            [generator for _, generator in found],
+            offsets=[spec.offset for spec, _ in found],
+            groups=[spec.groups for spec, _ in found],
+            sizes=[spec.size for spec, _ in found],
+        )
+        levels = [i for spec, _ in found for i in spec.levels]
+        sizes = [self.plan.levels[i].parameters for i in levels]
+        return dict(zip(levels, weights.split(sizes, -1), strict=True))
+
+    def _is_ahead(self, spec: GeneratorPlan) -> bool:
+        return len(spec.levels) > 1 or (self.generate_ahead and self.plan.levels[spec.levels[0]].hidden > 0)
 
 
-def _is_ahead(plan: Plan, spec: Generator, one_launch: bool) -> bool:
-    return len(spec.levels) > 1 or (one_launch and plan.levels[spec.levels[0]].hidden > 0)
-
-
-def _generate(spec: Generator, generator: Tensor, signal: Tensor) -> Tensor:
+def _generate(spec: GeneratorPlan, generator: Tensor, signal: Tensor) -> Tensor:
     return ops.generate_weights(signal, generator, offsets=spec.offset, groups=spec.groups, sizes=spec.size)

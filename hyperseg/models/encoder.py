@@ -1,4 +1,4 @@
-"""The encoder: five skip features and the stride-32 map, from EfficientNet as published or from any timm model."""
+"""The encoder: five skip features and the stride-32 head map, from EfficientNet as published or any timm model."""
 
 import contextlib
 import difflib
@@ -13,7 +13,7 @@ from hyperseg.models.config import HyperSegConfig
 from hyperseg.models.layers import conv_norm, conv_norm_act
 
 _STRIDES = (2, 4, 8, 16, 32)
-# After these stages the next convolution halves the map, or the trunk ends (SPEC B.3).
+# The next convolution after these stages halves the map, or the trunk ends (SPEC B.3).
 _EFFICIENTNET_TAPS = (0, 1, 2, 4, 6)
 _EFFICIENTNET_STAGES = 7
 _EFFICIENTNET_MOMENTUM = 0.01
@@ -38,7 +38,7 @@ class StaticSameConv2d(nn.Conv2d):
 
 
 class EfficientNetTrunk(nn.Module):
-    """timm's EfficientNet with the official norm momentum and, if asked, the official static padding."""
+    """timm's EfficientNet with the official batch norm momentum and, unless ``nominal`` is None, static padding."""
 
     def __init__(self, name: str, pretrained: bool, drop_path_rate: float, nominal: int | None):
         super().__init__()
@@ -65,10 +65,10 @@ class EfficientNetTrunk(nn.Module):
                 size, block.conv_dw = _static(block.conv_dw, size)
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        return self.behind_stem(self.bn1(self.conv_stem(x)))
+        return self.forward_blocks(self.bn1(self.conv_stem(x)))
 
-    def behind_stem(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The same of what the stem gives."""
+    def forward_blocks(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Run all that follows the stem, on the stem's output: return the features and the head map."""
         features = []
         for i, stage in enumerate(self.blocks):
             x = stage(x)
@@ -83,7 +83,7 @@ def _out_channels(stage: nn.Sequential) -> int:
 
 
 def _static(conv: nn.Conv2d, size: int) -> tuple[int, nn.Conv2d]:
-    """``(size behind it, the convolution with the padding of that nominal size)``."""
+    """Return the nominal size after the convolution, and the convolution with the padding of ``size``."""
     kernel, stride = conv.kernel_size[0], conv.stride[0]
     out = -(-size // stride)
     total = max((out - 1) * stride + kernel - size, 0)
@@ -92,9 +92,9 @@ def _static(conv: nn.Conv2d, size: int) -> tuple[int, nn.Conv2d]:
 
 
 class TimmTrunk(nn.Module):
-    """Any timm model with ``features_only``: its maps at strides 2 to 32, the head map by a 1x1 convolution.
+    """Any timm model with ``features_only``: its features at strides 2 to 32, and a 1x1 convolution for the head map.
 
-    Where the model has no stride-2 map (ConvNeXt, Swin ...) a 3x3 convolution of the image gives one.
+    If the model has no stride-2 feature (ConvNeXt, Swin ...), a 3x3 convolution of the image makes one.
     """
 
     def __init__(self, name: str, pretrained: bool, drop_path_rate: float, head_channels: int, stem_channels: int):
@@ -105,7 +105,7 @@ class TimmTrunk(nn.Module):
         missing = [s for s in _STRIDES[1:] if s not in by_stride]
         if missing:
             raise ValueError(
-                f"The encoder {name!r} gives maps at strides {strides}; HyperSeg needs 4, 8, 16 and 32 "
+                f"The encoder {name!r} has features at strides {strides}; HyperSeg needs 4, 8, 16 and 32 "
                 "(2 is optional). Choose a hierarchical model, such as resnet18 or convnext_tiny."
             )
         self.taps = [by_stride[s] for s in _STRIDES if s in by_stride]
@@ -121,7 +121,7 @@ class TimmTrunk(nn.Module):
 
     @torch.no_grad()
     def _try(self, name: str) -> None:
-        """Models that take one image size only, or round maps otherwise, show it on an image of another size."""
+        """Run an image of an unusual size: reject models that take one size only, or round sizes differently."""
         height, width = 64, 96
         try:
             features, _ = self.eval()(torch.zeros(1, 3, height, width))
@@ -136,7 +136,7 @@ class TimmTrunk(nn.Module):
             expected = (channels, height // stride, width // stride)
             if f.shape[1:] != expected:
                 raise ValueError(
-                    f"The encoder {name!r} gives a map of {list(f.shape[1:])} at {height}x{width}, where HyperSeg "
+                    f"The encoder {name!r} returns a feature of {list(f.shape[1:])} at {height}x{width}, but HyperSeg "
                     f"needs {list(expected)}; choose another encoder."
                 )
 
@@ -158,18 +158,18 @@ def _check_known(name: str) -> None:
 def _features_only(name: str, pretrained: bool, drop_path_rate: float) -> nn.Module:
     _check_known(name)
     options: dict[str, Any] = {"pretrained": pretrained, "features_only": True}
-    # Swin and its kin take one image size unless told otherwise; not every model knows these options.
+    # Swin and similar models need strict_img_size=False to take any size; not every model has these options.
     try:
         for extra in ({"drop_path_rate": drop_path_rate, "strict_img_size": False}, {"drop_path_rate": drop_path_rate}):
             with contextlib.suppress(TypeError):
                 return timm.create_model(name, **extra, **options)
         return timm.create_model(name, **options)
     except (RuntimeError, AttributeError, KeyError) as error:
-        raise ValueError(f"timm cannot give the feature maps of {name!r} ({error}); choose another encoder.") from error
+        raise ValueError(f"timm has no features_only for {name!r} ({error}); choose another encoder.") from error
 
 
 class Encoder(nn.Module):
-    """``[N, 3, H, W]`` -> five features of the configured channels, finest first, and the head map (SPEC B)."""
+    """``[N, 3, H, W]`` -> five features with the configured channels, finest first, and the head map (SPEC B)."""
 
     def __init__(self, config: HyperSegConfig, pretrained: bool = False):
         super().__init__()
@@ -182,7 +182,7 @@ class Encoder(nn.Module):
             self.trunk = TimmTrunk(
                 config.encoder, pretrained, config.drop_path_rate, config.head_channels, config.feature_channels[0]
             )
-        # No activation behind the reduction, and none where the channels are right already.
+        # No activation after the reduction, and no reduction if the channel count is right already.
         self.reduce = nn.ModuleList(
             nn.Identity() if have == want else conv_norm(have, want, 1, eps=1e-3, momentum=_EFFICIENTNET_MOMENTUM)
             for have, want in zip(self.trunk.channels, config.feature_channels, strict=True)
@@ -190,8 +190,8 @@ class Encoder(nn.Module):
         self.head_dropout = nn.Dropout(config.head_dropout)
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        return self.behind_trunk(*self.trunk(images))
+        return self.forward_head(*self.trunk(images))
 
-    def behind_trunk(self, features: list[Tensor], head: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The same of what the trunk gives."""
+    def forward_head(self, features: list[Tensor], head: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Reduce the trunk's features to the configured channels; dropout on its head map."""
         return [reduce(f) for reduce, f in zip(self.reduce, features, strict=True)], self.head_dropout(head)

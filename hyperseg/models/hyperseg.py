@@ -1,4 +1,4 @@
-"""The network."""
+"""The network, from images to logits."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from hyperseg.models.context import CONTEXTS
 from hyperseg.models.decoder import Decoder
 from hyperseg.models.encoder import Encoder
 from hyperseg.models.plan import decoder_plan
-from hyperseg.models.sizes import pad, padded_size
+from hyperseg.models.sizes import pad
 from hyperseg.ops._layout import resize_logits
 
 
@@ -16,12 +16,12 @@ class HyperSeg(nn.Module):
     """HyperSeg (CVPR 2021): encoder, context head, and a decoder whose convolution weights are generated per patch.
 
     Args:
-        config: what to build.
+        config: the configuration.
         pretrained_encoder: ImageNet weights for the encoder, through timm, which may download them.
 
     Attributes:
         config: the configuration.
-        output_stride: of the last level: 2, or 1 for networks with six levels.
+        output_stride: stride of the last level's logits: 2, or 1 for networks with six levels.
     """
 
     def __init__(self, config: HyperSegConfig, pretrained_encoder: bool = False):
@@ -32,12 +32,11 @@ class HyperSeg(nn.Module):
         self.context = CONTEXTS[config.context](config.head_channels, config.context_levels)
         self.decoder = Decoder(plan, config.halo)
         self.output_stride = 2 ** (6 - len(plan.levels))
-        self.takes_one_more = config.static_padding_size is not None and self.output_stride > 1
         if not pretrained_encoder:
             self._xavier()
 
     def _xavier(self) -> None:
-        """As the official training starts without ImageNet weights (SPEC A.3)."""
+        """Initialise as the official training does without ImageNet weights (SPEC A.3)."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_normal_(module.weight)
@@ -45,27 +44,29 @@ class HyperSeg(nn.Module):
             nn.init.xavier_normal_(generator)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits at image size.
+        """Return logits at image size.
 
         Args:
             images: ``[N, 3, H, W]``, floating point, normalised with ``config.mean`` and ``config.std``; any H and W:
-                sizes that do not fit are padded by repeating the last row and column, and the logits cut back.
+                other sizes than :meth:`HyperSegConfig.padded_size` returns are padded by repeating the last row and
+                column, and the logits are cropped.
 
         Returns:
             ``[N, num_classes, H, W]``.
 
         Raises:
-            ValueError, TypeError: images are of another shape or not floating point.
+            ValueError: images have another shape.
+            TypeError: images are not floating point.
         """
         logits = self.forward_strided(images)
         height, width = images.shape[-2:]
-        padded = padded_size((height, width), self.takes_one_more)
-        return resize_logits(logits, *padded)[:, :, :height, :width]
+        return resize_logits(logits, *self.config.padded_size((height, width)))[:, :, :height, :width]
 
     def forward_strided(self, images: Tensor) -> Tensor:
-        """Logits as the last level gives them: of the padded image, at ``output_stride``."""
+        """Return the last level's logits: of the padded image, at ``output_stride``."""
         _check_images(images)
-        images = pad(images, self.takes_one_more)
+        height, width = images.shape[-2:]
+        images = pad(images, self.config.padded_size((height, width)))
         features, head = self.encoder(images)
         used = None if self.training else self.decoder.plan.used_channels
         return self.decoder(self.context(head, used), features, images)

@@ -1,4 +1,4 @@
-"""From a configuration to the decoder's plan: the shape of every level and the signal channels of every generator."""
+"""The decoder's plan: shapes of all levels and signal channels of all weight generators, from a configuration."""
 
 import math
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from hyperseg.ops._layout import level_parameters
 
 
 @dataclass(frozen=True)
-class Level:
-    """One decoder level. ``in_channels`` = 2 coordinates + skip + previous output; ``hidden`` 0 is a 1x1 level."""
+class LevelPlan:
+    """Shapes of one decoder level. ``in_channels`` is 2 coordinates + skip + previous output; ``hidden`` 0 means 1x1."""
 
     skip_channels: int
     previous_channels: int
@@ -24,15 +24,16 @@ class Level:
 
     @property
     def parameters(self) -> int:
-        """Generated parameters a patch (SPEC E)."""
+        """Generated parameters per patch (SPEC E)."""
         return level_parameters(self.in_channels, self.hidden, self.out_channels)
 
 
 @dataclass(frozen=True)
-class Generator:
-    """One grouped 1x1 convolution: signal channels ``offset : offset + channels`` -> parameters of ``levels``.
+class GeneratorPlan:
+    """Shapes of one weight generator, a grouped 1x1 convolution.
 
-    It has ``rows`` outputs, a multiple of ``groups``, of which the first ``size`` are used (SPEC D.5).
+    It maps the signal channels ``offset : offset + channels`` to the parameters of ``levels``. It has ``rows`` outputs,
+    a multiple of ``groups``, of which the first ``size`` are used (SPEC D.5).
     """
 
     levels: tuple[int, ...]
@@ -44,17 +45,24 @@ class Generator:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything about the decoder that does not depend on the image size."""
+class DecoderPlan:
+    """Shapes of a decoder that do not depend on the image size.
 
-    levels: tuple[Level, ...]
-    generators: tuple[Generator, ...]
-    signal_channels: int  # of the whole signal
-    used_channels: int  # the generators read none beyond these
+    Attributes:
+        levels: coarse to fine.
+        generators: in the order of the levels that they generate weights for.
+        signal_channels: channels of the whole signal.
+        used_channels: the generators read only these first channels of it.
+    """
+
+    levels: tuple[LevelPlan, ...]
+    generators: tuple[GeneratorPlan, ...]
+    signal_channels: int
+    used_channels: int
 
 
-def decoder_plan(config: HyperSegConfig) -> Plan:
-    """The plan of a configuration.
+def decoder_plan(config: HyperSegConfig) -> DecoderPlan:
+    """Return the decoder's plan for a configuration.
 
     Raises:
         ValueError: the signal cannot be divided between the levels.
@@ -66,43 +74,43 @@ def decoder_plan(config: HyperSegConfig) -> Plan:
     previous = 0
     for kernel_size, skip, out in zip(config.kernel_sizes, skips, outputs, strict=True):
         hidden = round((2 + skip + previous) * config.expand_ratio) if kernel_size > 1 else 0
-        levels.append(Level(skip, previous, hidden, out))
+        levels.append(LevelPlan(skip, previous, hidden, out))
         previous = out
 
     first_merged = len(levels) if config.merged_from is None else config.merged_from
-    served: list[tuple[int, ...]] = [(i,) for i in range(first_merged)]
+    shared: list[tuple[int, ...]] = [(i,) for i in range(first_merged)]
     if first_merged < len(levels):
-        served.append(tuple(range(first_merged, len(levels))))
-    sizes = [sum(levels[i].parameters for i in group) for group in served]
-    if len(config.weight_groups) != len(served):
-        raise ValueError(f"{len(served)} weight generators need as many weight_groups, got {config.weight_groups}.")
+        shared.append(tuple(range(first_merged, len(levels))))
+    sizes = [sum(levels[i].parameters for i in group) for group in shared]
+    if len(config.weight_groups) != len(shared):
+        raise ValueError(f"{len(shared)} weight generators need as many weight_groups, got {config.weight_groups}.")
 
     signal_channels = config.head_channels
     widths = divide_signal(signal_channels, config.weight_groups, sizes, config.division)
     overlapping = config.signal_ranges == "overlapping"
     offsets = [0] * len(widths) if overlapping else [0, *accumulate(widths)][:-1]
     generators = tuple(
-        Generator(group, offset, width, groups, math.ceil(size / groups) * groups, size)
-        for group, offset, width, groups, size in zip(served, offsets, widths, config.weight_groups, sizes, strict=True)
+        GeneratorPlan(group, offset, width, groups, math.ceil(size / groups) * groups, size)
+        for group, offset, width, groups, size in zip(shared, offsets, widths, config.weight_groups, sizes, strict=True)
     )
     used = max(g.offset + g.channels for g in generators)
-    return Plan(tuple(levels), generators, signal_channels, used)
+    return DecoderPlan(tuple(levels), generators, signal_channels, used)
 
 
 def divide_signal(channels: int, groups: Sequence[int], sizes: Sequence[int], division: str) -> list[int]:
-    """Share signal channels out between generators, about in proportion to their sizes (SPEC D.1, D.3).
+    """Divide the signal channels between generators, roughly in proportion to their sizes (SPEC D.1, D.3).
 
     Args:
-        channels: of the signal.
-        groups: of each generator; each gets a multiple of them.
-        sizes: parameters that each generates.
+        channels: channels of the signal.
+        groups: groups of each generator; its share is a multiple of them.
+        sizes: number of parameters that each generates.
         division: ``"remainder"`` (v1_0, unify) or ``"legacy"`` (v0_1).
 
     Returns:
-        The channels of each generator.
+        The number of channels of each generator.
 
     Raises:
-        ValueError: the channels do not divide, or too few are left for one of them.
+        ValueError: the channels do not divide into groups, or a generator would get none.
     """
     legacy = division == "legacy"
     unit = max(8, *groups) if legacy else max(groups)
@@ -119,8 +127,8 @@ def divide_signal(channels: int, groups: Sequence[int], sizes: Sequence[int], di
     left = units - sum(shares.values())
     for size in order[:-1]:
         count = counts[size]
-        wanted = int(max(size * count * ratio, 1 if legacy else count) // count) * count
-        extra = wanted if legacy else min(wanted - count, left)
+        target = int(max(size * count * ratio, 1 if legacy else count) // count) * count
+        extra = target if legacy else min(target - count, left)
         shares[size] += extra
         left -= extra
     shares[order[-1]] += left

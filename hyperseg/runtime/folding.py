@@ -1,90 +1,131 @@
-"""The network as it runs: batch norms folded into the convolutions before them, in float64; never left out."""
+"""The network as an engine runs it: batch norms folded in float64, uint8 frames in, labels or logits out."""
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from hyperseg import ops
-from hyperseg.models.decoder import decode, skip_features
+from hyperseg.models.decoder import skip_features
 from hyperseg.models.encoder import EfficientNetTrunk, TimmTrunk
 from hyperseg.models.hyperseg import HyperSeg
-from hyperseg.models.sizes import pad
-from hyperseg.runtime.blocks import FusedBlock, FusedStem, fusible, fusible_stem
-
-Size = tuple[int, int]
+from hyperseg.models.sizes import pad, pixel_affine, scale_pixels
+from hyperseg.runtime.fused_blocks import FusedBlock, FusedStem, fusible, fusible_stem
 
 
 class FoldedNetwork(nn.Module):
-    """A copy of a network for inference: no batch norms, no dropout, no context that nothing reads (SPEC C.1).
+    """Copy of a network for inference: no batch norms, no dropout, no context that no generator reads (SPEC C.1).
 
-    The norms of encoders other than EfficientNet stay, in eval mode: timm does not say which belongs to which
-    convolution.
+    Encoders other than EfficientNet keep their batch norms, in eval mode: timm does not report which norm belongs to
+    which convolution.
 
     Args:
         model: any network; it is copied.
         fuse: run EfficientNet's stem and blocks as one operator each.
+        generate_ahead: see :class:`hyperseg.models.decoder.FoldedDecoder`; for devices with costly launches.
 
     Attributes:
-        stem: makes the encoder's first map of frames; None where the network begins with something else.
-        reads_images: a last level at full resolution takes the image beside its features.
+        scale, shift: float32 ``[3]`` buffers, see :func:`hyperseg.models.sizes.pixel_affine`.
     """
 
-    def __init__(self, model: HyperSeg, fuse: bool = False):
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: HyperSeg, fuse: bool = False, generate_ahead: bool = False):
         super().__init__()
         model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.plan, self.halo = model.decoder.plan, model.decoder.halo
-        self.takes_one_more, self.reads_images = model.takes_one_more, model.output_stride == 1
-        self.stem: FusedStem | None = None
-        generators, biases = model.decoder.double().fold()
-        self.generators = nn.ParameterList(nn.Parameter(g.float(), requires_grad=False) for g in generators)
-        self.biases = nn.ParameterList(nn.Parameter(b.float(), requires_grad=False) for b in biases)
+        self.config = model.config
+        decoder = model.decoder.double().fold()
+        self.generators = nn.ParameterList(nn.Parameter(g.float(), requires_grad=False) for g in decoder.generators)
+        self.biases = nn.ParameterList(nn.Parameter(b.float(), requires_grad=False) for b in decoder.biases)
+        # It holds the lists, so it sees the parameters after they have moved.
+        self.decoder = replace(decoder, generators=self.generators, biases=self.biases, generate_ahead=generate_ahead)
         self.encoder, self.context = model.encoder.float(), model.context.float()
-        if isinstance(self.encoder.trunk, EfficientNetTrunk):
-            _fold_efficientnet(self.encoder.trunk)
+        # A last level at full resolution takes the image as its skip feature.
+        self.reads_images = model.output_stride == 1
+        self.stem: FusedStem | None = None
+        trunk = self.encoder.trunk
+        if isinstance(trunk, EfficientNetTrunk):
+            fold_efficientnet(trunk)
             if fuse:
-                _fuse_efficientnet(self.encoder.trunk)
-            if fuse and fusible_stem(self.encoder.trunk):
-                self.stem = FusedStem(self.encoder.trunk.conv_stem, self.takes_one_more)
-        # Our own convolutions and norms; in a timm model a norm of this name may come before its convolution.
+                _fuse_efficientnet(trunk)
+            if fuse and fusible_stem(trunk):
+                self.stem = FusedStem(trunk.conv_stem)
+        # Only our own convolutions and norms: in a timm model a norm of this name may come before its convolution.
         ours: list[nn.Module] = [self.encoder.reduce, self.context]
-        if isinstance(self.encoder.trunk, TimmTrunk):
-            ours += [m for m in (self.encoder.trunk.stem, self.encoder.trunk.head) if m is not None]
+        if isinstance(trunk, TimmTrunk):
+            ours += [m for m in (trunk.stem, trunk.head) if m is not None]
         for module in [m for part in ours for m in part.modules()]:
             if isinstance(module, nn.Sequential) and hasattr(module, "conv") and hasattr(module, "norm"):
                 fold_norm(module.conv, module.norm)
                 module.norm = nn.Identity()
+        for name, values in zip(("scale", "shift"), self._pixel_affine(torch.device("cpu")), strict=True):
+            self.register_buffer(name, values, persistent=False)
 
-    def forward(self, images: Tensor, labels_at: Size | None = None) -> Tensor:
-        """Normalised ``[N, 3, H, W]`` -> logits of the padded image at the network's output stride.
+    def _pixel_affine(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        return pixel_affine(self.config.mean, self.config.std, device)
+
+    def _apply(self, *args, **kwargs):
+        """Keep scale and shift in float32 whatever dtype the network is converted to."""
+        super()._apply(*args, **kwargs)
+        self.scale, self.shift = self._pixel_affine(self.scale.device)
+        return self
+
+    def forward(self, images: Tensor, labels: bool = False) -> Tensor:
+        """Same as :meth:`from_images`."""
+        return self.from_images(images, labels)
+
+    def from_images(self, images: Tensor, labels: bool = False) -> Tensor:
+        """Run the network on normalised images ``[N, 3, H, W]`` of its dtype; returns as :meth:`from_frames`."""
+        size = images.shape[2], images.shape[3]
+        images = pad(images, self.config.padded_size(size))
+        features, head = self.encoder(images)
+        return self._decode(features, head, images, size if labels else None)
+
+    def from_frames(self, frames: Tensor, labels: bool = True) -> Tensor:
+        """Run the network on uint8 RGB frames ``[N, H, W, 3]``.
 
         Args:
-            labels_at: the padded image's size, for its labels, uint8 ``[N, *labels_at]``, instead of logits.
+            labels: return labels; False for logits.
+
+        Returns:
+            Labels, uint8 ``[N, H, W]``; or logits ``[N, num_classes, h, w]`` of the padded frame (see
+            :meth:`HyperSegConfig.padded_size`) at the network's output stride.
         """
-        images = pad(images, self.takes_one_more)
-        features, head = self.encoder(images)
-        return self._decode(features, head, images, labels_at)
-
-    def behind_stem(self, x: Tensor, images: Tensor | None, labels_at: Size | None = None) -> Tensor:
-        """What the stem gives -> the same logits or labels; the images for networks that read them."""
-        if self.reads_images:
-            assert images is not None
-            images = pad(images, self.takes_one_more)
+        size = frames.shape[1], frames.shape[2]
+        if self.stem is None:
+            return self.from_images(self.normalise(frames), labels)
+        padded = self.config.padded_size(size)
+        images = pad(self.normalise(frames), padded) if self.reads_images else None
         trunk = self.encoder.trunk
-        assert isinstance(trunk, EfficientNetTrunk)
-        features, head = self.encoder.behind_trunk(*trunk.behind_stem(x))
-        return self._decode(features, head, images, labels_at)
+        features, head = trunk.forward_blocks(self.stem(frames, self.scale, self.shift, padded))
+        features, head = self.encoder.forward_head(features, head)
+        return self._decode(features, head, images, size if labels else None)
 
-    def _decode(self, features: list[Tensor], head: Tensor, images: Tensor | None, labels_at: Size | None) -> Tensor:
-        signal = self.context(head, self.plan.used_channels)
-        skips = skip_features(features, images)[: len(self.plan.levels)]
-        whole = labels_at == tuple(skips[-1].shape[2:])  # the last level's own size
-        answer = decode(self.plan, self.halo, list(self.generators), list(self.biases), signal, skips, labels=whole)
-        return answer if whole or labels_at is None else ops.upsample_argmax(answer, labels_at)
+    def normalise(self, frames: Tensor) -> Tensor:
+        """Normalise uint8 ``[N, H, W, 3]`` to ``[N, 3, H, W]`` of the network's dtype, in channels-last memory."""
+        return scale_pixels(frames, self.scale, self.shift, self.generators[0].dtype)
+
+    def _decode(
+        self, features: list[Tensor], head: Tensor, images: Tensor | None, labels: tuple[int, int] | None
+    ) -> Tensor:
+        """Run context and decoder; return logits, or labels of this size (H, W)."""
+        plan = self.decoder.plan
+        signal = self.context(head, plan.used_channels)
+        skips = skip_features(features, images)[: len(plan.levels)]
+        if labels is None:
+            return self.decoder.decode(signal, skips)
+        if self.reads_images:  # the last level has the padded image's size
+            found = self.decoder.decode(signal, skips, labels=True)
+        else:
+            found = ops.upsample_argmax(self.decoder.decode(signal, skips), self.config.padded_size(labels))
+        height, width = labels
+        return found[:, :height, :width].contiguous()
 
 
 def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Put the norm's affine map (of its running statistics) into the convolution, which gets a bias."""
+    """Fold a batch norm's running statistics and affine map into the convolution before it, which gets a bias."""
     scale = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
     bias = norm.bias.double() - norm.running_mean.double() * scale
     if conv.bias is not None:
@@ -94,7 +135,8 @@ def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
 
 
-def _fold_efficientnet(trunk: EfficientNetTrunk) -> None:
+def fold_efficientnet(trunk: EfficientNetTrunk) -> None:
+    """Fold all batch norms of the trunk; their activations stay."""
     _fold_with_activation(trunk, "conv_stem", "bn1")
     for stage in trunk.blocks:
         for block in stage:
@@ -115,6 +157,6 @@ def _fuse_efficientnet(trunk: EfficientNetTrunk) -> None:
 
 
 def _fold_with_activation(parent: nn.Module, conv: str, norm: str) -> None:
-    """timm's norms carry the activation behind them: that is what stays."""
+    """Fold a norm of timm's, which is followed by its activation in the same module; keep the activation."""
     fold_norm(getattr(parent, conv), getattr(parent, norm))
     setattr(parent, norm, getattr(parent, norm).act)

@@ -38,10 +38,10 @@ def evaluated(name):
 
 def level_outputs(model, signal, features, images):
     """``[(level input, level output)]``, the levels one after the other."""
-    generators, biases = model.decoder.fold()
+    folded = model.decoder.fold()
     skips = [*reversed(features), images]
     pairs, previous = [], None
-    for spec, generator in zip(model.decoder.plan.generators, generators, strict=True):
+    for spec, generator in zip(model.decoder.plan.generators, folded.generators, strict=True):
         weights = ops.generate_weights(signal, generator, offsets=spec.offset, groups=spec.groups, sizes=spec.size)
         sizes = [model.decoder.plan.levels[i].parameters for i in spec.levels]
         for i, part in zip(spec.levels, weights.split(sizes, -1), strict=True):
@@ -50,7 +50,7 @@ def level_outputs(model, signal, features, images):
                 skips[i],
                 previous,
                 weights=part,
-                bias=biases[i],
+                bias=folded.biases[i],
                 out_channels=level.out_channels,
                 hidden=level.hidden,
                 halo=model.decoder.halo,

@@ -6,9 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hyperseg.models.sizes import pad, padded_size
+from hyperseg.models import HyperSegConfig, model_config
+from hyperseg.models.sizes import pad
 from hyperseg.ops._layout import resize_logits
 from tests.models.networks import KINDS, NAMES, images, network, relative_rms
+
+
+def config(one_more: bool) -> HyperSegConfig:
+    """Of a network that also takes one pixel more than a multiple of 32, or of one that does not."""
+    return model_config("hyperseg-s-camvid" if one_more else "hyperseg-l-camvid")
 
 
 def sizes(*listed):
@@ -34,12 +40,12 @@ def sizes(*listed):
     ],
 )
 def test_padded_size(size, one_more, expected):
-    assert padded_size(size, one_more) == expected
+    assert config(one_more).padded_size(size) == expected
 
 
 def test_padded_size_of_every_side():
     for side, one_more in itertools.product(range(1, 300), (False, True)):
-        padded = padded_size((side, 64), one_more)[0]
+        padded = config(one_more).padded_size((side, 64))[0]
         assert side <= padded < side + 32
         assert padded % 32 == 0 or (one_more and padded % 32 == 1)
 
@@ -56,9 +62,9 @@ def test_padded_size_of_every_side():
 )
 def test_only_five_level_networks_take_one_pixel_more(name, takes):
     """SPEC C.3: 577x769 runs as it is in those, and their last resize makes up for the odd size."""
-    assert network(name).takes_one_more == takes
-    x = images(129, 193)
-    assert (pad(x, takes) is x) == takes
+    x, padded = images(129, 193), model_config(name).padded_size((129, 193))
+    assert (padded == (129, 193)) == takes
+    assert (pad(x, padded) is x) == takes
 
 
 @sizes((1, 1), (33, 57), (64, 64), (65, 65), (129, 193))
@@ -78,7 +84,7 @@ def test_padding_is_of_the_image_and_cut_from_the_logits(name, size):
     """Exactly: by its own last row and column, at the bottom and the right."""
     model = network(name)
     x = images(*size)
-    height, width = padded_size(size, model.takes_one_more)
+    height, width = model.config.padded_size(size)
     with torch.inference_mode():
         padded = F.pad(x, (0, width - size[1], 0, height - size[0]), mode="replicate")
         assert torch.equal(model(x), model(padded)[:, :, : size[0], : size[1]])

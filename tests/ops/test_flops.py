@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hyperseg import ops
-from hyperseg.models.plan import Level, decoder_plan
+from hyperseg.models.plan import LevelPlan, decoder_plan
 from hyperseg.models.variants import VARIANTS
 
 # SPEC K, GFLOPs at the published resolution: generators, decoder blocks.
@@ -36,7 +36,7 @@ def maps(name: str):
         yield index, level, grid, tuple(s * 2**index for s in grid)
 
 
-def multiply_adds(level: Level, grid, size, halo: str) -> int:
+def multiply_adds(level: LevelPlan, grid, size, halo: str) -> int:
     """SPEC K."""
     pixels = size[0] * size[1]
     if not level.hidden:

@@ -7,8 +7,8 @@ import torch
 from hyperseg import ops
 from hyperseg.models.encoder import EfficientNetTrunk
 from hyperseg.ops import reference
-from hyperseg.runtime.blocks import FusedBlock, fusible
-from hyperseg.runtime.folding import _fold_efficientnet
+from hyperseg.runtime.folding import fold_efficientnet
+from hyperseg.runtime.fused_blocks import FusedBlock, fusible
 from tests.ops import cases
 from tests.ops.targets import targets
 from tests.tolerances import FORWARD, assert_close
@@ -16,7 +16,7 @@ from tests.tolerances import FORWARD, assert_close
 
 def trunk(name: str) -> EfficientNetTrunk:
     net = EfficientNetTrunk(name, False, 0.0, 64).eval().requires_grad_(False)
-    _fold_efficientnet(net)
+    fold_efficientnet(net)
     return net
 
 

@@ -6,10 +6,11 @@ from torch import nn
 
 from hyperseg import ops
 from hyperseg.models.encoder import EfficientNetTrunk
-from hyperseg.models.sizes import pad, padded_size
+from hyperseg.models.registry import model_config
+from hyperseg.models.sizes import pad
 from hyperseg.ops import reference
-from hyperseg.runtime.blocks import FusedStem, fusible_stem
-from hyperseg.runtime.folding import _fold_efficientnet
+from hyperseg.runtime.folding import fold_efficientnet
+from hyperseg.runtime.fused_blocks import FusedStem, fusible_stem
 from tests.ops import cases
 from tests.ops.targets import able
 from tests.tolerances import FORWARD, assert_close
@@ -26,18 +27,18 @@ def random_frames(n: int, h: int, w: int) -> torch.Tensor:
 def trunk(name: str = "efficientnet_b0") -> EfficientNetTrunk:
     torch.manual_seed(0)
     net = EfficientNetTrunk(name, False, 0.0, 64).eval().requires_grad_(False)
-    _fold_efficientnet(net)
+    fold_efficientnet(net)
     return net
 
 
-@pytest.mark.parametrize("takes_one_more", [False, True])
+@pytest.mark.parametrize("network", ["hyperseg-l-camvid", "hyperseg-s-camvid"])
 @pytest.mark.parametrize("size", [(64, 96), (33, 65), (40, 70)], ids=lambda size: f"{size[0]}x{size[1]}")
-def test_the_stem_of_the_encoder_is_the_operator(size, takes_one_more):
-    net, frames = trunk(), random_frames(2, *size)
+def test_the_stem_of_the_encoder_is_the_operator(size, network):
+    net, frames, padded = trunk(), random_frames(2, *size), model_config(network).padded_size(size)
     images = (frames.permute(0, 3, 1, 2) - MEAN[:, None, None]) / STD[:, None, None]
-    expected = net.bn1(net.conv_stem(pad(images, takes_one_more)))
+    expected = net.bn1(net.conv_stem(pad(images, padded)))
     assert fusible_stem(net)
-    found = FusedStem(net.conv_stem, takes_one_more)(frames, 1 / STD, -MEAN / STD)
+    found = FusedStem(net.conv_stem)(frames, 1 / STD, -MEAN / STD, padded)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -50,7 +51,7 @@ def test_stems_with_another_activation_stay():
 def test_the_size_is_that_of_the_frames_unless_given():
     frames, weights = random_frames(1, 9, 8), (torch.ones(3), torch.zeros(3), torch.ones(4, 3, 3, 3), torch.zeros(4))
     assert torch.equal(ops.stem(frames, *weights), ops.stem(frames, *weights, size=(9, 8)))
-    assert ops.stem(frames, *weights, size=padded_size((9, 8), False)).shape == (1, 4, 30, 30)
+    assert ops.stem(frames, *weights, size=(32, 32)).shape == (1, 4, 30, 30)
 
 
 def test_derivatives_are_refused():

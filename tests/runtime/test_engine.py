@@ -14,6 +14,7 @@ from hyperseg.ops import has_kernel
 from hyperseg.ops._layout import resize_logits
 from hyperseg.runtime import EngineError, FoldedNetwork, Parity, build_engine
 from hyperseg.runtime import engine as engine_module
+from hyperseg.runtime.arguments import DTYPES
 from hyperseg.runtime.parity import TOLERANCES, compare_logits
 from tests import golden
 from tests.models.networks import NAMES, images, network, relative_rms
@@ -122,10 +123,8 @@ def test_all_scopes_agree(engine):
 @names
 def test_frames_go_through_the_stem(name, monkeypatch):
     """And only a network that reads it has a normalised image."""
-    called, normalise = [], engine_module.Engine.normalise
-    monkeypatch.setattr(
-        engine_module.Engine, "normalise", lambda self, frames: called.append(1) or normalise(self, frames)
-    )
+    called, normalise = [], FoldedNetwork.normalise
+    monkeypatch.setattr(FoldedNetwork, "normalise", lambda self, frames: called.append(1) or normalise(self, frames))
     engine = build_engine(network(name), (33, 57), device="cpu", check=False)
     with Recorder() as recorder:
         engine(probe_frames(1, (33, 57)))
@@ -148,12 +147,20 @@ def test_a_last_level_at_full_size_gives_labels_at_once(name):
 
 
 def test_labels_that_are_not_of_the_logits_are_refused(monkeypatch):
-    monkeypatch.setattr(engine_module.Engine, "_cropped", lambda self, labels: (labels + 1) % 12)
-    with pytest.raises(EngineError, match="labels that are not those of its own logits"):
+    decode = FoldedNetwork._decode
+
+    def other_labels(self, features, head, images, labels):
+        output = decode(self, features, head, images, labels)
+        return output if labels is None else (output + 1) % 12
+
+    monkeypatch.setattr(FoldedNetwork, "_decode", other_labels)
+    with pytest.raises(
+        EngineError, match=r"^Engine labels \(eager, float32, cpu\) do not match the engine's own logits"
+    ):
         build_engine(network("hyperseg-l-camvid"), (64, 64), device="cpu")
 
 
-@pytest.mark.parametrize("dtype", engine_module.DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 @pytest.mark.parametrize("name", [S, "hyperseg-l-voc"])
 def test_frames_and_images_give_the_same_logits(name, dtype):
     size = (50, 75)
@@ -278,13 +285,17 @@ def spoil(monkeypatch, change):
     """Let every folded network come out wrong."""
 
     class Spoiled(FoldedNetwork):
-        def __init__(self, model, fuse):
-            super().__init__(model, fuse)
+        def __init__(self, model, fuse, generate_ahead):
+            super().__init__(model, fuse, generate_ahead)
             with torch.no_grad():
                 change(self)
 
     monkeypatch.setattr(engine_module, "FoldedNetwork", Spoiled)
 
+
+MISMATCH = (
+    r"^Engine output \(eager, float32, cpu\) does not match the module: relative RMS error .*, tolerance 0\.0001\."
+)
 
 CORRUPTIONS = {
     "generator": lambda folded: folded.generators[4][:20].mul_(1.1),
@@ -300,7 +311,7 @@ CORRUPTIONS = {
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
 def test_an_engine_that_answers_otherwise_is_refused(corruption, monkeypatch):
     spoil(monkeypatch, CORRUPTIONS[corruption])
-    with pytest.raises(EngineError, match=r"\(eager, float32, cpu\) does not give the module's answer: Parity"):
+    with pytest.raises(EngineError, match=MISMATCH):
         build_engine(network(S), (64, 64), device="cpu")
 
 
@@ -308,7 +319,7 @@ def test_without_the_comparison(monkeypatch):
     spoil(monkeypatch, CORRUPTIONS["bias"])
     engine = build_engine(network(S), (64, 64), device="cpu", check=False)
     assert engine.parity is None
-    with pytest.raises(EngineError, match="does not give the module's answer"):
+    with pytest.raises(EngineError, match=MISMATCH):
         engine.check(network(S))
 
 
@@ -328,7 +339,7 @@ def test_constant_logits_prove_nothing():
     with torch.no_grad():
         model.decoder.levels[-1].norms[-1].weight.zero_()
         model.decoder.levels[-1].norms[-1].bias.zero_()
-    with pytest.warns(UserWarning, match=r"gives the same logits everywhere.*hyperseg\.synthesize_weights") as caught:
+    with pytest.warns(UserWarning, match=r"logits are the same everywhere.*hyperseg\.synthesize_weights") as caught:
         build_engine(model, (64, 64), device="cpu")
     assert len(caught) == 1
     with warnings.catch_warnings():

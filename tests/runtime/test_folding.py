@@ -9,8 +9,8 @@ from torch import nn
 from hyperseg.models import create_model, synthesize_weights
 from hyperseg.models.encoder import TimmTrunk
 from hyperseg.runtime import FoldedNetwork
-from hyperseg.runtime.blocks import FusedBlock
 from hyperseg.runtime.folding import fold_norm
+from hyperseg.runtime.fused_blocks import FusedBlock
 from tests.models.networks import NAMES, images, network, relative_rms
 
 names = pytest.mark.parametrize("name", NAMES)

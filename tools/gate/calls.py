@@ -11,7 +11,6 @@ from torch.utils._pytree import tree_map_only
 import hyperseg
 from bench.calls import BOOTSTRAP, IGNORE, PRECISE, Call, Recorder, backward_of, block_call, distinct, whole_levels
 from hyperseg import ops
-from hyperseg.models.sizes import padded_size
 from hyperseg.runtime.folding import FoldedNetwork
 
 CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding)
@@ -42,17 +41,13 @@ def recorded(network: str) -> tuple[Call, ...]:
 def _inference(model) -> list[Call]:
     """As the engine runs it: folded, fused, channels-last."""
     frames = torch.empty(1, *model.config.resolution, 3, device="meta", dtype=torch.uint8)
-    return folded_calls(FoldedNetwork(model, fuse=True), frames)
+    return folded_calls(FoldedNetwork(model, fuse=True, generate_ahead=True), frames)
 
 
 def folded_calls(folded: FoldedNetwork, frames: Tensor) -> list[Call]:
     folded = folded.to(memory_format=torch.channels_last)
-    assert folded.stem is not None
-    affine = torch.ones(3, device=frames.device)
-    images = frames.float().permute(0, 3, 1, 2) if folded.reads_images else None
     with torch.inference_mode(), LikeCuda() as recorder:
-        padded = padded_size(frames.shape[1:3], folded.takes_one_more)
-        folded.behind_stem(folded.stem(frames, affine, affine), images, padded)
+        folded.from_frames(frames)
     return recorder.calls
 
 

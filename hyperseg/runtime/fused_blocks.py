@@ -1,4 +1,4 @@
-"""EfficientNet's stem and blocks, norms folded, as one operator each."""
+"""EfficientNet's stem and blocks with batch norms folded, as one operator call each."""
 
 from typing import Any
 
@@ -6,11 +6,10 @@ from torch import Tensor, nn
 
 from hyperseg import ops
 from hyperseg.models.encoder import StaticSameConv2d
-from hyperseg.models.sizes import padded_size
 
 
 def fusible(block: Any) -> bool:
-    """A folded block of timm that computes what ``mbconv`` does: the Lite variants, for one, do not."""
+    """Return whether ``mbconv`` computes this folded block of timm; it does not for the Lite variants, among others."""
     has_expand = hasattr(block, "conv_pwl")
     activations = [block.bn1, block.bn2] if has_expand else [block.bn1]
     last = block.bn3 if has_expand else block.bn2
@@ -28,40 +27,36 @@ def fusible(block: Any) -> bool:
 
 
 def fusible_stem(trunk: Any) -> bool:
-    """A folded trunk of timm that begins with what ``stem`` computes."""
+    """Return whether ``stem`` computes the beginning of this folded trunk of timm."""
     conv = trunk.conv_stem
     return type(trunk.bn1) is nn.SiLU and isinstance(conv, StaticSameConv2d) and conv.kernel_size[0] <= 7
 
 
 class FusedStem(nn.Module):
-    """A folded stem, its weights where they were, run on frames by :func:`hyperseg.ops.stem`.
-
-    Args:
-        conv: its convolution.
-        takes_one_more: of the network, which size it pads frames to.
-    """
+    """Folded stem, run on uint8 frames by :func:`hyperseg.ops.stem`. It shares the convolution's weights."""
 
     conv: Any
 
-    def __init__(self, conv: nn.Module, takes_one_more: bool):
+    def __init__(self, conv: nn.Module):
         super().__init__()
-        self.conv, self.takes_one_more = conv, takes_one_more
+        self.conv = conv
 
-    def forward(self, frames: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, scale: Tensor, shift: Tensor, size: tuple[int, int]) -> Tensor:
+        """Run on frames ``[N, H, W, 3]`` padded to ``size``; scale and shift as of :func:`pixel_affine`."""
         return ops.stem(
             frames,
             scale,
             shift,
             self.conv.weight,
             self.conv.bias,
-            size=padded_size((frames.shape[1], frames.shape[2]), self.takes_one_more),
+            size=size,
             stride=self.conv.stride[0],
             padding=self.conv.static_padding,
         )
 
 
 class FusedBlock(nn.Module):
-    """A folded block, its weights where they were, run by :func:`hyperseg.ops.mbconv`."""
+    """Folded block, run by :func:`hyperseg.ops.mbconv`. It shares the block's weights."""
 
     block: Any
     expand: Any
