@@ -1,10 +1,9 @@
-"""The networks: configurations, modules, registry, checkpoints."""
+"""Everything that defines a network: configurations, modules, registry, checkpoints. Engines are in runtime."""
 
 from hyperseg.models.checkpoint import load
 from hyperseg.models.config import HyperSegConfig
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.official import load_official, save_official
-from hyperseg.models.pyramid import forward_pyramid
 from hyperseg.models.registry import create_model, list_models, model_config
 from hyperseg.models.storage import CheckpointError, save
 from hyperseg.models.synthetic import probe_frames, synthesize_weights
@@ -18,7 +17,6 @@ __all__ = [
     "HyperSeg",
     "HyperSegConfig",
     "create_model",
-    "forward_pyramid",
     "list_models",
     "load",
     "load_official",

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hyperseg import ops
-from hyperseg.models import create_model, forward_pyramid, official
+from hyperseg.evaluation import forward_pyramid
+from hyperseg.models import create_model, official
 from hyperseg.ops import _layout
 from tests import golden
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hyperseg.models import forward_pyramid
+from hyperseg.evaluation import forward_pyramid
 
 
 class Model(nn.Module):

@@ -9,13 +9,14 @@ from hyperseg.ops._layout import resize_logits
 
 
 def forward_pyramid(model: nn.Module, pyramid: Sequence[Tensor], hflip: bool = True, gather: str = "mean") -> Tensor:
-    """Logits of one image seen at several scales.
+    """Return the combined logits of one batch of images at several scales.
 
     Args:
-        pyramid: the same images ``[N, 3, H_i, W_i]`` at several sizes; the first sets the size of the answer.
-        hflip: of each, take the larger of its logits and the (un-flipped) logits of its mirror image.
-        gather: ``"mean"`` is the official running half-average: three scales count 1/4, 1/4, 1/2, not 1/3 each;
-            ``"max"`` takes the largest.
+        model: maps images ``[N, 3, H, W]`` to logits ``[N, num_classes, H, W]``.
+        pyramid: the same images ``[N, 3, H_i, W_i]`` at several sizes; the first is the size of the output.
+        hflip: at each size, take the maximum of the logits and of the mirrored images' logits, mirrored back.
+        gather: ``"mean"`` is the official running half-average: three scales weigh 1/4, 1/4, 1/2, not 1/3 each;
+            ``"max"`` takes the maximum.
 
     Returns:
         ``[N, num_classes, H_0, W_0]``.
