@@ -14,27 +14,27 @@ class HyperSegConfig:
 
     Attributes:
         name: registered name, or any other for a network of your own.
-        dataset: whose classes it predicts: ``"cityscapes"``, ``"camvid"``, ``"voc"`` or ``"custom"``.
+        dataset: data set of its classes: ``"cityscapes"``, ``"camvid"``, ``"voc"`` or ``"custom"``.
         num_classes: channels of the logits.
-        resolution: (H, W) it was published and timed at; it runs at any other.
+        resolution: (H, W) at which it was published and timed; it runs at any other.
         encoder: name of a timm model.
-        static_padding_size: the nominal image size from which the official encoder fixes its "same" padding (SPEC
-            B.2); None leaves the encoder's own padding.
-        feature_channels: of the skip features, finest (stride 2) first; a 1x1 convolution reduces the encoder's own.
-        head_channels: of the stride-32 map that the context head reads.
+        static_padding_size: nominal image size from which the official encoder fixes its "same" padding (SPEC B.2);
+            None keeps the encoder's own padding.
+        feature_channels: channels of the skip features, finest (stride 2) first; 1x1 convolutions reduce the encoder's.
+        head_channels: channels of the stride-32 map that the context head reads.
         context: ``"pyramid"`` (v1_0, unify) or ``"unet"`` (v0_1); SPEC C.
         context_levels: resolutions in the context head.
-        kernel_sizes: of the levels' blocks: 1 a dynamic 1x1 convolution, 3 a dynamic inverted residual.
-        level_channels: outputs of all levels but the last, which gives ``num_classes``.
+        kernel_sizes: kind of each level: 1 for a dynamic 1x1 convolution, 3 for a dynamic inverted residual.
+        level_channels: output channels of all levels but the last, which has ``num_classes``.
         expand_ratio: hidden over input channels of the inverted residuals.
         weight_groups: groups of each weight generator.
-        merged_from: the first level that shares one generator with all finer ones; None if none does.
-        signal_ranges: ``"disjoint"``, or ``"overlapping"``: each range starts at channel 0, as v1_0 does (SPEC D.2).
-        division: how signal channels are shared out: ``"remainder"`` (SPEC D.1) or ``"legacy"`` (D.3).
+        merged_from: first level that shares one generator with all finer ones; None if none does.
+        signal_ranges: ``"disjoint"``, or ``"overlapping"``: each range starts at channel 0, as in v1_0 (SPEC D.2).
+        division: how signal channels are divided: ``"remainder"`` (SPEC D.1) or ``"legacy"`` (D.3).
         halo: ``"own"`` or ``"neighbour"``, see :func:`hyperseg.ops.patch_inverted_residual`.
         drop_path_rate, head_dropout: regularisation of the encoder in training (SPEC B.1).
         mean, std: of RGB in [0, 1], to normalise images with.
-        class_names: for a data set of your own.
+        class_names: names of the classes of a data set of your own.
     """
 
     name: str
@@ -103,16 +103,16 @@ class HyperSegConfig:
         return height, width
 
     def replace(self, **changes: Any) -> "HyperSegConfig":
-        """A copy with some fields changed."""
+        """Return a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields as a dictionary for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "HyperSegConfig":
-        """The inverse of :meth:`to_dict`, also after a round trip through JSON.
+        """Return the configuration of a dictionary from :meth:`to_dict`, also after a round trip through JSON.
 
         Raises:
             ValueError: a field is missing, unknown or invalid; the message names it.

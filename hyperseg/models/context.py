@@ -1,4 +1,4 @@
-"""The context heads: from the encoder's stride-32 map to the signal that the weights are generated from (SPEC C)."""
+"""Context heads: from the encoder's stride-32 map to the signal from which weights are generated (SPEC C)."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from hyperseg.models.layers import conv_norm, conv_norm_act
 
 
 def _halve(block: nn.Module, x: Tensor) -> Tensor:
-    """A 2x2 convolution at stride 2; odd sides, which the official code refuses, repeat their last row or column."""
+    """Halve by a 2x2 convolution at stride 2; odd sides, which the official code rejects, repeat their last line."""
     height, width = x.shape[2:]
     if height % 2 or width % 2:
         x = F.pad(x, (0, width % 2, 0, height % 2), mode="replicate")
@@ -16,20 +16,22 @@ def _halve(block: nn.Module, x: Tensor) -> Tensor:
 
 
 def _double(x: Tensor, like: Tensor) -> Tensor:
-    """Nearest x2, cut to the size of ``like`` (one less where that is odd)."""
+    """Double by nearest neighbour, cropped to the size of ``like`` (one less where that is odd)."""
     height, width = like.shape[2:]
     return F.interpolate(x, scale_factor=2, mode="nearest")[:, :, :height, :width]
 
 
 def _pool(x: Tensor) -> Tensor:
-    """The global average, as large as ``x``."""
+    """Return the global average, expanded to the size of ``x``."""
     return x.mean((2, 3), keepdim=True).expand_as(x)
 
 
 class PyramidContext(nn.Module):
-    """v1_0 and unify: the signal is the reduced map and, behind it, the context that comes up from below (SPEC C.1).
+    """Context head of v1_0 and unify: the reduced map, then context from coarser resolutions (SPEC C.1).
 
-    ``channels`` (even) is the width of the map it reads and of the signal it gives.
+    Args:
+        channels: of input and signal, even.
+        levels: resolutions.
     """
 
     def __init__(self, channels: int, levels: int):
@@ -40,9 +42,14 @@ class PyramidContext(nn.Module):
         self.up = nn.ModuleList(conv_norm_act(channels, half, 1) for _ in range(levels - 1))
 
     def forward(self, x: Tensor, channels: int | None = None) -> Tensor:
-        """``[N, C, h, w]`` -> the same shape; or half the channels, if no more than the first ``channels`` are needed.
+        """Compute the signal of ``x [N, C, h, w]``.
 
-        In v1_0 no weight generator reads beyond the first half (SPEC D.2), so inference can spare itself the rest.
+        Args:
+            channels: the caller reads only the first ``channels``. In v1_0 no weight generator reads beyond the first
+                half (SPEC D.2), so inference skips the rest.
+
+        Returns:
+            ``[N, C, h, w]``, or ``[N, C / 2, h, w]`` if these are enough.
         """
         features = [self.reduce(x)]
         if channels is not None and channels <= self.reduced:
@@ -56,7 +63,7 @@ class PyramidContext(nn.Module):
 
 
 class UnetContext(nn.Module):
-    """v0_1: down by 2x2 convolutions, the deepest averaged, up again with skips; no ReLU at the end (SPEC C.2)."""
+    """Context head of v0_1: 2x2 convolutions down, a global average, up with skips; no last ReLU (SPEC C.2)."""
 
     def __init__(self, channels: int, levels: int):
         super().__init__()
@@ -67,7 +74,7 @@ class UnetContext(nn.Module):
         )
 
     def forward(self, x: Tensor, channels: int | None = None) -> Tensor:
-        """``[N, C, h, w]`` -> ``[N, C, h, w]``; all of it depends on everything, whatever ``channels``."""
+        """Compute the signal ``[N, C, h, w]``. ``channels`` is ignored: each output depends on the whole input."""
         features = [x]
         for block in self.down:
             features.append(_halve(block, features[-1]))

@@ -1,4 +1,4 @@
-"""Convolution, norm and activation, in the order and under the names that every part of the network uses."""
+"""Convolution, batch norm and activation as submodules named conv, norm and act, as folding expects them."""
 
 from torch import nn
 
@@ -12,7 +12,7 @@ def conv_norm(
     eps: float = 1e-5,
     momentum: float = 0.1,
 ) -> nn.Sequential:
-    """``conv`` without bias, then ``norm``."""
+    """Return ``conv`` (no bias) and ``norm``."""
     layers = nn.Sequential()
     layers.add_module("conv", nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False))
     layers.add_module("norm", nn.BatchNorm2d(out_channels, eps, momentum))
@@ -27,7 +27,7 @@ def conv_norm_act(
     padding: int = 0,
     act: type[nn.Module] = nn.ReLU,
 ) -> nn.Sequential:
-    """``conv`` without bias, ``norm``, ``act``."""
+    """Return ``conv`` (no bias), ``norm`` and ``act``."""
     layers = conv_norm(in_channels, out_channels, kernel_size, stride, padding)
     layers.add_module("act", act(inplace=True))
     return layers

@@ -11,7 +11,7 @@ from hyperseg.ops._layout import level_parameters
 
 @dataclass(frozen=True)
 class LevelPlan:
-    """Shapes of one decoder level. ``in_channels`` is 2 coordinates + skip + previous output; ``hidden`` 0 means 1x1."""
+    """Shapes of one decoder level. ``in_channels`` is 2 coordinates + skip + previous output; ``hidden`` 0 is 1x1."""
 
     skip_channels: int
     previous_channels: int

@@ -8,15 +8,15 @@ from hyperseg.models.variants import ALIASES, VARIANTS
 
 
 def list_models() -> list[str]:
-    """The names of the published networks; ``hyperseg-s``, ``-m`` and ``-l`` are short for three of them."""
+    """Return the names of the published networks; ``hyperseg-s``, ``-m`` and ``-l`` are aliases of three of them."""
     return sorted(VARIANTS)
 
 
 def model_config(name: str) -> HyperSegConfig:
-    """The configuration of a published network, by name or short name.
+    """Return the configuration of a published network, by name or alias.
 
     Raises:
-        ValueError: there is none of that name; the message lists them.
+        ValueError: no network has this name; the message lists the names.
     """
     name = ALIASES.get(name, name)
     if name not in VARIANTS:
@@ -32,18 +32,18 @@ def create_model(
     pretrained_encoder: bool = False,
     **changes: Any,
 ) -> HyperSeg:
-    """Build a network, in training mode, with random weights (apart from the encoder's, if asked).
+    """Build a network in training mode with random weights; the encoder's can be pretrained.
 
     Args:
         name: one of :func:`list_models`, or ``hyperseg-s``, ``-m``, ``-l``.
-        num_classes: for a data set of your own; the division of the signal between the levels follows.
-        encoder: any timm model with maps at strides 4 to 32, such as ``"resnet18"``; its features are reduced to the
-            channels of the network's own encoder.
-        pretrained_encoder: ImageNet weights through timm, which may download them.
+        num_classes: for a data set of your own; it changes how the signal is divided between the levels.
+        encoder: any timm model with features at strides 4 to 32, such as ``"resnet18"``; they are reduced to the
+            channels of the published encoder.
+        pretrained_encoder: load ImageNet weights through timm, which may download them.
         changes: other fields of :class:`HyperSegConfig`.
 
     Raises:
-        ValueError: no such network or encoder, or settings that do not fit together.
+        ValueError: no such network or encoder, or incompatible settings.
     """
     config = model_config(name)
     if num_classes is not None and num_classes != config.num_classes:

@@ -1,4 +1,4 @@
-"""Weights and frames for networks that were never trained: to try a pipeline, to test, to time."""
+"""Random weights and frames with the statistics of real ones, for tests, benchmarks and trying a pipeline."""
 
 import math
 
@@ -8,21 +8,21 @@ from torch import Tensor, nn
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.ops._layout import resize_logits
 
-_GAIN = 1.4  # about what half-rectifying activations take away
-# Less for the generators: features times generated weights grow from level to level. With much less they fade, until
-# one class has every pixel.
+_GAIN = 1.4  # compensates about what ReLU-like activations take away
+# Lower for generators, because features times generated weights grow from level to level. With a much lower gain they
+# fade until every pixel has the same class.
 _GENERATOR_GAIN = 0.8
 
 
 @torch.no_grad()
 def synthesize_weights(model: HyperSeg, seed: int = 0) -> HyperSeg:
-    """Fill a network with seeded random weights of the scale that trained ones have, batch statistics included.
+    """Fill a network with seeded random weights and batch statistics of the scale that trained ones have.
 
-    Its answers mean nothing, but they are numerically like those of a trained network. With freshly initialised weights
-    and statistics (mean 0, variance 1) the logits fade to zero, and any two implementations would agree on them.
+    Its outputs mean nothing, but numerically they resemble a trained network's. With freshly initialised weights and
+    statistics (mean 0, variance 1) the logits fade to zero, and any two implementations would agree on them.
 
     Returns:
-        The model.
+        The model, changed in place.
     """
     random = torch.Generator().manual_seed(seed)
 
@@ -36,8 +36,8 @@ def synthesize_weights(model: HyperSeg, seed: int = 0) -> HyperSeg:
             gain = _GENERATOR_GAIN if parameter in generators else _GAIN
             parameter.copy_(values(parameter, gain / math.sqrt(parameter[0].numel())))
             if parameter.dim() == 4 and parameter.shape[1] > 1:
-                # Filters blind to a common offset, as training with batch norms makes them nearly. Otherwise images
-                # with the wrong mean grow from block to block until float32 does not determine the logits.
+                # Filters with zero mean ignore a constant offset, as trained ones before batch norms nearly do.
+                # Otherwise an offset grows from block to block until float32 does not determine the logits.
                 parameter.sub_(parameter.mean((1, 2, 3), keepdim=True))
         else:
             parameter.copy_(values(parameter, 0.1))
@@ -53,7 +53,7 @@ def synthesize_weights(model: HyperSeg, seed: int = 0) -> HyperSeg:
 
 
 def probe_frames(batch: int, size: tuple[int, int], seed: int = 0) -> Tensor:
-    """Smooth random uint8 frames ``[N, H, W, 3]``: structure at all scales, as photographs have."""
+    """Return smooth random uint8 frames ``[N, H, W, 3]`` with structure at all scales, as camera images have."""
     generator = torch.Generator().manual_seed(seed)
     height, width = size
     image = torch.zeros(batch, 3, height, width)

@@ -1,4 +1,4 @@
-"""The five published networks (SPEC A.1) and what was published about them."""
+"""The five published networks (SPEC A.1) and their published figures."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -102,7 +102,7 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class Published:
-    """What the authors report (paper tables 2 to 4; FPS on a GTX 1080 Ti). Not measured by this project."""
+    """Figures reported by the authors (paper tables 2 to 4; FPS on a GTX 1080 Ti), not measured by this project."""
 
     miou_val: float | None
     miou_test: float | None

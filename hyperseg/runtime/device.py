@@ -43,7 +43,7 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     except (RuntimeError, TypeError):
         picked = None
     if picked is None or picked.type not in ("cpu", "cuda"):
-        raise ValueError(f"there is no device called {device}; give cpu, cuda, cuda:1, ... or auto")
+        raise ValueError(f"there is no device called {device}; give auto, cpu, cuda, cuda:1, ...")
     if picked.type == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():

@@ -24,6 +24,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 NAME = "NVIDIA H200"
 WAITING = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select"}  # for the device
+# One entry per copy, such as "pinned to device"; replays of graphs are not listed.
+COPIES: list[str] = []
 PROPERTIES = types.SimpleNamespace(
     name=NAME, major=9, minor=0, multi_processor_count=132, total_memory=139 * 2**30, L2_cache_size=50 * 2**20, uuid=""
 )
@@ -70,6 +72,8 @@ class OnGpu(torch.Tensor):
             raise RuntimeError(f"Expected all tensors to be on the same device, but {func} got cuda:0 and cpu")
         if Graph.recording is not None and (name in WAITING or (name == "copy_" and hosts)):
             raise RuntimeError(f"{func}: operation not permitted when stream is capturing")
+        if name in {"copy_", "clone"}:
+            log_copy(given[-1], given[0] if name == "copy_" else args[0])
         known = {id(t.inner): t for t in given if isinstance(t, OnGpu)}
         inner_args, inner_kwargs = tree_map_only(OnGpu, lambda t: t.inner, (args, kwargs))
         inner_args, inner_kwargs = tree_map_only(torch.device, lambda d: CPU, (inner_args, inner_kwargs))
@@ -94,7 +98,11 @@ class Transfers(TorchFunctionMode):
         if name == "cpu":
             return moved(args[0], CPU)
         if name == "pin_memory":
-            return args[0].clone()
+            return pinned(args[0].clone())
+        if name == "is_pinned":
+            return getattr(args[0], "pinned", False)
+        if kwargs.pop("pin_memory", False):
+            return pinned(func(*args, **kwargs))
         if name == "__deepcopy__" and isinstance(args[0], OnGpu):
             return copied(*args)
         device = kwargs.get("device")
@@ -122,6 +130,7 @@ def moved(t, *args, **kwargs):
             raise RuntimeError("CUDA error: invalid device ordinal")
         if Graph.recording is not None:
             raise RuntimeError("copy from the host: operation not permitted when stream is capturing")
+        log_copy(t, OnGpu(t.detach()))
         plain = t.detach()
         there = torch.Tensor.to(plain, **how)
         return OnGpu(there.clone() if there.data_ptr() == plain.data_ptr() else there)
@@ -130,9 +139,22 @@ def moved(t, *args, **kwargs):
     return torch.Tensor.to(t, **how) if how else t
 
 
+def pinned(t: torch.Tensor) -> torch.Tensor:
+    t.pinned = True
+    return t
+
+
+def log_copy(source: torch.Tensor, destination: torch.Tensor) -> None:
+    def memory(t: torch.Tensor) -> str:
+        return "device" if isinstance(t, OnGpu) else "pinned" if getattr(t, "pinned", False) else "pageable"
+
+    COPIES.append(f"{memory(source)} to {memory(destination)}")
+
+
 def on_host(t: OnGpu) -> torch.Tensor:
     if Graph.recording is not None:
         raise RuntimeError("copy to the host: operation not permitted when stream is capturing")
+    COPIES.append("device to pageable")
     return t.inner.detach().clone()
 
 
@@ -182,6 +204,9 @@ class Stream:
 
     def wait_stream(self, other):
         pass
+
+    def synchronize(self):
+        synchronize()
 
 
 def synchronize(device=None):

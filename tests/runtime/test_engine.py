@@ -256,8 +256,8 @@ def test_images_of_another_kind(scope, x, engine):
         ({"size": (0, 64)}, ValueError, "size and batch must be positive, got 0x64 and 1"),
         ({"size": (64, -1)}, ValueError, "size and batch must be positive"),
         ({"batch": 0}, ValueError, "size and batch must be positive, got 64x64 and 0"),
-        ({"device": "gpu"}, ValueError, "there is no device called gpu; give cpu, cuda, cuda:1, ... or auto"),
-        ({"device": ["cpu"]}, ValueError, r"there is no device called \['cpu'\]; give cpu"),
+        ({"device": "gpu"}, ValueError, "there is no device called gpu; give auto, cpu, cuda, cuda:1, ..."),
+        ({"device": ["cpu"]}, ValueError, r"there is no device called \['cpu'\]; give auto, cpu"),
     ],
     ids=lambda value: ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
