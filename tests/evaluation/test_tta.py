@@ -8,7 +8,7 @@ from hyperseg.evaluation import forward_pyramid
 
 
 class Model(nn.Module):
-    """Not symmetric: the logits are the image and its x coordinate."""
+    """Model that is not symmetric: its logits are the image plus the x coordinate."""
 
     def forward(self, x):
         return x + torch.linspace(0, 1, x.shape[3])

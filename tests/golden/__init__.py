@@ -1,4 +1,4 @@
-"""What the official code computed, for weights and inputs that anyone can regenerate (tests/golden/README.md)."""
+"""Outputs of the official code, for weights and inputs that can be regenerated (tests/golden/README.md)."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ VARIANTS = {
 
 
 def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Pseudo-random float32 of unit variance that depend on the name alone."""
+    """Return pseudo-random float32 values of unit variance that depend on the name alone."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     raw = np.random.PCG64(seed).random_raw(int(np.prod(shape, dtype=np.int64)))
     z = ((raw >> np.uint64(11)) * 2.0**-53 - 0.5) * np.sqrt(12)
@@ -29,7 +29,7 @@ def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def official_state(name: str) -> dict[str, Tensor]:
-    """The golden weights, under the official keys of that network; cached coordinates are left out."""
+    """Return the golden weights under the network's official keys, without cached coordinates."""
     keys = json.loads((DATA / f"keys_{VARIANTS[name]}.json").read_text())
     return {
         key: torch.from_numpy(np.asarray(_tensor(key, tuple(entry["shape"]))))
@@ -53,14 +53,14 @@ def _tensor(key: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def golden_model(name: str, **changes) -> HyperSeg:
-    """The network with its golden weights."""
+    """Return the network with its golden weights."""
     model = create_model(name, **changes)
     official.from_official(model, official_state(name))
     return model
 
 
 def golden_figures(name: str) -> dict[str, np.ndarray]:
-    """The stored fields."""
+    """Return the stored fields."""
     with np.load(DATA / f"{VARIANTS[name]}.npz") as stored:
         return dict(stored)
 
@@ -70,7 +70,7 @@ def images() -> Tensor:
 
 
 def train_batch(classes: int) -> tuple[Tensor, Tensor]:
-    """``(images, labels)``."""
+    """Return images and labels of the training step."""
     target = np.abs(values("train_target", (2, 128, 256)).astype(np.float64)) * classes / 1.75
     target = np.clip(target.astype(np.int64), 0, classes - 1)
     target[:, :4] = 255
@@ -78,12 +78,12 @@ def train_batch(classes: int) -> tuple[Tensor, Tensor]:
 
 
 def subsample(t: Tensor, limit: int = 6000) -> np.ndarray:
-    """The evenly strided part of a tensor that was stored."""
+    """Return the evenly strided samples of a tensor that are stored."""
     flat = t.detach().reshape(-1)
     return flat[:: -(-flat.numel() // limit)].numpy()
 
 
 def statistics(t: Tensor) -> np.ndarray:
-    """Mean, standard deviation and largest magnitude."""
+    """Return mean, standard deviation and largest magnitude."""
     t = t.detach().double()
     return np.array([t.mean(), t.std(), t.abs().max()])

@@ -1,4 +1,4 @@
-"""The context heads: SPEC C, and what of them nothing reads."""
+"""Context heads: SPEC C, and the parts of them that no generator reads."""
 
 import copy
 
@@ -24,7 +24,7 @@ def randomise(*modules):
 
 @pytest.mark.parametrize("name", OVERLAPPING)
 def test_v1_0_does_not_read_the_context(name):
-    """New weights below change nothing in eval mode, not even the last bit."""
+    """Other weights in the coarser resolutions leave the logits bitwise equal in eval mode."""
     model = copy.deepcopy(network(name))
     x = images(64, 128)
     with torch.inference_mode():
@@ -32,11 +32,11 @@ def test_v1_0_does_not_read_the_context(name):
         randomise(model.context.down, model.context.up)
         assert (model(x) - before).abs().max().item() == 0.0
         signal = model.context(torch.ones(1, 1280, 2, 4), model.decoder.plan.used_channels)
-        assert signal.shape[1] == 640, "and inference leaves it out"
+        assert signal.shape[1] == 640, "inference skips the context"
 
 
 @pytest.mark.parametrize("name", ["hyperseg-s-cityscapes", "hyperseg-l-voc"])
-def test_the_others_do(name):
+def test_other_networks_read_the_context(name):
     model = copy.deepcopy(network(name))
     x = images(64, 128)
     with torch.inference_mode():
@@ -46,8 +46,8 @@ def test_the_others_do(name):
 
 
 @pytest.mark.parametrize("name", OVERLAPPING[:1])
-def test_gradients_of_what_v1_0_does_not_read(name):
-    """Exactly zero; the running statistics drift all the same (SPEC C.1)."""
+def test_gradients_of_the_unread_context(name):
+    """They are exactly zero; the running statistics are updated nevertheless (SPEC C.1)."""
     model = copy.deepcopy(network(name)).train()
     before = model.context.down[0].norm.running_mean.clone()
     model(images(64, 128)).square().mean().backward()
@@ -60,7 +60,7 @@ def test_gradients_of_what_v1_0_does_not_read(name):
     assert not torch.equal(model.context.down[0].norm.running_mean, before)
 
 
-def test_all_of_unify_has_gradients():
+def test_all_parameters_of_unify_have_gradients():
     model = copy.deepcopy(network("hyperseg-s-cityscapes")).train()
     # On a map larger than 2x2 no batch norm sees single values.
     model(images(128, 128)).square().mean().backward()
@@ -85,7 +85,7 @@ def test_pyramid():
 
 
 def test_unet():
-    """SPEC C.2, step by step: no ReLU behind the last."""
+    """SPEC C.2, step by step: no ReLU after the last convolution."""
     context = UnetContext(6, 3).eval()
     randomise(context)
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_unet():
     ("kind", "levels"), [(PyramidContext, 2), (PyramidContext, 3), (UnetContext, 3)], ids=["v1_0", "deeper", "v0_1"]
 )
 def test_any_grid(kind, levels, grid):
-    """Also those that crash the official code (SPEC C.3)."""
+    """Including grids on which the official code crashes (SPEC C.3)."""
     context = kind(8, levels).eval()
     randomise(context)
     x = torch.randn(2, 8, *grid, generator=torch.Generator().manual_seed(0))

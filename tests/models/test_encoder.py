@@ -1,4 +1,4 @@
-"""EfficientNet as the official code has it: SPEC B."""
+"""EfficientNet as in the official code: SPEC B."""
 
 import pytest
 import timm
@@ -9,7 +9,7 @@ from hyperseg.models import model_config
 from hyperseg.models.encoder import Encoder, StaticSameConv2d
 from tests.models.networks import images, network
 
-# The same encoders but for the feature reduction.
+# The other networks have the same encoders, except for the feature reduction.
 B1, B3 = "hyperseg-s-camvid", "hyperseg-l-voc"
 REPEATS = {B1: [2, 3, 3, 4, 4, 5, 2], B3: [2, 3, 3, 5, 5, 6, 2]}
 CHANNELS = {B1: [16, 24, 40, 80, 112, 192, 320], B3: [24, 32, 48, 96, 136, 232, 384]}
@@ -56,8 +56,8 @@ def test_static_padding(name):
 
 @pytest.mark.parametrize("size", [31, 32, 33, 62, 63])
 @pytest.mark.parametrize(("padding", "up"), [(EVEN, False), (ODD, False), (BOTH, True)], ids=lambda value: str(value))
-def test_map_sizes_behind_static_padding(padding, up, size):
-    """(0, 1) and (1, 2) give floor(n / 2), (2, 2) gives ceil(n / 2)."""
+def test_output_sizes_of_static_padding(padding, up, size):
+    """Paddings (0, 1) and (1, 2) halve to floor(n / 2), (2, 2) to ceil(n / 2)."""
     kernel = 3 if padding == EVEN else 5
     conv = StaticSameConv2d(nn.Conv2d(1, 1, kernel, stride=2, bias=False), padding)
     assert conv(torch.zeros(1, 1, size, size)).shape[2] == (size + up) // 2
@@ -70,7 +70,7 @@ def test_squeeze_and_excitation_widths(name):
 
 @encoders
 def test_norms(name):
-    """eps 1e-3 and momentum 0.01 in all of the encoder, PyTorch's defaults elsewhere."""
+    """The whole encoder has eps 1e-3 and momentum 0.01, the rest PyTorch's defaults."""
     model = network(name)
     kinds = {
         part: {(m.eps, m.momentum) for m in module.modules() if isinstance(m, nn.BatchNorm2d)}
@@ -145,13 +145,13 @@ def test_features(name, channels):
     assert tuple(f.shape[1] for f in features) == channels
     assert [tuple(f.shape[2:]) for f in features] == [(64 // s, 96 // s) for s in (2, 4, 8, 16, 32)]
     assert head.shape == (1, 1536 if name == "hyperseg-l-voc" else 1280, 2, 3)
-    # No reduction where the encoder has the channels already.
+    # Features that have the configured channels already are not reduced.
     identity = isinstance(network(name).encoder.reduce[0], nn.Identity)
     assert identity == name.endswith("cityscapes")
 
 
 def timm_features(name, x):
-    """Plain timm's, with the weights of our encoder."""
+    """Features of plain timm with the weights of our encoder."""
     encoder = network(name).encoder
     plain = timm.create_model(model_config(name).encoder, features_only=True).eval()
     result = plain.load_state_dict(encoder.trunk.state_dict(), strict=False)
@@ -172,14 +172,14 @@ def test_equals_plain_timm_at_the_nominal_size(name, nominal):
 
 @pytest.mark.parametrize(("name", "agreeing"), [(B1, 4), (B3, 2)], ids=["b1", "b3"])
 def test_differs_from_plain_timm_at_other_sizes(name, agreeing):
-    """By a shift of one pixel in the 5x5 convolutions that are padded by 2 on all sides (SPEC B.2)."""
+    """5x5 convolutions padded by 2 on all sides are shifted by one pixel (SPEC B.2)."""
     errors = worst(*timm_features(name, images(128, 256)))
     assert max(errors[:agreeing]) < 1e-5
     assert min(errors[agreeing:]) > 1e-3
 
 
 def test_static_padding_of_other_efficientnets():
-    """From the nominal size that the configuration names."""
+    """The padding follows from the configuration's nominal size."""
     encoder = Encoder(model_config(B1).replace(encoder="tf_efficientnet_b0", static_padding_size=224))
     halving = [
         block.conv_dw.static_padding

@@ -7,7 +7,7 @@ from hyperseg.models import HyperSegConfig, create_model, model_config
 from hyperseg.models.encoder import Encoder
 from tests.models.networks import images
 
-# With maps at stride 2, without one, with maps in NHWC, with squeeze and excitation.
+# With a stride-2 feature, without one, with NHWC features, with squeeze-excite.
 ENCODERS = [
     "resnet18",
     "mobilenetv3_small_100",
@@ -34,7 +34,7 @@ def test_any_timm_model_at_any_size(encoder):
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "convnext_atto"])
-def test_all_of_another_encoder_is_trained(encoder):
+def test_all_parameters_of_another_encoder_are_trained(encoder):
     model = create_model("hyperseg-m", num_classes=3, encoder=encoder)
     # A batch large enough for batch statistics at stride 32.
     model(images(64, 64, batch=2)).square().mean().backward()
@@ -42,8 +42,8 @@ def test_all_of_another_encoder_is_trained(encoder):
     assert untouched == []
 
 
-def test_channels_last_maps_of_as_many_rows_as_channels():
-    """At height 384 the first map of a Swin, [1, 96, w, 96], could be taken for channels first."""
+def test_channels_last_features_with_as_many_rows_as_channels():
+    """At height 384 the first feature of a Swin, [1, 96, w, 96], could be mistaken for channels-first."""
     config = model_config("hyperseg-s-camvid").replace(encoder="swin_tiny_patch4_window7_224", static_padding_size=None)
     with torch.inference_mode():
         features, _ = Encoder(config).eval()(images(384, 32))
@@ -51,7 +51,7 @@ def test_channels_last_maps_of_as_many_rows_as_channels():
 
 
 def test_the_features_are_those_of_the_encoder():
-    """Reduced by one 1x1 convolution and a norm, without an activation."""
+    """A 1x1 convolution and a batch norm reduce them, without an activation."""
     encoder = Encoder(model_config("hyperseg-s-camvid").replace(encoder="resnet18", static_padding_size=None)).eval()
     x = images(64, 64)
     with torch.inference_mode():
@@ -69,7 +69,7 @@ def test_the_features_are_those_of_the_encoder():
 @pytest.mark.parametrize(
     ("encoder", "message"),
     [
-        ("vit_tiny_patch16_224", r"gives maps at strides \[16, 16, 16\]; HyperSeg needs 4, 8, 16 and 32"),
+        ("vit_tiny_patch16_224", r"has features at strides \[16, 16, 16\]; HyperSeg needs 4, 8, 16 and 32"),
         ("maxvit_nano_rw_256", "does not run at 64x96, and HyperSeg takes images of any size"),
         ("resnet18x", "timm has no model 'resnet18x'; similar names: .*resnet18"),
         ("efficientnet-b1", "timm has no model 'efficientnet-b1'; similar names: efficientnet_b1, "),

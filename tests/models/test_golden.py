@@ -1,4 +1,4 @@
-"""The five networks give what the official code gives: every stored figure of tests/golden, in float32."""
+"""The five networks match the official code in float32: every stored figure of tests/golden."""
 
 import functools
 
@@ -12,7 +12,7 @@ from hyperseg.models import create_model, official
 from hyperseg.ops import _layout
 from tests import golden
 
-# The largest difference allowed, relative to the largest value: float32 sums in another order.
+# Largest allowed difference, relative to the largest value: float32 sums in another order.
 RELATIVE = 1e-4
 
 names = pytest.mark.parametrize("name", list(golden.VARIANTS))
@@ -26,7 +26,7 @@ def reference_backend():
 
 @functools.cache
 def evaluated(name):
-    """One evaluation of the golden input with everything that passes on the way."""
+    """One forward pass on the golden input, with its intermediate results."""
     model = golden.golden_model(name).eval()
     images = golden.images()
     with torch.inference_mode():
@@ -38,7 +38,7 @@ def evaluated(name):
 
 
 def level_outputs(model, signal, features, images):
-    """``[(level input, level output)]``, the levels one after the other."""
+    """Run the levels one by one; return ``[(level input, level output)]``."""
     folded = model.decoder.fold()
     skips = [*reversed(features), images]
     pairs, previous = [], None
@@ -62,7 +62,7 @@ def level_outputs(model, signal, features, images):
 
 
 def check(figures, field, tensor, limit=6000, relative=RELATIVE):
-    """The tensor has the stored shape, samples and statistics."""
+    """Check shape, samples and statistics of a tensor against the stored ones."""
     tensor = tensor.detach()
     if f"{field}_shape" in figures:
         assert tuple(tensor.shape) == tuple(figures[f"{field}_shape"]), field
@@ -116,7 +116,7 @@ def test_logits_and_labels(name):
     model, *_, logits = evaluated(name)
     check(figures, "logits", logits, limit=20000)
     counts = torch.bincount(logits.argmax(1).flatten(), minlength=model.config.num_classes)
-    # A pixel whose two best classes agree to the last digit may fall either way.
+    # A pixel whose two best logits are equal up to rounding may have either label.
     assert np.abs(counts.numpy() - figures["label_counts"]).sum() <= 2
 
 
@@ -137,8 +137,8 @@ def test_training_step(name):
     model = golden.golden_model(name, drop_path_rate=0.0, head_dropout=0.0).train()
     images, labels = golden.train_batch(model.config.num_classes)
     logits = model(images)
-    # Norms by the statistics of a small batch magnify float32's rounding: the largest error of l-camvid is 5e-5 with
-    # one thread, 7e-5 with two, and was 1.02e-4 once. A fault of a norm shows in per cents.
+    # Batch statistics of a small batch amplify float32's rounding: the largest error of l-camvid is 5e-5 with
+    # one thread, 7e-5 with two, and was 1.02e-4 once. An error in a norm shows in percents.
     check(figures, "train_logits", logits, relative=2e-4)
     plain = ops.upsample_cross_entropy(logits, labels)
     bootstrapped = ops.upsample_cross_entropy(logits, labels, bootstrap=4096)
@@ -158,14 +158,14 @@ def test_training_step(name):
 
 
 def check_gradient_norms(norms, expected):
-    """Equal, but for what float32 does to gradients behind ReLUs.
+    """Check norms of gradients, up to the rounding of float32 before ReLUs.
 
     A value that rounds to the other side of a clamp switches its whole gradient. Perturbing the convolutions' outputs
     of these very networks in float64, by 3e-7 of their size, moves single norms by up to 1.3 % and the median norm by
     up to 0.1 %, and float32 differs from float64 by up to 1 %. A real fault shows in the median: batch norms that leave
     the halo out give 6 %.
     """
-    # Gradients of the parameters that nothing depends on (v1_0's dead context path) are zero but for rounding.
+    # Gradients of the parameters that nothing depends on (v1_0's unread context) are zero up to rounding.
     largest = max(expected.values())
     errors = {k: abs(norms[k] - e) / e for k, e in expected.items() if e > 1e-6 * largest}
     worst = max(errors, key=errors.get)

@@ -1,4 +1,4 @@
-"""From a configuration to level shapes and signal channels: SPEC D and F."""
+"""The decoder's plan, level shapes and signal channels, of a configuration: SPEC D and F."""
 
 import contextlib
 import copy
@@ -88,7 +88,7 @@ def test_generators(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_generators_serve_the_levels_in_order(name):
+def test_generators_are_in_the_order_of_the_levels(name):
     plan = decoder_plan(model_config(name))
     assert [i for g in plan.generators for i in g.levels] == list(range(len(plan.levels)))
     assert [g.size for g in plan.generators] == [
@@ -103,7 +103,7 @@ def test_unify_merges_its_two_finest_levels():
 
 
 def test_the_merged_vector_holds_the_coarser_level_first():
-    """SPEC E: level 3 in [0, 868), level 4 in [868, 3676), then four rows that nothing reads."""
+    """SPEC E: level 3 in [0, 868), level 4 in [868, 3676), then four unused rows."""
     model = copy.deepcopy(network("hyperseg-s-cityscapes"))
     x = images(64, 128)
     merged = model.decoder.generators[3]
@@ -115,13 +115,13 @@ def test_the_merged_vector_holds_the_coarser_level_first():
         constant = model.forward_strided(x)
         merged.copy_(full)[:868] = 0
         varying = model.forward_strided(x)
-    # Without weights level 4 gives its bias everywhere; level 3 alone leaves the skip features to level 4.
+    # Without weights level 4 returns its bias everywhere; level 3 alone leaves the skip features to level 4.
     assert torch.equal(constant, constant[:, :, :1, :1].expand_as(constant))
     assert varying.std((2, 3)).min() > 0
     assert not torch.equal(varying, before)
 
 
-# The remainder algorithm (D.1) starts each generator with a unit, so it succeeds wherever there are as many.
+# The remainder algorithm (D.1) starts each generator with one unit, so it succeeds if there are that many units.
 shares = st.tuples(
     st.lists(st.tuples(st.sampled_from([1, 2, 4, 8, 16, 32]), st.integers(1, 10000)), min_size=1, max_size=6),
     st.integers(0, 60),
@@ -130,7 +130,7 @@ shares = st.tuples(
 
 
 def divided(case, division):
-    """``(unit, channels, groups, sizes)`` of a random case; every second one has generators of equal size."""
+    """Draw ``(unit, channels, groups, sizes)``; half the cases have generators of equal size."""
     pairs, spare, repeat = case
     pairs = [(groups, pairs[0][1] if repeat and i % 2 else size) for i, (groups, size) in enumerate(pairs)]
     groups, sizes = [g for g, _ in pairs], [n for _, n in pairs]
@@ -141,8 +141,8 @@ def divided(case, division):
 def check_widths(widths, unit, channels, sizes):
     assert all(width > 0 and width % unit == 0 for width in widths)
     by_size = dict(zip(sizes, widths, strict=True))
-    assert [by_size[size] for size in sizes] == widths, "generators of equal size get equally many channels"
-    # What m generators of equal size cannot share equally is left over.
+    assert [by_size[size] for size in sizes] == widths, "generators of equal size have the same number of channels"
+    # Channels that m generators of equal size cannot divide equally are left over.
     assert channels - max(sizes.count(n) - 1 for n in sizes) * unit <= sum(widths) <= channels
 
 
@@ -156,7 +156,7 @@ def test_division_by_remainder(case):
 def test_division_of_v0_1(case):
     unit, channels, groups, sizes = divided(case, "legacy")
     sizes = [-(-n // g) * g for g, n in zip(groups, sizes, strict=True)]
-    # D.3 may leave nothing to the smallest generators: then it raises.
+    # D.3 may leave no channels for the smallest generators: then it raises.
     with contextlib.suppress(ValueError):
         check_widths(divide_signal(channels, groups, sizes, "legacy"), unit, channels, sizes)
 
@@ -168,7 +168,7 @@ def test_division_of_v0_1(case):
         pytest.param([32, 16, 8, 16, 4], [5248, 3008, 704, 2352, 4216], id="city-m"),
     ],
 )
-def test_division_takes_the_callers_lists_as_they_are(groups, sizes):
+def test_division_does_not_change_the_callers_lists(groups, sizes):
     """The official code empties them (SPEC D.7)."""
     given_groups, given_sizes = list(groups), list(sizes)
     first = divide_signal(1280, groups, sizes, "remainder")

@@ -1,4 +1,4 @@
-"""Half precision on the CPU."""
+"""16-bit floats on the CPU."""
 
 import copy
 
@@ -11,7 +11,7 @@ from tests.models.networks import NAMES, images, network, relative_rms
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 @pytest.mark.parametrize("name", NAMES)
-def test_half_precision_is_near_float32(name, dtype):
+def test_16_bit_floats_are_near_float32(name, dtype):
     x = images(64, 96)
     with torch.inference_mode():
         expected = network(name)(x)
@@ -23,13 +23,13 @@ def test_half_precision_is_near_float32(name, dtype):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_float32_is_near_float64(name):
-    """So near that the comparisons of other tests mean something."""
+    """So near that the other tests can compare in float32."""
     x = images(64, 96)
     with torch.inference_mode():
         exact = copy.deepcopy(network(name)).double()(x.double())
         assert exact.dtype == torch.float64
         assert 0 < relative_rms(network(name)(x), exact) < 1e-4
-        # Far from a constant, too.
+        # The logits are also far from constant.
         assert exact.std((2, 3)).min() > 1e-2
 
 
@@ -45,5 +45,5 @@ def test_autocast(name, training):
     logits.float().square().mean().backward()
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert all(p.grad.isfinite().all() for p in model.decoder.parameters())
-    # Batch statistics of this few pixels add to what rounding does.
+    # Batch statistics of so few pixels amplify rounding.
     assert 0 < relative_rms(logits, model(x)) < 2 * TOLERANCES[torch.bfloat16].relative_rms

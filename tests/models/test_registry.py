@@ -1,4 +1,4 @@
-"""Networks by name, and their configurations as data."""
+"""Networks by name, and their configurations."""
 
 import dataclasses
 import json
@@ -70,7 +70,7 @@ def test_a_new_network_is_in_training_mode_with_random_weights():
 
 
 def test_xavier_initialisation():
-    """SPEC A.3: of every convolution and generator, with the fans of the stored, per-group shapes."""
+    """SPEC A.3: all convolutions and generators, with the fans of the stored, per-group shapes."""
     torch.manual_seed(0)
     model = create_model("hyperseg-s-camvid")
     modules = [m.weight for m in model.modules() if isinstance(m, torch.nn.Conv2d)]

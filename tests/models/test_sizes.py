@@ -13,7 +13,7 @@ from tests.models.networks import KINDS, NAMES, images, network, relative_rms
 
 
 def config(one_more: bool) -> HyperSegConfig:
-    """Of a network that also takes one pixel more than a multiple of 32, or of one that does not."""
+    """Return the configuration of a network that takes (or not) one pixel more than a multiple of 32."""
     return model_config("hyperseg-s-camvid" if one_more else "hyperseg-l-camvid")
 
 
@@ -61,7 +61,7 @@ def test_padded_size_of_every_side():
     ],
 )
 def test_only_five_level_networks_take_one_pixel_more(name, takes):
-    """SPEC C.3: 577x769 runs as it is in those, and their last resize makes up for the odd size."""
+    """SPEC C.3: they take 577x769 without padding, and their last resize handles the odd size."""
     x, padded = images(129, 193), model_config(name).padded_size((129, 193))
     assert (padded == (129, 193)) == takes
     assert (pad(x, padded) is x) == takes
@@ -81,7 +81,7 @@ def test_logits_at_image_size(name, size):
 @sizes((1, 1), (31, 97), (40, 65))
 @pytest.mark.parametrize("name", KINDS)
 def test_padding_is_of_the_image_and_cut_from_the_logits(name, size):
-    """Exactly: by its own last row and column, at the bottom and the right."""
+    """The padding repeats the last row and column at the bottom and the right."""
     model = network(name)
     x = images(*size)
     height, width = model.config.padded_size(size)
@@ -103,7 +103,7 @@ def test_native_sizes_are_not_padded(size):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_image_of_the_batch_is_answered_alone(name):
+def test_images_of_a_batch_are_independent(name):
     model = network(name)
     first, second, third = images(64, 96, batch=3).split(1)
     with torch.inference_mode():
@@ -136,9 +136,9 @@ def test_channels_last_memory(name):
         (torch.zeros(0, 3, 64, 64), ValueError, r"got \[0, 3, 64, 64\]"),
         (torch.zeros(1, 3, 0, 64), ValueError, r"got \[1, 3, 0, 64\]"),
     ],
-    ids=["uint8", "int64", "3d", "1d", "0d", "4-channels", "channels-behind", "no-images", "no-rows"],
+    ids=["uint8", "int64", "3d", "1d", "0d", "4-channels", "channels-last", "no-images", "no-rows"],
 )
-def test_what_is_not_a_batch_of_images(bad, error, message):
+def test_invalid_images(bad, error, message):
     with pytest.raises(error, match=message):
         network("hyperseg-s-camvid")(bad)
 
@@ -146,18 +146,18 @@ def test_what_is_not_a_batch_of_images(bad, error, message):
 @pytest.mark.slow
 @sizes((720, 960), (375, 500), (1080, 1920), (33, 57))
 @pytest.mark.parametrize("name", NAMES)
-def test_sizes_that_the_official_code_refuses(name, size):
+def test_sizes_that_the_official_code_rejects(name, size):
     with torch.inference_mode():
         logits = network(name)(images(*size))
     assert logits.shape == (1, network(name).config.num_classes, *size)
     assert logits.isfinite().all()
-    # Nothing is filled in at the far border, as v0_1 does (SPEC C.3).
+    # The official v0_1 fills the far border with a constant (SPEC C.3).
     assert logits[:, :, -1].std(2).min() > 0
     assert logits[:, :, :, -1].std(2).min() > 0
 
 
 @pytest.mark.parametrize("name", ["hyperseg-s-camvid", "hyperseg-m-cityscapes"])
-def test_a_photograph_size(name):
+def test_the_size_of_a_camera_image(name):
     with torch.inference_mode():
         logits = network(name)(images(375, 500))
     assert logits.shape == (1, network(name).config.num_classes, 375, 500)

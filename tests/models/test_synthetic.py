@@ -1,4 +1,4 @@
-"""Weights and frames for networks that were never trained."""
+"""Random weights and frames."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def test_weights_depend_on_the_seed_alone():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_answers_are_of_the_scale_of_logits_and_vary(name):
+def test_outputs_have_the_scale_of_logits_and_vary(name):
     with torch.inference_mode():
         logits = network(name)(images(96, 128))
     assert 0.1 < logits.std().item() < 10

@@ -1,4 +1,4 @@
-"""Networks in training mode, and their norms: batch statistics, frozen, of another class."""
+"""Networks in training mode, with batch norms that use batch statistics, are frozen or of another class."""
 
 import copy
 
@@ -16,11 +16,11 @@ kinds = pytest.mark.parametrize("name", KINDS)
 
 
 class OtherBatchNorm(nn.BatchNorm2d):
-    """Not the plain class, as synchronised norms are not: the decoder calls it instead of the fused operator."""
+    """Subclass of BatchNorm2d, as SyncBatchNorm is: the decoder calls it instead of the fused operator."""
 
 
 def decoder(name, norm=nn.BatchNorm2d):
-    """``(float64 decoder in training mode, signal, features, images)``, small and without an encoder."""
+    """Return a small float64 decoder in training mode, and its signal, features and images."""
     config = model_config(name)
     torch.manual_seed(0)
     module = Decoder(decoder_plan(config), config.halo)
@@ -56,7 +56,7 @@ def assert_equal(actual, expected):
 
 
 @kinds
-def test_a_step_lowers_the_loss_by_what_the_gradient_says(name):
+def test_a_step_lowers_the_loss_as_the_gradient_predicts(name):
     torch.manual_seed(0)
     model = create_model(name, drop_path_rate=0.0, head_dropout=0.0).train()
     x = images(128, 128, batch=2)
@@ -97,7 +97,7 @@ def test_eval_changes_nothing(name):
 
 
 def norm_by_norm(module, signal, features, image):
-    """The decoder without folding: each level generates its weights and calls its norms."""
+    """Run the decoder without folding: each level generates its weights and calls its norms."""
     skips, x = [*reversed(features), image], None
     for spec, generator in zip(module.plan.generators, module.generators, strict=True):
         weights = ops.generate_weights(signal, generator, offsets=spec.offset, groups=spec.groups, sizes=spec.size)
@@ -109,7 +109,7 @@ def norm_by_norm(module, signal, features, image):
 
 @kinds
 def test_frozen_norms(name):
-    """They are folded into the generators; values and gradients are those of the norms themselves."""
+    """They are folded into the generators; values and gradients equal those with separate norms."""
     module, inputs = decoder(name)
     module.train()
     for level in module.levels:
@@ -142,7 +142,7 @@ def test_one_frozen_level_among_others(name):
 
 @kinds
 def test_a_subclass_of_batch_norm(name):
-    """The fused operator and the norms one by one: equal logits, gradients and running statistics."""
+    """Logits, gradients and running statistics equal those of the fused operator."""
     plain, inputs = decoder(name)
     other, _ = decoder(name, OtherBatchNorm)
     logits, expected = plain(*inputs), other(*inputs)

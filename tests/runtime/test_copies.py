@@ -47,7 +47,7 @@ def runs() -> dict[str, dict]:
 
 @pytest.mark.parametrize("mode", ["eager", "cudagraph"])
 def test_from_host_copies_once_each_way(mode: str, runs):
-    """Without a copy on the device, and through pinned memory; frames in pageable memory are staged there."""
+    """There is no copy on the device, and frames in pageable memory are staged in pinned memory."""
     for frames in ("pinned", "pageable", "strided"):
         assert runs[f"{mode}-{frames}"]["copies"] == ["pinned to device", "device to pinned"]
 

@@ -1,6 +1,7 @@
-"""The engine: from frames to labels at one size, and never another answer than the module's."""
+"""The engine: from frames to labels at one size, matching the module."""
 
 import copy
+import functools
 import warnings
 
 import pytest
@@ -12,7 +13,7 @@ from bench.calls import Recorder
 from hyperseg.models import create_model, probe_frames, synthesize_weights
 from hyperseg.ops import has_kernel
 from hyperseg.ops._layout import resize_logits
-from hyperseg.runtime import EngineError, FoldedNetwork, Parity, build_engine
+from hyperseg.runtime import Engine, EngineError, FoldedNetwork, Parity, build_engine
 from hyperseg.runtime import engine as engine_module
 from hyperseg.runtime.arguments import DTYPES
 from hyperseg.runtime.parity import TOLERANCES, compare_logits
@@ -32,7 +33,7 @@ def normalised(frames, config):
 
 
 def assert_same_labels(labels, logits, margin):
-    """Equal but where the two best classes are closer than ``margin``."""
+    """Check that the labels are the logits' argmax, except where the best two logits are closer than ``margin``."""
     labels, logits = labels.cpu().long(), logits.cpu().float()
     chosen = logits.gather(1, labels[:, None])[:, 0]
     assert (logits.amax(1) - chosen).max().item() <= margin
@@ -40,7 +41,7 @@ def assert_same_labels(labels, logits, margin):
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @names
-def test_labels_and_logits_are_the_modules(name, size):
+def test_labels_and_logits_match_the_module(name, size):
     model = network(name)
     engine = hyperseg.build_engine(model, size, device="cpu", batch=2)
     frames = probe_frames(2, size, seed=3)
@@ -53,7 +54,7 @@ def test_labels_and_logits_are_the_modules(name, size):
     assert_same_labels(labels, expected, 1e-3 * expected.abs().max().item())
     assert (labels == expected.argmax(1)).float().mean() > 0.99
     assert labels.unique().numel() > 1 or size == SIZES[0]
-    # On some images the six levels of v0_1 amplify rounding, in the module as in the engine.
+    # On some images the six levels of v0_1 amplify rounding, both in the module and in the engine.
     assert engine.parity.relative_rms < (1e-2 if name == "hyperseg-l-voc" else 1e-4)
     assert engine.parity.label_agreement > 0.99
 
@@ -71,7 +72,7 @@ def test_golden_weights(name):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 @names
-def test_half_precision(name, dtype):
+def test_16_bit_floats(name, dtype):
     model, size = network(name), (65, 70)
     engine = build_engine(model, size, dtype=dtype, device="cpu")
     frames = probe_frames(1, size, seed=3)
@@ -120,22 +121,27 @@ def test_all_scopes_agree(engine):
     assert_same_labels(engine.labels(x), logits, 1e-3 * logits.abs().max().item())
 
 
+@functools.cache
+def unchecked(name: str) -> Engine:
+    """Return an engine that tests share, built without the comparison."""
+    return build_engine(network(name), (33, 57), device="cpu", check=False)
+
+
 @names
 def test_frames_go_through_the_stem(name, monkeypatch):
-    """And only a network that reads it has a normalised image."""
+    """Frames are normalised separately only for a network whose last level reads them."""
     called, normalise = [], FoldedNetwork.normalise
     monkeypatch.setattr(FoldedNetwork, "normalise", lambda self, frames: called.append(1) or normalise(self, frames))
-    engine = build_engine(network(name), (33, 57), device="cpu", check=False)
     with Recorder() as recorder:
-        engine(probe_frames(1, (33, 57)))
+        unchecked(name)(probe_frames(1, (33, 57)))
     fused = has_kernel("stem", "cpu")
     assert [call.operator for call in recorder.calls].count("stem") == fused
     assert len(called) == (not fused or network(name).output_stride == 1)
 
 
 @names
-def test_a_last_level_at_full_size_gives_labels_at_once(name):
-    engine = build_engine(network(name), (33, 57), device="cpu", check=False)
+def test_a_last_level_at_full_size_returns_labels_directly(name):
+    engine = unchecked(name)
     frames = probe_frames(1, (33, 57))
     whole = network(name).output_stride == 1
     for call in (lambda: engine(frames), lambda: engine.labels(engine.normalise(frames))):
@@ -146,7 +152,7 @@ def test_a_last_level_at_full_size_gives_labels_at_once(name):
         assert_same_labels(labels, engine.logits(frames), 1e-3 * engine.logits(frames).abs().max().item())
 
 
-def test_labels_that_are_not_of_the_logits_are_refused(monkeypatch):
+def test_labels_that_do_not_match_the_logits_are_an_error(monkeypatch):
     decode = FoldedNetwork._decode
 
     def other_labels(self, features, head, images, labels):
@@ -179,7 +185,7 @@ def test_frames_need_not_be_contiguous(engine):
         assert torch.equal(engine(view), engine(frames))
 
 
-def test_answers_are_not_overwritten(engine):
+def test_outputs_are_not_overwritten(engine):
     first, second = probe_frames(1, (40, 65), seed=4), probe_frames(1, (40, 65), seed=5)
     labels, logits = engine(first), engine.logits(first)
     kept = labels.clone(), logits.clone()
@@ -211,12 +217,12 @@ def byte(*shape):
     ids=["float", "float-planar", "size", "batch", "one-frame", "planar", "alpha", "grey"],
 )
 @pytest.mark.parametrize("scope", ["__call__", "from_host", "logits"])
-def test_frames_of_another_kind(scope, frames, message, engine):
+def test_invalid_frames(scope, frames, message, engine):
     with pytest.raises(ValueError, match=message):
         getattr(engine, scope)(frames)
 
 
-def test_the_advice_about_frames_is_sound(engine):
+def test_the_advice_about_invalid_frames_works(engine):
     frames = probe_frames(1, (40, 65), seed=4)
     expected = engine(frames)
     alpha = torch.cat([frames, frames[..., :1]], 3)
@@ -226,7 +232,7 @@ def test_the_advice_about_frames_is_sound(engine):
 
 
 @pytest.mark.parametrize("scope", ["__call__", "from_host", "logits"])
-def test_frames_that_are_no_tensor(scope, engine):
+def test_frames_that_are_not_a_tensor(scope, engine):
     with pytest.raises(TypeError, match=r"got numpy\.ndarray; convert an array with torch\.from_numpy\(frames\)"):
         getattr(engine, scope)(probe_frames(1, (40, 65)).numpy())
 
@@ -237,7 +243,7 @@ def test_frames_that_are_no_tensor(scope, engine):
     ids=["size", "dtype", "3d", "batch"],
 )
 @pytest.mark.parametrize("scope", ["network", "labels"])
-def test_images_of_another_kind(scope, x, engine):
+def test_invalid_images(scope, x, engine):
     with pytest.raises(ValueError, match=r"This engine takes images \[1, 3, 40, 65\] float32 on cpu, got"):
         getattr(engine, scope)(x)
 
@@ -266,7 +272,7 @@ def test_bad_arguments(arguments, error, message):
         build_engine(network(S), **({"size": (64, 64), "device": "cpu"} | arguments))
 
 
-def test_a_device_that_is_not_there(monkeypatch):
+def test_a_missing_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(EngineError, match=r"there is no cuda: PyTorch.* sees no CUDA devices here; give cpu or auto"):
         build_engine(network(S), (64, 64), device="cuda")
@@ -278,11 +284,11 @@ def test_a_device_that_is_not_there(monkeypatch):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The comparison to the module
+# Comparison with the module
 
 
 def spoil(monkeypatch, change):
-    """Let every folded network come out wrong."""
+    """Change every folded network built from now on."""
 
     class Spoiled(FoldedNetwork):
         def __init__(self, model, fuse, generate_ahead):
@@ -309,7 +315,7 @@ CORRUPTIONS = {
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_an_engine_that_answers_otherwise_is_refused(corruption, monkeypatch):
+def test_an_engine_that_does_not_match_is_an_error(corruption, monkeypatch):
     spoil(monkeypatch, CORRUPTIONS[corruption])
     with pytest.raises(EngineError, match=MISMATCH):
         build_engine(network(S), (64, 64), device="cpu")
@@ -323,7 +329,7 @@ def test_without_the_comparison(monkeypatch):
         engine.check(network(S))
 
 
-def test_overflow_of_float16_comes_with_advice():
+def test_the_error_of_float16_overflow_has_advice():
     model = copy.deepcopy(network(S))
     with torch.no_grad():
         model.decoder.levels[0].norms[0].weight.mul_(1e6)
@@ -334,7 +340,7 @@ def test_overflow_of_float16_comes_with_advice():
         build_engine(model, (64, 64), dtype=torch.float16, device="cpu")
 
 
-def test_constant_logits_prove_nothing():
+def test_constant_logits_cause_a_warning():
     model = copy.deepcopy(network(S))
     with torch.no_grad():
         model.decoder.levels[-1].norms[-1].weight.zero_()
@@ -350,7 +356,7 @@ def test_constant_logits_prove_nothing():
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
 @pytest.mark.parametrize("name", [S, "hyperseg-s-cityscapes", "hyperseg-l-voc"])
-def test_the_model_is_left_as_it_was(name, training):
+def test_the_model_is_not_changed(name, training):
     model = copy.deepcopy(network(name)).train(training)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     build_engine(model, (33, 57), dtype=torch.bfloat16, device="cpu")
@@ -398,7 +404,7 @@ def test_compiled(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=lambda d: str(d)[6:])
 @names
 def test_on_the_gpu(name, dtype, mode):
-    # At this size the answers of these weights are determined in half types too, as for test_half_precision.
+    # At this size 16-bit floats determine the outputs of these weights, as in test_16_bit_floats.
     model, size = network(name), (65, 70)
     engine = build_engine(model, size, dtype=dtype, device="cuda", batch=2, mode=mode)
     first, second = probe_frames(2, size, seed=3), probe_frames(2, size, seed=4)
@@ -408,7 +414,7 @@ def test_on_the_gpu(name, dtype, mode):
     assert labels.device.type == "cuda"
     kept = labels.clone()
     assert not torch.equal(engine(second.cuda()), labels)
-    assert torch.equal(labels, kept), "a later call overwrites nothing that was handed out"
+    assert torch.equal(labels, kept), "a later call must not overwrite returned labels"
     assert relative_rms(engine.logits(first).cpu(), expected) < TOLERANCES[dtype].relative_rms
     from_host = engine.from_host(first.pin_memory())
     assert from_host.device.type == "cpu"

@@ -1,4 +1,4 @@
-"""Folded networks give what their modules give."""
+"""Folded networks match their modules."""
 
 import copy
 
@@ -43,7 +43,7 @@ def test_folded_equals_the_module_in_float64(name, fuse):
         folded = FoldedNetwork(network(name), fuse).double()
         assert any(isinstance(m, FusedBlock) for m in folded.modules()) == fuse
         assert (folded.stem is not None) == fuse
-        # Folding is done in float64 and rounded to float32 once.
+        # Folding runs in float64 and rounds to float32 once.
         assert relative_rms(folded(x), expected) < 1e-5
 
 
@@ -81,7 +81,7 @@ def test_a_network_in_training_mode_is_folded_as_in_eval_mode():
 
 
 @pytest.mark.parametrize("name", ["hyperseg-s-camvid", "hyperseg-l-voc"])
-def test_a_network_in_half_precision_is_folded_in_float32(name):
+def test_a_float16_network_is_folded_in_float32(name):
     model = copy.deepcopy(network(name)).half()
     folded = FoldedNetwork(model)
     assert {p.dtype for p in folded.parameters()} == {torch.float32}

@@ -1,4 +1,4 @@
-"""An engine on the CPU does not take its memory from the system with every frame."""
+"""An engine on the CPU does not request its memory from the system for every frame."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ import pytest
 
 from hyperseg.runtime.device import keep_freed_memory
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is told by glibc's mallopt")
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 
 SCRIPT = """
 import resource, torch, hyperseg
@@ -26,13 +26,13 @@ print(sorted(counts[4:])[4])
 """
 
 
-def test_frames_take_no_pages():
-    """The median of nine; without it every one takes about ten thousand. Now and then the heap still grows."""
+def test_frames_cause_no_page_faults():
+    """The median of nine, because the heap grows now and then. Otherwise each frame causes about ten thousand."""
     environment = os.environ | {"HYPERSEG_KEEP_MEMORY": "1"}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100
 
 
-def test_malloc_can_be_left_as_it_is(monkeypatch):
+def test_the_setting_of_malloc_can_be_turned_off(monkeypatch):
     monkeypatch.setenv("HYPERSEG_KEEP_MEMORY", "0")
     assert not keep_freed_memory.__wrapped__()

@@ -1,5 +1,6 @@
-"""Exact float32 whatever interface the user chose TF32 with, and the user's choice after it."""
+"""``exact_float32`` whichever interface the caller chose TF32 with, and the caller's choice afterwards."""
 
+import json
 import subprocess
 import sys
 
@@ -7,27 +8,48 @@ import pytest
 
 LEGACY = "b.cuda.matmul.allow_tf32, b.cudnn.allow_tf32 = True, False"
 NEWER = "b.cuda.matmul.fp32_precision = b.cudnn.conv.fp32_precision = 'tf32'"
+CHOICES = {"none": "pass", "old": LEGACY, "new": NEWER, "both": f"{LEGACY}; {NEWER}"}
 
-
-@pytest.mark.parametrize("choice", ["pass", LEGACY, NEWER, f"{LEGACY}; {NEWER}"], ids=["none", "old", "new", "both"])
-def test_float32_is_exact_inside(choice: str):
-    program = f"""
+# The settings belong to the process, and cannot be undone: each choice has a fork of one that has imported torch.
+SCRIPT = """
+import json, os, sys
 import torch
 from hyperseg.runtime.device import exact_float32
 
 b = torch.backends
 def state():
-    return [place.fp32_precision for place in (b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn)]
+    return [setting.fp32_precision for setting in (b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn)]
 def legacy():
     try:
         return b.cuda.matmul.allow_tf32, b.cudnn.allow_tf32
     except RuntimeError:
         return "refused"
 
-{choice}
-before = state(), legacy()
-with exact_float32():
-    assert state() == ["ieee"] * 3, state()
-assert (state(), legacy()) == before, (state(), legacy(), before)
+def run(choice):
+    exec(choice)
+    before = state(), legacy()
+    with exact_float32():
+        inside = state()
+    return {"before": before, "inside": inside, "after": (state(), legacy())}
+
+for name, choice in json.loads(sys.argv[1]).items():
+    child = os.fork()
+    if not child:
+        print(json.dumps([name, run(choice)]), flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, name
 """
-    subprocess.run([sys.executable, "-c", program], check=True)  # the switches are the process's
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[str, dict]:
+    command = [sys.executable, "-c", SCRIPT, json.dumps(CHOICES)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(line) for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_float32_is_exact_inside(choice: str, runs):
+    run = runs[choice]
+    assert run["inside"] == ["ieee"] * 3
+    assert run["after"] == run["before"]
