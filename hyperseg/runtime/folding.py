@@ -39,7 +39,7 @@ class FoldedNetwork(nn.Module):
         decoder = model.decoder.double().fold()
         self.generators = nn.ParameterList(nn.Parameter(g.float(), requires_grad=False) for g in decoder.generators)
         self.biases = nn.ParameterList(nn.Parameter(b.float(), requires_grad=False) for b in decoder.biases)
-        # It holds the lists, so it sees the parameters after they have moved.
+        # It refers to these lists, so it follows the parameters when the network moves.
         self.decoder = replace(decoder, generators=self.generators, biases=self.biases, generate_ahead=generate_ahead)
         self.encoder, self.context = model.encoder.float(), model.context.float()
         # A last level at full resolution takes the image as its skip feature.
@@ -60,16 +60,14 @@ class FoldedNetwork(nn.Module):
             if isinstance(module, nn.Sequential) and hasattr(module, "conv") and hasattr(module, "norm"):
                 fold_norm(module.conv, module.norm)
                 module.norm = nn.Identity()
-        for name, values in zip(("scale", "shift"), self._pixel_affine(torch.device("cpu")), strict=True):
-            self.register_buffer(name, values, persistent=False)
-
-    def _pixel_affine(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        return pixel_affine(self.config.mean, self.config.std, device)
+        scale, shift = pixel_affine(self.config.mean, self.config.std)
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
 
     def _apply(self, *args, **kwargs):
-        """Keep scale and shift in float32 whatever dtype the network is converted to."""
+        """Convert or move the network, but keep scale and shift in float32."""
         super()._apply(*args, **kwargs)
-        self.scale, self.shift = self._pixel_affine(self.scale.device)
+        self.scale, self.shift = pixel_affine(self.config.mean, self.config.std, self.scale.device)
         return self
 
     def forward(self, images: Tensor, labels: bool = False) -> Tensor:

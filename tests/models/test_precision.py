@@ -46,4 +46,4 @@ def test_autocast(name, training):
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert all(p.grad.isfinite().all() for p in model.decoder.parameters())
     # Batch statistics of so few pixels amplify rounding.
-    assert 0 < relative_rms(logits, model(x)) < 2 * TOLERANCES[torch.bfloat16].relative_rms
+    assert 0 < relative_rms(logits, model(x)) < 3 * TOLERANCES[torch.bfloat16].relative_rms

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from hyperseg.models import HyperSegConfig, model_config
-from hyperseg.models.sizes import pad
+from hyperseg.models.sizes import normalise, pad
 from hyperseg.ops._layout import resize_logits
 from tests.models.networks import KINDS, NAMES, images, network, relative_rms
 
@@ -65,6 +65,22 @@ def test_only_five_level_networks_take_one_pixel_more(name, takes):
     x, padded = images(129, 193), model_config(name).padded_size((129, 193))
     assert (padded == (129, 193)) == takes
     assert (pad(x, padded) is x) == takes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("kind", [tuple, torch.tensor], ids=["tuple", "tensor"])
+def test_normalise(kind, dtype):
+    mean, std = kind((0.485, 0.456, 0.406)), kind((0.229, 0.224, 0.225))
+    frames = torch.randint(256, (2, 5, 4, 3), dtype=torch.uint8)
+    for view in (
+        frames,
+        torch.cat([frames, frames], 2)[:, :, :4],
+        frames.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0),
+    ):
+        found = normalise(view, mean, std, dtype)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        expected = (frames / 255 - torch.tensor(list(mean))) / torch.tensor(list(std))
+        torch.testing.assert_close(found, expected.to(dtype).permute(0, 3, 1, 2))
 
 
 @sizes((1, 1), (33, 57), (64, 64), (65, 65), (129, 193))

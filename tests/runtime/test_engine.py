@@ -179,9 +179,10 @@ def test_frames_and_images_give_the_same_logits(name, dtype):
 
 def test_frames_need_not_be_contiguous(engine):
     frames = probe_frames(1, (40, 65), seed=4)
-    flipped = frames.flip(2).contiguous().flip(2)
+    cut = torch.cat([frames, frames], 2)[:, :, :65]
     planar = frames.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
-    for view in (flipped, planar):
+    for view in (cut, planar):
+        assert not view.is_contiguous()
         assert torch.equal(engine(view), engine(frames))
 
 

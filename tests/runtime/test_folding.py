@@ -70,6 +70,20 @@ def test_other_encoders_keep_their_norms(encoder):
         assert relative_rms(folded.double()(x), copy.deepcopy(model).double().forward_strided(x)) < 1e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=lambda dtype: str(dtype)[6:])
+def test_scale_and_shift_stay_float32(dtype):
+    folded = FoldedNetwork(network("hyperseg-s-camvid"))
+    scale, shift = folded.scale, folded.shift
+    folded = folded.to(dtype)
+    assert folded.decoder.generators[0].dtype == dtype
+    assert torch.equal(folded.scale, scale)
+    assert torch.equal(folded.shift, shift)
+    frames = torch.randint(256, (1, 4, 6, 3), dtype=torch.uint8)
+    found = folded.normalise(frames)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.permute(0, 2, 3, 1), (frames * scale + shift).to(dtype))
+
+
 def test_a_network_in_training_mode_is_folded_as_in_eval_mode():
     x = images(64, 64)
     model = copy.deepcopy(network("hyperseg-s-camvid")).train()
