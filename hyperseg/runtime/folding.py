@@ -60,7 +60,7 @@ class FoldedNetwork(nn.Module):
             if isinstance(module, nn.Sequential) and hasattr(module, "conv") and hasattr(module, "norm"):
                 fold_norm(module.conv, module.norm)
                 module.norm = nn.Identity()
-        scale, shift = pixel_affine(self.config.mean, self.config.std)
+        scale, shift = pixel_affine(self.config.mean, self.config.std, self.generators[0].device)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
 

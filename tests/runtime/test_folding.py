@@ -84,6 +84,13 @@ def test_scale_and_shift_stay_float32(dtype):
     torch.testing.assert_close(found.permute(0, 2, 3, 1), (frames * scale + shift).to(dtype))
 
 
+def test_a_network_on_the_meta_device_is_folded_there():
+    with torch.device("meta"):
+        model = create_model("hyperseg-l-camvid")
+    labels = FoldedNetwork(model, fuse=True).from_frames(torch.empty(2, 40, 65, 3, dtype=torch.uint8, device="meta"))
+    assert (labels.device.type, labels.dtype, labels.shape) == ("meta", torch.uint8, (2, 40, 65))
+
+
 def test_a_network_in_training_mode_is_folded_as_in_eval_mode():
     x = images(64, 64)
     model = copy.deepcopy(network("hyperseg-s-camvid")).train()
