@@ -97,11 +97,11 @@ class Decoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The generators as PyTorch initialises a convolution."""
+        """Initialise the generators as PyTorch initialises a convolution."""
         for generator in self.generators:
             nn.init.kaiming_uniform_(generator, a=5**0.5)
 
-    def fold(self) -> "FoldedDecoder":
+    def fold(self, generate_ahead: bool = False) -> "FoldedDecoder":
         """Fold the batch norms' running statistics into generators and biases, in the parameters' dtype."""
         scales, biases = zip(*(level.fold() for level in self.levels), strict=True)
         generators = []
@@ -109,7 +109,7 @@ class Decoder(nn.Module):
             rows = torch.cat([scales[i] for i in spec.levels])
             padding = rows.new_ones(spec.rows - spec.size)
             generators.append(generator * torch.cat([rows, padding])[:, None])
-        return FoldedDecoder(self.plan, self.halo, generators, biases)
+        return FoldedDecoder(self.plan, self.halo, generators, biases, generate_ahead)
 
     def forward(self, signal: Tensor, features: Sequence[Tensor], images: Tensor) -> Tensor:
         """Decode the signal.
@@ -125,7 +125,8 @@ class Decoder(nn.Module):
         # Under autocast the signal is a 16-bit float, images and parameters are float32.
         skips = [skip.to(signal.dtype) for skip in skip_features(features, images)[: len(self.levels)]]
         if not any(norm.training for level in self.levels for norm in level.norms):
-            return self.fold().to(signal.dtype).decode(signal, skips)
+            folded = self.fold(generate_ahead=signal.device.type != "cpu")
+            return folded.to(signal.dtype).decode(signal, skips)
         x: Tensor | None = None
         for spec, generator in zip(self.plan.generators, self.generators, strict=True):
             weights = _generate(spec, generator.to(signal.dtype), signal)

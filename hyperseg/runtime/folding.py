@@ -36,11 +36,11 @@ class FoldedNetwork(nn.Module):
         super().__init__()
         model = copy.deepcopy(model).eval().requires_grad_(False)
         self.config = model.config
-        decoder = model.decoder.double().fold()
+        decoder = model.decoder.double().fold(generate_ahead)
         self.generators = nn.ParameterList(nn.Parameter(g.float(), requires_grad=False) for g in decoder.generators)
         self.biases = nn.ParameterList(nn.Parameter(b.float(), requires_grad=False) for b in decoder.biases)
         # It refers to these lists, so it follows the parameters when the network moves.
-        self.decoder = replace(decoder, generators=self.generators, biases=self.biases, generate_ahead=generate_ahead)
+        self.decoder = replace(decoder, generators=self.generators, biases=self.biases)
         self.encoder, self.context = model.encoder.float(), model.context.float()
         # A last level at full resolution takes the image as its skip feature.
         self.reads_images = model.output_stride == 1
