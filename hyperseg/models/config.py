@@ -92,8 +92,8 @@ class HyperSegConfig:
     def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the smallest (H, W) that the network takes without padding and that is at least ``size``.
 
-        The encoder halves five times, so multiples of 32 fit. With the official static padding a network that ends at
-        half resolution also takes one pixel more, as the official code does (SPEC C.3).
+        Five convolutions of the encoder have stride 2, so multiples of 32 fit. With the official static padding a
+        network that ends at half resolution also takes one pixel more, as the official code does (SPEC C.3).
         """
         one_more = self.static_padding_size is not None and len(self.kernel_sizes) == 5
         height, width = (

@@ -13,7 +13,7 @@ from hyperseg.models.config import HyperSegConfig
 from hyperseg.models.layers import conv_norm, conv_norm_act
 
 _STRIDES = (2, 4, 8, 16, 32)
-# The next convolution after these stages halves the map, or the trunk ends (SPEC B.3).
+# After these stages follows a convolution with stride 2, or the head (SPEC B.3).
 _EFFICIENTNET_TAPS = (0, 1, 2, 4, 6)
 _EFFICIENTNET_STAGES = 7
 _EFFICIENTNET_MOMENTUM = 0.01
@@ -184,8 +184,10 @@ class Encoder(nn.Module):
             )
         # No activation after the reduction, and no reduction if the channel count is right already.
         self.reduce = nn.ModuleList(
-            nn.Identity() if have == want else conv_norm(have, want, 1, eps=1e-3, momentum=_EFFICIENTNET_MOMENTUM)
-            for have, want in zip(self.trunk.channels, config.feature_channels, strict=True)
+            nn.Identity()
+            if found == reduced
+            else conv_norm(found, reduced, 1, eps=1e-3, momentum=_EFFICIENTNET_MOMENTUM)
+            for found, reduced in zip(self.trunk.channels, config.feature_channels, strict=True)
         )
         self.head_dropout = nn.Dropout(config.head_dropout)
 

@@ -96,7 +96,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # musl has none
         return False
-    # This one first: where glibc refuses it, the other two would leave the smallest threshold. Older glibc takes 32 MB.
+    # This one first: if glibc rejects it, the other two would leave the smallest threshold. Older glibc takes 32 MB.
     if not (mallopt(_MMAP_THRESHOLD, 2**30) or mallopt(_MMAP_THRESHOLD, 2**25)):
         return False
     kept = bool(mallopt(_TRIM_THRESHOLD, 2**30) and mallopt(_TOP_PAD, 2**26))

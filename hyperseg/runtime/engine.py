@@ -1,5 +1,6 @@
 """The engine: a network built for one frame size, with its buffers, its mode, and the copies around it."""
 
+import contextlib
 import logging
 import warnings
 from collections.abc import Callable
@@ -202,7 +203,9 @@ class Engine:
         """Run a stage on a tensor on the device or in pinned memory."""
         if self.mode != "cudagraph":  # a captured stage copies into its own input
             x = x.to(self.device, non_blocking=True)
-        with torch.inference_mode():
+        # Graphs are captured and replayed on the current device's stream.
+        current = torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
+        with torch.inference_mode(), current:
             return self._run[stage](x)
 
     def _pin(self, x: Tensor) -> Tensor:

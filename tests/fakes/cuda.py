@@ -236,7 +236,7 @@ def install() -> None:
     torch.cuda.synchronize, torch.cuda.graph, torch.cuda.CUDAGraph = synchronize, capture, Graph
     torch.cuda.is_current_stream_capturing = lambda: Graph.recording is not None
     torch.cuda.Event, torch.cuda.Stream, torch.cuda.current_stream = Event, Stream, Stream
-    torch.cuda.stream = contextlib.nullcontext
+    torch.cuda.stream = torch.cuda.device = contextlib.nullcontext
     # F.interpolate would take a decomposition that makes tensors past the mode below.
     torch.are_deterministic_algorithms_enabled = lambda: False
     # A module's parameters change their class when they move.

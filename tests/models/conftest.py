@@ -7,9 +7,9 @@ import pytest
 def offline(monkeypatch):
     """Building a network or reading a checkpoint never reaches for the network, nor for pretrained weights."""
 
-    def refuse(*_, **__):
+    def fail(*_, **__):
         raise AssertionError("a test tried to download something")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr("timm.models._builder.load_pretrained", refuse)
+    monkeypatch.setattr(socket.socket, "connect", fail)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    monkeypatch.setattr("timm.models._builder.load_pretrained", fail)
