@@ -1,4 +1,4 @@
-"""Data sets and their label tables."""
+"""Data sets: one file each, and `labels.py` with the classes and colours of all."""
 
 from hyperseg.data.labels import (
     CAMVID,

@@ -1,4 +1,4 @@
-"""Label tables: the classes of each data set, in the order of the networks' outputs, and the colours to draw them in.
+"""Label sets: the classes of each data set, in the order of the networks' output channels, and their colours.
 
 >>> label_set("camvid").classes[8]
 'Car'
@@ -13,16 +13,16 @@ import numpy as np
 
 Color = tuple[int, int, int]
 
-IGNORE_COLOR: Color = (224, 224, 192)  # what the PASCAL VOC palette gives to 255: the pale seam around its objects
-UNUSED_COLOR: Color = (255, 0, 255)  # an index that no class has: magenta, so that a wrong label is seen at once
+IGNORE_COLOR: Color = (224, 224, 192)  # index 255 of the PASCAL VOC palette: the pale borders of its objects
+UNUSED_COLOR: Color = (255, 0, 255)  # of an index without a class: magenta, so that a wrong label is easy to see
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Names and RGB colours of classes 0..n-1, and the index that means "not labelled".
+    """Names and RGB colours of classes 0..n-1, and the index of unlabelled pixels.
 
-    `background` is the class, if any, that stands for "nothing of interest"; overlays leave it uncoloured.
-    Raises ValueError when names and colours do not pair up or do not fit in uint8 labels.
+    `background` is the class, if any, of pixels without an object; overlays leave it uncoloured.
+    Raises ValueError if names and colours differ in number or do not fit in uint8 labels.
     """
 
     name: str
@@ -40,12 +40,12 @@ class LabelSet:
         if not 1 <= len(self.classes) <= 255:
             raise ValueError(
                 f"label set {self.name!r} has {len(self.classes)} classes; "
-                "uint8 labels hold 1 to 255 beside the ignore index"
+                "uint8 labels can have 1 to 255 and the ignore index"
             )
         if not len(self.classes) <= self.ignore_index <= 255:
             raise ValueError(
                 f"label set {self.name!r} ignores index {self.ignore_index}; take one from {len(self.classes)} to 255, "
-                "which no class has"
+                "which is not a class"
             )
         for color in self.colors:
             if len(color) != 3 or not all(0 <= value <= 255 for value in color):
@@ -56,7 +56,7 @@ class LabelSet:
 
 
 def _table(name: str, rows: str, background: int | None = None) -> LabelSet:
-    """`rows`: one class a line, "name R G B"."""
+    """Build a label set from `rows`: one class per line, "name R G B"."""
     fields = [line.rsplit(maxsplit=3) for line in rows.strip().splitlines()]
     return LabelSet(
         name,
@@ -67,14 +67,14 @@ def _table(name: str, rows: str, background: int | None = None) -> LabelSet:
 
 
 def bit_shuffle_color(index: int) -> Color:
-    """The PASCAL VOC colour of label `index` (0..255): bits 3j, 3j+1, 3j+2 become bit 7-j of R, G, B. All distinct."""
+    """Return the PASCAL VOC colour of an index (0..255): bits 3j, 3j+1, 3j+2 become bit 7-j of R, G, B. All differ."""
     channels = [0, 0, 0]
     for bit in range(8):
         channels[bit % 3] |= (index >> bit & 1) << (7 - bit // 3)
     return channels[0], channels[1], channels[2]
 
 
-# Order of the train ids.
+# In the order of the train ids.
 CITYSCAPES = _table(
     "cityscapes",
     """
@@ -151,23 +151,23 @@ _LABEL_SETS = {table.name: table for table in (CITYSCAPES, CAMVID, VOC)}
 
 
 def label_set(dataset: str) -> LabelSet:
-    """The table of "cityscapes", "camvid" or "voc" (any case). Raises ValueError for another name."""
+    """Return the label set of "cityscapes", "camvid" or "voc" (any case). Raises ValueError for another name."""
     try:
         return _LABEL_SETS[dataset.lower()]
     except KeyError:
         raise ValueError(
-            f"there is no label table for {dataset!r}; there is one for {', '.join(_LABEL_SETS)}, "
+            f"there is no label set for {dataset!r}; there is one for {', '.join(_LABEL_SETS)}, "
             "and default_label_set(n) for n classes of your own"
         ) from None
 
 
 def default_label_set(n: int, classes: Sequence[str] | None = None) -> LabelSet:
-    """A table for `n` classes of your own (1..255): distinct colours, and names "class 0", ... unless given.
+    """Return a label set for `n` classes of your own (1..255), with distinct colours; default names are "class 0", ...
 
-    Raises ValueError when `n` is out of range or `classes` has another length.
+    Raises ValueError if `n` is out of range or `classes` has another length.
     """
     if not 1 <= n <= 255:
-        raise ValueError(f"a label table for {n} classes was asked for; uint8 labels hold 1 to 255 classes")
+        raise ValueError(f"a label set cannot have {n} classes; uint8 labels can have 1 to 255 classes")
     names = tuple(classes) if classes is not None else tuple(f"class {index}" for index in range(n))
     if len(names) != n:
         raise ValueError(f"{len(names)} class names were given for {n} classes; give one for each class")
@@ -175,9 +175,9 @@ def default_label_set(n: int, classes: Sequence[str] | None = None) -> LabelSet:
 
 
 def palette(labels: LabelSet) -> list[int]:
-    """768 numbers, R G B for each index 0..255: the palette of a PNG in mode "P".
+    """Return the palette of a PNG in mode "P": 768 numbers, R G B for each index 0..255.
 
-    Classes have their colours, the ignore index a pale one, and every other index magenta.
+    Classes have their colours, the ignore index is pale, and all other indices are magenta.
     """
     colors = [UNUSED_COLOR] * 256
     colors[: len(labels)] = labels.colors
@@ -186,5 +186,5 @@ def palette(labels: LabelSet) -> list[int]:
 
 
 def colorize(labels: np.ndarray, table: LabelSet) -> np.ndarray:
-    """Labels uint8 [H, W] in the colours of `table`: uint8 [H, W, 3]."""
+    """Return labels (uint8 [H, W]) in the colours of `table`: uint8 [H, W, 3]."""
     return np.array(palette(table), dtype=np.uint8).reshape(256, 3)[labels]

