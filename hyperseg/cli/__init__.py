@@ -1,61 +1,83 @@
-"""The `hyperseg` command: one module a verb, whose function of the same name is the verb.
+"""The `hyperseg` command: one file per verb; names with an underscore are what verbs share.
 
-Importing this package is quick: a verb imports what it needs when it runs. The function's signature gives the options
-and its docstring their help texts (see `signature.add_signature`); it returns the exit code, and raises UserError for
-what the user can put right.
+The file of a verb has `add_arguments(parser)` and `run(args)`, which returns the exit code and raises UserError for
+errors that the user can fix. Its docstring is the help text, the first line the summary. Verbs import PyTorch and the
+rest of the library inside `run`, so that `hyperseg --help` is quick.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
+
+from hyperseg.cli._common import UserError
+
+__all__ = ["VERBS", "UserError", "build_parser", "main"]
 
 VERBS = ("predict", "info")
 
 
-class UserError(Exception):
-    """Something the user can put right: printed as one line, without a traceback."""
+class _UsageError(Exception):
+    pass
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises errors instead of printing the usage and exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(message)
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Wraps each paragraph of a description by itself."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(paragraph, width, indent) for paragraph in text.split("\n\n"))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command. `verb` and `run` of its result name the verb and its function."""
+    parser = _Parser("hyperseg", description="Real-time semantic segmentation with patch-wise generated weights.")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name in VERBS:
+        module = import_module(f"hyperseg.cli.{name}")
+        text = (module.__doc__ or "").strip()
+        verb = verbs.add_parser(
+            name,
+            help=text.partition("\n")[0],
+            description=text,
+            formatter_class=_HelpFormatter,
+        )
+        module.add_arguments(verb)
+        verb.set_defaults(run=module.run)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb. Returns 0: done, 1: something went wrong, 2: command line not understood, 130: interrupted."""
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    from hyperseg.cli.signature import HelpFormatter, add_signature, one_line, summary
-
-    description = "Real-time semantic segmentation with patch-wise generated weights."
-    parser = ArgumentParser("hyperseg", description=description, formatter_class=HelpFormatter, exit_on_error=False)
-    subcommands = parser.add_subcommands(dest="verb", metavar="VERB")
-    verbs = {}
-    for name in VERBS:
-        verb = verbs[name] = getattr(import_module(f"hyperseg.cli.{name}"), name)
-        subparser = ArgumentParser(exit_on_error=False)
-        add_signature(subparser, verb)
-        subcommands.add_subcommand(name, subparser, help=summary(verb))
-        subparser.prog = f"hyperseg {name}"
-
+    """Run one verb. Return 0: done, 1: failed, 2: the command line is not valid, 130: interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
     if not arguments:
         parser.print_help(sys.stderr)
         return 2
     prefix = f"hyperseg {arguments[0]}" if arguments[0] in VERBS else "hyperseg"
     try:
         args = parser.parse_args(arguments)
-        prefix = f"hyperseg {args.verb}"
-        return verbs[args.verb](**vars(args[args.verb]))
-    except ArgumentError as error:
-        # jsonargparse calls the verb's own "photos" "predict.photos".
-        message = one_line(error).replace(f"{prefix.rpartition(' ')[2]}.", "")
-        return _complain(prefix, f"{message} (see {prefix} --help)", code=2)
+        return args.run(args)
+    except _UsageError as error:
+        return _fail(prefix, f"{error} (see {prefix} --help)", code=2)
     except UserError as error:
-        return _complain(prefix, one_line(error), code=1)
-    except BrokenPipeError:  # `hyperseg ... | head`: nobody reads on, and the flush at exit must not complain again
+        return _fail(prefix, " ".join(str(error).split()), code=1)
+    except BrokenPipeError:  # the reader of a pipe has closed it, as `head` does; the flush at exit must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        return _complain(prefix, "interrupted", code=130)
+        return _fail(prefix, "interrupted", code=130)
 
 
-def _complain(prefix: str, message: str, code: int) -> int:
+def _fail(prefix: str, message: str, code: int) -> int:
     print(f"{prefix}: error: {message}", file=sys.stderr)
     return code

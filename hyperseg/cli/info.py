@@ -1,8 +1,14 @@
-"""`hyperseg info`."""
+"""Show which parts are built, which backend runs each operator, and the reasons against the other backends."""
+
+import argparse
 
 
-def info() -> int:
-    """Show what is built here, which backend each operator takes, and why not the others."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No arguments."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the verb; return the exit code."""
     from hyperseg.info import main
 
     main()

@@ -1,36 +1,43 @@
-"""Segmenting pictures: a source yields frames, the segmenter labels them, sinks write what is seen.
+"""Segmentation of images and streams: a source yields frames, a `Predictor` labels them, sinks write the results.
 
-    segmenter = Segmenter(model, device="cuda")
-    sinks = [LabelSink("out"), OverlaySink("out", legend=True)]
-    for frame in ImageSource(find_images(["photos"])):
-        prediction = Prediction(frame, segmenter(frame.image), segmenter.label_set)
-        for sink in sinks:
-            sink.write(prediction)
+    import hyperseg
+    from hyperseg.predict import ImageSource, LabelSink, OverlaySink, Predictor, find_images
 
-A new kind of source or sink (video, camera, window) is a new class; nothing here changes for it.
+    predictor = Predictor(hyperseg.load("my-network"), device="auto")
+    source = ImageSource(find_images(["images"]))
+    sinks = {"labels": LabelSink("out"), "overlay": OverlaySink("out", legend=True)}
+    for prediction, files in predictor.run(source, sinks, on_error=print):
+        print(files["overlay"], [(share.name, share.share) for share in prediction.shares])
+
+A video, a camera or a window is a class of its own: a source yields `Frame`s, a sink has `write(prediction)`. A server
+or a notebook calls the predictor: `labels = predictor(image)`.
 """
 
-from hyperseg.predict.pipeline import (
-    ClassShare,
-    Prediction,
-    Segmenter,
-    class_shares,
-    label_set_of,
-    parse_size,
-    segment,
+from hyperseg.predict.predictor import FrameTooLargeError, Predictor, label_set_of, parse_size
+from hyperseg.predict.result import ClassShare, Prediction, class_shares
+from hyperseg.predict.sinks import (
+    LabelSink,
+    OverlaySink,
+    Sink,
+    SinkError,
+    label_image,
+    overlay,
+    save_image,
+    with_legend,
 )
-from hyperseg.predict.sinks import LabelSink, OverlaySink, Sink, label_image, overlay, save_image, with_legend
 from hyperseg.predict.sources import Frame, ImageSource, Source, SourceError, find_images, read_image, unique_names
 
 __all__ = [
     "ClassShare",
     "Frame",
+    "FrameTooLargeError",
     "ImageSource",
     "LabelSink",
     "OverlaySink",
     "Prediction",
-    "Segmenter",
+    "Predictor",
     "Sink",
+    "SinkError",
     "Source",
     "SourceError",
     "class_shares",
@@ -41,7 +48,6 @@ __all__ = [
     "parse_size",
     "read_image",
     "save_image",
-    "segment",
     "unique_names",
     "with_legend",
 ]

@@ -1,4 +1,4 @@
-"""The strip under an overlay that says which colour is which class."""
+"""The legend under an overlay: a colour swatch, the name and the share of each class."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from hyperseg.data.labels import LabelSet
-from hyperseg.predict.pipeline import ClassShare
+from hyperseg.predict.result import ClassShare
 
-_PAPER, _INK, _FRAME = (255, 255, 255), (32, 32, 32), (150, 150, 150)
+_PAPER, _INK, _OUTLINE = (255, 255, 255), (32, 32, 32), (150, 150, 150)
 
 
 def legend_strip(shares: Sequence[ClassShare], table: LabelSet, width: int, scale: int) -> np.ndarray:
-    """A strip uint8 [h, w, 3], at least `width` wide: a swatch, the name and the share of each class, in columns.
+    """Return the legend as a strip (uint8 [h, w, 3]) at least `width` wide, with the classes in columns.
 
-    scale: the picture's smaller side; the text grows with it.
+    scale: the smaller side of the image, in pixels; the text grows with it.
     """
     font_size = min(max(round(scale / 28), 13), 48)
     font = ImageFont.load_default(font_size)
@@ -34,15 +34,15 @@ def legend_strip(shares: Sequence[ClassShare], table: LabelSet, width: int, scal
         column, row = divmod(index, rows)
         left, middle = margin + column * (cell + between), margin + row * line + line // 2
         top = middle - swatch // 2
-        fill = _PAPER if share.index == table.background else table.colors[share.index]  # overlays leave that one clear
-        draw.rectangle((left, top, left + swatch, top + swatch), fill=fill, outline=_FRAME)
+        fill = _PAPER if share.index == table.background else table.colors[share.index]  # as in the overlay
+        draw.rectangle((left, top, left + swatch, top + swatch), fill=fill, outline=_OUTLINE)
         draw.text((left + swatch + gap, middle), name, fill=_INK, font=font, anchor="lm")
         draw.text((left + cell, middle), text, fill=_INK, font=font, anchor="rm")
     return np.asarray(strip)
 
 
 def percent(share: float) -> str:
-    """0.3329 -> "33.3%"; a class that is there never reads "0.0%", and one that is not alone never "100.0%"."""
+    """Format a share: 0.3329 -> "33.3%". A class that is present is never "0.0%"; one of several is never "100.0%"."""
     if 0 < share < 0.001:
         return "<0.1%"
     if 0.999 < share < 1:

@@ -1,15 +1,10 @@
-"""Where frames come from. A source is anything with a length (or None) that yields `Frame`s; here: image files.
-
-A video or a camera is another class with the same two methods; the pipeline and the sinks see frames only.
-"""
+"""Sources yield frames. `ImageSource` reads image files; a video or a camera is a class of its own."""
 
 import glob
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -20,16 +15,16 @@ IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".pn
 
 
 class SourceError(ValueError):
-    """An input that cannot be read; the message names it and says what was expected."""
+    """An input cannot be read. The message names the input and says what was expected."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture to segment.
+    """An image to segment.
 
-    name: what its outputs are called, unique within the source, without a suffix.
+    name: the name of its outputs, without a suffix; unique within the source.
     image: uint8 [H, W, 3], RGB, upright.
-    path: the file it came from, if it came from one.
+    path: the file that it was read from, if any.
     """
 
     name: str
@@ -38,46 +33,55 @@ class Frame:
 
 
 class Source(Protocol):
-    def __len__(self) -> int: ...
+    """Any iterable of frames. A length (`len`), if it has one, is used to report progress.
+
+    If one frame cannot be read, the iterator raises SourceError, and goes on with the next frame if it can.
+    """
+
     def __iter__(self) -> Iterator[Frame]: ...
 
 
 class ImageSource:
-    """Image files, read one ahead on a thread while the network works.
+    """Image files. A thread reads the next file while the caller works on the current one.
 
-    A file that cannot be read raises SourceError, or goes to `on_error` and is passed over.
+    names: of the frames, see `unique_names`.
+    A file that cannot be read raises SourceError; the same iterator then goes on with the next file.
     """
 
-    def __init__(self, paths: Sequence[str | Path], on_error: Callable[[SourceError], None] | None = None) -> None:
+    def __init__(self, paths: Sequence[str | Path]) -> None:
         self.paths = [Path(path) for path in paths]
         self.names = unique_names(self.paths)
-        self._on_error = on_error
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __iter__(self) -> Iterator[Frame]:
-        todo = iter(zip(self.names, self.paths, strict=True))
+        return map(_frame, self._read_ahead())  # not a generator, which an exception would end for good
+
+    def _read_ahead(self) -> "Iterator[_Reading]":
+        files = zip(self.names, self.paths, strict=True)
         with ThreadPoolExecutor(max_workers=1) as reader:
-            ahead = deque((name, path, reader.submit(read_image, path)) for name, path in islice(todo, 1))
-            while ahead:
-                name, path, reading = ahead.popleft()
-                ahead.extend((name, path, reader.submit(read_image, path)) for name, path in islice(todo, 1))
-                try:
-                    image = reading.result()
-                except SourceError as error:
-                    if self._on_error is None:
-                        raise
-                    self._on_error(error)
-                else:
-                    yield Frame(name, image, path)
+            readings = ((name, path, reader.submit(read_image, path)) for name, path in files)
+            current = next(readings, None)
+            while current is not None:
+                following = next(readings, None)
+                yield current
+                current = following
+
+
+_Reading = tuple[str, Path, Future[np.ndarray]]
+
+
+def _frame(reading: _Reading) -> Frame:
+    name, path, image = reading
+    return Frame(name, image.result(), path)
 
 
 def find_images(inputs: Sequence[str | Path]) -> list[Path]:
-    """The image files meant by `inputs`: files as given, the images directly in a folder, the images a pattern matches.
+    """Return the image files for `inputs`: files as given, the images directly in a folder, the matches of a pattern.
 
-    Folders and patterns come sorted; a file meant twice is listed once.
-    Raises SourceError for a file that is missing, and for a folder or pattern without images.
+    The images of a folder or pattern are sorted; a file named twice is listed once.
+    Raises SourceError for a missing file, and for a folder or pattern without images.
     """
     found: dict[str, Path] = {}
     for given in inputs:
@@ -91,7 +95,7 @@ def _expand(given: str) -> list[Path]:
     if path.is_dir():
         images = _only_images(path.iterdir())
         if not images:
-            raise SourceError(f"the folder {given} holds no image; {_EXPECTED}")
+            raise SourceError(f"the folder {given} contains no image; {_EXPECTED}")
         return images
     if path.exists():
         return [path]
@@ -100,7 +104,7 @@ def _expand(given: str) -> list[Path]:
         if not images:
             raise SourceError(f"the pattern {given} matches no image; {_EXPECTED}")
         return images
-    raise SourceError(f"there is no file {given}; give an image, a folder of images or a pattern like 'photos/*.jpg'")
+    raise SourceError(f"there is no file {given}; give an image, a folder of images or a pattern like 'images/*.jpg'")
 
 
 _EXPECTED = f"files ending in {' '.join(IMAGE_SUFFIXES)} were looked for"
@@ -112,10 +116,10 @@ def _only_images(paths: Iterable[Path]) -> list[Path]:
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
-    """A name for the outputs of each file: its stem, or more of its path where several files share a stem.
+    """Return a name for the outputs of each file: its stem, or more of its path if several files have the same stem.
 
-    a/1.jpg, b/1.jpg -> a_1, b_1; 1.jpg, 1.png -> 1_jpg, 1_png; numbers where that is not enough. Case does not tell
-    names apart, since on some file systems it does not tell files apart.
+    a/1.jpg, b/1.jpg -> a_1, b_1; 1.jpg, 1.png -> 1_jpg, 1_png; numbers if that is not enough. Names differ in more than
+    case, because some file systems ignore it.
     """
     kinds: list[Callable[[Path], str]] = [
         lambda path: path.stem,
@@ -128,7 +132,7 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     groups: dict[str, list[int]] = {}
     for index, path in enumerate(paths):
         groups.setdefault(path.stem.casefold(), []).append(index)
-    for members in sorted(groups.values(), key=len):  # those with a stem to themselves keep it
+    for members in sorted(groups.values(), key=len):  # files whose stem is unique keep it
         for kind in kinds:
             proposed = [kind(paths[index]) for index in members]
             keys = {name.casefold() for name in proposed}
@@ -147,10 +151,10 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """An image file as uint8 [H, W, 3] RGB, turned upright as its EXIF orientation says; of several frames, the first.
+    """Read an image file as uint8 [H, W, 3] RGB, upright (its EXIF orientation is applied); of an animation, the start.
 
-    Grey becomes three equal channels, 16 bits are scaled to 8, transparent parts are laid on white.
-    Raises SourceError when the file is missing, empty, not an image, cut short, or of a kind without a defined RGB.
+    Grey becomes three equal channels, 16 bits are scaled to 8, transparent parts are blended with white.
+    Raises SourceError if the file is missing, empty, not an image, truncated, or has values that do not map to RGB.
     """
     path = Path(path)
     if not path.exists():
@@ -191,7 +195,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Grey of more than 8 bits: integers taken as 16-bit, floats as 0..1. Pillow's own conversion would clip at 255."""
+    """Scale grey values to 8 bits: integers from 16 bits, floats from 0..1. Pillow's conversion would clip at 255."""
     top = 1.0 if values.dtype.kind == "f" else 65535
     if not (values.min() >= 0 and values.max() <= top):  # also catches NaN
         raise _UnclearPixels(f"has grey values from {values.min()} to {values.max()} where 0 to {top:g} was expected")

@@ -1,4 +1,4 @@
-"""What is written: label PNGs read back pixel by pixel, overlays, legends, and nothing half-written."""
+"""Label PNGs read back pixel by pixel, overlays, legends, and no half-written files."""
 
 import os
 import stat
@@ -13,10 +13,10 @@ from hyperseg.predict.legend import legend_strip, percent
 
 
 @pytest.fixture
-def prediction(photos, voc_labels):
+def prediction(images, voc_labels):
     labels = voc_labels.copy()
     labels[:10] = 255
-    return Prediction(Frame("voc", photos["voc"]), labels, VOC)
+    return Prediction(Frame("voc", images["voc"]), labels, VOC)
 
 
 def test_label_png_read_back(prediction, tmp_path):
@@ -45,28 +45,28 @@ def test_label_png_of_strided_labels(prediction, tmp_path):
 
 
 def test_overlay(prediction):
-    photo, labels = prediction.frame.image, prediction.labels
-    blended = overlay(photo, labels, VOC, alpha=0.25)
+    image, labels = prediction.frame.image, prediction.labels
+    blended = overlay(image, labels, VOC, alpha=0.25)
     assert blended.dtype == np.uint8
     kept = (labels == 0) | (labels == 255)
-    assert np.array_equal(blended[kept], photo[kept]), "background and ignored pixels keep the photo"
-    expected = np.rint(photo[~kept] * 0.75 + colorize(labels, VOC)[~kept] * 0.25)
+    assert np.array_equal(blended[kept], image[kept]), "background and ignored pixels keep the image"
+    expected = np.rint(image[~kept] * 0.75 + colorize(labels, VOC)[~kept] * 0.25)
     assert np.abs(blended[~kept] - expected).max() <= 1, "float32 may round a half the other way"
-    assert np.array_equal(overlay(photo, labels, VOC, alpha=0), photo)
-    assert np.array_equal(overlay(photo, labels, VOC, alpha=1)[~kept], colorize(labels, VOC)[~kept])
+    assert np.array_equal(overlay(image, labels, VOC, alpha=0), image)
+    assert np.array_equal(overlay(image, labels, VOC, alpha=1)[~kept], colorize(labels, VOC)[~kept])
 
 
-def test_overlay_colours_class_0_where_it_is_no_background(photos):
-    photo = photos["rocket"]
-    labels = np.zeros(photo.shape[:2], np.uint8)
-    assert (overlay(photo, labels, CITYSCAPES, alpha=1) == (128, 64, 128)).all()
+def test_overlay_colours_class_0_where_it_is_no_background(images):
+    image = images["rocket"]
+    labels = np.zeros(image.shape[:2], np.uint8)
+    assert (overlay(image, labels, CITYSCAPES, alpha=1) == (128, 64, 128)).all()
 
 
-def test_overlay_refuses(photos):
-    with pytest.raises(ValueError, match="they must be of one size"):
-        overlay(photos["voc"], np.zeros((5, 5), np.uint8), VOC)
+def test_overlay_of_wrong_arguments(images):
+    with pytest.raises(ValueError, match="their sizes must match"):
+        overlay(images["voc"], np.zeros((5, 5), np.uint8), VOC)
     with pytest.raises(ValueError, match=r"alpha is 1\.5"):
-        overlay(photos["voc"], np.zeros((375, 500), np.uint8), VOC, alpha=1.5)
+        overlay(images["voc"], np.zeros((375, 500), np.uint8), VOC, alpha=1.5)
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
@@ -85,13 +85,13 @@ def test_overlay_file(prediction, tmp_path, kind, legend):
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 21), (375, 500), (1281, 1920), (512, 40), (40, 900)])
 def test_legend_names_every_class_present(size):
-    """Each class's own colour is in the strip, whatever the size of the picture, and no other class's."""
+    """The strip has the colours of the classes present and of no others, whatever the size of the image."""
     height, width = size
     labels = (np.arange(height * width) % 19).astype(np.uint8).reshape(size)
     shares = class_shares(labels, CITYSCAPES)
-    picture = with_legend(np.full((*size, 3), 7, np.uint8), shares, CITYSCAPES)
-    assert (picture[:height, :width] == 7).all()
-    strip = picture[height:]
+    image = with_legend(np.full((*size, 3), 7, np.uint8), shares, CITYSCAPES)
+    assert (image[:height, :width] == 7).all()
+    strip = image[height:]
     for index, color in enumerate(CITYSCAPES.colors):
         assert ((strip == color).all(axis=2).sum() > 60) == (index in labels), CITYSCAPES.classes[index]
     ink = (strip < 90).all(axis=2)

@@ -1,42 +1,44 @@
-"""Reading images: every mode and orientation to upright RGB, and a sentence for what cannot be read."""
+"""Reading images: every mode and orientation becomes upright RGB; files that cannot be read get a clear message."""
 
+import gc
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hyperseg.predict import ImageSource, SourceError, find_images, read_image, unique_names
+from hyperseg.predict import ImageSource, SourceError, find_images, read_image, sources, unique_names
 
 ORIENTATION = 0x0112
-# How a camera that says orientation k stores an upright picture. EXIF names the side of the scene that row 0 and column
-# 0 of the file show: 1 top left, 2 top right, 3 bottom right, 4 bottom left, 5 left top, 6 right top, 7 right bottom,
+# How a camera stores an upright image with orientation k. EXIF gives the sides of the scene that row 0 and column 0 of
+# the file show: 1 top left, 2 top right, 3 bottom right, 4 bottom left, 5 left top, 6 right top, 7 right bottom,
 # 8 left bottom.
 STORED = {
-    1: lambda picture: picture,
-    2: lambda picture: picture[:, ::-1],
-    3: lambda picture: picture[::-1, ::-1],
-    4: lambda picture: picture[::-1],
-    5: lambda picture: picture.transpose(1, 0, 2),
-    6: lambda picture: picture[:, ::-1].transpose(1, 0, 2),
-    7: lambda picture: picture[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda picture: picture[::-1].transpose(1, 0, 2),
+    1: lambda image: image,
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.transpose(1, 0, 2),
+    6: lambda image: image[:, ::-1].transpose(1, 0, 2),
+    7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda image: image[::-1].transpose(1, 0, 2),
 }
 
 
 @pytest.mark.parametrize("name", ["voc", "astronaut", "chelsea", "coffee", "rocket"])
-def test_photos_come_back_unchanged(photos, tmp_path, name):
-    Image.fromarray(photos[name]).save(tmp_path / "photo.png")
-    image = read_image(tmp_path / "photo.png")
+def test_images_are_read_unchanged(images, tmp_path, name):
+    Image.fromarray(images[name]).save(tmp_path / "image.png")
+    image = read_image(tmp_path / "image.png")
     assert image.dtype == np.uint8
-    assert np.array_equal(image, photos[name])
+    assert np.array_equal(image, images[name])
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(photos, tmp_path, suffix, orientation):
-    """Written the way a turned camera writes it, a photo comes back upright."""
-    upright = Image.fromarray(photos["chelsea"][:60, :100])
+def test_exif_orientation(images, tmp_path, suffix, orientation):
+    """An image that a turned camera wrote is read upright."""
+    upright = Image.fromarray(images["chelsea"][:60, :100])
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](np.asarray(upright))))
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
@@ -52,8 +54,8 @@ def test_exif_orientation(photos, tmp_path, suffix, orientation):
     assert difference.mean() < 2
 
 
-def test_grey_and_two_colour(photos, tmp_path):
-    grey = np.asarray(Image.fromarray(photos["coffee"]).convert("L"))
+def test_grey_and_two_colour(images, tmp_path):
+    grey = np.asarray(Image.fromarray(images["coffee"]).convert("L"))
     Image.fromarray(grey).save(tmp_path / "grey.png")
     assert np.array_equal(read_image(tmp_path / "grey.png"), np.repeat(grey[:, :, None], 3, axis=2))
     Image.fromarray(grey > 99).save(tmp_path / "two.png")
@@ -61,14 +63,14 @@ def test_grey_and_two_colour(photos, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_16_bit_grey_is_scaled_not_clipped(photos, tmp_path, suffix):
-    grey = np.asarray(Image.fromarray(photos["coffee"]).convert("L"))
+def test_16_bit_grey_is_scaled_not_clipped(images, tmp_path, suffix):
+    grey = np.asarray(Image.fromarray(images["coffee"]).convert("L"))
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / f"deep{suffix}")
     assert np.array_equal(read_image(tmp_path / f"deep{suffix}")[:, :, 2], grey)
 
 
-def test_32_bit_and_float_grey(photos, tmp_path):
-    grey = np.asarray(Image.fromarray(photos["coffee"]).convert("L"))
+def test_32_bit_and_float_grey(images, tmp_path):
+    grey = np.asarray(Image.fromarray(images["coffee"]).convert("L"))
     Image.fromarray(grey.astype(np.int32) * 257).save(tmp_path / "int.tif")
     Image.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "float.tif")
     Image.fromarray(grey.astype(np.float32)).save(tmp_path / "unclear.tif")
@@ -78,14 +80,14 @@ def test_32_bit_and_float_grey(photos, tmp_path):
         read_image(tmp_path / "unclear.tif")
 
 
-def test_transparency_is_laid_on_white(photos, tmp_path):
-    photo = photos["rocket"][:50, :70]
+def test_transparency_is_blended_with_white(images, tmp_path):
+    original = images["rocket"][:50, :70]
     alpha = np.full((50, 70, 1), 255, np.uint8)
     alpha[:, :35] = 0
-    Image.fromarray(np.concatenate([photo, alpha], axis=2)).save(tmp_path / "rgba.png")
+    Image.fromarray(np.concatenate([original, alpha], axis=2)).save(tmp_path / "rgba.png")
     image = read_image(tmp_path / "rgba.png")
     assert (image[:, :35] == 255).all()
-    assert np.array_equal(image[:, 35:], photo[:, 35:])
+    assert np.array_equal(image[:, 35:], original[:, 35:])
 
 
 def test_palette_images(tmp_path):
@@ -97,17 +99,17 @@ def test_palette_images(tmp_path):
     assert read_image(tmp_path / "transparent.png").tolist()[1] == [[200, 100, 0], [255, 255, 255]]
 
 
-def test_cmyk(photos, tmp_path):
-    photo = Image.fromarray(photos["astronaut"][:64, :64])
-    photo.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=98)
-    assert np.abs(read_image(tmp_path / "cmyk.jpg").astype(int) - np.asarray(photo)).mean() < 4
+def test_cmyk(images, tmp_path):
+    original = Image.fromarray(images["astronaut"][:64, :64])
+    original.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=98)
+    assert np.abs(read_image(tmp_path / "cmyk.jpg").astype(int) - np.asarray(original)).mean() < 4
 
 
-def test_what_cannot_be_read(photos, tmp_path):
+def test_unreadable_files(images, tmp_path):
     (tmp_path / "empty.jpg").touch()
-    (tmp_path / "text.png").write_text("no picture")
-    Image.fromarray(photos["voc"]).save(tmp_path / "whole.jpg")
-    Image.fromarray(photos["voc"]).save(tmp_path / "whole.png")
+    (tmp_path / "text.png").write_text("no image")
+    Image.fromarray(images["voc"]).save(tmp_path / "whole.jpg")
+    Image.fromarray(images["voc"]).save(tmp_path / "whole.png")
     for whole, cut in (("whole.jpg", "cut.jpg"), ("whole.png", "cut.png")):
         content = (tmp_path / whole).read_bytes()
         (tmp_path / cut).write_bytes(content[: len(content) // 2])
@@ -123,28 +125,55 @@ def test_what_cannot_be_read(photos, tmp_path):
             read_image(tmp_path / name)
 
 
-def test_too_many_pixels(photos, tmp_path, monkeypatch):
-    Image.fromarray(photos["voc"]).save(tmp_path / "large.png")
+def test_too_many_pixels(images, tmp_path, monkeypatch):
+    Image.fromarray(images["voc"]).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(SourceError, match=r"large\.png has too many pixels"):
         read_image(tmp_path / "large.png")
 
 
-def test_source_reads_in_order_and_passes_over_broken_files(photos, tmp_path):
-    Image.fromarray(photos["voc"]).save(tmp_path / "a.png")
-    (tmp_path / "b.png").write_text("no picture")
-    Image.fromarray(photos["chelsea"]).save(tmp_path / "c.png")
-    errors = []
-    source = ImageSource(find_images([tmp_path]), on_error=errors.append)
-    frames = list(source)
+def test_source_reads_in_order_and_goes_on_after_broken_files(images, tmp_path):
+    Image.fromarray(images["voc"]).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("no image")
+    Image.fromarray(images["chelsea"]).save(tmp_path / "c.png")
+    source = ImageSource(find_images([tmp_path]))
     assert len(source) == 3
-    assert [frame.name for frame in frames] == ["a", "c"]
-    assert [frame.image.shape for frame in frames] == [photos["voc"].shape, photos["chelsea"].shape]
-    assert frames[1].path == tmp_path / "c.png"
-    assert [type(error) for error in errors] == [SourceError]
+    for _ in range(2):  # a source can be read again
+        reader = iter(source)
+        frames = [next(reader)]
+        with pytest.raises(SourceError, match=r"b\.png is not an image"):
+            next(reader)
+        frames += reader
+        assert [frame.name for frame in frames] == ["a", "c"]
+        assert [frame.image.shape for frame in frames] == [images["voc"].shape, images["chelsea"].shape]
+        assert frames[1].path == tmp_path / "c.png"
     with pytest.raises(SourceError, match=r"b\.png is not an image"):
-        list(ImageSource(find_images([tmp_path])))
+        list(source)
     assert list(ImageSource([])) == []
+
+
+def test_source_reads_one_file_ahead(tmp_path, monkeypatch):
+    started = []
+    reads = threading.Semaphore(0)
+
+    def read(path):
+        started.append(path.name)
+        reads.release()
+        return np.zeros((1, 1, 3), np.uint8)
+
+    monkeypatch.setattr(sources, "read_image", read)
+    threads = threading.active_count()
+    reader = iter(ImageSource([tmp_path / name for name in "abcd"]))
+    next(reader)
+    for _ in range(2):
+        assert reads.acquire(timeout=60)
+    assert started == ["a", "b"]
+    next(reader)
+    assert reads.acquire(timeout=60)
+    assert started == ["a", "b", "c"]
+    del reader
+    gc.collect()
+    assert threading.active_count() == threads, "a reader that is dropped ends its thread"
 
 
 def test_find_images(tmp_path, monkeypatch):
@@ -168,7 +197,7 @@ def test_find_images(tmp_path, monkeypatch):
 def test_find_images_finds_nothing(tmp_path):
     for given, message in {
         tmp_path / "x.jpg": "there is no file .*x.jpg; give an image",
-        tmp_path: "the folder .* holds no image; files ending in .avif",
+        tmp_path: "the folder .* contains no image; files ending in .avif",
         tmp_path / "*.jpg": r"the pattern .*\*\.jpg matches no image",
     }.items():
         with pytest.raises(SourceError, match=message):

@@ -1,0 +1,77 @@
+"""The `hyperseg` command without the work of its verbs: help, start-up, errors."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hyperseg
+from hyperseg.cli import VERBS, build_parser, main
+
+ROOT = Path(hyperseg.__file__).parent.parent
+
+
+def test_help_of_predict(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["predict", "--help"])
+    assert exit.value.code == 0
+    text = capsys.readouterr().out
+    for words in ("--no-overlay", "--overlay-format {png,jpg}", "opacity of the colours", "(default: predictions)"):
+        assert words in text
+
+
+def test_no_arguments_print_the_help(capsys):
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert all(verb in err for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["walk"], "hyperseg: error: argument VERB: invalid choice: 'walk'"),
+        (["--fast"], "hyperseg: error: the following arguments are required: VERB (see hyperseg --help)"),
+        (["info", "more"], "hyperseg info: error: unrecognized arguments: more (see hyperseg info --help)"),
+    ],
+)
+def test_invalid_command_lines(capsys, arguments, message):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith(message)
+
+
+def test_every_option_is_explained():
+    (verbs,) = (action.choices for action in build_parser()._actions if action.dest == "verb")
+    assert tuple(verbs) == VERBS
+    for name, parser in verbs.items():
+        assert parser.description == importlib.import_module(f"hyperseg.cli.{name}").__doc__.strip()
+        for action in parser._actions:
+            assert action.help, f"{name} {action.dest}"
+
+
+def test_importing_the_cli_loads_no_torch():
+    script = "import sys, hyperseg.cli, hyperseg.cli.predict; sys.exit('torch' in sys.modules or 'PIL' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
+
+
+def test_python_m():
+    done = subprocess.run(
+        [sys.executable, "-m", "hyperseg", "predict", "x.jpg", "--alpha", "2"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == "hyperseg predict: error: --alpha is 2.0; give 0 (image only) to 1 (colours only)\n"
+
+
+def test_info(capsys):
+    assert main(["info"]) == 0
+    assert "Backends" in capsys.readouterr().out
