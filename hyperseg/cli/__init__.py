@@ -1,4 +1,4 @@
-"""The `hyperseg` command: one file per verb; names with an underscore are what verbs share.
+"""The `hyperseg` command: one file per verb; files with an underscore are shared by verbs.
 
 The file of a verb has `add_arguments(parser)` and `run(args)`, which returns the exit code and raises UserError for
 errors that the user can fix. Its docstring is the help text, the first line the summary. Verbs import PyTorch and the

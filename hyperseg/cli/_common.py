@@ -1,4 +1,4 @@
-"""What verbs share: errors for users, help texts, the device, the network, and checks of outputs."""
+"""Parts that verbs share: errors for users, help texts, the device, the network, and checks of outputs."""
 
 import contextlib
 from collections.abc import Iterable, Iterator

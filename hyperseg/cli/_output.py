@@ -1,4 +1,4 @@
-"""What verbs print: lines next to a progress bar, and predictions as JSON records and as tables."""
+"""Output of verbs: lines next to a progress bar, and predictions as JSON records and as tables."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO

@@ -44,11 +44,11 @@ def load_official(
         ValueError: there is no network ``name``.
     """
     path = Path(path)
-    content = _read(path)
-    state = content.get("state_dict", content)
+    checkpoint = _read(path)
+    state = checkpoint.get("state_dict", checkpoint)
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(f"{path} is not a HyperSeg checkpoint: it has no state_dict of tensors.")
-    config = _configuration(path, content, name)
+    config = _configuration(path, checkpoint, name)
     state = {key.removeprefix("module."): value for key, value in state.items()}
     try:
         model = HyperSeg(config)
@@ -65,10 +65,10 @@ def save_official(model: HyperSeg, path: str | os.PathLike[str]) -> None:
         ValueError: the official code has no such network.
         OSError: the file cannot be written.
     """
-    content = {"state_dict": to_official(model), "arch": official_arch.write(model.config), "epoch": 0}
+    checkpoint = {"state_dict": to_official(model), "arch": official_arch.write(model.config), "epoch": 0}
     # torch.save would write the temporary file's name into the archive.
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        torch.save(content, file)
+        torch.save(checkpoint, file)
 
 
 def from_official(model: HyperSeg, state: dict[str, Tensor], source: str = "the state_dict") -> None:
@@ -85,7 +85,9 @@ def from_official(model: HyperSeg, state: dict[str, Tensor], source: str = "the 
     for key, value in cached.items():
         truth = coordinates(value.shape[-2], value.shape[-1], like=value) if value.dim() == 4 else value[..., None]
         if value.shape != truth.shape or not torch.allclose(value, truth, atol=1e-5):
-            raise CheckpointError(f"{source}: {key} does not hold coordinates from -1 to 1; the output would differ.")
+            raise CheckpointError(
+                f"{source}: {key} does not contain coordinates from -1 to 1; the output would differ."
+            )
     ours = model.state_dict()
     model.load_state_dict(
         {name: weights[key].reshape(ours[name].shape) for key, name in _names(model) if name is not None}
@@ -116,22 +118,22 @@ def _read(path: Path) -> dict[str, Any]:
         )
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        found = re.search(r"GLOBAL (\S+)", str(error))
         raise CheckpointError(
             f"{path} was refused, and nothing in it was executed: "
             + (
-                f"it contains more than tensors and plain data, namely {wanted[1]}."
-                if wanted
+                f"it contains more than tensors and plain data, namely {found[1]}."
+                if found
                 else f"it is damaged or not a PyTorch checkpoint ({_reason(error)})."
             )
         ) from error
     except Exception as error:  # a damaged file can make the unpickler raise nearly anything
         raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint ({_reason(error)}).") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a HyperSeg checkpoint: it holds a {type(content).__name__}.")
-    return content
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"{path} is not a HyperSeg checkpoint: it contains a {type(checkpoint).__name__}.")
+    return checkpoint
 
 
 def _numpy_scalars() -> list[Any]:
@@ -151,10 +153,10 @@ def _reason(error: Exception) -> str:
     return text.splitlines()[0].split(". ")[0][:200] if text else type(error).__name__
 
 
-def _configuration(path: Path, content: dict[str, Any], name: str | None) -> HyperSegConfig:
+def _configuration(path: Path, checkpoint: dict[str, Any], name: str | None) -> HyperSegConfig:
     if name is not None:
         return model_config(name)
-    arch = content.get("arch")
+    arch = checkpoint.get("arch")
     if not isinstance(arch, str):
         raise CheckpointError(
             f"{path} does not say which network it is (no arch); give its name (load(path, name=...), or --model)."

@@ -28,6 +28,8 @@ class FrameTooLargeError(MemoryError):
 class Predictor:
     """Labels images of any size. It builds an engine for each size that it meets, and keeps the last few.
 
+    It is not thread-safe: threads that share a predictor need a lock.
+
     Args:
         model: from `hyperseg.create_model` or `hyperseg.load`; it is put in eval mode.
         size: (H, W) that the network runs at; None: each image's own size. An image of another size is resized to it

@@ -174,7 +174,7 @@ def read_image(path: str | Path) -> np.ndarray:
     except UnidentifiedImageError:
         raise SourceError(f"{path} is not an image of a known kind; give a JPEG, PNG, TIFF or the like") from None
     except Image.DecompressionBombError:
-        raise SourceError(f"{path} has too many pixels to be opened safely; cut or shrink it first") from None
+        raise SourceError(f"{path} has too many pixels to be opened safely; crop or shrink it first") from None
     except _UnclearPixels as error:
         raise SourceError(f"{path} {error}; save it as an 8-bit RGB image first") from None
     except Exception as error:  # decoders raise nearly anything on a damaged file, and one file must not end a folder

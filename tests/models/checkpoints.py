@@ -1,4 +1,4 @@
-"""Files as the official trainer writes them (SPEC A.4)."""
+"""Checkpoint files like those of the official trainer (SPEC A.4)."""
 
 import functools
 import io
@@ -12,7 +12,7 @@ import torch
 
 from hyperseg.models import create_model, model_config, official, official_arch, synthesize_weights
 
-# SPEC A.4, to the letter; the others in the same order of arguments.
+# Copied from SPEC A.4; the others have the same order of arguments.
 ARCH_CAMVID_S = (
     "hyperseg.models.hyperseg_v1_0.hyperseg_efficientnet('efficientnet-b1',pretrained=True,levels=2,"
     "kernel_sizes=(1,1,1,3,3),level_channels=[64,32,16,16,16],expand_ratio=2,inference_hflip=True,with_out_fc=False,"
@@ -48,13 +48,13 @@ ARCH = {
 
 @functools.cache
 def weights(name: str = "hyperseg-s-camvid") -> dict[str, torch.Tensor]:
-    """An official state dict with synthetic weights. Shared: copy it before you change it."""
+    """Return an official state dict with synthetic weights. It is shared: copy it before you change it."""
     model = synthesize_weights(create_model(name))
     return {key: value.detach().clone() for key, value in official.to_official(model).items()}
 
 
 def coordinates(name: str) -> dict[str, torch.Tensor]:
-    """The buffers that the official network caches, from their definition (SPEC F)."""
+    """Return the buffers that the official network caches, computed from their definition (SPEC F)."""
     config = model_config(name)
     result = {}
     for height, width in official_arch.coordinate_sizes(config):
@@ -65,8 +65,8 @@ def coordinates(name: str) -> dict[str, torch.Tensor]:
     return result
 
 
-def content(name: str = "hyperseg-s-camvid", state=None, **changes) -> dict:
-    """What the trainer pickles: counters, optimiser, scheduler, a NumPy scalar and the arch string."""
+def trained(name: str = "hyperseg-s-camvid", state=None, **changes) -> dict:
+    """Return the trainer's dictionary: counters, optimiser, scheduler, a NumPy scalar and the arch string."""
     state = OrderedDict(weights(name) if state is None else state)
     parameter = torch.zeros(3)
     return {
@@ -84,7 +84,7 @@ def content(name: str = "hyperseg-s-camvid", state=None, **changes) -> dict:
 
 
 def write(path: Path, what: object, numpy_core: str | None = None, legacy: bool = False) -> Path:
-    """``torch.save``; with the NumPy scalar under the module name of NumPy 1 or 2, in today's format or the old one."""
+    """Write ``what`` in PyTorch's zip or legacy format; ``numpy_core`` is the module name of the NumPy scalar."""
     buffer = io.BytesIO()
     torch.save(what, buffer, _use_new_zipfile_serialization=not legacy)
     data = buffer.getvalue()
@@ -101,7 +101,7 @@ def rename_numpy(pickled: bytes, module: str) -> bytes:
 
 
 def rewrite(archive: bytes, change) -> bytes:
-    """The zip file with another ``data.pkl``."""
+    """Return the zip file with its ``data.pkl`` changed by ``change``."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as new:
         for entry in old.namelist():

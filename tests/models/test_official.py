@@ -1,4 +1,4 @@
-"""Official checkpoints: read with everything that the trainer puts in, written so that the official code reads them."""
+"""Official checkpoints: reading all that the trainer writes, and writing files that the official code reads."""
 
 import json
 
@@ -20,7 +20,7 @@ S = "hyperseg-s-camvid"
 def test_official_files_give_the_official_logits(name, tmp_path):
     """Weights, buffers, optimiser, scheduler and a NumPy scalar, in a file as SPEC A.4 describes it."""
     state = golden.official_state(name) | checkpoints.coordinates(name)
-    path = checkpoints.write(tmp_path / "model_best.pth", checkpoints.content(name, state))
+    path = checkpoints.write(tmp_path / "model_best.pth", checkpoints.trained(name, state))
     model = hyperseg.load_official(path)
     assert not model.training
     assert model.config == model_config(name)
@@ -33,7 +33,7 @@ def test_official_files_give_the_official_logits(name, tmp_path):
 
 @names
 def test_keys_shapes_and_order(name):
-    """As the official ``state_dict()`` lists them; the order is that of its optimiser's parameters."""
+    """They match the official ``state_dict()``, whose order its optimiser relies on."""
     stored = json.loads((golden.DATA / f"keys_{golden.VARIANTS[name]}.json").read_text())
     found = official.to_official(create_model(name))
     assert list(found) == list(stored)
@@ -67,14 +67,14 @@ def assert_same_weights(model, state):
     ],
 )
 def test_forms_of_a_checkpoint(change, tmp_path):
-    path = checkpoints.write(tmp_path / "model.pth", change(checkpoints.content()))
+    path = checkpoints.write(tmp_path / "model.pth", change(checkpoints.trained()))
     assert_same_weights(load_official(path), checkpoints.weights())
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before-torch-1.6"])
 @pytest.mark.parametrize("core", ["numpy.core.multiarray", "numpy._core.multiarray"], ids=["numpy1", "numpy2"])
 def test_numpy_scalars_of_either_version(core, legacy, tmp_path):
-    path = checkpoints.write(tmp_path / "model.pth", checkpoints.content(), core, legacy)
+    path = checkpoints.write(tmp_path / "model.pth", checkpoints.trained(), core, legacy)
     assert_same_weights(load_official(path), checkpoints.weights())
 
 
@@ -93,7 +93,7 @@ def test_cached_coordinates_of_another_resolution(tmp_path):
     state = {k: v for k, v in checkpoints.weights().items() if "coord" not in k}
     x, y = torch.linspace(-1, 1, 60), torch.linspace(-1, 1, 36)
     state["decoder.coord36_60"] = torch.stack([x.expand(36, 60), y[:, None].expand(36, 60)])[None]
-    path = checkpoints.write(tmp_path / "model.pth", checkpoints.content(state=state))
+    path = checkpoints.write(tmp_path / "model.pth", checkpoints.trained(state=state))
     assert_same_weights(load_official(path), {k: v for k, v in state.items() if "coord" not in k})
 
 
@@ -109,12 +109,12 @@ def test_cached_coordinates_of_another_resolution(tmp_path):
         pytest.param(lambda t: t * torch.nan, id="nan"),
     ],
 )
-def test_cached_coordinates_that_are_none(change, tmp_path):
-    """The official code would use them, so the answers would differ (SPEC F)."""
+def test_cached_coordinates_with_other_values(change, tmp_path):
+    """The official code would use them, so the output would differ (SPEC F)."""
     state = dict(checkpoints.weights())
     state["decoder.coord288_384"] = change(state["decoder.coord288_384"])
-    path = checkpoints.write(tmp_path / "model.pth", checkpoints.content(state=state))
-    with pytest.raises(CheckpointError, match=r"decoder\.coord288_384 does not hold coordinates from -1 to 1"):
+    path = checkpoints.write(tmp_path / "model.pth", checkpoints.trained(state=state))
+    with pytest.raises(CheckpointError, match=r"decoder\.coord288_384 does not contain coordinates from -1 to 1"):
         load_official(path)
 
 
@@ -125,7 +125,7 @@ def test_missing_surplus_and_misshapen_keys_are_listed(tmp_path):
         del state[key]
     state["backbone._fc.weight"] = torch.zeros(3)
     state["decoder.level_0.0.1.weight"] = torch.zeros(5)
-    path = checkpoints.write(tmp_path / "model.pth", checkpoints.content(state=state))
+    path = checkpoints.write(tmp_path / "model.pth", checkpoints.trained(state=state))
     with pytest.raises(CheckpointError) as caught:
         load_official(path)
     message = str(caught.value)
@@ -139,7 +139,7 @@ def test_missing_surplus_and_misshapen_keys_are_listed(tmp_path):
 
 
 def test_a_long_list_of_keys_is_cut(tmp_path):
-    path = checkpoints.write(tmp_path / "model.pth", checkpoints.content(state={"a": torch.zeros(1)}))
+    path = checkpoints.write(tmp_path / "model.pth", checkpoints.trained(state={"a": torch.zeros(1)}))
     with pytest.raises(CheckpointError) as caught:
         load_official(path)
     # 614 keys (SPEC I), 10 of them cached coordinates, and one too many.
@@ -148,16 +148,16 @@ def test_a_long_list_of_keys_is_cut(tmp_path):
 
 
 def test_weights_of_v0_2_are_refused(tmp_path):
-    """Only the width of one generator tells that its signal was divided otherwise (SPEC D.4)."""
+    """They divide the signal differently, which shows only in the width of one generator (SPEC D.4)."""
     key = "decoder.level_2.0.0.signal2weights.weight"
     state = dict(checkpoints.weights())
     assert state[key].shape == (704, 8, 1, 1)
     state[key] = state[key][:, :2]
-    path = checkpoints.write(tmp_path / "model.pth", checkpoints.content(state=state))
+    path = checkpoints.write(tmp_path / "model.pth", checkpoints.trained(state=state))
     with pytest.raises(CheckpointError, match=rf"1 keys disagree:\n  misshapen: {key} is \(704, 2, 1, 1\)"):
         load_official(path)
     arch = checkpoints.ARCH[S].replace("v1_0", "v0_2")
-    path = checkpoints.write(tmp_path / "model.pth", checkpoints.content(arch=arch))
+    path = checkpoints.write(tmp_path / "model.pth", checkpoints.trained(arch=arch))
     with pytest.raises(CheckpointError, match=r"hyperseg_v0_2.* which is none of"):
         load_official(path)
 

@@ -1,4 +1,4 @@
-"""The ``arch`` string: parsed, never run."""
+"""The ``arch`` string is parsed, never run."""
 
 import ast
 
@@ -36,14 +36,14 @@ def test_round_trip(name, classes):
     assert " " not in arch
     assert arch.endswith(f",num_classes={config.num_classes})")
     assert official_arch.parse(arch) == config
-    # Of the known networks only the encoder's scales lose digits.
+    # Only the encoder's scales lose digits.
     (factory, found), (expected_factory, expected) = arguments(arch), arguments(ARCH[name])
     assert factory == expected_factory
     assert found["kernel_sizes"] == tuple(expected["kernel_sizes"])
     for key in ("levels", "level_channels", "coords_res", "unify_level"):
         assert found.get(key) == expected.get(key)
     groups = expected["weight_groups"]
-    # The fifth entry of the unified network is never read (SPEC D.6).
+    # The unified network never reads its fifth entry (SPEC D.6).
     assert found["weight_groups"] == (groups[:4] if "unify_level" in found else groups)
 
 

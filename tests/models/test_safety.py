@@ -1,4 +1,4 @@
-"""Files that mean harm, and files that are no checkpoints: a sentence each, and nothing in them is executed."""
+"""Malicious files and files that are not checkpoints: nothing in them is executed, and each gets a clear message."""
 
 import builtins
 import io
@@ -20,12 +20,12 @@ SMALL = {"state_dict": {"w": torch.zeros(2)}, "arch": checkpoints.ARCH_CAMVID_S}
 
 @pytest.fixture
 def canary(tmp_path):
-    """A file that exists once somebody's code has run."""
+    """A file that exists only if code from a checkpoint has run."""
     return tmp_path / "canary"
 
 
 class Call:
-    """Pickles as a call of ``function``."""
+    """An object that pickles as a call of ``function``."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -35,7 +35,7 @@ class Call:
 
 
 def touch(canary):
-    """Calls that would leave the canary behind."""
+    """Return calls that would create the canary, by name."""
     command = f"touch {canary}"
     return {
         "os.system": Call(os.system, command),
@@ -51,7 +51,7 @@ CALLS = [*touch("canary")]
 
 
 def refused(path, match):
-    """Without other files, and in one or more sentences."""
+    """Check that loading fails with a message that names the file, and creates no other file. Return the message."""
     before = set(path.parent.iterdir())
     with pytest.raises(CheckpointError, match=match) as caught:
         load_official(path)
@@ -61,7 +61,7 @@ def refused(path, match):
 
 
 def test_the_canary_works(canary, tmp_path):
-    """The files below would run commands if they were read as any pickle."""
+    """The files below would run commands if they were unpickled without restrictions."""
     path = checkpoints.write(tmp_path / "model.pth", SMALL | {"best_iou": touch(canary)["open"]})
     torch.load(path, weights_only=False)
     assert canary.exists()
@@ -115,7 +115,7 @@ def test_a_zip_with_another_pickle(canary, tmp_path):
 
 
 def test_the_allowed_numpy_names_are_no_way_in(canary, tmp_path):
-    """``scalar`` of an object array would unpickle what it is given."""
+    """``scalar`` with an object dtype would unpickle its argument."""
     inner = pickle.dumps(touch(canary)["os.system"])
     scalar = np.float64(0).__reduce__()[0]
     path = checkpoints.write(tmp_path / "model.pth", SMALL | {"best_iou": Call(scalar, np.dtype("O"), inner)})
@@ -124,7 +124,7 @@ def test_the_allowed_numpy_names_are_no_way_in(canary, tmp_path):
     assert not canary.exists()
 
 
-# What stands for an argument, and what stands for the whole.
+# Expressions for an argument, then for the whole string.
 EXPRESSIONS = {
     "call": "__import__('os').system('touch {canary}')",
     "nested-call": "[__import__('os').system('touch {canary}')]",
@@ -163,7 +163,7 @@ ARCH = {
 
 
 @pytest.mark.parametrize("case", ARCH)
-def test_arch_strings_that_are_no_description(case, canary, tmp_path):
+def test_arch_strings_that_are_not_literal_calls(case, canary, tmp_path):
     if case in EXPRESSIONS:
         expression = EXPRESSIONS[case].format(canary=canary)
         arch = checkpoints.ARCH_CAMVID_S.replace("levels=2", f"levels={expression}")
@@ -239,7 +239,7 @@ def archive(pickled, name="data.pkl"):
         pytest.param(archive(b"}."), "does not say which", id="empty-dict"),
     ],
 )
-def test_files_that_are_no_checkpoint(data, match, tmp_path):
+def test_files_that_are_not_checkpoints(data, match, tmp_path):
     path = tmp_path / "model.pth"
     path.write_bytes(data)
     refused(path, match)
@@ -260,11 +260,11 @@ def test_a_missing_file_and_a_directory(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "match"),
+    ("checkpoint", "match"),
     [
-        pytest.param([torch.zeros(1)], "is not a HyperSeg checkpoint: it holds a list", id="list"),
-        pytest.param(torch.zeros(1), "it holds a Tensor", id="tensor"),
-        pytest.param("text", "it holds a str", id="text"),
+        pytest.param([torch.zeros(1)], "is not a HyperSeg checkpoint: it contains a list", id="list"),
+        pytest.param(torch.zeros(1), "it contains a Tensor", id="tensor"),
+        pytest.param("text", "it contains a str", id="text"),
         pytest.param({"state_dict": [1]}, "it has no state_dict of tensors", id="list-of-weights"),
         pytest.param({"state_dict": {"w": 1.0}}, "it has no state_dict of tensors", id="numbers"),
         pytest.param({"state_dict": {}}, "does not say which network it is", id="no-weights"),
@@ -274,5 +274,5 @@ def test_a_missing_file_and_a_directory(tmp_path):
         pytest.param(SMALL, "does not fit the network", id="another-network"),
     ],
 )
-def test_checkpoints_of_something_else(content, match, tmp_path):
-    refused(checkpoints.write(tmp_path / "model.pth", content), match)
+def test_checkpoints_of_something_else(checkpoint, match, tmp_path):
+    refused(checkpoints.write(tmp_path / "model.pth", checkpoint), match)

@@ -1,4 +1,4 @@
-"""Our own checkpoints: ``config.json`` and ``model.safetensors``."""
+"""The library's own checkpoints: ``config.json`` and ``model.safetensors``."""
 
 import json
 import os
@@ -16,12 +16,12 @@ S = "hyperseg-s-camvid"
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A checkpoint to copy and spoil."""
+    """A checkpoint that tests copy and damage."""
     return hyperseg.save(network(S), tmp_path_factory.mktemp("saved") / "network")
 
 
 @pytest.fixture
-def spoiled(saved, tmp_path):
+def damaged(saved, tmp_path):
     directory = tmp_path / "network"
     directory.mkdir()
     (directory / "config.json").write_bytes((saved / "config.json").read_bytes())
@@ -60,7 +60,7 @@ def test_round_trip(name, tmp_path):
         assert torch.equal(model(x), network(name)(x))
 
 
-def test_round_trip_of_a_network_of_ones_own(tmp_path):
+def test_round_trip_of_a_custom_network(tmp_path):
     model = create_model(
         "hyperseg-m", num_classes=2, encoder="mobilenetv3_small_100", class_names=("no", "yes"), mean=(0.5, 0.5, 0.5)
     )
@@ -73,7 +73,7 @@ def test_round_trip_of_a_network_of_ones_own(tmp_path):
         assert torch.equal(again(x), model(x))
 
 
-def test_the_weights_file_is_as_good_as_its_directory(saved):
+def test_the_weights_file_can_be_given_instead_of_its_directory(saved):
     found = hyperseg.load(saved / "model.safetensors").state_dict()
     assert all(torch.equal(found[key], value) for key, value in network(S).state_dict().items())
     assert hyperseg.load(str(saved)).config == network(S).config
@@ -86,9 +86,9 @@ def test_memory_format_and_dtype_do_not_matter(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_missing_files(name, spoiled):
-    (spoiled / name).unlink()
-    assert str(spoiled / name) in refused(spoiled, "does not exist; a checkpoint is a directory with config.json and")
+def test_missing_files(name, damaged):
+    (damaged / name).unlink()
+    assert str(damaged / name) in refused(damaged, "does not exist; a checkpoint is a directory with config.json and")
 
 
 def test_missing_directory(tmp_path):
@@ -101,11 +101,11 @@ def test_our_own_checkpoint_as_an_official_one(name, saved):
         hyperseg.load_official(saved / name)
 
 
-def test_unknown_and_missing_fields(spoiled):
-    rewrite_config(spoiled, lambda v: v.update(colour="red"))
-    refused(spoiled, r"config\.json is not a usable configuration: .*unknown fields \['colour'\]")
-    rewrite_config(spoiled, lambda v: (v.pop("colour"), v.pop("halo")))
-    refused(spoiled, r"missing fields \['halo'\]")
+def test_unknown_and_missing_fields(damaged):
+    rewrite_config(damaged, lambda v: v.update(colour="red"))
+    refused(damaged, r"config\.json is not a usable configuration: .*unknown fields \['colour'\]")
+    rewrite_config(damaged, lambda v: (v.pop("colour"), v.pop("halo")))
+    refused(damaged, r"missing fields \['halo'\]")
 
 
 @pytest.mark.parametrize(
@@ -125,46 +125,46 @@ def test_unknown_and_missing_fields(spoiled):
     ],
     ids=lambda value: ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
-def test_invalid_configurations(values, match, spoiled):
-    rewrite_config(spoiled, lambda v: v.update(values))
-    assert "config.json is not a usable configuration: " in refused(spoiled, match)
+def test_invalid_configurations(values, match, damaged):
+    rewrite_config(damaged, lambda v: v.update(values))
+    assert "config.json is not a usable configuration: " in refused(damaged, match)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "12", '"text"', "\x00", "[" * 100_000])
-def test_files_that_are_no_configuration(text, spoiled):
-    (spoiled / "config.json").write_text(text)
-    refused(spoiled, r"config\.json is not a usable configuration")
+def test_files_that_are_not_configurations(text, damaged):
+    (damaged / "config.json").write_text(text)
+    refused(damaged, r"config\.json is not a usable configuration")
 
 
-def test_a_configuration_that_is_no_text(spoiled):
-    (spoiled / "config.json").write_bytes(b"\xff\xfe\x00")
-    refused(spoiled, r"config\.json is not a usable configuration")
+def test_a_configuration_that_is_not_text(damaged):
+    (damaged / "config.json").write_bytes(b"\xff\xfe\x00")
+    refused(damaged, r"config\.json is not a usable configuration")
 
 
 @pytest.mark.parametrize("part", [0, 0.0001, 0.5, 0.999])
-def test_truncated_weights(part, spoiled):
-    path = spoiled / "model.safetensors"
+def test_truncated_weights(part, damaged):
+    path = damaged / "model.safetensors"
     data = path.read_bytes()
     path.unlink()
     path.write_bytes(data[: int(len(data) * part)])
-    refused(spoiled, r"model\.safetensors is not a readable safetensors file")
+    refused(damaged, r"model\.safetensors is not a readable safetensors file")
 
 
 @pytest.mark.parametrize("data", [b"not safetensors at all", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0{}"])
-def test_files_that_are_no_weights(data, spoiled):
-    (spoiled / "model.safetensors").unlink()
-    (spoiled / "model.safetensors").write_bytes(data)
-    refused(spoiled, "is not a readable safetensors file|does not fit the network")
+def test_files_that_are_not_weights(data, damaged):
+    (damaged / "model.safetensors").unlink()
+    (damaged / "model.safetensors").write_bytes(data)
+    refused(damaged, "is not a readable safetensors file|does not fit the network")
 
 
-def test_other_keys_and_shapes_are_listed(spoiled):
+def test_other_keys_and_shapes_are_listed(damaged):
     def change(state):
         del state["decoder.generators.0"]
         state["more"] = torch.zeros(1)
         state["context.reduce.norm.bias"] = torch.zeros(3)
 
-    rewrite_weights(spoiled, change)
-    lines = [line.strip() for line in refused(spoiled, "3 keys disagree").splitlines()[1:]]
+    rewrite_weights(damaged, change)
+    lines = [line.strip() for line in refused(damaged, "3 keys disagree").splitlines()[1:]]
     assert lines == [
         "missing: decoder.generators.0 (5248, 7)",
         "surplus: more",
@@ -172,14 +172,14 @@ def test_other_keys_and_shapes_are_listed(spoiled):
     ]
 
 
-def test_weights_of_another_network(spoiled):
-    rewrite_config(spoiled, lambda v: v.update(num_classes=13))
-    assert "decoder.levels.4.norms.2.weight is (12,), expected (13,)" in refused(spoiled, "does not fit the network")
+def test_weights_of_another_network(damaged):
+    rewrite_config(damaged, lambda v: v.update(num_classes=13))
+    assert "decoder.levels.4.norms.2.weight is (12,), expected (13,)" in refused(damaged, "does not fit the network")
 
 
 @pytest.mark.parametrize("name", KINDS[1:])
-def test_a_failed_write_leaves_the_old_checkpoint(name, spoiled, monkeypatch):
-    before = {path.name: path.read_bytes() for path in spoiled.iterdir()}
+def test_a_failed_write_leaves_the_old_checkpoint(name, damaged, monkeypatch):
+    before = {path.name: path.read_bytes() for path in damaged.iterdir()}
 
     def fail(_, path, **__):
         path.write_bytes(b"half")
@@ -187,11 +187,11 @@ def test_a_failed_write_leaves_the_old_checkpoint(name, spoiled, monkeypatch):
 
     monkeypatch.setattr(storage, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
-        hyperseg.save(network(name), spoiled)
-    assert {path.name: path.read_bytes() for path in spoiled.iterdir()} == before
+        hyperseg.save(network(name), damaged)
+    assert {path.name: path.read_bytes() for path in damaged.iterdir()} == before
 
 
-def test_saving_over_a_checkpoint(spoiled):
-    hyperseg.save(network("hyperseg-s-cityscapes"), spoiled)
-    assert hyperseg.load(spoiled).config == network("hyperseg-s-cityscapes").config
-    assert sorted(os.listdir(spoiled)) == ["config.json", "model.safetensors"]
+def test_saving_over_a_checkpoint(damaged):
+    hyperseg.save(network("hyperseg-s-cityscapes"), damaged)
+    assert hyperseg.load(damaged).config == network("hyperseg-s-cityscapes").config
+    assert sorted(os.listdir(damaged)) == ["config.json", "model.safetensors"]

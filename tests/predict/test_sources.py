@@ -189,7 +189,7 @@ def test_find_images(tmp_path, monkeypatch):
     assert names(f"{tmp_path}/**/*.jpg") == ["a.jpg", "odd[1].jpg", "sub/d.jpg"]
     assert names(tmp_path / "odd[1].jpg") == ["odd[1].jpg"], "an existing file is no pattern"
     assert names(tmp_path / "c.txt") == ["c.txt"], "a file given by name is taken as it is"
-    assert names(tmp_path / "b.PNG", tmp_path) == ["b.PNG", "a.jpg", "odd[1].jpg"], "listed once, where first meant"
+    assert names(tmp_path / "b.PNG", tmp_path) == ["b.PNG", "a.jpg", "odd[1].jpg"], "listed once, at its first place"
     monkeypatch.chdir(tmp_path)
     assert find_images(["a.jpg", "./a.jpg", str(tmp_path / "a.jpg")]) == [Path("a.jpg")]
 
