@@ -36,7 +36,7 @@ def pick_device(name: str) -> "torch.device":
     """Return the device for `--device`."""
     from hyperseg.runtime.device import pick_device
 
-    with user_errors(ValueError, prefix=f"--device {name}: "):
+    with user_errors(ValueError, prefix="--device: "):
         return pick_device(name)
 
 

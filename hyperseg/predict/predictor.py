@@ -2,7 +2,7 @@
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from hyperseg.models import HyperSeg, HyperSegConfig
 from hyperseg.ops import upsample_argmax
 from hyperseg.predict.result import Prediction
 from hyperseg.predict.sinks import Sink, SinkError
-from hyperseg.predict.sources import Frame, SourceError
+from hyperseg.predict.sources import Frame, Source, SourceError
 from hyperseg.runtime import Engine, EngineError, build_engine
 from hyperseg.runtime.device import is_out_of_memory
 
@@ -64,7 +64,7 @@ class Predictor:
 
     def run(
         self,
-        source: Iterable[Frame],
+        source: Source,
         sinks: Mapping[str, Sink] | None = None,
         on_error: Callable[[SourceError | FrameTooLargeError], None] | None = None,
         progress: Callable[[int, int | None], None] | None = None,
