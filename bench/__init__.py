@@ -1,1 +1,1 @@
-"""Benchmarks. Run from the repository root, for example `python bench/fps.py --model hyperseg-s`."""
+"""Benchmarks: one command per file; ``core/`` holds what several commands share."""

@@ -1,22 +1,21 @@
-"""The tables and pictures of the documentation, from measured results.
+"""Write the tables and plots of the documentation from measured results.
 
-    python bench/figures.py                 # writes them anew
-    python bench/figures.py --check         # only says which are not what the results say
+    python bench/figures.py                 # writes them
+    python bench/figures.py --check         # only lists those that are out of date
 
-In README.md and bench/NOTES.md stand blocks
+README.md and bench/results/README.md contain blocks
 
     <!-- figures: peers xeon-2.5ghz-2vcpu-peers.json -->
     <!-- end of figures -->
 
-Between the two lines goes what a file of bench/results/ has to say: `peers` and `fps` are for what bench/peers.py and
-bench/fps.py wrote, `ops` (the operators of a frame) and `decoders` (all levels at once) for bench/ops.py. Pictures go
-to docs/figures/; each carries the hash of its result.
-Exit code: 0 all is as the results say, 1 a block or a file cannot be used, 2 (--check) something is out of date.
+Between the two lines this writes the table of a file in bench/results/: `peers` and `fps` of results of bench/peers.py
+and bench/fps.py, `ops` (operators per frame) and `decoders` (all levels at once) of results of bench/ops.py. Plots go
+to docs/figures/; each contains the hash of its result file.
+Exit code: 0 all is up to date, 1 a block or a file cannot be used, 2 (--check) something is out of date.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import re
 import sys
@@ -24,21 +23,21 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-# Run as a script, the folder bench/ comes first on the path; its parent is what imports need.
-_ROOT = str(Path(__file__).resolve().parent.parent)
-sys.path[:] = [_ROOT, *(p for p in sys.path if p not in {_ROOT, str(Path(__file__).resolve().parent)})]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import plots  # noqa: E402
-from bench.calls import DECODER, WHOLE  # noqa: E402
-from bench.options import Parser  # noqa: E402
-from bench.report import fixed, read_json  # noqa: E402
-from bench.subject import Refused  # noqa: E402
+from bench.core import plots
+from bench.core.calls import DECODER, WHOLE
+from bench.core.errors import Refused
+from bench.core.machine import ROOT
+from bench.core.options import Parser
+from bench.core.results import NetworkResults, Results, Row, read_results
+from bench.core.tables import fixed
+from bench.core.timing import Ratio, Summary
 
-DOCUMENTS = ("README.md", "bench/NOTES.md")
+DOCUMENTS = ("README.md", "bench/results/README.md")
 RESULTS = "bench/results"
-PICTURES = "docs/figures"
+PLOTS = "docs/figures"
 BLOCK = re.compile(
     r"(?P<begin>^<!-- figures: (?P<kind>\S+) (?P<file>\S+) -->\n).*?(?P<end>^<!-- end of figures -->$)",
     re.DOTALL | re.MULTILINE,
@@ -46,11 +45,11 @@ BLOCK = re.compile(
 
 
 @dataclass(frozen=True)
-class Result:
-    """A file of bench/results/."""
+class File:
+    """A file of bench/results/: name without ending, contents, and hash."""
 
     stem: str
-    document: dict[str, Any]
+    results: Results
     fingerprint: str
 
     @property
@@ -59,8 +58,8 @@ class Result:
 
     @property
     def where(self) -> str:
-        """The machine and the software, in half a sentence."""
-        environment = self.document["environment"]
+        """The machine and the software versions."""
+        environment = self.results.environment
         device, cpu, software = (environment[key] for key in ("device", "cpu", "software"))
         threads = f", {cpu['threads']} threads" if device["type"] == "cpu" else ""
         versions = [f"hyperseg {str(environment['git']['commit'])[:12]}", f"torch {software['torch']}"]
@@ -70,160 +69,172 @@ class Result:
 
     @property
     def dtype(self) -> str:
-        return " and ".join(dict.fromkeys(entry["dtype"] for entry in self.networks))
+        return " and ".join(dict.fromkeys(entry.dtype for entry in self.networks))
 
     @property
     def timed(self) -> str:
-        """How the operators were."""
-        rows = [row for entry in self.networks for row in entry["rows"]]
-        launched = [row for row in rows if not row.get("calls_in_graph")]
+        """How the operators were timed."""
+        rows = self.results.rows
+        launched = [row for row in rows if not row.calls_in_graph]
         if len(launched) == len(rows):
             return "medians of calls issued back to back"
-        apart = ", ".join(dict.fromkeys(f"{row['operator']} of {row['backend']}" for row in launched))
-        return "medians of calls in CUDA graphs" + (f" (but {apart}, launched one by one)" if apart else "")
+        others = ", ".join(dict.fromkeys(f"{row.operator} of {row.backend}" for row in launched))
+        return "medians of calls in CUDA graphs" + (f" (but {others}, launched one by one)" if others else "")
 
     @property
     def batch(self) -> int:
-        return self.document.get("arguments", {}).get("batch", 1)
+        batch: int = self.results.arguments.get("batch", 1)
+        return batch
 
     @property
-    def networks(self) -> list[dict[str, Any]]:
-        return [entry for entry in self.document["models"] if entry["rows"]]
+    def networks(self) -> list[NetworkResults]:
+        return [entry for entry in self.results.models if entry.rows]
 
 
 @dataclass(frozen=True)
-class Picture:
-    """``draw(path, fingerprint)`` writes it; ``what`` is for those who cannot see it."""
+class Plot:
+    """``draw(path, fingerprint)`` writes it; ``text`` is for readers who cannot see it."""
 
     name: str
-    what: str
+    text: str
     draw: Callable[[Path, str], None]
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What one block shows: pictures, a table, a line of text."""
+    """Contents of one block: plots, a table, a caption."""
 
     samples: str
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
-    pictures: Sequence[Picture]
+    plots: Sequence[Plot]
 
-    def markdown(self, pictures_from: str) -> str:
-        lines = [f"![{p.what}]({pictures_from}/{p.name})\n" for p in self.pictures]
+    def markdown(self, plots_from: str) -> str:
+        lines = [f"![{p.text}]({plots_from}/{p.name})\n" for p in self.plots]
         lines += ["| " + " | ".join(self.header) + " |", "| --- " * len(self.header) + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in self.rows]
         caption = textwrap.fill(f"{self.caption} Samples: {self.samples}.", 120, break_on_hyphens=False)
         return "\n".join(["", *lines, "", caption, ""])
 
 
-def spread(summary: dict[str, float]) -> str:
-    """A median, with the least and the most."""
-    return f"{fixed(summary['p50'], 3)} ({fixed(summary['min'], 3)} to {fixed(summary['max'], 3)})"
+def spread(summary: Summary) -> str:
+    return f"{fixed(summary.p50, 3)} ({fixed(summary.min, 3)} to {fixed(summary.max, 3)})"
 
 
-def times(ratio: dict[str, float] | None) -> str:
-    return "-" if ratio is None else f"{fixed(ratio['median'], 3)}x"
+def times(ratio: Ratio | None) -> str:
+    return "-" if ratio is None else f"{fixed(ratio.median, 3)}x"
 
 
-def size(entry: dict[str, Any]) -> str:
-    return "x".join(map(str, entry["resolution"]))
+def network(entry: NetworkResults) -> str:
+    return f"`{entry.name}` {'x'.join(map(str, entry.resolution))}"
 
 
-def peers(result: Result) -> Figures:
-    """The engine beside other runtimes, from frame to labels."""
+def peers(file: File) -> Figures:
+    """From frame to labels in each runtime."""
     rows, bars = [], []
-    for entry in result.networks:
-        for row in sorted(entry["rows"], key=lambda row: row["latency_ms"]["p50"]):
-            cells = [spread(row["latency_ms"]), fixed(row["throughput"]["fps"], 3), times(row["over_eager"])]
-            rows.append([f"`{entry['name']}` {size(entry)}", f"{row['peer']}: {row['about']}", *cells])
-            bars.append(plots.Bar(entry["name"], row["peer"], row["latency_ms"]))
-    caption = f"From a uint8 frame to labels, {result.dtype}, batch 1, random weights; {result.where}."
+    for entry in file.networks:
+        for row in sorted(entry.rows, key=lambda row: row.latency_ms.p50):
+            cells = [spread(row.latency_ms), fixed(row.throughput.rate, 3), times(row.over_eager)]
+            rows.append([network(entry), f"{row.peer}: {row.about}", *cells])
+            bars.append(plots.Bar(entry.name, row.peer, row.latency_ms))
+    caption = f"From a uint8 frame to labels, {file.dtype}, batch 1, random weights; {file.where}."
     header = ["network", "runs in", "ms: median (least to most)", "images/s", "of eager's speed"]
-    what = "Bars: milliseconds from frame to labels, by runtime"
-    return Figures(
-        result.path, caption, header, rows, [picture(result, "", what, plots.bars, bars, "ms from frame to labels")]
-    )
+    text = "Bars: milliseconds from frame to labels, by runtime"
+    found = plot(file, "", text, lambda path, mark: plots.bars(path, mark, bars, "ms from frame to labels"))
+    return Figures(file.path, caption, header, rows, [found])
 
 
-def fps(result: Result) -> Figures:
-    """The networks in every mode and backend."""
+def fps(file: File) -> Figures:
+    """Each network in every mode and backend."""
     rows, bars = [], []
-    for entry in result.networks:
-        for mode, backend in dict.fromkeys((row["mode"], row["backend"]) for row in entry["rows"]):
-            found = {r["scope"]: r for r in entry["rows"] if (r["mode"], r["backend"]) == (mode, backend)}
+    for entry in file.networks:
+        for mode, backend in dict.fromkeys((row.mode, row.backend) for row in entry.rows):
+            found = {r.scope: r for r in entry.rows if (r.mode, r.backend) == (mode, backend)}
             scopes = [found.get(scope) for scope in ("network", "labels", "frame", "host")]
-            cells = ["-" if row is None else fixed(row["latency_ms"]["p50"], 3) for row in scopes]
+            cells = ["-" if row is None else fixed(row.latency_ms.p50, 3) for row in scopes]
             last = next(row for row in reversed(scopes) if row is not None)
-            rows.append(
-                [f"`{entry['name']}` {size(entry)}", mode, backend, *cells, fixed(last["throughput"]["fps"], 3)]
-            )
-            bars.append(plots.Bar(entry["name"], f"{mode}, {backend}", last["latency_ms"]))
+            rows.append([network(entry), mode, backend, *cells, fixed(last.throughput.rate, 3)])
+            bars.append(plots.Bar(entry.name, f"{mode}, {backend}", last.latency_ms))
     caption = (
-        f"Milliseconds, {result.dtype}, batch 1, medians; scopes as bench/fps.py explains them, images/s of the last; "
-        f"{result.where}."
+        f"Milliseconds, {file.dtype}, batch 1, medians; scopes as bench/fps.py explains them, images/s of the last; "
+        f"{file.where}."
     )
     header = ["network", "mode", "backend", "network", "to labels", "from frame", "host to host", "images/s"]
-    what = "Bars: milliseconds a frame, by mode and backend"
-    return Figures(result.path, caption, header, rows, [picture(result, "", what, plots.bars, bars, "ms a frame")])
+    text = "Bars: milliseconds per frame, by mode and backend"
+    return Figures(
+        file.path,
+        caption,
+        header,
+        rows,
+        [plot(file, "", text, lambda path, mark: plots.bars(path, mark, bars, "ms per frame"))],
+    )
 
 
-def ops(result: Result) -> Figures:
-    """What the operators of a frame take together, and how close each call comes to the machine's limits."""
+def ops(file: File) -> Figures:
+    """Time per frame of each operator, and how close each call comes to the machine's limits."""
     rows, parts, dots = [], [], []
-    for entry in result.networks:
-        frame = [row for row in entry["rows"] if row["of"] == "frame"]
-        for backend in dict.fromkeys(row["backend"] for row in frame):
-            mine = [row for row in frame if row["backend"] == backend]
+    for entry in file.networks:
+        frame = [row for row in entry.rows if row.of == "frame"]
+        for backend in dict.fromkeys(row.backend for row in frame):
+            mine = [row for row in frame if row.backend == backend]
             total: dict[str, float] = {}
             for row in mine:
-                total[row["operator"]] = total.get(row["operator"], 0) + row["times"] * per_call(row)
-            if {row["operator"] for row in frame} == set(total):
-                parts.append(plots.Stack(entry["name"], backend, total))
-            dots += [plots.Dot(row["operator"], backend, per_call(row), row["roofline"]["percent"]) for row in mine]
+                total[row.operator] = total.get(row.operator, 0) + row.times * ms_per_call(row)
+            if {row.operator for row in frame} == set(total):
+                parts.append(plots.Stack(entry.name, backend, total))
+            limits = [(row, row.roofline) for row in mine if row.roofline is not None]
+            dots += [plots.Dot(row.operator, backend, ms_per_call(row), limit.percent) for row, limit in limits]
             for operator, ms in total.items():
-                calls = [row for row in mine if row["operator"] == operator]
-                limit = sum(row["times"] * 1e3 * row["roofline"]["seconds"] for row in calls)
-                count = str(sum(row["times"] for row in calls))
-                cells = [fixed(ms, 3), fixed(limit, 3), f"{100 * limit / ms:.0f} %"]
-                rows.append([f"`{entry['name']}` {size(entry)}", operator, backend, count, *cells])
+                least = sum(row.times * 1e3 * limit.seconds for row, limit in limits if row.operator == operator)
+                count = sum(row.times for row in mine if row.operator == operator)
+                cells = [fixed(ms, 3), fixed(least, 3), f"{100 * least / ms:.0f} %"]
+                rows.append([network(entry), operator, backend, str(count), *cells])
     caption = (
-        f"Milliseconds of all calls of a frame, {result.dtype}, batch {result.batch}, {result.timed}; least: what "
-        f"bytes and operations take at this machine's measured rates; {result.where}."
+        f"Milliseconds of all calls per frame, {file.dtype}, batch {file.batch}, {file.timed}; least: the time that "
+        f"bytes and FLOPs take at this machine's measured rates; {file.where}."
     )
     header = ["network", "operator", "backend", "calls", "ms", "least", "of that limit"]
-    pictures = [
-        picture(result, "-parts", "Stacked bars: what the operators of a frame take", plots.stacks, parts),
-        picture(result, "-roofline", "Dots: how close each call comes to the machine's limits", plots.roofline, dots),
+    found = [
+        plot(
+            file,
+            "-parts",
+            "Stacked bars: milliseconds per frame, by operator",
+            lambda path, mark: plots.stacks(path, mark, parts),
+        ),
+        plot(
+            file,
+            "-roofline",
+            "Dots: how close each call comes to the machine's limits",
+            lambda path, mark: plots.roofline(path, mark, dots),
+        ),
     ]
-    return Figures(result.path, caption, header, rows, pictures)
+    return Figures(file.path, caption, header, rows, found)
 
 
-def decoders(result: Result) -> Figures:
-    """All levels at once, beside the reference: a frame's, and those of a training step."""
+def decoders(file: File) -> Figures:
+    """All levels at once, of a frame and of a training step, compared with the reference."""
     rows = []
-    for entry in result.networks:
-        for row in entry["rows"]:
-            if row["operator"] in WHOLE:
-                what = "forward" if row["operator"] == DECODER else row["call"].removeprefix("all levels, ")
-                cells = [row["backend"], fixed(per_call(row), 3), times(row["over_reference"])]
-                rows.append([f"`{entry['name']}` {size(entry)}", what, *cells])
-    caption = f"Milliseconds of a whole decoder, {result.dtype}, batch {result.batch}, {result.timed}; {result.where}."
-    return Figures(result.path, caption, ["network", "what", "backend", "ms", "speed of the reference"], rows, [])
+    for entry in file.networks:
+        for row in entry.rows:
+            if row.operator in WHOLE:
+                what = "forward" if row.operator == DECODER else row.call.removeprefix("all levels, ")
+                cells = [row.backend, fixed(ms_per_call(row), 3), times(row.over_reference)]
+                rows.append([network(entry), what, *cells])
+    caption = f"Milliseconds of a whole decoder, {file.dtype}, batch {file.batch}, {file.timed}; {file.where}."
+    return Figures(file.path, caption, ["network", "what", "backend", "ms", "speed of the reference"], rows, [])
 
 
-def per_call(row: dict[str, Any]) -> float:
-    """Milliseconds."""
-    return 1e3 / row["throughput"]["fps"]
+def ms_per_call(row: Row) -> float:
+    return 1e3 / row.throughput.rate
 
 
-def picture(result: Result, suffix: str, what: str, draw: Callable, *data: Any) -> Picture:
-    return Picture(f"{result.stem}{suffix}.svg", what, lambda path, mark: draw(path, mark, *data))
+def plot(file: File, suffix: str, text: str, draw: Callable[[Path, str], None]) -> Plot:
+    return Plot(f"{file.stem}{suffix}.svg", text, draw)
 
 
-# What a block may show, and of which kind the result has to be.
-KINDS: dict[str, tuple[str, Callable[[Result], Figures]]] = {
+# Kinds of blocks: the kind of result that each takes, and its contents.
+KINDS: dict[str, tuple[str, Callable[[File], Figures]]] = {
     "peers": ("hyperseg-peers", peers),
     "fps": ("hyperseg-fps", fps),
     "ops": ("hyperseg-ops", ops),
@@ -231,38 +242,37 @@ KINDS: dict[str, tuple[str, Callable[[Result], Figures]]] = {
 }
 
 
-def load(root: Path, name: str) -> Result:
+def load(root: Path, name: str) -> File:
     path = root / RESULTS / name
     try:
-        document = read_json(path)
-        return Result(path.stem, document, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+        return File(path.stem, read_results(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16])
     except (OSError, ValueError) as error:
         raise Refused(f"{path} cannot be used: {error}") from error
 
 
 def update(root: Path, check: bool) -> list[str]:
-    """Write what is not as the results say, or only look for it; returns what that is."""
+    """Write the files that are out of date, unless ``check``; return their names."""
     stale = []
     for document in (root / name for name in DOCUMENTS if (root / name).is_file()):
         text = document.read_text(encoding="utf-8")
 
-        def fill(block: re.Match, document: Path = document) -> str:
+        def fill(block: re.Match[str], document: Path = document) -> str:
             if block["kind"] not in KINDS:
                 raise Refused(f"{document}: there are no figures {block['kind']!r}; there are {', '.join(KINDS)}.")
-            result = load(root, block["file"])
-            wanted, draw = KINDS[block["kind"]]
-            if result.document["kind"] != wanted:
-                raise Refused(f"{block['file']} is of kind {result.document['kind']!r}, not {wanted!r}.")
-            figures = draw(result)
-            for one in figures.pictures:
-                path = root / PICTURES / one.name
-                if not path.is_file() or result.fingerprint not in path.read_text(encoding="utf-8"):
+            file = load(root, block["file"])
+            kind, contents = KINDS[block["kind"]]
+            if file.results.kind != kind:
+                raise Refused(f"{block['file']} is of kind {file.results.kind!r}, not {kind!r}.")
+            figures = contents(file)
+            for one in figures.plots:
+                path = root / PLOTS / one.name
+                if not path.is_file() or file.fingerprint not in path.read_text(encoding="utf-8"):
                     stale.append(str(path.relative_to(root)))
                     if not check:
                         path.parent.mkdir(parents=True, exist_ok=True)
-                        one.draw(path, result.fingerprint)
+                        one.draw(path, file.fingerprint)
             depth = len(document.relative_to(root).parts) - 1
-            return block["begin"] + figures.markdown("../" * depth + PICTURES) + block["end"]
+            return block["begin"] + figures.markdown("../" * depth + PLOTS) + block["end"]
 
         new = BLOCK.sub(fill, text)
         if new != text:
@@ -273,17 +283,16 @@ def update(root: Path, check: bool) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog="bench/figures.py", description=__doc__, formatter_class=form)
+    parser = Parser("bench/figures.py", __doc__)
     parser.add_argument("--check", action="store_true", help="write nothing")
-    parser.add_argument("--root", type=Path, default=Path(_ROOT), metavar="FOLDER", help="another checkout")
+    parser.add_argument("--root", type=Path, default=ROOT, metavar="FOLDER", help="another checkout")
     args = parser.parse_args(argv)
     try:
         stale = update(args.root, args.check)
     except Refused as refusal:
         print(f"bench/figures.py: {refusal}", file=sys.stderr)
         return 1
-    print("\n".join(stale) or "All figures are as the results say.")
+    print("\n".join(stale) or "All figures are up to date.")
     return 2 if stale and args.check else 0
 
 

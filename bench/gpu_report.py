@@ -1,14 +1,14 @@
-"""What a GPU is to prove, in one command: the most valuable first, within a time, going on where it stopped.
+"""Run everything that needs a GPU in one command: the most valuable stages first, within a time limit, resumable.
 
     python bench/gpu_report.py --minutes 25
-    python bench/gpu_report.py --dry-run                      # what it would run, on any machine
+    python bench/gpu_report.py --dry-run                      # list the stages, on any machine
     python bench/gpu_report.py --stage tests ops-float16      # only these, again
 
-Builds the extension for the GPU that is here, runs the tests that need one, measures, tunes and profiles. After every
-stage `bench/results/<gpu>.json` is rewritten: the machine, what each stage ended with and its last words; samples are
-in the files named there. A stage that was done with these sources is not repeated; one that failed or ran out of time
+It builds the extension for this GPU, runs the tests that need one, measures, tunes and profiles. After every stage it
+rewrites `bench/results/<gpu>.json`: the machine, the state of each stage and its last lines of output; samples are in
+the files named there. A stage that is done with the same sources is not repeated; one that failed or ran out of time
 is.
-Exit code: 0 every stage is done, 1 some are not (or there is no GPU), 2 one found a wrong answer.
+Exit code: 0 every stage is done, 1 some are not (or there is no GPU), 2 a stage found a wrong output.
 """
 
 from __future__ import annotations
@@ -25,44 +25,54 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Run as a script, the folder bench/ comes first on the path; its parent is what imports need.
-_ROOT = str(Path(__file__).resolve().parent.parent)
-sys.path[:] = [_ROOT, *(p for p in sys.path if p not in {_ROOT, str(Path(__file__).resolve().parent)})]
+import torch
 
-import torch  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import environment  # noqa: E402
-from bench.options import Parser, positive, probe_writable  # noqa: E402
-from bench.report import SCHEMA_VERSION, read_json, table, write_json  # noqa: E402
-from bench.subject import Refused  # noqa: E402
+from bench.core import machine
+from bench.core.errors import Refused
+from bench.core.machine import ROOT
+from bench.core.options import Parser, positive, probe_writable
+from bench.core.results import SCHEMA_VERSION, Json, read_json, write_json
+from bench.core.tables import table
 
-LAST_WORDS = 40  # lines of a stage's output that are kept
-GRACE = 20  # seconds that a stage has to save what it found, when its time is up
+LAST_LINES = 40  # lines of a stage's output that are kept
+GRACE = 20  # seconds that a stage has to save its results when its time is up
 SOURCES = {".py", ".json", ".h", ".cpp", ".cuh", ".cu"}
 LEAST = 0.5  # minutes below which no stage is begun
-# What profilers and sanitizers say where the machine does not let them at its GPU; then nothing was found out.
+# Output of profilers and sanitizers that have no access to the GPU of this machine; then nothing was found out.
 UNSUPPORTED = ("Device not supported", "Failed to initialize the profiler", "ERR_NVGPUCTRPERM")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A command of the repository. ``{python}`` and ``{result}`` in it are filled in; ``tool`` has to be installed."""
+    """A command of the repository.
+
+    Attributes:
+        what: description for the list of stages.
+        minutes: time limit.
+        command: with ``{python}`` and ``{result}`` to be filled in.
+        result: ending of the result file, if there is one.
+        tool: program that must be installed.
+        wrong: exit code that means a wrong output.
+    """
 
     name: str
     what: str
-    minutes: float  # at most
+    minutes: float
     command: str
-    result: str = ""  # ending of the file with what it found
+    result: str = ""
     tool: str = ""
-    wrong: int = 2  # the exit code that says: a wrong answer
+    wrong: int = 2
 
 
 _PYTEST = "{python} -m pytest -q -p no:cacheprovider -m 'gpu and not slow'"
-# Most of the time of these tests goes to compiling Triton's kernels, on the CPU.
+# These tests spend most of their time compiling Triton kernels on the CPU.
 _PYTEST_PARALLEL = _PYTEST + (f" -n {min(8, os.cpu_count() or 1)}" if importlib.util.find_spec("xdist") else "")
 
 
@@ -77,8 +87,10 @@ def _parity(backend: str) -> Stage:
 
 
 def _sanitizer(tool: str) -> Stage:
-    """Fresh memory is poisoned by the tests themselves, but where the tool is to see that nothing was written to it.
-    Without PyTorch's cache every tensor is an allocation of its own, whose ends memcheck knows.
+    """Return the stage of one tool of compute-sanitizer.
+
+    The tests poison fresh memory themselves, except under initcheck, which must see that nothing was written to it.
+    Without PyTorch's cache every tensor is an allocation of its own, whose bounds memcheck knows.
     """
     small = "cuda-cuda and not (cityscapes or camvid or voc or bfloat16)"
     return Stage(
@@ -120,7 +132,7 @@ STAGES = (
     ),
     Stage(
         "training",
-        "what a training step of HyperSeg-M calls, 16 images, float16",
+        "operators of a training step of HyperSeg-M, 16 images, float16",
         5,
         "{python} bench/ops.py --model hyperseg-m --dtype float16 --batch 16 --backward --op decoder "
         "patch_inverted_residual_batch_norm patch_inverted_residual patch_conv2d generate_weights "
@@ -147,7 +159,7 @@ STAGES = (
     *(
         Stage(
             f"mbconv-{launches}",
-            f"the encoder's blocks in CUDA C++ in the {launches} launches, beside what its estimates choose above",
+            f"the encoder's blocks in CUDA C++ with the {launches} launches, to check the cost model",
             2,
             f"env HYPERSEG_MBCONV={launches} {{python}} bench/ops.py --model hyperseg-m --dtype float16 --op mbconv "
             "--backend cuda --json {result}",
@@ -157,7 +169,7 @@ STAGES = (
     ),
     Stage(
         "overhead",
-        "what calls cost the host",
+        "host overhead per call",
         2,
         "{python} bench/overhead.py --dtype float16 --backward --json {result}",
         "json",
@@ -189,7 +201,7 @@ STAGES = (
         "profile",
         "kernels of HyperSeg-M under Nsight Compute",
         5,
-        # The clocks stay as they are: they are not ours to lock.
+        # Leave the clocks as they are: this script does not change the settings of a GPU.
         "ncu --clock-control none --csv --log-file {result} --kernel-name-base demangled --kernel-name regex:hyperseg "
         "--launch-count 60 "
         "{python} bench/fps.py --model hyperseg-m --dtype float16 --mode eager --iterations 1 --quick",
@@ -203,28 +215,27 @@ STAGES = (
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog="bench/gpu_report.py", description=__doc__, formatter_class=form)
+    parser = Parser("bench/gpu_report.py", __doc__)
     add = parser.add_argument
     add("--minutes", type=positive(float), default=120, metavar="N", help="for all stages together (120)")
     add("--stage", nargs="+", choices=[s.name for s in STAGES], metavar="NAME", help="only these, even if done")
-    add("--output", type=Path, default=Path(_ROOT) / "bench/results", metavar="FOLDER", help="default: bench/results")
-    add("--dry-run", action="store_true", help="list the stages, and what is missing here")
+    add("--output", type=Path, default=ROOT / "bench/results", metavar="FOLDER", help="default: bench/results")
+    add("--dry-run", action="store_true", help="list the stages and the tools that are missing here")
     return parser.parse_args(argv)
 
 
 def device_name() -> str | None:
-    """What CUDA calls the GPU; None where there is none."""
+    """Return the GPU's name in CUDA; None if there is no GPU."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def fingerprint() -> str:
-    """Of all that a stage depends on: a copy without git has one too, and results and tables of tuning do not count."""
+    """Return a hash of the sources that stages depend on, without results and tuned tables. It needs no git."""
     found = hashlib.sha256()
     for folder in ("csrc", "hyperseg", "kernels", "bench", "tests"):
-        for path in sorted((Path(_ROOT) / folder).rglob("*")):
+        for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix in SOURCES and not {"results", "tuned", "__pycache__"} & set(path.parts):
-                found.update(f"{path.relative_to(_ROOT)}\0".encode() + path.read_bytes())
+                found.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
     return found.hexdigest()[:16]
 
 
@@ -233,19 +244,19 @@ def missing(stage: Stage) -> str:
 
 
 class Report:
-    """Runs stages and keeps the file that says how they ended."""
+    """Runs stages, and keeps the file with the state of each."""
 
     def __init__(self, device: str, folder: Path, minutes: float) -> None:
-        from hyperseg.kernels.launch import table_path  # here: the plan can be shown without Triton
+        from hyperseg.kernels.launch import table_path  # here, so that --dry-run works without Triton
 
-        self.path = folder / table_path(device).name  # as tables of tuning are named
+        self.path = folder / table_path(device).name  # named as tuned tables are
         self.until = time.monotonic() + 60 * minutes
         probe_writable(self.path)
         before = read_json(self.path) if self.path.is_file() else {}
-        self.document: dict[str, Any] = {
+        self.document: Json = {
             "schema_version": SCHEMA_VERSION,
             "kind": "hyperseg-gpu-report",
-            "environment": environment.describe(torch.device("cuda")),
+            "environment": machine.describe(torch.device("cuda")),
             "stages": before.get("stages", {}),
         }
         self.sources = fingerprint()
@@ -259,9 +270,9 @@ class Report:
         return known.get("state") == "done" and known.get("sources") == self.sources
 
     def run(self, stage: Stage) -> None:
-        """One stage, for no longer than it may and there is time."""
-        if sentence := missing(stage):
-            self.note(stage, state="skipped", why=sentence)
+        """Run one stage until it ends, its time limit or the end of all time."""
+        if message := missing(stage):
+            self.note(stage, state="skipped", why=message)
         elif self.left() < LEAST:
             self.note(stage, state="out of time", why="no time was left to begin")
         else:
@@ -271,13 +282,13 @@ class Report:
             began = time.monotonic()
             ended = run_bounded(command, 60 * minutes, {"TORCH_CUDA_ARCH_LIST": self.architecture()})
             if ended.refusal:
-                self.note(stage, state="skipped", why=ended.refusal, command=stage.command, last_words=ended.words)
+                self.note(stage, state="skipped", why=ended.refusal, command=stage.command, last_lines=ended.lines)
                 return
             state = "out of time" if ended.late else "done" if ended.code == 0 else "failed"
-            found: dict[str, Any] = {"state": state, "exit_code": ended.code, "seconds": time.monotonic() - began}
+            found: Json = {"state": state, "exit_code": ended.code, "seconds": time.monotonic() - began}
             if stage.result and (file := self.result(stage)).is_file():
                 found["result"] = file.name
-            self.note(stage, **found, command=stage.command, last_words=ended.words)
+            self.note(stage, **found, command=stage.command, last_lines=ended.lines)
 
     def note(self, stage: Stage, **found: Any) -> None:
         self.document["stages"][stage.name] = {"sources": self.sources, **found}
@@ -295,26 +306,33 @@ class Report:
 
 @dataclass(frozen=True)
 class Ended:
-    """A command: its exit code, whether it was stopped, its last lines, and the first that says it cannot work here."""
+    """Result of a command.
+
+    Attributes:
+        code: exit code.
+        late: whether it was stopped at its time limit.
+        lines: last lines of output.
+        refusal: first line that matches UNSUPPORTED, if any.
+    """
 
     code: int | None
     late: bool
-    words: list[str]
+    lines: list[str]
     refusal: str
 
 
 def run_bounded(command: list[str], seconds: float, settings: dict[str, str]) -> Ended:
-    """A command, whose output is shown as it comes."""
-    words: collections.deque[str] = collections.deque(maxlen=LAST_WORDS)
+    """Run a command, printing its output at once."""
+    lines: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
     refusals: list[str] = []
     process = begin(command, settings)
     assert process.stdout is not None
 
-    def listen(lines: Any) -> None:
-        for line in lines:
+    def listen(output: Iterable[str]) -> None:
+        for line in output:
             print(line, end="", flush=True)
-            words.append(line.rstrip())
-            if any(said in line for said in UNSUPPORTED):
+            lines.append(line.rstrip())
+            if any(text in line for text in UNSUPPORTED):
                 refusals.append(line.strip())
 
     listener = threading.Thread(target=listen, args=(process.stdout,), daemon=True)
@@ -327,26 +345,26 @@ def run_bounded(command: list[str], seconds: float, settings: dict[str, str]) ->
     finally:
         stop(process)
     listener.join(5)
-    return Ended(process.poll(), late, list(words), refusals[0] if refusals else "")
+    return Ended(process.poll(), late, list(lines), refusals[0] if refusals else "")
 
 
-def begin(command: list[str], settings: dict[str, str]) -> subprocess.Popen:
+def begin(command: list[str], settings: dict[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command,
-        cwd=_ROOT,
+        cwd=ROOT,
         env=os.environ | {name: value for name, value in settings.items() if value},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
         start_new_session=True,
-        # A shell has what it runs in the background ignore this signal, and so would all that is started here.
+        # Background jobs of a shell ignore this signal, and their children would inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
-def stop(process: subprocess.Popen) -> None:
-    """End a command and all that it started; at first politely, as the scripts of bench/ then save what they have."""
+def stop(process: subprocess.Popen[str]) -> None:
+    """Stop a command and its children: first by SIGINT, on which the commands of bench/ save results, then SIGKILL."""
     for how, patience in ((signal.SIGINT, GRACE), (signal.SIGKILL, 5)):
         if process.poll() is not None:
             return
@@ -366,9 +384,9 @@ def summary(report: Report, stages: list[Stage]) -> str:
     rows = []
     for stage in stages:
         found = report.document["stages"].get(stage.name, {"state": "not begun"})
-        said = found.get("why") or next((w for w in reversed(found.get("last_words", [])) if w.strip()), "")
-        rows.append([stage.name, found["state"], f"{found.get('seconds', 0):.0f}", said[:100]])
-    return table(["stage", "state", "seconds", "last words"], rows, left=2)
+        last = found.get("why") or next((line for line in reversed(found.get("last_lines", [])) if line.strip()), "")
+        rows.append([stage.name, found["state"], f"{found.get('seconds', 0):.0f}", last[:100]])
+    return table(["stage", "state", "seconds", "last line"], rows, left=2)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -378,7 +396,7 @@ def main(argv: list[str] | None = None) -> int:
         print(plan())
         if device is None:
             what = "no stage could run" if args.dry_run else "nothing was run"
-            print(f"\nbench/gpu_report.py: torch sees no CUDA device here; {what}.", file=sys.stderr)
+            print(f"\nbench/gpu_report.py: PyTorch sees no CUDA device here; {what}.", file=sys.stderr)
         return 0 if args.dry_run else 1
     stages = [s for s in STAGES if not args.stage or s.name in args.stage]
     try:
@@ -389,7 +407,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for stage in stages:
             if report.is_done(stage) and not args.stage:
-                print(f"{stage.name} was done with these sources.")
+                print(f"{stage.name} is done with these sources.")
             else:
                 report.run(stage)
     except KeyboardInterrupt:

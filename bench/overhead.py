@@ -1,119 +1,37 @@
-"""What a call costs beside its computation: each operator on maps so small that little is left to compute.
+"""Overhead per call: each operator on maps so small that little is left to compute.
 
     python bench/overhead.py
     python bench/overhead.py --device cuda --dtype float16 --json overhead.json
 
-Calls are issued back to back and waited for at the end, so on a GPU this is the host's time of a call, launches
-included: what a CUDA graph saves. ``whole`` is the operator as its users call it; ``alone`` its implementation called
-past checks, the choice of a backend and torch's dispatcher, which together are the difference.
-Exit code: 0 measured, 1 something could not be run (a sentence says what), 2 a backend failed the comparison.
+Calls are issued back to back and synchronised at the end, so on a GPU this is the host's time per call, launches
+included: the time that a CUDA graph saves. ``whole`` is the operator as users call it, ``alone`` its implementation
+without checks, the choice of a backend and PyTorch's dispatcher, which together are the difference.
+Exit code: 0 measured, 1 something could not be run (a message gives the reason), 2 a backend failed the comparison.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-# Run as a script, the folder bench/ comes first on the path; its parent is what imports need.
-_ROOT = str(Path(__file__).resolve().parent.parent)
-sys.path[:] = [_ROOT, *(p for p in sys.path if p not in {_ROOT, str(Path(__file__).resolve().parent)})]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch  # noqa: E402
+from bench.core.calls import WHOLE, Call
+from bench.core.errors import Refused
+from bench.core.networks import inference
+from bench.core.options import add_device, measuring_parser, pick_models, prepare_torch
+from bench.core.parity import Parity
+from bench.core.results import NetworkResults, Overhead, Row
+from bench.core.run import log, run_command
+from bench.core.tables import bullets, table
+from bench.core.timing import Budget, Case, Samples, median, summarise, throughput
+from bench.ops import OperatorRun, add_operators, describe, operator_case, pick_backends, pick_operators
+from hyperseg.models import HyperSeg
+from hyperseg.ops import BACKENDS, BackendError
 
-from bench import report  # noqa: E402
-from bench.calls import WHOLE, Call  # noqa: E402
-from bench.harness import Budget, Case, Samples, median  # noqa: E402
-from bench.operators import OperatorRun, add_operators, describe, pick_backends, pick_operators  # noqa: E402
-from bench.options import add_device, measuring_parser, pick_models, prepare_torch  # noqa: E402
-from bench.run import run_script, say  # noqa: E402
-from bench.subject import Refused, settings  # noqa: E402
-from hyperseg.ops import BACKENDS, BackendError  # noqa: E402
-
-SMALL = (128, 128)  # the frame whose calls are recorded
-
-
-class OverheadRun(OperatorRun):
-    """A row for each operator and backend: microseconds a call of the operator, and of its implementation alone."""
-
-    kind = "hyperseg-overhead"
-
-    def introduce(self) -> None:
-        say(f"settings  {self.args.dtype}, TF32 off, batch {self.args.batch}, seed {self.args.seed}")
-
-    def calls(self, network: torch.nn.Module, size: tuple[int, int]) -> list[Call]:
-        """Of each operator the call with the least to do."""
-        smallest: dict[str, Call] = {}
-        for call in super().calls(network, size):
-            with settings("reference"):
-                call.times = call.least_bytes(call())
-            known = smallest.setdefault(call.operator, call)
-            smallest[call.operator] = min(known, call, key=lambda c: c.times)
-        return list(smallest.values())
-
-    def call(self, call: Call, entry: dict[str, Any]) -> None:
-        with settings("reference"):
-            expected, answer = call.to(torch.float32)(), call()
-        label = describe(call, answer)
-        self.progress(f"{entry['name']}: {call.operator} {label}")
-        cases = []
-        for backend in self.backends:
-            what = f"{call.operator} {label}, backend {backend}"
-            whole = Case((call.operator, backend), lambda i: call(), context=lambda backend=backend: settings(backend))
-            try:
-                self.pass_over(call, backend)
-                result = self.check(whole, call, expected, answer)
-            except (Refused, BackendError) as refusal:
-                self.tell(entry, str(refusal))
-                continue
-            if not result.passed:
-                self.refuse(entry, result.refusal(what, "before timing"), wrong=True)
-                continue
-            function = BACKENDS[backend].supported[call.operator]
-            alone = Case(whole.name, lambda i, function=function: function(*call.arguments), context=whole.context)
-            cases += [whole, alone]
-        samples = self.time(cases)
-        for case, whole_samples, alone_samples in zip(cases[::2], samples[::2], samples[1::2], strict=True):
-            times = {"whole": microseconds(whole_samples), "alone": microseconds(alone_samples)}
-            between = [w - a for w, a in zip(times["whole"], times["alone"], strict=True)]
-            entry["rows"].append(
-                {
-                    "operator": case.name[0],
-                    "backend": case.name[1],
-                    "call": label,
-                    "microseconds": times | {"between": between},
-                    "raw": {"whole": asdict(whole_samples), "alone": asdict(alone_samples)},
-                }
-            )
-
-    def table(self, rows: list[dict[str, Any]]) -> str:
-        head = ["operator", "call", "backend", "whole us", "alone us", "between us"]
-        body = [
-            [row["operator"], row["call"], row["backend"], *(spread(times) for times in row["microseconds"].values())]
-            for row in rows
-        ]
-        return report.table(head, body, left=3)
-
-    def close(self, rows: list[dict[str, Any]]) -> None:
-        say("\n" + report.bullets(NOTES))
-
-
-def microseconds(samples: Samples) -> list[float]:
-    """Of a call, round by round."""
-    return [1e3 * ms / n for ms, n in zip(samples.window_ms, samples.window_images, strict=True)]
-
-
-def spread(times: list[float]) -> str:
-    return f"{median(times):.1f} ({min(times):.1f} to {max(times):.1f})"
-
-
-NOTES = (
-    "whole: a call of the operator; alone: of the backend's function. They take turns in one process; medians of the "
-    "rounds, with the least and the most. between: their difference, round by round.",
-    f"The calls are those of the network on a frame of {SMALL[0]}x{SMALL[1]}, of each operator the smallest.",
-)
+SMALL = (128, 128)  # (height, width) of the frame whose calls are recorded
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -124,20 +42,107 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+class OverheadRun(OperatorRun):
+    """Rows: microseconds per call of each operator and backend, and of the implementation alone."""
+
+    kind = "hyperseg-overhead"
+
+    def print_settings(self) -> None:
+        log(f"settings  {self.args.dtype}, TF32 off, batch {self.args.batch}, seed {self.args.seed}")
+
+    def print_notes(self, rows: list[Row]) -> None:
+        log("\n" + bullets(NOTES))
+
+    def calls(self, network: HyperSeg, size: tuple[int, int]) -> list[Call]:
+        """Return the call of each operator with the fewest bytes."""
+        smallest: dict[str, tuple[int, Call]] = {}
+        for call in super().calls(network, size):
+            with inference("reference"):
+                found = call.least_bytes(call()), call
+            known = smallest.setdefault(call.operator, found)
+            smallest[call.operator] = min(known, found, key=lambda pair: pair[0])
+        return [call for _, call in smallest.values()]
+
+    def measure_call(self, call: Call, entry: NetworkResults) -> None:
+        expected = self.expected(call)
+        label = describe(call, expected.rounded)
+        self.progress(f"{entry.name}: {call.operator} {label}")
+        cases: list[Case] = []
+        checks: list[Parity] = []
+        for backend in self.backends:
+            whole = operator_case(call, backend)
+            try:
+                self.require_support(call, backend)
+                result = self.check(whole, call, expected)
+            except (Refused, BackendError) as refusal:
+                self.report_unsupported(entry, str(refusal))
+                continue
+            if not result.passed:
+                what = f"{call.operator} {label}, backend {backend}"
+                self.refuse(entry, result.message(what, "before timing"), wrong=True)
+                continue
+            cases += [whole, self.alone(whole, call, backend)]
+            checks.append(result)
+        samples = self.time(cases)
+        for case, check, whole_samples, alone in zip(cases[::2], checks, samples[::2], samples[1::2], strict=True):
+            entry.rows.append(
+                Row(
+                    operator=case.name[0],
+                    backend=case.name[1],
+                    call=label,
+                    parity_before=check,
+                    latency_ms=summarise(whole_samples.latency_ms),
+                    throughput=throughput(whole_samples),
+                    overhead_us=overhead(whole_samples, alone),
+                    samples=whole_samples,
+                    samples_alone=alone,
+                )
+            )
+
+    def alone(self, whole: Case, call: Call, backend: str) -> Case:
+        """Return the case of the backend's function, called directly."""
+        function = BACKENDS[backend].supported[call.operator]
+        return Case(whole.name, lambda i: function(*call.arguments), context=whole.context)
+
+    def table(self, rows: Sequence[Row]) -> str:
+        head = ["operator", "call", "backend", "whole us", "alone us", "between us"]
+        body = []
+        for row in rows:
+            found = row.overhead_us
+            times = [] if found is None else [spread(us) for us in (found.whole, found.alone, found.between)]
+            body.append([row.operator, row.call, row.backend, *times])
+        return table(head, body, left=3)
+
+
+def overhead(whole: Samples, alone: Samples) -> Overhead:
+    whole_us, alone_us = ([1e3 * ms for ms in samples.ms_per_item()] for samples in (whole, alone))
+    return Overhead(whole_us, alone_us)
+
+
+def spread(times: list[float]) -> str:
+    return f"{median(times):.1f} ({min(times):.1f} to {max(times):.1f})"
+
+
+NOTES = (
+    "whole: a call of the operator; alone: of the backend's function. They alternate in one process; medians of the "
+    "rounds, with minimum and maximum. between: their difference, round by round.",
+    f"The calls are those of the network on a frame of {SMALL[0]}x{SMALL[1]}, the smallest of each operator.",
+)
+
+
 def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
 
     def make() -> OverheadRun:
-        device = prepare_torch(args)
+        device = prepare_torch(args.device, args.threads)
         if {*WHOLE} & {*args.op}:
-            raise Refused("A whole decoder is no single call; bench/ops.py times it.")
+            raise Refused("A whole decoder is not a single call; bench/ops.py times it.")
         operators = [name for name in pick_operators(args.op, args.backward) if name not in WHOLE]
-        budget = Budget(
-            args.seconds or (0.2 if args.quick else 1.0), 2 if args.quick else 10, args.iterations, warmup_seconds=0.3
-        )
+        seconds, rounds = args.seconds or (0.2 if args.quick else 1.0), 2 if args.quick else 10
+        budget = Budget(seconds, rounds, args.iterations, warmup_seconds=0.3)
         return OverheadRun(args, device, pick_models(args.model), operators, pick_backends(args.backend), budget)
 
-    return run_script("bench/overhead.py", args, make)
+    return run_command("bench/overhead.py", args, make)
 
 
 if __name__ == "__main__":

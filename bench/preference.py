@@ -1,36 +1,33 @@
-"""What measured results say about the order in which `auto` tries the backends (hyperseg/ops/_dispatch.py).
+"""Compare the order in which `auto` tries the backends (hyperseg/ops/_dispatch.py) with measured results.
 
     python bench/ops.py --model all --backward --json ops.json
     python bench/preference.py ops.json
 
-For each operator: the time of all its calls in all measured networks, by backend. A difference that some round of the
-measurement contradicts decides nothing.
+For each operator this adds up the time of all its calls in all measured networks, by backend. A backend counts as
+faster only if it was faster in every round.
 Exit code: 0 the table agrees, 1 a file cannot be used, 2 the table disagrees (the lines to put there are printed).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-# Run as a script, the folder bench/ comes first on the path; its parent is what imports need.
-_ROOT = str(Path(__file__).resolve().parent.parent)
-sys.path[:] = [_ROOT, *(p for p in sys.path if p not in {_ROOT, str(Path(__file__).resolve().parent)})]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import report  # noqa: E402
-from bench.calls import WHOLE  # noqa: E402
-from bench.harness import median  # noqa: E402
-from bench.options import Parser  # noqa: E402
-from hyperseg.ops import _dispatch  # noqa: E402
+from bench.core.calls import WHOLE
+from bench.core.options import Parser
+from bench.core.results import Results, Row, read_results
+from bench.core.tables import fixed, table
+from bench.core.timing import median
+from hyperseg.ops import _dispatch
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Milliseconds of an operator's calls by backend, one figure a round."""
+    """Milliseconds of all calls of an operator, by backend and round."""
 
     device: str
     dtype: str
@@ -39,26 +36,26 @@ class Verdict:
 
     @property
     def measured(self) -> list[str]:
-        """Fastest first."""
+        """Backends, the fastest first."""
         return sorted(self.rounds, key=lambda backend: median(self.rounds[backend]))
 
     @property
-    def taken(self) -> str | None:
-        """What `auto` takes of those measured."""
+    def chosen(self) -> str | None:
+        """The measured backend that `auto` chooses."""
         order = _dispatch.order(self.operator, self.device)
         return next((name for name in order if name in self.rounds), None)
 
     @property
     def agrees(self) -> bool:
-        """False only where another backend was faster in every round."""
-        if self.taken is None:
+        """False only if another backend was faster in every round."""
+        if self.chosen is None:
             return False
-        pairs = zip(self.rounds[self.measured[0]], self.rounds[self.taken], strict=True)
-        return not all(fastest < taken for fastest, taken in pairs)
+        pairs = zip(self.rounds[self.measured[0]], self.rounds[self.chosen], strict=True)
+        return not all(fastest < chosen for fastest, chosen in pairs)
 
     @property
     def line(self) -> str:
-        """For EXCEPTIONS: fastest first, down to the reference, which serves everything; what is unknown before it."""
+        """The line for EXCEPTIONS: fastest first, then unmeasured backends, then the reference, which supports all."""
         faster = self.measured[: self.measured.index("reference")] if "reference" in self.rounds else self.measured
         unknown = [n for n in _dispatch.order(self.operator, self.device) if n not in {*self.rounds, "reference"}]
         order = [*faster, *(unknown if len(faster) >= len(self.rounds) - 1 else []), "reference"]
@@ -66,65 +63,58 @@ class Verdict:
         return f'    ("{self.device}", "{self.operator}"): ({names}),'
 
 
-def verdicts(document: dict[str, Any]) -> list[Verdict]:
-    """One for each operator that several backends served, from calls that all of them served."""
-    device = document["environment"]["device"]["type"]
+def verdicts(results: Results) -> list[Verdict]:
+    """Return one verdict per operator that several backends ran, from the calls that all of them ran."""
+    device = results.environment["device"]["type"]
     found = []
-    rows = operator_rows(document)
-    for operator in dict.fromkeys(row["operator"] for _, row in rows):
-        calls: dict[tuple, dict[str, list[float]]] = {}
+    rows = operator_rows(results)
+    for operator in dict.fromkeys(row.operator for _, row in rows):
+        calls: dict[tuple[str, str], dict[str, list[float]]] = {}
         for name, row in rows:
-            if row["operator"] == operator:
-                key = (name, json.dumps([row["call"], row["arguments"]]))
-                calls.setdefault(key, {})[row["backend"]] = [row["times"] * ms for ms in window_ms(row)]
-        backends = list(dict.fromkeys(backend for served in calls.values() for backend in served))
-        shared = [served for served in calls.values() if len(served) == len(backends)]
+            if row.operator == operator:
+                key = (name, json.dumps([row.call, row.arguments]))
+                calls.setdefault(key, {})[row.backend] = [row.times * ms for ms in row.samples.ms_per_item()]
+        backends = list(dict.fromkeys(backend for by_backend in calls.values() for backend in by_backend))
+        shared = [by_backend for by_backend in calls.values() if len(by_backend) == len(backends)]
         if len(backends) > 1 and shared:
-            totals = {b: [sum(ms) for ms in zip(*(served[b] for served in shared), strict=True)] for b in backends}
-            found.append(Verdict(device, document["arguments"]["dtype"], operator, totals))
+            totals = {b: [sum(ms) for ms in zip(*(each[b] for each in shared), strict=True)] for b in backends}
+            found.append(Verdict(device, results.arguments["dtype"], operator, totals))
     return found
 
 
-def operator_rows(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """(network, row); without the decoder as a whole, which is no operator and has no order of backends."""
-    rows = [(entry["name"], row) for entry in document["models"] for row in entry["rows"]]
-    return [(name, row) for name, row in rows if row["operator"] not in WHOLE]
+def operator_rows(results: Results) -> list[tuple[str, Row]]:
+    """Return (network, row) without whole decoders, which are not operators and have no order of backends."""
+    rows = [(entry.name, row) for entry in results.models for row in entry.rows]
+    return [(name, row) for name, row in rows if row.operator not in WHOLE]
 
 
-def window_ms(row: dict[str, Any]) -> list[float]:
-    """Milliseconds of a call in each round."""
-    return [ms / n for ms, n in zip(row["raw"]["window_ms"], row["raw"]["window_images"], strict=True)]
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A result of bench/ops.py.
+def read(path: Path) -> Results:
+    """Read a result of bench/ops.py.
 
     Raises:
-        ValueError: it is none; the message says so.
+        ValueError: it cannot be read, or is another result.
     """
     try:
-        document = report.read_json(path)
+        results = read_results(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    if document.get("kind") != "hyperseg-ops":
-        raise ValueError(f"{path} is no result of bench/ops.py.")
-    return document
+    if results.kind != "hyperseg-ops":
+        raise ValueError(f"{path} is not a result of bench/ops.py.")
+    return results
 
 
 def show(found: list[Verdict]) -> str:
     body = []
     for verdict in found:
-        times = ", ".join(f"{name} {report.fixed(median(verdict.rounds[name]))}" for name in verdict.measured)
+        times = ", ".join(f"{name} {fixed(median(verdict.rounds[name]))}" for name in verdict.measured)
         agrees = "agrees" if verdict.agrees else f"DISAGREES: {verdict.measured[0]} was faster in every round"
-        body.append([verdict.device, verdict.dtype, verdict.operator, times, str(verdict.taken), agrees])
-    return report.table(["device", "dtype", "operator", "ms of all calls", "auto takes", "the table"], body, left=6)
+        body.append([verdict.device, verdict.dtype, verdict.operator, times, str(verdict.chosen), agrees])
+    return table(["device", "dtype", "operator", "ms of all calls", "auto chooses", "the table"], body, left=6)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(
-        prog="bench/preference.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("results", nargs="+", type=Path, metavar="FILE", help="what bench/ops.py --json wrote")
+    parser = Parser("bench/preference.py", __doc__)
+    parser.add_argument("results", nargs="+", type=Path, metavar="FILE", help="written by bench/ops.py --json")
     args = parser.parse_args(argv)
     try:
         found = [verdict for path in args.results for verdict in verdicts(read(path))]

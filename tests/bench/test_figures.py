@@ -1,13 +1,14 @@
-"""bench/figures.py: the documentation says what the results say, and every kind of figure can be made."""
+"""bench/figures.py: the documentation is up to date with the results, and every kind of figure can be made."""
 
-import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
 from bench import figures
-from bench.report import SCHEMA_VERSION
+from bench.core.results import NetworkResults, Results, Row, write_results
+from bench.core.roofline import Bound
+from bench.core.timing import Ratio, Samples, Summary, throughput
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {
@@ -23,32 +24,35 @@ def block(kind: str, file: str) -> str:
     return f"Before.\n\n<!-- figures: {kind} {file} -->\nold\n<!-- end of figures -->\n\nAfter.\n"
 
 
-def timed(ms: float, **more) -> dict:
-    latency = {"p50": ms, "min": 0.9 * ms, "max": 1.2 * ms, "n": 5}
-    return {"latency_ms": latency, "throughput": {"fps": 1e3 / ms}, **more}
+def timed(ms: float, **more) -> Row:
+    samples = Samples([], [], [1], [ms])
+    latency = Summary(n=5, min=0.9 * ms, max=1.2 * ms, mean=ms, std=0.0, p50=ms, p90=ms, p99=ms)
+    return Row(latency_ms=latency, throughput=throughput(samples), samples=samples, **more)
 
 
-def write(root: Path, kind: str, rows: list[dict], name: str = "x.json") -> None:
-    entry = {"name": "hyperseg-m-cityscapes", "resolution": [512, 1024], "dtype": "float16", "rows": rows}
-    document = {"schema_version": SCHEMA_VERSION, "kind": kind, "environment": ENVIRONMENT, "models": [entry]}
-    (root / figures.RESULTS).mkdir(parents=True, exist_ok=True)
-    (root / figures.RESULTS / name).write_text(json.dumps(document))
+def over(rate: float) -> Ratio:
+    return Ratio(rate, rate, rate)
+
+
+def write(root: Path, kind: str, rows: list[Row], name: str = "x.json") -> None:
+    entry = NetworkResults(name="hyperseg-m-cityscapes", resolution=[512, 1024], dtype="float16", rows=rows)
+    write_results(root / figures.RESULTS / name, Results(kind=kind, environment=ENVIRONMENT, models=[entry]))
 
 
 def cells(root: Path) -> list[list[str]]:
-    """Of the table's rows, without its head."""
+    """Return the cells of the table's rows, without its header."""
     lines = [line for line in (root / "README.md").read_text().splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-def test_the_documentation_says_what_the_results_say():
+def test_the_documentation_is_up_to_date():
     assert figures.update(ROOT, check=True) == [], "run `python bench/figures.py`"
 
 
 @pytest.fixture
 def peers(tmp_path):
     times = {"eager": 40, "a": 10}
-    rows = [timed(ms, peer=name, about="1.0", over_eager={"median": 40 / ms}) for name, ms in times.items()]
+    rows = [timed(ms, peer=name, about="1.0", over_eager=over(40 / ms)) for name, ms in times.items()]
     write(tmp_path, "hyperseg-peers", rows)
     (tmp_path / "README.md").write_text(block("peers", "x.json"))
     return tmp_path
@@ -70,18 +74,18 @@ def test_a_block_is_filled_and_nothing_else_changes(peers, capsys):
     assert figures.main(["--root", str(peers), "--check"]) == 0
 
 
-def test_a_new_result_makes_table_and_picture_stale(peers):
+def test_a_new_result_makes_table_and_plot_stale(peers):
     figures.update(peers, check=False)
     rows = [timed(5, peer="a", about="1.0", over_eager=None)]
     write(peers, "hyperseg-peers", rows)
     assert figures.update(peers, check=True) == ["docs/figures/x.svg", "README.md"]
-    picture = (peers / "docs/figures/x.svg").read_bytes()
+    plot = (peers / "docs/figures/x.svg").read_bytes()
     figures.update(peers, check=False)
-    assert (peers / "docs/figures/x.svg").read_bytes() != picture
+    assert (peers / "docs/figures/x.svg").read_bytes() != plot
     assert figures.update(peers, check=True) == []
 
 
-def test_a_picture_is_the_same_every_time(peers):
+def test_a_plot_is_the_same_every_time(peers):
     figures.update(peers, check=False)
     path = peers / "docs/figures/x.svg"
     once = path.read_bytes()
@@ -98,18 +102,18 @@ def test_modes_and_scopes(tmp_path):
         for scope, ms in (("network", 2 / faster), ("host", 4 / faster))
     ]
     write(tmp_path, "hyperseg-fps", rows)
-    (tmp_path / "bench/NOTES.md").write_text(block("fps", "x.json"))
-    assert figures.update(tmp_path, check=False) == ["docs/figures/x.svg", "bench/NOTES.md"]
-    text = (tmp_path / "bench/NOTES.md").read_text()
+    (tmp_path / "bench/results/README.md").write_text(block("fps", "x.json"))
+    assert figures.update(tmp_path, check=False) == ["docs/figures/x.svg", "bench/results/README.md"]
+    text = (tmp_path / "bench/results/README.md").read_text()
     assert "| eager | cuda | 2.00 | - | - | 4.00 | 250 |" in text
     assert "| cudagraph | cuda | 0.500 | - | - | 1.00 | 1000 |" in text
-    assert "](../docs/figures/x.svg)" in text
+    assert "](../../docs/figures/x.svg)" in text
     assert "A GPU; hyperseg 0123456789ab, torch 2.15, triton 3.9, CUDA 13.0; 2026-01-02" in " ".join(text.split())
 
 
 def test_operators_of_a_frame(tmp_path):
-    def row(operator: str, backend: str, ms: float, times: int, of: str = "frame") -> dict:
-        roofline = {"seconds": 1e-3, "percent": 100 / ms}
+    def row(operator: str, backend: str, ms: float, times: int, of: str = "frame") -> Row:
+        roofline = Bound(1e-3, "memory", 100 / ms)
         return timed(ms, operator=operator, backend=backend, times=times, of=of, roofline=roofline)
 
     rows = [
@@ -146,7 +150,7 @@ def test_whole_decoders(tmp_path):
             operator=operator,
             call=call,
             backend=backend,
-            over_reference={"median": 40 / ms},
+            over_reference=over(40 / ms),
             calls_in_graph=None if (operator, backend) == ("stem", "cuda") else 20,
         )
         for operator, call in (("decoder", "all levels"), ("decoder_backward", training), ("stem", "x"))
@@ -166,15 +170,15 @@ def test_whole_decoders(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "file", "sentence"),
+    ("kind", "file", "message"),
     [
         ("peer", "x.json", "there are no figures 'peer'; there are peers, fps, ops"),
         ("fps", "x.json", "of kind 'hyperseg-peers', not 'hyperseg-fps'"),
         ("peers", "y.json", "cannot be used"),
     ],
 )
-def test_what_cannot_be_made_is_told(peers, capsys, kind, file, sentence):
+def test_unusable_blocks_are_reported(peers, capsys, kind, file, message):
     (peers / "README.md").write_text(block(kind, file))
     assert figures.main(["--root", str(peers)]) == 1
-    assert sentence in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert "old" in (peers / "README.md").read_text()

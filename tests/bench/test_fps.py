@@ -1,4 +1,4 @@
-"""bench/fps.py as a whole: in process with engines at fault, and once as its users run it."""
+"""bench/fps.py: in process with faulty engines, and once as users run it."""
 
 import hashlib
 import json
@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import hyperseg
-from bench import fps, session
-from bench.report import SCHEMA_VERSION, read_json
-from bench.roofline import Ceilings
-from bench.subject import Refused, load
+from bench import fps
+from bench.core.errors import Refused
+from bench.core.networks import load
+from bench.core.results import SCHEMA_VERSION, read_results
+from bench.core.roofline import Ceilings
 
 ROOT = Path(__file__).parents[2]
 NAME = "hyperseg-m-cityscapes"
@@ -22,7 +23,7 @@ TINY = ["--model", "hyperseg-m", "--resolution", "64x64", "--device", "cpu", "--
 
 
 class Engine:
-    """The four callables over the plain module: what is under test here is the script, not the engine."""
+    """The four entry points over the plain module: these tests are about the command, not the engine."""
 
     def __init__(self, model, size, dtype, device, mode, batch):
         self.model, self.size, self.mode = model, size, mode
@@ -54,38 +55,37 @@ def loaded():
 
 @pytest.fixture
 def run(loaded, monkeypatch, tmp_path):
-    """Run the script with an engine of this class: exit code and JSON."""
+    """Run the command with an engine of this class; return its exit code and results."""
 
     def go(engine=Engine, *extra):
-        monkeypatch.setattr(session, "load", lambda *args: loaded)
-        monkeypatch.setattr(session.roofline, "measure_ceilings", lambda *args: Ceilings(1e10, 1e11, 1, 1, "float32"))
+        monkeypatch.setattr(fps, "load", lambda *args: loaded)
+        monkeypatch.setattr(fps.roofline, "measure_ceilings", lambda *args: Ceilings(1e10, 1e11, 1, 1, "float32"))
         monkeypatch.setattr(hyperseg, "build_engine", engine, raising=False)
         path = tmp_path / "fps.json"
         code = fps.main([*TINY, "--json", str(path), *extra])
-        return code, read_json(path)
+        return code, read_results(path)
 
     return go
 
 
-def test_rows_have_what_a_sceptic_asks_for(run, capsys):
-    code, document = run(Engine, "--scope", "labels", "frame")
+def test_rows_are_complete(run, capsys):
+    code, results = run(Engine, "--scope", "labels", "frame")
     assert code == 0
     out = capsys.readouterr().out
-    assert document["schema_version"] == SCHEMA_VERSION
-    assert {r["when"] for r in document["readings"]} == {"before", "after"}
-    (entry,) = document["models"]
-    assert [row["scope"] for row in entry["rows"]] == ["labels", "frame"]
-    for row in entry["rows"]:
-        assert len(row["raw"]["latency_ms"]) == row["latency_ms"]["n"] >= 2
-        assert row["throughput"]["fps"] > 0
-        assert row["parity_before"]["passed"]
-        assert row["parity_after"]["passed"]
-        assert row["work"]["flops"] > 1e8
-        assert row["roofline"]["by"] in {"arithmetic", "memory"}
-        assert f"scope {row['scope']}:" in out
+    assert {r["when"] for r in results.readings} == {"before", "after"}
+    (entry,) = results.models
+    assert [row.scope for row in entry.rows] == ["labels", "frame"]
+    for row in entry.rows:
+        assert len(row.samples.latency_ms) == row.latency_ms.n >= 2
+        assert row.throughput.rate > 0
+        assert row.parity_before.passed
+        assert row.parity_after.passed
+        assert row.work.flops > 1e8
+        assert row.roofline.by in {"arithmetic", "memory"}
+        assert f"scope {row.scope}:" in out
     assert "not the published resolution" in out
-    assert entry["reference"]["std"] > 1e-3
-    assert entry["reference"]["classes"] >= 2
+    assert entry.reference["std"] > 1e-3
+    assert entry.reference["classes"] >= 2
 
 
 class WrongLabels(Engine):
@@ -96,16 +96,16 @@ class WrongLabels(Engine):
 
 
 def test_wrong_labels_get_no_speed(run, capsys):
-    code, document = run(WrongLabels, "--scope", "network", "labels")
+    code, results = run(WrongLabels, "--scope", "network", "labels")
     assert code == 2
-    entry = document["models"][0]
-    assert [row["scope"] for row in entry["rows"]] == ["network"]
-    assert len(entry["refused"]) == 1
+    (entry,) = results.models
+    assert [row.scope for row in entry.rows] == ["network"]
+    assert len(entry.refused) == 1
     assert "No speed for mode eager, backend auto, scope labels: before timing, only" in capsys.readouterr().out
 
 
 class NormsDeleted(Engine):
-    """What the official script times."""
+    """The network that the official script times."""
 
     def network(self, images):
         norms = [m for m in self.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
@@ -121,9 +121,9 @@ class NormsDeleted(Engine):
 
 
 def test_a_network_without_its_norms_gets_no_speed(run):
-    code, document = run(NormsDeleted, "--scope", "network")
+    code, results = run(NormsDeleted, "--scope", "network")
     assert code == 2
-    assert document["models"][0]["rows"] == []
+    assert results.models[0].rows == []
 
 
 class IgnoresItsInput(Engine):
@@ -136,9 +136,9 @@ class IgnoresItsInput(Engine):
 
 
 def test_an_engine_that_ignores_its_input_gets_no_speed(run):
-    code, document = run(IgnoresItsInput, "--scope", "network")
+    code, results = run(IgnoresItsInput, "--scope", "network")
     assert code == 2
-    assert document["models"][0]["rows"] == []
+    assert results.models[0].rows == []
 
 
 class CorruptedLater(Engine):
@@ -148,9 +148,9 @@ class CorruptedLater(Engine):
 
 
 def test_an_engine_corrupted_while_timed_gets_no_speed(run, capsys):
-    code, document = run(CorruptedLater, "--scope", "labels", "network")
+    code, results = run(CorruptedLater, "--scope", "labels", "network")
     assert code == 2
-    assert [row["scope"] for row in document["models"][0]["rows"]] == ["network"]
+    assert [row.scope for row in results.rows] == ["network"]
     assert "after timing, only" in capsys.readouterr().out
 
 
@@ -161,33 +161,33 @@ class TooLarge(Engine):
 
 class NoSuchBackend(Engine):
     def __init__(self, *args, **kwargs):
-        raise hyperseg.ops.BackendError("The backend 'cuda' cannot serve decoder_level: no CUDA device.")
+        raise hyperseg.ops.BackendError("The backend 'cuda' does not support decoder_level: no CUDA device.")
 
 
 class Broken(Engine):
     def network(self, images):
-        raise RuntimeError("a fault of ours")
+        raise RuntimeError("a bug")
 
 
 @pytest.mark.parametrize(
-    ("engine", "sentence", "traceback"),
+    ("engine", "message", "traceback"),
     [
         (TooLarge, "memory is not enough", False),
         (NoSuchBackend, "no CUDA device", False),
-        (Broken, "a fault of ours", True),
+        (Broken, "a bug", True),
     ],
 )
-def test_what_cannot_run_is_said(run, capsys, engine, sentence, traceback):
-    code, document = run(engine, "--scope", "network")
+def test_an_engine_that_cannot_run_is_reported(run, capsys, engine, message, traceback):
+    code, results = run(engine, "--scope", "network")
     assert code == 1
-    assert sentence in document["models"][0]["refused"][0]
+    assert message in results.models[0].refused[0]
     assert ("Traceback" in capsys.readouterr().err) == traceback
 
 
 def test_modes_and_backends_are_compared_round_by_round(run, capsys):
-    code, document = run(Engine, "--scope", "network", "--backend", "auto", "reference")
+    code, results = run(Engine, "--scope", "network", "--backend", "auto", "reference")
     assert code == 0
-    assert [row["backend"] for row in document["models"][0]["rows"]] == ["auto", "reference"]
+    assert [row.backend for row in results.rows] == ["auto", "reference"]
     assert "FPS of eager reference over eager auto, by round: network" in capsys.readouterr().out
 
 
@@ -197,28 +197,29 @@ def test_compile_that_fails_leaves_eager(run, capsys):
             raise torch._inductor.exc.InvalidCxxCompiler
         return Engine(model, mode=mode, **kwargs)
 
-    _, document = run(build, "--scope", "network", "--mode", "compile")
-    assert [row["mode"] for row in document["models"][0]["rows"]] == ["eager"]
+    _, results = run(build, "--scope", "network", "--mode", "compile")
+    assert [row.mode for row in results.rows] == ["eager"]
     assert "Mode eager takes its place" in capsys.readouterr().out
 
 
 def test_the_scope_of_the_paper(run, capsys):
-    code, document = run(Engine, "--paper")
+    code, results = run(Engine, "--paper")
     assert code == 0
-    rows = document["models"][0]["rows"]
-    assert [(row["mode"], row["scope"]) for row in rows] == [("module", "paper"), ("eager", "paper")]
-    assert len(rows[0]["raw"]["latency_ms"]) == 2
+    rows = results.rows
+    assert [(row.mode, row.scope) for row in rows] == [("module", "paper"), ("eager", "paper")]
+    assert len(rows[0].samples.latency_ms) == 2
+    assert rows[0].throughput.rate == pytest.approx(2e3 / sum(rows[0].samples.latency_ms))
     assert "not a speed-up" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         (["--model", "hyperseg-xl"], "hyperseg-s-cityscapes"),
         (["--resolution", "512"], "HEIGHTxWIDTH"),
         (["--size", "512"], "HEIGHTxWIDTH"),
         (["--resolution", "0x128"], "HEIGHTxWIDTH"),
-        (["--device", "tpu"], "give cpu, cuda, cuda:1, ... or auto"),
+        (["--device", "tpu"], "there is no device called tpu; give auto, cpu, cuda, cuda:1, ..."),
         (["--device", "cpu", "--mode", "cudagraph"], "needs a CUDA device"),
         (["--iterations", "0"], "above 0"),
         (["--seconds", "1", "--iterations", "1"], "not allowed with"),
@@ -226,31 +227,31 @@ def test_the_scope_of_the_paper(run, capsys):
         (["--dtype", "int8"], "invalid choice"),
     ],
 )
-def test_mistakes_are_answered_in_a_sentence(capsys, arguments, sentence):
+def test_mistakes_are_reported(capsys, arguments, message):
     try:
         code = fps.main(arguments)
     except SystemExit as stop:
         code = stop.code
     assert code == 1
-    assert sentence in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_a_missing_gpu_is_said(capsys, monkeypatch):
+def test_a_missing_gpu_is_reported(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert fps.main(["--device", "cuda:1"]) == 1
     assert "there is no cuda:1: " in capsys.readouterr().err
 
 
-def test_an_unwritable_json_is_said_before_measuring(capsys, tmp_path):
+def test_an_unwritable_file_is_reported_before_measuring(capsys, tmp_path):
     assert fps.main([*TINY, "--json", str(tmp_path)]) == 1
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_unreadable_weights_are_said(tmp_path, capsys):
+def test_unreadable_weights_are_reported(tmp_path, capsys):
     path = tmp_path / "weights.pth"
     path.write_bytes(b"nothing")
     assert fps.main([*TINY, "--weights", str(path)]) == 1
-    assert "cannot be read" in capsys.readouterr().out
+    assert f"{path} was refused" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("official", [True, False])
@@ -265,19 +266,20 @@ def test_weights_of_a_file(loaded, tmp_path, official):
     found, about = load(NAME, path, 0)
     assert about == {"source": path.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     assert torch.equal(found.decoder.generators[0], model.decoder.generators[0])
-    with pytest.raises(Refused, match=r"not of|does not fit"):
+    with pytest.raises(Refused, match=r"contains hyperseg-m-cityscapes, not hyperseg-l-voc|does not fit"):
         load("hyperseg-l-voc", path, 0)
 
 
-def test_as_its_users_run_it(tmp_path):
+def test_as_users_run_it(tmp_path):
     path = tmp_path / "fps.json"
-    command = [sys.executable, "bench/fps.py", *TINY, "--threads", "1", "--json", str(path)]
+    command = [sys.executable, str(ROOT / "bench/fps.py"), *TINY, "--threads", "1", "--json", str(path)]
     command += ["--scope", "network", "host"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert [line.split()[2] for line in done.stdout.splitlines() if line.startswith("eager ")] == ["network", "host"]
     document = json.loads(path.read_text())
+    assert document["schema_version"] == SCHEMA_VERSION
     assert [row["scope"] for row in document["models"][0]["rows"]] == ["network", "host"]
     assert document["environment"]["cpu"]["threads"] == 1

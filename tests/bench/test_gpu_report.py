@@ -1,4 +1,4 @@
-"""bench/gpu_report.py without a GPU: its order, its file, and that it stops and goes on."""
+"""bench/gpu_report.py without a GPU: order of stages, result file, time limit, resuming."""
 
 import json
 import shlex
@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from bench import environment, gpu_report
+from bench import gpu_report
+from bench.core import machine
 from bench.gpu_report import Stage
 
 GPU = "NVIDIA H200"
@@ -19,10 +20,10 @@ def python(code: str) -> str:
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    """Run the script with these stages on a GPU that only has a name: exit code and what the file says of each."""
+    """Run the command with these stages on a GPU that only has a name; return exit code and state of each stage."""
     monkeypatch.setattr(gpu_report, "device_name", lambda: GPU)
     monkeypatch.setattr(gpu_report.Report, "architecture", lambda self: "9.0")
-    monkeypatch.setattr(environment, "describe", lambda device: {"device": GPU})
+    monkeypatch.setattr(machine, "describe", lambda device: {"device": GPU})
     monkeypatch.setattr(gpu_report, "fingerprint", lambda: "abc")
 
     def go(stages, *arguments):
@@ -39,7 +40,7 @@ def test_stages_are_done_once_with_the_same_sources(run, monkeypatch, tmp_path):
     code, found = run([stage])
     assert code == 0
     assert (found["count"]["state"], found["count"]["exit_code"], found["count"]["sources"]) == ("done", 0, "abc")
-    assert found["count"]["last_words"] == ["counted"]
+    assert found["count"]["last_lines"] == ["counted"]
     assert run([stage])[0] == 0
     assert counter.read_text() == "x"
     run([stage], "--stage", "count")
@@ -49,17 +50,17 @@ def test_stages_are_done_once_with_the_same_sources(run, monkeypatch, tmp_path):
     assert counter.read_text() == "xxx"
 
 
-def test_what_failed_is_repeated_and_does_not_stop_the_others(run):
+def test_a_failed_stage_is_repeated_and_does_not_stop_the_others(run):
     stages = [Stage("bad", "", 1, python("raise SystemExit('no luck')")), Stage("good", "", 1, python("print('fine')"))]
     code, found = run(stages)
     assert code == 1
     assert (found["bad"]["state"], found["good"]["state"]) == ("failed", "done")
-    assert found["bad"]["last_words"] == ["no luck"]
+    assert found["bad"]["last_lines"] == ["no luck"]
     code, found = run([Stage("bad", "", 1, python("pass")), stages[1]])
     assert (code, found["bad"]["state"]) == (0, "done")
 
 
-def test_a_wrong_answer_has_an_exit_code_of_its_own(run):
+def test_a_wrong_output_has_its_own_exit_code(run):
     assert run([Stage("bench", "", 1, python("raise SystemExit(2)"))])[0] == 2
     assert run([Stage("pytest", "", 1, python("raise SystemExit(1)"), wrong=1)])[0] == 2
     assert run([Stage("bench", "", 1, python("raise SystemExit(1)"))], "--stage", "bench")[0] == 1
@@ -72,20 +73,20 @@ def test_a_stage_ends_when_its_time_is_up(run):
     assert (code, found["slow"]["state"]) == (1, "out of time")
 
 
-def test_what_was_found_wrong_before_the_time_was_up_counts(run):
+def test_a_wrong_output_counts_also_if_the_time_is_up(run):
     code = "import sys, time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    sys.exit(2)"
     code, found = run([Stage("slow", "", 0.03, python(code))])
     assert (code, found["slow"]["state"], found["slow"]["exit_code"]) == (2, "out of time", 2)
 
 
-def test_what_is_stopped_may_save_what_it_has(tmp_path):
+def test_a_stopped_command_can_save_its_results(tmp_path):
     code = [
         "import sys, time",
         "try:",
         "    print('measuring', flush=True)",
         "    time.sleep(60)",
         "except KeyboardInterrupt:",
-        "    open(sys.argv[1], 'w').write('half of it')",
+        "    open(sys.argv[1], 'w').write('the first part')",
     ]
     file = tmp_path / "found"
     command = [sys.executable, "-c", "\n".join(code), str(file)]
@@ -94,7 +95,7 @@ def test_what_is_stopped_may_save_what_it_has(tmp_path):
     assert process.stdout.readline() == "measuring\n"
     gpu_report.stop(process)
     assert process.returncode == 0
-    assert file.read_text() == "half of it"
+    assert file.read_text() == "the first part"
 
 
 def test_the_file_of_a_stage_is_named(run):
@@ -109,13 +110,13 @@ def test_no_stage_is_begun_without_time(run):
     assert "seconds" not in found["late"]
 
 
-def test_a_tool_that_is_not_there_is_named(run):
+def test_a_missing_tool_is_named(run):
     code, found = run([Stage("tool", "", 1, "no-such-tool", tool="no-such-tool")])
     assert (code, found["tool"]["state"]) == (1, "skipped")
     assert found["tool"]["why"] == "no-such-tool is not installed"
 
 
-def test_a_tool_that_the_machine_refuses_found_nothing_wrong(run):
+def test_a_tool_without_access_to_the_gpu_is_skipped(run):
     code = "print('==ERROR== Device not supported'); [print('error 999') for _ in range(99)]; raise SystemExit(1)"
     code, found = run([Stage("memcheck", "", 1, python(code), wrong=1)])
     assert (code, found["memcheck"]["state"]) == (1, "skipped")
@@ -127,10 +128,10 @@ def test_profilers_leave_the_clocks_alone():
     assert "--clock-control none" in profile.command
 
 
-def test_results_are_no_sources(monkeypatch, tmp_path):
+def test_results_are_not_sources(monkeypatch, tmp_path):
     (tmp_path / "bench/results").mkdir(parents=True)
     (tmp_path / "kernels").mkdir()
-    monkeypatch.setattr(gpu_report, "_ROOT", str(tmp_path))
+    monkeypatch.setattr(gpu_report, "ROOT", tmp_path)
     (tmp_path / "kernels/x.py").write_text("one")
     before = gpu_report.fingerprint()
     (tmp_path / "bench/results/h200.json").write_text("{}")
@@ -139,17 +140,17 @@ def test_results_are_no_sources(monkeypatch, tmp_path):
     assert gpu_report.fingerprint() != before
 
 
-def test_without_a_gpu_it_says_so(monkeypatch, capsys):
+def test_a_missing_gpu_is_reported(monkeypatch, capsys):
     monkeypatch.setattr(gpu_report, "device_name", lambda: None)
     assert gpu_report.main([]) == 1
-    said = capsys.readouterr()
-    assert "sees no CUDA device here; nothing was run" in said.err
-    assert all(stage.name in said.out for stage in gpu_report.STAGES)
+    printed = capsys.readouterr()
+    assert "sees no CUDA device here; nothing was run" in printed.err
+    assert all(stage.name in printed.out for stage in gpu_report.STAGES)
     assert gpu_report.main(["--dry-run"]) == 0
 
 
 @pytest.mark.parametrize("stage", gpu_report.STAGES, ids=lambda stage: stage.name)
-def test_commands_are_such_as_their_scripts_know(stage, monkeypatch, capsys):
+def test_stages_use_options_that_their_commands_have(stage, monkeypatch, capsys):
     """A misspelt option would cost minutes of a GPU."""
     words = shlex.split(stage.command.format(python=sys.executable, result="found"))
     script = next((w for w in words if w.startswith("bench/")), None)

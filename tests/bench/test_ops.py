@@ -1,14 +1,14 @@
-"""bench/ops.py: which calls it times, and that a backend at fault gets no speed."""
-
-import json
+"""bench/ops.py: the calls that it times, and that a faulty backend gets no speed."""
 
 import pytest
 import torch
 
-from bench import calls, inputs, operators, ops
-from bench.report import read_json
-from bench.roofline import Ceilings
-from bench.subject import load
+from bench import ops
+from bench.core import calls
+from bench.core.networks import load, synthetic_frames
+from bench.core.results import read_results
+from bench.core.roofline import Ceilings
+from bench.core.timing import Ratio
 from hyperseg.models.plan import decoder_plan
 from hyperseg.ops import BACKENDS, OPERATORS, LevelArguments
 from hyperseg.ops.backends import Backend
@@ -24,21 +24,21 @@ def loaded():
 
 @pytest.fixture
 def run(loaded, monkeypatch, tmp_path):
-    """Run the script: exit code and JSON."""
+    """Run the command; return its exit code and results."""
 
     def go(*extra):
-        monkeypatch.setattr(operators, "load", lambda *args: loaded)
-        monkeypatch.setattr(operators.roofline, "measure_ceilings", lambda *args: Ceilings(1e10, 1e11, 1, 1, "float32"))
+        monkeypatch.setattr(ops, "load", lambda *args: loaded)
+        monkeypatch.setattr(ops.roofline, "measure_ceilings", lambda *args: Ceilings(1e10, 1e11, 1, 1, "float32"))
         path = tmp_path / "ops.json"
         code = ops.main([*TINY, "--json", str(path), *extra])
-        return code, read_json(path)
+        return code, read_results(path)
 
     return go
 
 
 @pytest.fixture
 def faulty(monkeypatch):
-    """A backend that is wrong in one pixel of a label map, and one of whose errors is in a backward."""
+    """A backend with wrong labels in one corner, and with wrong gradients."""
 
     def labels(*args):
         found = BACKENDS["reference"].supported["upsample_argmax"](*args)
@@ -57,7 +57,7 @@ def faulty(monkeypatch):
 def test_every_operator_is_recorded_at_every_level(name):
     model, _ = load(name, None, 0)
     plan = decoder_plan(model.config)
-    frames = inputs.frames(1, 1, 192, 192, 0)[0]
+    frames = synthetic_frames(1, 1, 192, 192, 0)[0]
     found = [*calls.inference_calls(model, frames), *calls.training_calls(model, frames, backward=True)]
     made = {operator: [c for c in found if c.operator == operator] for operator in [*OPERATORS, calls.DECODER]}
     # How a network ends depends on whether its last level is as large as the image.
@@ -75,7 +75,7 @@ def test_every_operator_is_recorded_at_every_level(name):
 
 def test_what_is_recorded_is_what_the_engine_computes(loaded):
     model, _ = loaded
-    found = calls.inference_calls(model, inputs.frames(1, 1, 64, 96, 0)[0])
+    found = calls.inference_calls(model, synthetic_frames(1, 1, 64, 96, 0)[0])
     last = [call for call in found if call.operator == "decoder_level"][-1]
     whole = next(call for call in found if call.operator == calls.DECODER)
     labels = next(call for call in found if call.operator == "upsample_argmax")
@@ -85,7 +85,7 @@ def test_what_is_recorded_is_what_the_engine_computes(loaded):
 
 def test_equal_calls_are_one(loaded):
     model, _ = loaded
-    found = calls.inference_calls(model, inputs.frames(1, 1, 64, 64, 0)[0])
+    found = calls.inference_calls(model, synthetic_frames(1, 1, 64, 64, 0)[0])
     once = calls.distinct(found)
     twice = calls.distinct([*found, *found])
     assert len(once) == len(twice)
@@ -98,76 +98,75 @@ def test_least_bytes_by_hand():
     level = calls.Call(
         "decoder_level", (skip, previous, signal, generator, None, bias, 8, 2, 5, 0, "own"), lambda *args: None
     )
-    answer = torch.zeros(1, 5, 8, 12)
+    output = torch.zeros(1, 5, 8, 12)
     used = 2 * 4 * 2 * 3  # of the signal: two groups of four channels
-    sizes = (skip.numel(), previous.numel(), used, generator.numel(), bias.numel(), answer.numel())
-    assert level.least_bytes(answer) == 4 * sum(sizes)
+    sizes = (skip.numel(), previous.numel(), used, generator.numel(), bias.numel(), output.numel())
+    assert level.least_bytes(output) == 4 * sum(sizes)
     weights = calls.Call("generate_weights", (signal, [generator], [8], [2], [40]), lambda *args: None)
     assert weights.least_bytes(torch.zeros(1, 2, 3, 40)) == 4 * (used + 160 + 240)
 
 
-def test_half_precision_keeps_what_training_keeps_precise():
+def test_some_arguments_of_training_stay_float32():
     x, scale = torch.zeros(1, 2, 4, 4), torch.zeros(3)
     arguments = (x, x, scale, scale, 1, 1, "own", 1e-5)
-    half = calls.Call("patch_inverted_residual_batch_norm", arguments, lambda *args: None).to(torch.float16)
-    assert [a.dtype for a in half.arguments[:4]] == [torch.float16, torch.float16, torch.float32, torch.float32]
+    call = calls.Call("patch_inverted_residual_batch_norm", arguments, lambda *args: None).to(torch.float16)
+    assert [a.dtype for a in call.arguments[:4]] == [torch.float16, torch.float16, torch.float32, torch.float32]
 
 
-def test_rows_have_what_a_sceptic_asks_for(run, capsys):
-    code, document = run("--op", "decoder", "decoder_level", "upsample_argmax", "--backend", "reference")
+def test_rows_are_complete(run, capsys):
+    code, results = run("--op", "decoder", "decoder_level", "upsample_argmax", "--backend", "reference")
     assert code == 0
-    assert document["kind"] == "hyperseg-ops"
-    (entry,) = document["models"]
-    assert [row["operator"] for row in entry["rows"]] == ["decoder", *["decoder_level"] * 5, "upsample_argmax"]
-    assert [row["of"] for row in entry["rows"]] == ["apart", *["frame"] * 6]
-    for row in entry["rows"]:
-        assert row["backend"] == "reference"
-        assert row["parity_before"]["passed"]
-        assert row["parity_after"]["passed"]
-        assert len(row["raw"]["latency_ms"]) == row["latency_ms"]["n"] >= 2
-        assert row["over_reference"] == {"median": 1, "min": 1, "max": 1}
-        assert row["work"]["least_bytes"] > 0
-        assert row["percent_of_copy"] > 0
-    flops = [row["work"]["flops"] for row in entry["rows"]]
+    assert results.kind == "hyperseg-ops"
+    (entry,) = results.models
+    assert [row.operator for row in entry.rows] == ["decoder", *["decoder_level"] * 5, "upsample_argmax"]
+    assert [row.of for row in entry.rows] == ["apart", *["frame"] * 6]
+    for row in entry.rows:
+        assert row.backend == "reference"
+        assert row.parity_before.passed
+        assert row.parity_after.passed
+        assert len(row.samples.latency_ms) == row.latency_ms.n >= 2
+        assert row.over_reference == Ratio(1, 1, 1)
+        assert row.work.least_bytes > 0
+        assert row.percent_of_copy > 0
+    flops = [row.work.flops for row in entry.rows]
     assert flops[0] == sum(flops[1:6]), "the decoder is its levels"
     assert flops[6] is None
     assert "128x128 (height x width)" in capsys.readouterr().out
-    json.dumps(document, allow_nan=False)
 
 
 def test_a_wrong_backend_gets_no_speed(run, faulty, capsys):
     arguments = ("--op", "upsample_argmax", "patch_conv2d_backward", "--backend", "faulty")
-    code, document = run(*arguments)
+    code, results = run(*arguments)
     assert code == 2
-    (entry,) = document["models"]
-    assert {row["backend"] for row in entry["rows"]} == {"reference"}
-    assert len(entry["refused"]) == 1 + 3
+    (entry,) = results.models
+    assert {row.backend for row in entry.rows} == {"reference"}
+    assert len(entry.refused) == 1 + 3
     out = capsys.readouterr().out
     assert "No speed for upsample_argmax" in out
     assert "backend faulty: before timing, only" in out
     assert "its largest error is" in out
 
 
-def test_a_named_backend_that_cannot_is_said(run, faulty, capsys):
-    code, document = run("--op", "decoder_level", "--backend", "faulty")
+def test_a_named_backend_without_an_operator_is_reported(run, faulty, capsys):
+    code, results = run("--op", "decoder_level", "--backend", "faulty")
     assert code == 1
-    assert document["models"][0]["refused"] == [
-        "faulty does not serve decoder_level here: it has no implementation of decoder_level."
+    assert results.models[0].refused == [
+        "faulty does not support decoder_level here: it has no implementation of decoder_level."
     ]
-    code, document = run("--op", "decoder_level", "--backend", "all")
+    code, results = run("--op", "decoder_level", "--backend", "all")
     assert code == 0
-    assert "faulty does not serve decoder_level here" in capsys.readouterr().out
+    assert "faulty does not support decoder_level here" in capsys.readouterr().out
 
 
-def test_too_small_for_training_is_said(capsys, monkeypatch):
-    monkeypatch.setattr(operators.roofline, "measure_ceilings", lambda *args: Ceilings(1e10, 1e11, 1, 1, "float32"))
+def test_a_frame_too_small_for_training_is_reported(capsys, monkeypatch):
+    monkeypatch.setattr(ops.roofline, "measure_ceilings", lambda *args: Ceilings(1e10, 1e11, 1, 1, "float32"))
     code = ops.main(["--model", "hyperseg-m", "--size", "32x32", "--op", "patch_conv2d", "--device", "cpu", "--quick"])
     assert code == 1
     assert "32x32 is too small for a training step" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         (
             ["--op", "convolution"],
@@ -175,15 +174,15 @@ def test_too_small_for_training_is_said(capsys, monkeypatch):
         ),
         (["--backend", "mkl"], "There is no backend 'mkl'; there are cpp"),
         (["--model", "hyperseg-xl"], "hyperseg-s-cityscapes"),
-        (["--device", "tpu"], "give cpu, cuda, cuda:1, ... or auto"),
+        (["--device", "tpu"], "there is no device called tpu; give auto, cpu, cuda, cuda:1, ..."),
         (["--dtype", "int8"], "invalid choice"),
         (["--size", "512"], "HEIGHTxWIDTH"),
     ],
 )
-def test_mistakes_are_answered_in_a_sentence(capsys, arguments, sentence):
+def test_mistakes_are_reported(capsys, arguments, message):
     try:
         code = ops.main(arguments)
     except SystemExit as stop:
         code = stop.code
     assert code == 1
-    assert sentence in capsys.readouterr().err
+    assert message in capsys.readouterr().err

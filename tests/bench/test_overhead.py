@@ -1,11 +1,11 @@
-"""bench/overhead.py: a row an operator and backend, its differences round by round, and no time for a wrong answer."""
+"""bench/overhead.py: one row per operator and backend, differences by round, no time for a wrong output."""
 
 import pytest
 
-from bench import operators, overhead
-from bench.harness import median
-from bench.report import read_json
-from bench.subject import load
+from bench import ops, overhead
+from bench.core.networks import load
+from bench.core.results import read_results
+from bench.core.timing import median
 from hyperseg.ops import BACKENDS
 from hyperseg.ops.backends import Backend
 
@@ -17,13 +17,13 @@ def loaded():
 
 @pytest.fixture
 def run(loaded, monkeypatch, tmp_path):
-    """Run the script: exit code and the entry of its one network."""
+    """Run the command; return its exit code and the results of its one network."""
 
     def go(*extra):
-        monkeypatch.setattr(operators, "load", lambda *args: loaded)
+        monkeypatch.setattr(ops, "load", lambda *args: loaded)
         path = tmp_path / "overhead.json"
         code = overhead.main(["--device", "cpu", "--quick", "--iterations", "4", "--json", str(path), *extra])
-        return code, read_json(path)["models"][0]
+        return code, read_results(path).models[0]
 
     return go
 
@@ -31,12 +31,12 @@ def run(loaded, monkeypatch, tmp_path):
 def test_rows_have_both_ways_of_calling(run, capsys):
     code, entry = run("--op", "generate_weights", "upsample_argmax", "--backend", "reference", "--backward")
     assert code == 0
-    found = [(row["operator"], row["backend"]) for row in entry["rows"]]
+    found = [(row.operator, row.backend) for row in entry.rows]
     assert found == [
         (name, "reference") for name in ("generate_weights", "upsample_argmax", "generate_weights_backward")
     ]
-    for row in entry["rows"]:
-        whole, alone, between = (row["microseconds"][part] for part in ("whole", "alone", "between"))
+    for row in entry.rows:
+        whole, alone, between = row.overhead_us.whole, row.overhead_us.alone, row.overhead_us.between
         assert len(whole) == len(alone) == len(between) == 2
         assert between == pytest.approx([w - a for w, a in zip(whole, alone, strict=True)])
         assert median(whole) > 0
@@ -50,17 +50,17 @@ def test_a_wrong_backend_gets_no_time(run, monkeypatch):
     monkeypatch.setitem(BACKENDS, "faulty", Backend("faulty", "", {"upsample_argmax": labels}))
     code, entry = run("--op", "upsample_argmax", "--backend", "faulty")
     assert code == 2
-    assert [row["backend"] for row in entry["rows"]] == ["reference"]
-    assert "upsample_argmax" in entry["refused"][0]
+    assert [row.backend for row in entry.rows] == ["reference"]
+    assert "upsample_argmax" in entry.refused[0]
 
 
-def test_what_cannot_be_served_is_said(run, monkeypatch, capsys):
+def test_an_unsupported_call_is_reported(run, monkeypatch, capsys):
     monkeypatch.setitem(BACKENDS, "empty", Backend("empty", "", {}))
     code, _ = run("--op", "upsample_argmax", "--backend", "empty")
     assert code == 1
-    assert "empty does not serve upsample_argmax here" in capsys.readouterr().out
+    assert "empty does not support upsample_argmax here" in capsys.readouterr().out
 
 
-def test_a_decoder_is_no_call(capsys):
+def test_a_decoder_is_refused(capsys):
     assert overhead.main(["--device", "cpu", "--op", "decoder"]) == 1
-    assert "A whole decoder is no single call; bench/ops.py times it" in capsys.readouterr().err
+    assert "A whole decoder is not a single call; bench/ops.py times it" in capsys.readouterr().err

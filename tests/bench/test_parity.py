@@ -1,12 +1,15 @@
+"""Comparison with the reference: every kind of fault is refused, rounding is not."""
+
 from dataclasses import replace
 
 import pytest
 import torch
 
-from bench import parity
-from bench.parity import TOLERANCES, BadReference
+from bench.core import parity
+from bench.core.parity import BadReference
+from hyperseg.runtime.parity import TOLERANCES
 
-F32 = TOLERANCES["float32"]
+F32 = TOLERANCES[torch.float32]
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def test_faulty_scores_are_refused(reference, fault):
     found = parity.compare_logits(fault(reference), reference, F32)
     assert not found.passed
     assert found.reason
-    assert "scope network" in found.sentence(("eager", "auto", "network"), "before timing")
+    assert "No speed for scope network: before timing, " in found.message("scope network", "before timing")
 
 
 def test_labels(reference):
@@ -74,7 +77,7 @@ def test_a_label_may_differ_between_equal_scores(reference):
         (torch.randn(1, 4, 8, 8) * 1e-42, "hardly vary"),
         (torch.zeros(1, 4, 8, 8), "hardly vary"),
         (torch.full((1, 4, 8, 8), float("nan")), "not finite"),
-        (torch.arange(4.0).view(1, 4, 1, 1).expand(1, 4, 8, 8), "one class"),
+        (torch.arange(4.0).view(1, 4, 1, 1).expand(1, 4, 8, 8), "a single class"),
     ],
 )
 def test_a_degenerate_reference_proves_nothing(logits, why):
@@ -91,7 +94,7 @@ def test_worst_of_several_inputs(reference):
 
 
 def test_thresholds_widen_with_rounding():
-    f32, f16, bf16 = (TOLERANCES[name] for name in ("float32", "float16", "bfloat16"))
+    f32, f16, bf16 = (TOLERANCES[dtype] for dtype in (torch.float32, torch.float16, torch.bfloat16))
     assert f32.relative_max < f16.relative_max < bf16.relative_max
     assert f32.agreement > f16.agreement > bf16.agreement
     assert (f32.relative_max, f32.agreement) == (1e-4, 99.99)
@@ -102,7 +105,7 @@ def test_tensors_each_by_its_own_scale(reference):
     assert parity.compare_tensors([reference, small], [reference, small], F32).passed
     found = parity.compare_tensors([reference, small * 1.001], [reference, small], F32)
     assert not found.passed
-    assert found.refusal("it", "before timing").startswith("No speed for it: before timing, its largest error is")
+    assert found.message("it", "before timing").startswith("No speed for it: before timing, its largest error is")
     assert not parity.compare_tensors([reference], [reference, small], F32).passed
     assert not parity.compare_tensors([reference[:1]], [reference], F32).passed
     assert not parity.compare_tensors([reference * float("nan")], [reference], F32).passed
@@ -115,19 +118,19 @@ def test_against_zeros_only_zeros_are_right(reference):
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan")])
-def test_an_answer_that_proves_nothing(value):
-    answer = torch.full((3,), value)
+def test_an_output_that_proves_nothing(value):
+    output = torch.full((3,), value)
     with pytest.raises(BadReference):
-        parity.compare_tensors([answer], [answer], F32)
+        parity.compare_tensors([output], [output], F32)
 
 
-def test_gradients_in_half_types_may_jump_in_single_values_only(reference):
-    half = TOLERANCES["float16"]
+def test_gradients_in_16_bit_floats_may_jump_in_single_values_only(reference):
+    tolerance = TOLERANCES[torch.float16]
     jumped = reference.clone()
     jumped[0, 0, 0, 0] += 0.5 * reference.abs().max()
     own = reference * 1.001
-    assert not parity.compare_tensors([jumped], [reference], half).passed
-    assert parity.compare_tensors([jumped], [reference], half, [own]).passed
-    assert not parity.compare_tensors([reference * 1.05], [reference], half, [own]).passed
-    assert parity.compare_tensors([reference * 1.05], [reference], half, [reference * 1.02]).passed
-    assert not parity.compare_tensors([reference * torch.nan], [reference], half, [own]).passed
+    assert not parity.compare_tensors([jumped], [reference], tolerance).passed
+    assert parity.compare_tensors([jumped], [reference], tolerance, [own]).passed
+    assert not parity.compare_tensors([reference * 1.05], [reference], tolerance, [own]).passed
+    assert parity.compare_tensors([reference * 1.05], [reference], tolerance, [reference * 1.02]).passed
+    assert not parity.compare_tensors([reference * torch.nan], [reference], tolerance, [own]).passed

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import hyperseg
-from bench.calls import Recorder
+from bench.core.calls import Recorder
 from hyperseg.models import create_model, probe_frames, synthesize_weights
 from hyperseg.ops import has_kernel
 from hyperseg.ops._layout import resize_logits

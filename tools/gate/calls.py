@@ -9,7 +9,7 @@ from torch._prims_common import suggest_memory_format
 from torch.utils._pytree import tree_map_only
 
 import hyperseg
-from bench.calls import BOOTSTRAP, IGNORE, PRECISE, Call, Recorder, backward_of, block_call, distinct, whole_levels
+from bench.core.calls import BOOTSTRAP, IGNORE, PRECISE, Call, Recorder, backward_of, block_call, distinct, whole_levels
 from hyperseg import ops
 from hyperseg.runtime.folding import FoldedNetwork
 

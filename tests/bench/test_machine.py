@@ -4,14 +4,14 @@ import types
 import pytest
 import torch
 
-from bench import environment
-from bench.environment import Gpu, Watch, decode_reasons, readable
+from bench.core import machine
+from bench.core.machine import Gpu, Watch, decode_reasons, readable
 
 CPU = torch.device("cpu")
 
 
-def test_without_a_gpu_everything_is_described():
-    found = environment.describe(CPU)
+def test_a_cpu_is_described():
+    found = machine.describe(CPU)
     json.dumps(found, allow_nan=False)
     assert found["device"]["type"] == "cpu"
     assert found["cpu"]["threads"] == torch.get_num_threads()
@@ -19,7 +19,7 @@ def test_without_a_gpu_everything_is_described():
     assert {"commit", "dirty"} == set(found["git"])
 
 
-def test_without_a_gpu_nothing_is_read_from_one():
+def test_a_cpu_has_no_gpu_readings():
     watch = Watch(CPU)
     watch.read("before")
     watch.read_if_quick("during")
@@ -28,9 +28,9 @@ def test_without_a_gpu_nothing_is_read_from_one():
     assert not any("GPU" in warning for warning in watch.warnings())
 
 
-def test_no_git_is_said_in_words(monkeypatch):
-    monkeypatch.setattr(environment, "run", lambda *command, **kwargs: None)
-    assert not readable(environment.git()["commit"])
+def test_missing_git_is_reported(monkeypatch):
+    monkeypatch.setattr(machine, "run", lambda *command, **kwargs: None)
+    assert not readable(machine.git()["commit"])
 
 
 def test_throttle_reasons():
@@ -41,7 +41,7 @@ def test_throttle_reasons():
 @pytest.fixture
 def gpu():
     found = Gpu(CPU)
-    found.device = torch.device("cuda", 0)  # no CUDA call is made: the readings come from the stand-ins below
+    found.device = torch.device("cuda", 0)  # makes no CUDA call: readings come from the mocks below
     return found
 
 
@@ -74,7 +74,7 @@ def test_nvml_reading(gpu):
     watch.read_if_quick("during")
     assert watch.summary("during")["sm_clock_mhz"] == [1980, 1980]
     warnings = " ".join(watch.warnings())
-    assert "slowed down while we measured (software power cap)" in warnings
+    assert "slowed down while measuring (software power cap)" in warnings
     assert "shared" in warnings
 
 
@@ -87,7 +87,7 @@ def test_nvidia_smi_reading(gpu, monkeypatch):
             return "0x0000000000000001"
         return "123\n456"
 
-    monkeypatch.setattr(environment, "run", run)
+    monkeypatch.setattr(machine, "run", run)
     state = gpu.state()
     assert state["source"] == "nvidia-smi"
     assert state["sm_clock_mhz"] == 1755
@@ -97,7 +97,7 @@ def test_nvidia_smi_reading(gpu, monkeypatch):
 
 
 def test_neither_nvml_nor_nvidia_smi(gpu, monkeypatch):
-    monkeypatch.setattr(environment, "run", lambda *command, **kwargs: None)
+    monkeypatch.setattr(machine, "run", lambda *command, **kwargs: None)
     state = gpu.state()
     assert all(not readable(value) for value in state.values())
     watch = Watch(CPU)

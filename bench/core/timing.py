@@ -1,4 +1,4 @@
-"""Timing: warm-up, alternation, statistics. It knows nothing about HyperSeg, so every script in bench/ can use it."""
+"""Timing: warm-up, alternation, samples, statistics. Nothing here depends on what is timed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
+from hyperseg.runtime.graphs import capture
+
+T = TypeVar("T")
+
 
 def quantile(values: Sequence[float], q: float) -> float:
-    """The q-quantile with linear interpolation between the two nearest samples (NumPy's default)."""
+    """Return the q-quantile, interpolated linearly between the two nearest samples (NumPy's default)."""
     if not values:
         raise ValueError("no samples")
     ordered = sorted(values)
@@ -28,59 +33,125 @@ def median(values: Sequence[float]) -> float:
     return quantile(values, 0.5)
 
 
-def summarise(values: Sequence[float]) -> dict[str, float]:
-    """Count, extremes, mean, sample standard deviation and the percentiles a latency is judged by."""
+@dataclass(frozen=True)
+class Summary:
+    """Statistics of ``n`` samples, in the unit of the samples; ``std`` is the sample standard deviation."""
+
+    n: int
+    min: float
+    max: float
+    mean: float
+    std: float
+    p50: float
+    p90: float
+    p99: float
+
+
+def summarise(values: Sequence[float]) -> Summary:
     n = len(values)
     mean = math.fsum(values) / n
     variance = math.fsum((v - mean) ** 2 for v in values) / (n - 1) if n > 1 else 0.0
-    return {
-        "n": n,
-        "min": min(values),
-        "max": max(values),
-        "mean": mean,
-        "std": math.sqrt(variance),
-        "p50": quantile(values, 0.5),
-        "p90": quantile(values, 0.9),
-        "p99": quantile(values, 0.99),
-    }
+    p50, p90, p99 = (quantile(values, q) for q in (0.5, 0.9, 0.99))
+    return Summary(n, min(values), max(values), mean, math.sqrt(variance), p50, p90, p99)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Rates of one case relative to those of another, paired by round: a drift of the machine cancels."""
+
+    median: float
+    min: float
+    max: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.min:.2f} to {self.max:.2f})"
+
+
+def ratio(rates: Sequence[float], base: Sequence[float]) -> Ratio:
+    ratios = [a / b for a, b in zip(rates, base, strict=True)]
+    return Ratio(median(ratios), min(ratios), max(ratios))
 
 
 def schedule(cases: int, rounds: int) -> list[int]:
-    """A B C A B C ...: no case ever runs as one block, so a drift of the machine falls on all of them alike."""
+    """Return the order A B C A B C ...: cases alternate, so that a drift of the machine affects all of them alike."""
     return [case for _ in range(rounds) for case in range(cases)]
 
 
 @dataclass
 class Case:
-    """One thing to time. `step(i)` runs one batch on the i-th rotated input and returns its output."""
+    """One thing to time.
+
+    Attributes:
+        name: for messages and rows.
+        step: ``step(i)`` runs once on the i-th of the rotating inputs and returns its output.
+        items: images per step, or operator calls per step.
+        context: entered around every slice of steps.
+    """
 
     name: tuple[str, ...]
     step: Callable[[int], object]
-    images: int = 1
-    context: Callable[[], AbstractContextManager] = nullcontext
+    items: int = 1
+    context: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 @dataclass
 class Samples:
-    """Every raw sample of a case. `device_ms` comes from CUDA events and stays empty on a CPU."""
+    """All raw samples of a case.
+
+    Attributes:
+        latency_ms: wall time of single steps, synchronised before and after, in milliseconds.
+        device_ms: the same between two CUDA events; empty on a CPU.
+        window_items, window_ms: items and milliseconds of each window, one window per round: steps issued back to back
+            and synchronised once at the end.
+        warmup_steps: steps before the first sample.
+        warmup_stable: whether step times had settled by then.
+    """
 
     latency_ms: list[float] = field(default_factory=list)
     device_ms: list[float] = field(default_factory=list)
-    window_images: list[int] = field(default_factory=list)
+    window_items: list[int] = field(default_factory=list)
     window_ms: list[float] = field(default_factory=list)
     warmup_steps: int = 0
     warmup_stable: bool = False
 
-    def fps(self) -> list[float]:
-        return [1e3 * n / ms for n, ms in zip(self.window_images, self.window_ms, strict=True)]
+    def rates(self) -> list[float]:
+        """Items per second, by window."""
+        return [1e3 * n / ms for n, ms in zip(self.window_items, self.window_ms, strict=True)]
+
+    def ms_per_item(self) -> list[float]:
+        """Milliseconds per item, by window."""
+        return [ms / n for n, ms in zip(self.window_items, self.window_ms, strict=True)]
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Items per second over the windows: ``rate`` is the median, ``spread_percent`` is 100 (max - min) / median."""
+
+    rate: float
+    min: float
+    max: float
+    spread_percent: float
+    by_window: list[float]
+
+
+def throughput(samples: Samples) -> Throughput:
+    rates = samples.rates()
+    middle, low, high = median(rates), min(rates), max(rates)
+    return Throughput(middle, low, high, 100 * (high - low) / middle, rates)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to measure one case: `seconds`, or `iterations` latency samples and as many frames in flight.
+    """How long to measure one case.
 
-    `most` caps the steps of a slice. `pause` is a rest before each slice: thread pools that spin when they have nothing
-    to do fall asleep in it, so that none of them takes a core from the next case.
+    Attributes:
+        seconds: measuring time, unless ``iterations`` is given.
+        rounds: alternating turns that each case gets.
+        iterations: latency samples of a case, and as many steps in windows.
+        warmup_steps, warmup_seconds: the least number of steps before the first sample, and the time limit for more.
+        most: largest number of steps per slice.
+        pause: seconds of sleep before each slice. Thread pools that spin when idle go to sleep in it, so that none of
+            them occupies a core during the next case.
     """
 
     seconds: float
@@ -93,22 +164,22 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What one case does in one round."""
+class SliceSteps:
+    """Steps of one case in one round: for latency, between events, and in the window."""
 
     latency: int
     events: int
     window: int
 
 
-def plan(budget: Budget, step_seconds: float, cuda: bool) -> Plan:
-    """Half of a case's time goes to latency (wall clock and events apart), half to frames in flight."""
+def slice_steps(budget: Budget, step_seconds: float, cuda: bool) -> SliceSteps:
+    """Give half of a case's time to latency (wall clock and events separately), half to the window."""
     if budget.iterations is not None:
         n = max(1, math.ceil(budget.iterations / budget.rounds))
-        return Plan(latency=n, events=n if cuda else 0, window=n)
+        return SliceSteps(latency=n, events=n if cuda else 0, window=n)
     slot = budget.seconds / budget.rounds / max(step_seconds, 1e-7) / 4
     single, double = (min(max(1, round(n)), budget.most or sys.maxsize) for n in (slot, 2 * slot))
-    return Plan(latency=single if cuda else double, events=single if cuda else 0, window=double)
+    return SliceSteps(latency=single if cuda else double, events=single if cuda else 0, window=double)
 
 
 def synchronize(device: torch.device) -> None:
@@ -117,7 +188,7 @@ def synchronize(device: torch.device) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def without_gc() -> Iterator[None]:
     """Keep Python's garbage collector out of the samples; `measure` runs it between rounds instead."""
     enabled = gc.isenabled()
     gc.disable()
@@ -129,9 +200,12 @@ def quiet() -> Iterator[None]:
 
 
 def warm_up(case: Case, device: torch.device, budget: Budget, tolerance: float = 0.05) -> tuple[int, bool, float]:
-    """Run until two neighbouring groups of steps agree within `tolerance`, or time is up: steps, stable, seconds/step.
+    """Run until two consecutive groups of steps agree within `tolerance`, or time is up.
 
-    At least `budget.warmup_steps` steps run whatever they cost: the first ones build plans, caches and graphs.
+    At least `budget.warmup_steps` steps run, whatever they cost: the first ones build plans, caches and graphs.
+
+    Returns:
+        Number of steps, whether they settled, seconds per step.
     """
     group = max(2, budget.warmup_steps // 4)
     times: list[float] = []
@@ -154,7 +228,7 @@ def warm_up(case: Case, device: torch.device, budget: Budget, tolerance: float =
 
 
 def latency_slice(case: Case, device: torch.device, n: int, first: int) -> list[float]:
-    """Milliseconds of n single steps, the device idle before and after each."""
+    """Return the milliseconds of n single steps, the device idle before and after each."""
     out = []
     clock = time.perf_counter_ns
     for i in range(first, first + n):
@@ -167,7 +241,7 @@ def latency_slice(case: Case, device: torch.device, n: int, first: int) -> list[
 
 
 def event_slice(case: Case, device: torch.device, n: int, first: int) -> list[float]:
-    """The same steps seen by the device: milliseconds between two CUDA events around each."""
+    """Return the milliseconds of n single steps between two CUDA events around each."""
     out = []
     start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     for i in range(first, first + n):
@@ -181,7 +255,7 @@ def event_slice(case: Case, device: torch.device, n: int, first: int) -> list[fl
 
 
 def window_slice(case: Case, device: torch.device, n: int, first: int) -> float:
-    """Milliseconds of n steps issued back to back, synchronised once at the end."""
+    """Return the milliseconds of n steps issued back to back and synchronised once at the end."""
     synchronize(device)
     start = time.perf_counter_ns()
     for i in range(first, first + n):
@@ -200,15 +274,15 @@ def measure(
     """Warm every case up, then time all of them in alternating rounds. Hooks run between slices, never inside one."""
     cuda = device.type == "cuda"
     results = [Samples() for _ in cases]
-    plans = []
+    steps = []
     for case, samples in zip(cases, results, strict=True):
         samples.warmup_steps, samples.warmup_stable, seconds = warm_up(case, device, budget)
-        plans.append(plan(budget, seconds, cuda))
-    with quiet():
+        steps.append(slice_steps(budget, seconds, cuda))
+    with without_gc():
         for turn, index in enumerate(schedule(len(cases), budget.rounds)):
             if index == 0:
                 gc.collect()
-            case, samples, todo = cases[index], results[index], plans[index]
+            case, samples, todo = cases[index], results[index], steps[index]
             first = len(samples.latency_ms)
             if budget.pause:
                 time.sleep(budget.pause)
@@ -219,8 +293,24 @@ def measure(
                 samples.latency_ms += latency_slice(case, device, todo.latency, first)
                 samples.device_ms += event_slice(case, device, todo.events, first)
                 samples.window_ms.append(window_slice(case, device, todo.window, first))
-                samples.window_images.append(todo.window * case.images)
+                samples.window_items.append(todo.window * case.items)
             on_slice(case)
             if index == len(cases) - 1:
                 on_round(turn // len(cases) + 1)
     return results
+
+
+def captured(run: Callable[[], T], device: torch.device, calls: int) -> Callable[[int], T]:
+    """Return a step of `calls` calls, on a GPU replayed as one CUDA graph, so that the device is timed, not the host.
+
+    The step returns the output of the last call. On a GPU the next step overwrites that output.
+    """
+    if device.type != "cuda":
+        return lambda i: [run() for _ in range(calls)][-1]
+    graph, output = capture(run, device, calls)
+
+    def step(i: int) -> T:
+        graph.replay()
+        return output
+
+    return step

@@ -1,6 +1,6 @@
-"""What a number was measured on: hardware, its clocks and temperature, software, source. Nothing here ever raises.
+"""Description of the machine that a number was measured on: hardware, clocks, temperature, software, source.
 
-What cannot be read is said in words ("not readable: ..."), because a missing line looks like a good one.
+Nothing here raises. A value that cannot be read is replaced by a text ("not readable: ..."), never left out.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 
 import hyperseg
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons (NVML calls them "throttle reasons" up to CUDA 12.2).
 THROTTLE_REASONS = {
@@ -34,8 +35,27 @@ THROTTLE_REASONS = {
     0x80: "hardware power brake",
     0x100: "display clocks",
 }
-SLOWING = ("software power cap", "hardware slowdown", "software thermal slowdown", "hardware thermal slowdown")
-SLOWING += ("hardware power brake",)
+SLOWING = (
+    "software power cap",
+    "hardware slowdown",
+    "software thermal slowdown",
+    "hardware thermal slowdown",
+    "hardware power brake",
+)
+# Environment variables that change what is measured.
+VARIABLES = (
+    "CUDA_LAUNCH_BLOCKING",
+    "CUDA_VISIBLE_DEVICES",
+    "HYPERSEG_BACKEND",
+    "HYPERSEG_CPU_CAPABILITY",
+    "HYPERSEG_EXTENSION",
+    "HYPERSEG_KEEP_MEMORY",
+    "MKL_NUM_THREADS",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_NUM_THREADS",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "TRITON_INTERPRET",
+)
 
 
 def unreadable(why: object) -> str:
@@ -46,7 +66,7 @@ def readable(value: object) -> bool:
     return value is not None and not (isinstance(value, str) and value.startswith("not readable"))
 
 
-def float_or_words(text: str) -> float | str:
+def float_or_text(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
@@ -58,7 +78,7 @@ def decode_reasons(bits: int) -> list[str]:
 
 
 def run(*command: str, cwd: Path | None = None, timeout: float = 10) -> str | None:
-    """Output of a command, or None where it is missing or fails."""
+    """Return the output of a command, or None if it is missing or fails."""
     if shutil.which(command[0]) is None:
         return None
     try:
@@ -94,20 +114,20 @@ def cpu_model() -> str:
 
 
 def cpu_clock_mhz() -> list[float] | str:
-    """Lowest and highest clock over the cores right now."""
+    """Return the lowest and the highest current clock of all cores."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         clocks = [float(line.split(":", 1)[1]) for line in lines if line.startswith("cpu MHz")]
     except (OSError, ValueError) as error:
         return unreadable(error)
-    return [min(clocks), max(clocks)] if clocks else unreadable("the system does not tell")
+    return [min(clocks), max(clocks)] if clocks else unreadable("no such value on this system")
 
 
 def cpu_state() -> dict[str, Any]:
     try:
         load: Any = list(os.getloadavg())
     except (OSError, AttributeError):
-        load = unreadable("the system does not tell")
+        load = unreadable("no such value on this system")
     return {"load_average": load, "cpu_clock_mhz": cpu_clock_mhz()}
 
 
@@ -119,7 +139,7 @@ def cpus_allowed() -> int:
 
 
 class Gpu:
-    """Clocks, power, temperature and throttle reasons of one CUDA device: NVML where importable, else nvidia-smi."""
+    """Clocks, power, temperature and throttle reasons of one CUDA device: NVML if it is importable, else nvidia-smi."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -138,7 +158,7 @@ class Gpu:
     def _open(self) -> None:
         try:
             import pynvml
-        except Exception as error:  # a broken binding must not stop a measurement
+        except Exception as error:  # a broken binding must not stop a benchmark
             self.why = f"pynvml: {type(error).__name__}: {error}"
             return
         self.nvml = pynvml
@@ -149,11 +169,11 @@ class Gpu:
             self.why = f"NVML: {error}"
 
     def _handle(self, nvml: Any) -> Any:
-        # torch numbers the visible devices only, NVML all of them: the UUID is the one name both share.
+        # torch numbers only the visible devices, NVML all of them: the UUID is the name that both share.
         if self.uuid is not None:
             with suppress(Exception):
                 return nvml.nvmlDeviceGetHandleByUUID(self.uuid)
-            with suppress(Exception):  # older bindings want bytes
+            with suppress(Exception):  # older bindings require bytes
                 return nvml.nvmlDeviceGetHandleByUUID(self.uuid.encode())
         if nvml.nvmlDeviceGetCount() != 1:
             raise RuntimeError("cannot tell which of several GPUs is the one in use")
@@ -161,11 +181,11 @@ class Gpu:
 
     @property
     def quick(self) -> bool:
-        """Whether a reading takes microseconds (NVML) rather than a process (nvidia-smi)."""
+        """Whether a reading takes microseconds (NVML) instead of a process (nvidia-smi)."""
         return self.handle is not None
 
     def state(self) -> dict[str, Any]:
-        """One reading, every field filled, in words where it cannot be read."""
+        """Return one reading; a field that cannot be read has a text."""
         if self.device.type != "cuda":
             return {}
         return self._nvml_state() if self.handle is not None else self._smi_state()
@@ -173,7 +193,7 @@ class Gpu:
     def _nvml_state(self) -> dict[str, Any]:
         nvml, handle = self.nvml, self.handle
 
-        def ask(call: Any) -> Any:
+        def read(call: Callable[[], Any]) -> Any:
             try:
                 return call()
             except Exception as error:
@@ -187,14 +207,14 @@ class Gpu:
 
         return {
             "source": "NVML",
-            "sm_clock_mhz": ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
-            "memory_clock_mhz": ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
-            "sm_clock_max_mhz": ask(lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)),
-            "power_w": ask(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3),
-            "power_limit_w": ask(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3),
-            "temperature_c": ask(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
-            "throttle": ask(reasons),
-            "processes": ask(lambda: len(nvml.nvmlDeviceGetComputeRunningProcesses(handle))),
+            "sm_clock_mhz": read(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            "memory_clock_mhz": read(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
+            "sm_clock_max_mhz": read(lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            "power_w": read(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3),
+            "power_limit_w": read(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3),
+            "temperature_c": read(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+            "throttle": read(reasons),
+            "processes": read(lambda: len(nvml.nvmlDeviceGetComputeRunningProcesses(handle))),
         }
 
     def _smi_state(self) -> dict[str, Any]:
@@ -212,10 +232,10 @@ class Gpu:
             which, ["clocks_throttle_reasons.active"]
         )
         if values is None:
-            why = f"{self.why}; nvidia-smi missing or silent"
+            why = f"{self.why}; nvidia-smi is missing or failed"
             return {"source": unreadable(why), **{name: unreadable(why) for name in [*fields, "throttle", "processes"]}}
         state: dict[str, Any] = {"source": "nvidia-smi"}
-        state |= {name: float_or_words(value) for name, value in zip(fields, values, strict=True)}
+        state |= {name: float_or_text(value) for name, value in zip(fields, values, strict=True)}
         try:
             state["throttle"] = decode_reasons(int(throttle[0], 16)) if throttle else unreadable("nvidia-smi")
         except ValueError:
@@ -258,14 +278,14 @@ def describe_device(device: torch.device) -> dict[str, Any]:
         "sm_count": properties.multi_processor_count,
         "compute_capability": f"{properties.major}.{properties.minor}",
         "memory_gib": round(properties.total_memory / 2**30, 1),
-        "l2_mib": round(getattr(properties, "L2_cache_size", 0) / 2**20, 1) or unreadable("torch does not tell"),
+        "l2_mib": round(getattr(properties, "L2_cache_size", 0) / 2**20, 1) or unreadable("unknown to torch"),
         "driver": driver(),
         "cuda_devices_visible": torch.cuda.device_count(),
     }
 
 
 def flags() -> dict[str, Any]:
-    """The switches of torch that change the arithmetic or the choice of kernels."""
+    """Return torch's switches that change arithmetic or the choice of kernels."""
     return {
         "float32_matmul": torch.backends.cuda.matmul.fp32_precision,
         "float32_cudnn": torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
@@ -275,11 +295,8 @@ def flags() -> dict[str, Any]:
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Everything that does not change while we measure."""
+    """Return everything that does not change during a benchmark."""
     cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
-    variables = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF")
-    variables += ("HYPERSEG_BACKEND", "HYPERSEG_CPU_CAPABILITY", "HYPERSEG_EXTENSION", "HYPERSEG_KEEP_MEMORY")
-    variables += ("TRITON_INTERPRET", "NVIDIA_TF32_OVERRIDE", "CUDA_LAUNCH_BLOCKING")
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": describe_device(device),
@@ -304,13 +321,13 @@ def describe(device: torch.device) -> dict[str, Any]:
         },
         "git": git(),
         "flags": flags(),
-        "variables": {name: os.environ[name] for name in sorted(variables) if name in os.environ},
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
 
 
 class Watch:
-    """Readings of the machine before, during and after the measurement."""
+    """Readings of the machine before, during and after measuring."""
 
     def __init__(self, device: torch.device) -> None:
         self.gpu = Gpu(device)
@@ -322,12 +339,12 @@ class Watch:
         return reading
 
     def read_if_quick(self, when: str) -> None:
-        """A reading between two slices, unless taking it would leave the GPU idle long enough to change its clocks."""
+        """Take a reading between two slices, unless that would leave the GPU idle long enough to change its clocks."""
         if self.gpu.quick:
             self.read(when)
 
     def summary(self, when: str | None = None) -> dict[str, Any]:
-        """Ranges over the readings, and the reasons for which the device was slowed down in any of them."""
+        """Return ranges over the readings, and all reasons for which the clocks were limited in any of them."""
         readings = [r for r in self.readings if when is None or r["when"] == when]
         out: dict[str, Any] = {"readings": len(readings)}
         for name in ("sm_clock_mhz", "memory_clock_mhz", "power_w", "temperature_c", "processes"):
@@ -342,21 +359,21 @@ class Watch:
         return out
 
     def warnings(self) -> list[str]:
-        """What a reader must know before trusting the numbers."""
+        """Return what a reader must know before trusting the numbers."""
         out = []
         seen = self.summary("during") if any(r["when"] == "during" for r in self.readings) else self.summary()
         throttle = seen.get("throttle", [])
         if readable(throttle) and (slow := [reason for reason in throttle if reason in SLOWING]):
-            out.append(f"The GPU was slowed down while we measured ({', '.join(slow)}).")
+            out.append(f"The GPU was slowed down while measuring ({', '.join(slow)}).")
         elif not readable(throttle):
             out.append(f"Whether the GPU was slowed down is {throttle}.")
         processes = seen.get("processes", [1, 1])
         if readable(processes) and max(processes) > 1:
             out.append(f"The GPU was shared: up to {max(processes)} processes computed on it.")
         if self.gpu.device.type == "cuda":
-            out.append("Clocks were not locked by this script; it reads them and leaves the card's settings alone.")
+            out.append("This script does not lock clocks: it reads them and leaves the GPU's settings as they are.")
         else:
             loads = [r["load_average"][0] for r in self.readings[:1] if readable(r["load_average"])]
             if loads and loads[0] > 0.5 * cpus_allowed():
-                out.append(f"The machine was busy before we began (load average {loads[0]:.1f}): figures are low.")
+                out.append(f"The machine was busy before measuring (load average {loads[0]:.1f}): rates are too low.")
         return out

@@ -1,10 +1,10 @@
-"""How far a measured time is from what the machine could do: ceilings measured in this run, FLOPs and bytes counted."""
+"""Roofline: ceilings of this machine, measured in the same run, and counted FLOPs and bytes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,15 +12,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from bench.harness import synchronize
+from bench.core.timing import synchronize
 
 MOVES_NOTHING = {"as_strided", "detach", "alias", "_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty"}
-OWN_NAMESPACES = ("hyperseg", "hyperseg_native")
+NAMESPACES = ("hyperseg", "hyperseg_native")
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The best of several attempts on this device, with this many threads and this type."""
+    """Rates of this device with this number of threads: the best of several attempts.
+
+    Attributes:
+        copy_bytes_per_second: of a large copy, bytes read plus bytes written.
+        matmul_flops_per_second: of a large square matrix multiplication in ``dtype``.
+        copy_bytes: bytes read and written by the copy.
+        matmul_size: rows of the matrices.
+    """
 
     copy_bytes_per_second: float
     matmul_flops_per_second: float
@@ -28,29 +35,31 @@ class Ceilings:
     matmul_size: int
     dtype: str
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Bound:
-    """The shortest time the roofline allows, and which of its two sides sets it."""
+    """The shortest time that the roofline allows.
+
+    Attributes:
+        seconds: that time.
+        by: the side that sets it, ``"arithmetic"`` or ``"memory"``.
+        percent: that time in percent of the measured one.
+    """
 
     seconds: float
     by: str
-
-    def percent(self, measured_seconds: float) -> float:
-        return 100 * self.seconds / measured_seconds
+    percent: float
 
 
-def bound(flops: float, bytes_moved: float, ceilings: Ceilings) -> Bound:
+def bound(flops: float, bytes_moved: float, ceilings: Ceilings, measured_seconds: float) -> Bound:
     arithmetic = flops / ceilings.matmul_flops_per_second
     memory = bytes_moved / ceilings.copy_bytes_per_second
-    return Bound(arithmetic, "arithmetic") if arithmetic >= memory else Bound(memory, "memory")
+    seconds = max(arithmetic, memory)
+    return Bound(seconds, "arithmetic" if arithmetic >= memory else "memory", 100 * seconds / measured_seconds)
 
 
 def best_seconds(step: Callable[[], object], device: torch.device, repeats: int, limit: float) -> float:
-    """The fastest of up to `repeats` runs after one untimed; stops after `limit` seconds."""
+    """Return the time of the fastest of up to `repeats` runs after an untimed one; stop after `limit` seconds."""
     step()
     synchronize(device)
     best = float("inf")
@@ -66,7 +75,7 @@ def best_seconds(step: Callable[[], object], device: torch.device, repeats: int,
 
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype, quick: bool = False) -> Ceilings:
-    """Copy bandwidth (bytes read plus bytes written) and the rate of a large matrix product on random data."""
+    """Measure the bandwidth of a large copy and the rate of a large matrix multiplication of random data."""
     cuda = device.type == "cuda"
     limit = 0.5 if quick else 2.0
     size = (64 if quick else 256) * 2**20
@@ -74,33 +83,34 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype, quick: bool = Fal
         free, _ = torch.cuda.mem_get_info(device)
         size = max(2**20, min(2 * 2**30, free // 8))
     moved, copy = time_copy(device, size, limit)
-    # Grow the product until it takes long enough to time: some types are orders of magnitude slower on a CPU.
+    # Grow the matrices until a multiplication takes long enough to time: some types are far slower on a CPU.
     n, largest = (2048, 8192) if cuda else (256, 1024 if quick else 2048)
-    product = time_product(device, dtype, n, limit)
-    while n < largest and product < limit / 8:
+    matmul = time_matmul(device, dtype, n, limit)
+    while n < largest and matmul < limit / 8:
         n *= 2
-        product = time_product(device, dtype, n, limit)
+        matmul = time_matmul(device, dtype, n, limit)
     if cuda:
         torch.cuda.empty_cache()
-    return Ceilings(moved / copy, 2 * n**3 / product, moved, n, str(dtype).removeprefix("torch."))
+    return Ceilings(moved / copy, 2 * n**3 / matmul, moved, n, str(dtype).removeprefix("torch."))
 
 
 def time_copy(device: torch.device, size: int, limit: float) -> tuple[int, float]:
-    """Bytes read and written by copying `size` bytes, and the seconds it takes."""
+    """Return the bytes read and written by copying `size` bytes, and the seconds it takes."""
     source = torch.empty(size // 4, device=device, dtype=torch.float32).uniform_()
     target = torch.empty_like(source)
     return 2 * source.nbytes, best_seconds(lambda: target.copy_(source), device, 20, limit)
 
 
-def time_product(device: torch.device, dtype: torch.dtype, n: int, limit: float) -> float:
+def time_matmul(device: torch.device, dtype: torch.dtype, n: int, limit: float) -> float:
+    """Return the seconds of an [n, n] x [n, n] matrix multiplication."""
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     out = torch.empty(n, n, device=device, dtype=dtype)
     return best_seconds(lambda: torch.mm(a, b, out=out), device, 20, limit)
 
 
-def tensor_bytes(tensors: Iterable[Any]) -> int:
-    """Bytes of the elements of distinct tensors; an expanded one counts what it stores, a strided one what it shows."""
-    seen: set[tuple[int, int, torch.Size]] = set()
+def tensor_bytes(tensors: Iterable[object]) -> int:
+    """Return the bytes of the elements of distinct tensors; expanded dimensions count once, gaps do not count."""
+    seen: set[tuple[int, int | torch.SymInt, torch.Size]] = set()
     total = 0
     for t in tensors:
         if not isinstance(t, torch.Tensor):
@@ -117,9 +127,9 @@ def tensor_bytes(tensors: Iterable[Any]) -> int:
 
 
 class TrafficMode(TorchDispatchMode):
-    """Bytes if every operator reads its inputs and writes its outputs once: what an unfused execution moves.
+    """Counts the bytes that an unfused execution moves: every operator reads its inputs and writes its outputs once.
 
-    Views move nothing. An operator of ours counts as one, whatever it does inside.
+    Views move nothing. A HyperSeg operator counts as one, whatever it does inside.
     """
 
     def __init__(self) -> None:
@@ -136,19 +146,26 @@ class TrafficMode(TorchDispatchMode):
             inputs = list(tree_leaves((args, kwargs)))
             written = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
             storages = {t.untyped_storage()._cdata for t in inputs if isinstance(t, torch.Tensor)}
-            # `reshape`, `to` and `contiguous` may answer with their own input: nothing moved then.
+            # `reshape`, `to` and `contiguous` may return their own input: then nothing moved.
             aliases = all(t.untyped_storage()._cdata in storages for t in written) and not func._schema.is_mutable
             if not (written and aliases):
                 self.bytes += tensor_bytes(inputs) + tensor_bytes(written)
                 self.operators += 1
-        if func.namespace in OWN_NAMESPACES and packet not in flop_registry:
+        if func.namespace in NAMESPACES and packet not in flop_registry:
             self.uncounted_flops.add(str(packet))
         return out
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one step does, counted and not estimated."""
+    """Counted work of one step.
+
+    Attributes:
+        flops: two per multiply-add, of convolutions and matrix multiplications.
+        unfused_bytes: see `TrafficMode`.
+        operators: PyTorch and HyperSeg operators that moved bytes.
+        uncounted: HyperSeg operators without a FLOP formula.
+    """
 
     flops: int
     unfused_bytes: int
@@ -157,7 +174,7 @@ class Work:
 
 
 def count(step: Callable[[], object]) -> Work:
-    """FLOPs (two for a multiply-add, convolutions and products only) and unfused bytes of one eager step."""
+    """Count the work of one eager step."""
     traffic = TrafficMode()
     flops = FlopCounterMode(display=False)
     with torch.no_grad(), flops, traffic:

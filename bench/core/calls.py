@@ -1,6 +1,6 @@
-"""The calls that a network makes to our operators, with the very arguments of those calls.
+"""Calls of HyperSeg operators, recorded from a network's inference and training step with their arguments.
 
-They are recorded, not written down: an operator that a network starts to use is measured without a line here.
+An operator that a network starts to use is measured without a line here.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import hyperseg
-from bench import inputs
-from bench.roofline import tensor_bytes
-from bench.subject import settings
+from bench.core.networks import inference, normalise
+from bench.core.roofline import tensor_bytes
 from hyperseg import ops
+from hyperseg.models import HyperSeg
 from hyperseg.ops import LevelArguments, _layout, reference
 
-DECODER = "decoder"  # all levels in one line, beside the operators
-DECODER_BACKWARD = "decoder_backward"  # what a training step does in all levels: forward, then backward
+DECODER = "decoder"  # all levels in one row, in addition to the operators
+DECODER_BACKWARD = "decoder_backward"  # all levels in a training step: forward, then backward
 IGNORE = 255
 BOOTSTRAP = 4096  # as in the published training
-# Of a pixel, over the number of images, by a scaled loss as for mixed precision: with much less float16 underflows,
-# with much more its sums over all pixels overflow.
+# Gradient per pixel, over the number of images, of a loss scaled as for mixed precision: with much less float16
+# underflows, with much more its sums over all pixels overflow.
 PIXEL_GRADIENT = 1 / 128
 
 WHOLE = (DECODER, DECODER_BACKWARD)
 
 LEVELS = ("decoder_level", "decoder_level_argmax")
 
-# By position: what stays float32 beside half-precision maps.
+# Positions of the arguments that stay float32 when maps are 16-bit floats.
 PRECISE = {
     "stem": (1, 2),
     "patch_inverted_residual_batch_norm": (2, 3),
@@ -46,27 +46,31 @@ PRECISE = {
 
 @dataclass(eq=False)
 class Call:
-    """``function(*arguments)`` is what is timed; ``times``: how often the network makes a call of these shapes.
+    """One call, ``function(*arguments)``.
 
-    ``of`` what: a frame; a training step; or apart, where it is within another call or nobody makes it.
+    Attributes:
+        operator: name of the operator, `DECODER` or `DECODER_BACKWARD`.
+        times: how often the network makes calls of these shapes.
+        of: the step that makes it: ``"frame"``, ``"training"``, or ``"apart"`` where it is part of another call or no
+            step makes it.
     """
 
     operator: str
-    arguments: tuple
-    function: Callable
+    arguments: Sequence[Any]
+    function: Callable[..., Any]
     times: int = 1
     of: str = "frame"
 
     @property
-    def key(self) -> tuple:
-        """Calls with the same key cost the same."""
+    def key(self) -> tuple[Any, ...]:
+        """Operator, shapes, strides and dtypes: calls with the same key cost the same."""
         return self.operator, *(
             (tuple(a.shape), a.stride(), a.dtype) if isinstance(a, Tensor) else a for a in tree_leaves(self.arguments)
         )
 
     @property
     def shapes(self) -> list[Any]:
-        """The arguments for a reader: shapes of tensors, and the rest as it is."""
+        """Arguments for a reader: dtype and shape of tensors, and the rest as it is."""
         described = tree_map_only(Tensor, lambda t: f"{str(t.dtype)[6:]}{list(t.shape)}", self.arguments)
         return list(described)
 
@@ -74,7 +78,7 @@ class Call:
         return self.function(*self.arguments)
 
     def to(self, dtype: torch.dtype) -> Call:
-        """With floating-point arguments of this type, but for those that the operator wants precise."""
+        """Return the call with floating-point arguments of this dtype; those that must be float32 stay so."""
         kept = PRECISE.get(self.operator, ())
 
         def convert(t: Tensor) -> Tensor:
@@ -83,21 +87,23 @@ class Call:
         arguments = tuple(a if i in kept else tree_map_only(Tensor, convert, a) for i, a in enumerate(self.arguments))
         return replace(self, arguments=arguments)
 
-    def least_bytes(self, answer: Any) -> int:
-        """What is read and written at the very least: each input and output once, of a signal only what is used."""
+    def least_bytes(self, output: Any) -> int:
+        """Return the bytes of inputs and outputs, once each; of a signal only the channels that are used."""
         arguments = list(self.arguments)
-        if self.operator in LEVELS and (level := LevelArguments(*arguments)).signal is not None:
-            used = level.signal[:, level.offset : level.offset + level.generator.shape[1] * level.groups]
-            arguments = list(level._replace(signal=used))
+        if self.operator in LEVELS:
+            level = LevelArguments(*arguments)
+            if level.signal is not None and level.generator is not None:
+                used = level.signal[:, level.offset : level.offset + level.generator.shape[1] * level.groups]
+                arguments = list(level._replace(signal=used))
         elif self.operator == "generate_weights":
             signal, generators, offsets, groups, _ = arguments
             ends = [o + g.shape[1] * n for g, o, n in zip(generators, offsets, groups, strict=True)]
             arguments[0] = signal[:, min(offsets) : max(ends)]
-        return tensor_bytes(tree_leaves(arguments)) + tensor_bytes(tree_leaves(answer))
+        return tensor_bytes(tree_leaves(arguments)) + tensor_bytes(tree_leaves(output))
 
 
 class Recorder(TorchDispatchMode):
-    """Keeps every call of ours that is made while it is on."""
+    """Records every call of a HyperSeg operator while it is active."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,10 +115,10 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def inference_calls(model: nn.Module, frames: Tensor) -> list[Call]:
-    """Of the engine, from frames to labels; then the folded block of each level on its own, and the whole decoder."""
+def inference_calls(model: HyperSeg, frames: Tensor) -> list[Call]:
+    """Record the engine from frames to labels; add the folded block of each level alone, and the whole decoder."""
     size = (frames.shape[1], frames.shape[2])
-    with settings("auto"):  # as its users run it: what is called may depend on what can serve it
+    with inference("auto"):  # as users run it: which operators are called may depend on the backends here
         engine = hyperseg.build_engine(model, size=size, device=frames.device, batch=frames.shape[0], check=False)
         with Recorder() as recorder:
             engine(frames)
@@ -133,7 +139,7 @@ def inference_calls(model: nn.Module, frames: Tensor) -> list[Call]:
 
 
 def whole_levels(calls: Sequence[Call]) -> list[Call]:
-    """Of levels that go straight to labels the calls that give their scores."""
+    """Return the calls of `decoder_level` for the levels that are called as `decoder_level_argmax`."""
     operator = torch.ops.hyperseg.decoder_level.default
     ends = [c for c in calls if c.operator == "decoder_level_argmax"]
     return [Call("decoder_level", c.arguments, operator, of="apart") for c in ends]
@@ -145,77 +151,85 @@ def makes_weights(call: Call) -> bool:
 
 
 def block_call(level: Call) -> Call:
-    """The inverted residual inside a level, as an operator of its own."""
+    """Return the inverted residual inside a level as a call of its own operator."""
     a = LevelArguments(*level.arguments)
     x = reference.follow_format(_layout.level_input(a.skip, a.previous), a.skip)
     weights = a.weights
-    if weights is None:
+    if a.signal is not None and a.generator is not None:
         weights = reference.generate_weights(a.signal, [a.generator], [a.offset], [a.groups], [a.parameters])
     operator = torch.ops.hyperseg.patch_inverted_residual.default
     arguments = (x, weights, a.bias, a.hidden, a.out_channels, a.halo)
     return Call("patch_inverted_residual", arguments, operator, of="apart")
 
 
-def training_calls(model: nn.Module, frames: Tensor, backward: bool) -> list[Call]:
-    """Of one training step, with its backward if asked: batch statistics, bootstrapped loss; then with frozen norms.
+def training_calls(model: HyperSeg, frames: Tensor, backward: bool) -> list[Call]:
+    """Record one training step with the bootstrapped loss.
 
-    With the backward also that of whole decoders, in both ways.
+    Args:
+        backward: record the backward too, then a step with frozen norms; add whole decoders of both steps.
     """
-    images = inputs.normalise(frames, model.config.mean, model.config.std)
+    images = normalise(frames, model.config.mean, model.config.std)
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(model.config.num_classes + 1, frames.shape[:3], generator=generator).to(frames.device)
     labels[labels == model.config.num_classes] = IGNORE
-    decoded: list[tuple] = []  # decoder, its arguments, its answer
+    decoded: list[tuple[nn.Module, tuple[Any, ...], Tensor]] = []  # decoder, its arguments, its output
     with ops.use_backend("reference"), torch.set_grad_enabled(backward), Recorder() as recorder:
         for network in (copy.deepcopy(model).train(), copy.deepcopy(model).eval())[: 1 + backward]:
-            hook = network.decoder.register_forward_hook(lambda *seen: decoded.append(seen))
+            hook = network.decoder.register_forward_hook(lambda *called: decoded.append(called))
             logits = network.forward_strided(images)
             hook.remove()
             loss = ops.upsample_cross_entropy(logits, labels, ignore_index=IGNORE, bootstrap=BOOTSTRAP)
             if backward:
                 loss.backward(torch.full_like(loss, PIXEL_GRADIENT * labels[0].numel()))
-    # With frozen norms a level is decoder_level, forward as in inference: only its backward is new.
+    # With frozen norms a level calls decoder_level, as in inference: only its backward is new.
     levels = [call for call in recorder.calls if call.operator == "decoder_level"]
     calls = [call for call in recorder.calls if call not in levels]
-    # No network calls this one, so no step has its backward.
+    # No network calls patch_inverted_residual itself, so no step has its backward.
     apart = [backward_of(block_call(level)) for level in levels if LevelArguments(*level.arguments).hidden]
-    decoders = [decoder_backward(*seen) for seen in decoded] if backward else []
+    decoders = [decoder_backward(*called) for called in decoded] if backward else []
     return [*(replace(call, of="training") for call in calls), *apart, *decoders]
 
 
-def decoder_backward(decoder: nn.Module, given: tuple, logits: Tensor) -> Call:
-    """Logits of a decoder and, for a random gradient, the gradients of its features and parameters."""
+def decoder_backward(decoder: nn.Module, given: tuple[Any, ...], logits: Tensor) -> Call:
+    """Return a call that gives a decoder's logits and, for a random gradient, those of its features and parameters."""
     signal, features, image = tree_map_only(Tensor, Tensor.detach, given)
 
-    def step(training: bool, parameters: list, signal: Tensor, features: list, image: Any, gradient: Tensor) -> list:
+    def step(
+        training: bool,
+        parameters: list[Tensor],
+        signal: Tensor,
+        features: list[Tensor],
+        image: Tensor | None,
+        gradient: Tensor,
+    ) -> list[Tensor]:
         with torch.enable_grad():
             leaves = [t.requires_grad_() for t in (signal.detach(), *(f.detach() for f in features))]
-            answer = decoder(leaves[0], leaves[1:], image)
-            return [answer.detach(), *torch.autograd.grad(answer, [*leaves, *parameters], gradient)]
+            output = decoder(leaves[0], leaves[1:], image)
+            return [output.detach(), *torch.autograd.grad(output, [*leaves, *parameters], gradient)]
 
     gradient = PIXEL_GRADIENT / len(logits) * random_like(logits)
     arguments = (decoder.training, list(decoder.parameters()), signal, list(features), image, gradient)
     return Call(DECODER_BACKWARD, arguments, step, of="apart")
 
 
-def random_like(answer: Tensor) -> Tensor:
+def random_like(output: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(answer.shape, generator=generator).to(answer)
+    return torch.randn(output.shape, generator=generator).to(output)
 
 
 def backward_of(call: Call) -> Call:
-    """The backward operator at a call's shapes, for a random gradient."""
+    """Return the call of the backward operator at a call's shapes, for a random gradient."""
     operator = f"{call.operator}_backward"
-    with settings("reference"):
-        answer = call()
+    with inference("reference"):
+        output = call()
     return Call(
-        operator, (random_like(answer), *call.arguments), getattr(torch.ops.hyperseg, operator).default, of=call.of
+        operator, (random_like(output), *call.arguments), getattr(torch.ops.hyperseg, operator).default, of=call.of
     )
 
 
 def distinct(calls: Sequence[Call]) -> list[Call]:
-    """One call of each shape, with the number of times it is made; operators together, in the order of their calls."""
-    found: dict[tuple, Call] = {}
+    """Return one call of each shape with its number of times, grouped by operator in the order of first calls."""
+    found: dict[tuple[Any, ...], Call] = {}
     for call in calls:
         known = found.setdefault(call.key, replace(call, times=0))
         known.times += call.of == known.of

@@ -1,4 +1,4 @@
-"""The pictures of bench/figures.py: SVG by Matplotlib, readable on light and dark pages alike."""
+"""Plots of bench/figures.py: SVG by Matplotlib, readable on light and dark pages."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.subject import Refused
+from bench.core.errors import Refused
+from bench.core.timing import Summary
 
-# Of equal lightness, apart for the colour-blind too (Okabe and Ito).
+# Of similar lightness, and distinct for colour-blind readers (Okabe and Ito).
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#b8a800")
 INK = "#777777"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One time, with the least and the most: ``ms`` is a summary of samples."""
+    """One time in milliseconds: median, minimum and maximum."""
 
     group: str
     name: str
-    ms: dict[str, float]
+    ms: Summary
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Times that add up, by part."""
+    """Milliseconds that add up, by part."""
 
     group: str
     name: str
@@ -34,7 +35,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Dot:
-    """A call: its milliseconds, and percent of the speed that bytes and operations allow."""
+    """A call: its milliseconds, and the percentage it reaches of the speed that bytes and FLOPs allow."""
 
     operator: str
     backend: str
@@ -48,8 +49,8 @@ def bars(path: Path, mark: str, found: Sequence[Bar], axis: str) -> None:
     def draw(axes: Any) -> None:
         for y, bar in enumerate(found):
             colour = COLOURS[names.index(bar.name) % len(COLOURS)]
-            middle = bar.ms["p50"]
-            reach = [[middle - bar.ms["min"]], [bar.ms["max"] - middle]]
+            middle = bar.ms.p50
+            reach = [[middle - bar.ms.min], [bar.ms.max - middle]]
             axes.barh(y, middle, color=colour, xerr=reach, ecolor=INK, capsize=2)
         axes.set_xlabel(f"{axis}: median, least and most")
 
@@ -64,7 +65,7 @@ def stacks(path: Path, mark: str, found: Sequence[Stack]) -> None:
             widths = [stack.parts.get(part, 0) for stack in found]
             before = [sum(stack.parts.get(p, 0) for p in parts[: parts.index(part)]) for stack in found]
             axes.barh(range(len(found)), widths, left=before, color=colour, label=part)
-        axes.set_xlabel("ms a frame, in our operators")
+        axes.set_xlabel("ms per frame, by operator")
         legend(axes)
 
     rows(path, mark, [(stack.group, stack.name) for stack in found], draw)
@@ -82,7 +83,7 @@ def roofline(path: Path, mark: str, found: Sequence[Dot]) -> None:
             axes.scatter([dot.percent for dot in mine], places, s=18, color=colour, label=backend, alpha=0.8)
         axes.set_xscale("log")
         axes.axvline(100, color=INK, linewidth=1)
-        axes.set_xlabel("% of the speed that bytes and operations allow at measured rates (one dot a call)")
+        axes.set_xlabel("% of the speed that bytes and FLOPs allow at measured rates (one dot per call)")
         axes.xaxis.set_major_formatter("{x:g}")
         legend(axes)
 
@@ -94,13 +95,13 @@ def legend(axes: Any) -> None:
 
 
 def rows(path: Path, mark: str, names: Sequence[tuple[str, str]], draw: Callable[[Any], None]) -> None:
-    """A row for each name, top down; a group is named where it begins."""
+    """Draw one row per name, from the top; a group is named at its first row."""
     try:
         import matplotlib
     except ImportError as error:
-        raise Refused("Pictures need Matplotlib; `pip install matplotlib`.") from error
-    style = {
-        "svg.hashsalt": "hyperseg",  # the same picture every time
+        raise Refused("Plots need Matplotlib: `pip install matplotlib`.") from error
+    style: dict[Any, Any] = {
+        "svg.hashsalt": "hyperseg",  # the same ids every time
         "font.size": 9,
         "text.color": INK,
         "axes.labelcolor": INK,

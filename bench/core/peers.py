@@ -1,0 +1,251 @@
+"""Runtimes that are compared on the CPU, each from a uint8 frame to labels, and the memory of each in its own process.
+
+A peer is built from a folder with the network, a frame and ONNX files, for a number of threads. Its threads must not
+spin while another peer is timed.
+
+    python -m bench.core.peers PEER FOLDER THREADS      # prints the memory of one peer as JSON
+
+This module imports nothing heavy at the top: a process that measures an ONNX runtime must not hold torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+    from numpy.typing import NDArray
+
+    from hyperseg.models import HyperSeg
+
+    Frame: TypeAlias = NDArray[numpy.uint8]
+    Output: TypeAlias = NDArray[Any] | torch.Tensor
+    OnnxRun: TypeAlias = Callable[[Frame], list[NDArray[Any]]]  # a frame -> the outputs of an ONNX file
+
+# Files of the folder: the network as hyperseg.save writes it, a frame, and one ONNX file per output, so that no runtime
+# is timed copying scores.
+MODEL, FRAME, LABELS, LOGITS = "model", "frame.npy", "labels.onnx", "logits.onnx"
+
+INSTALL = "pip install 'hyperseg[peers]' (or onnx, onnxscript, onnxruntime, openvino)"
+NEEDS = {
+    "onnxruntime": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+}
+MEMORY_STEPS = 3
+
+
+@dataclass
+class Peer:
+    """A runtime with the network in it.
+
+    Attributes:
+        about: its version.
+        labels: the timed function, from uint8 frames ``[N, H, W, 3]`` (NumPy) to uint8 labels ``[N, H, W]``.
+        logits: the scores of those labels by the same code, not timed; None where other code would give them.
+        context: entered around calls.
+    """
+
+    name: str
+    about: str
+    labels: Callable[[Frame], Output]
+    logits: Callable[[Frame], Output] | None
+    context: Callable[[], AbstractContextManager[object]] = nullcontext
+
+
+def missing(peer: str) -> str | None:
+    """Return a message if packages of this peer are not installed."""
+    absent = [name for name in NEEDS.get(peer, ()) if importlib.util.find_spec(name) is None]
+    return f"{peer} needs {' and '.join(absent)}, not installed here: {INSTALL}." if absent else None
+
+
+def eager(folder: Path, threads: int) -> Peer:
+    """Build the plain module with reference operators in NCHW memory, which stands for the official code."""
+    import torch
+
+    from bench.core.networks import inference
+    from hyperseg.export.onnx import FrameToLabels
+
+    network = FrameToLabels(_load(folder)).eval()
+    return Peer(
+        "eager",
+        f"torch {torch.__version__}, reference operators",
+        lambda frame: network(torch.from_numpy(frame)),
+        lambda frame: network.logits(torch.from_numpy(frame)),
+        lambda: inference("reference"),
+    )
+
+
+def compiled(folder: Path, threads: int) -> Peer:
+    """Compile the graph that the ONNX runtimes get; HyperSeg operators would hide the decoder from it."""
+    import torch
+
+    from bench.core.networks import inference
+    from hyperseg.export.onnx import export_program
+
+    graph = export_program(_load(folder), torch.from_numpy(_frame(folder))).module()
+    network = torch.compile(lambda frames: graph(frames)[0], dynamic=False, fullgraph=True)
+    about = f"torch {torch.__version__}, inductor"
+    return Peer("compile", about, lambda frame: network(torch.from_numpy(frame)), None, lambda: inference("reference"))
+
+
+def engine(folder: Path, threads: int) -> Peer:
+    """Build HyperSeg's engine as users do."""
+    import torch
+
+    import hyperseg
+    from bench.core.networks import inference
+
+    model = _load(folder)
+    _, height, width, _ = _frame(folder).shape
+    with inference("auto"):
+        ours = hyperseg.build_engine(model, size=(height, width), device="cpu")
+    return Peer(
+        "engine",
+        f"hyperseg {hyperseg.__version__}, {ours.mode}",
+        lambda frame: ours(torch.from_numpy(frame)),
+        lambda frame: ours.logits(torch.from_numpy(frame)),
+        lambda: inference("auto"),
+    )
+
+
+def onnxruntime(path: Path, threads: int) -> OnnxRun:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # By default its threads spin between two operators, which is fast, and for some 30 ms after the last one, which
+    # takes a core from the next peer. This setting ends the spinning with the frame; within the frame it stays.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    (frames,) = session.get_inputs()
+    return lambda frame: session.run(None, {frames.name: frame})
+
+
+def openvino(path: Path, threads: int) -> OnnxRun:
+    import openvino
+
+    # TBB's threads sleep as soon as a frame is done: no setting is needed for that.
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the CPU has it
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    compiled_model = openvino.Core().compile_model(str(path), "CPU", settings)
+    request = compiled_model.create_infer_request()
+
+    def run(frame: Frame) -> list[NDArray[Any]]:
+        results = request.infer([frame], share_inputs=True, share_outputs=True)
+        return [results[output] for output in compiled_model.outputs]
+
+    return run
+
+
+RUNTIMES: dict[str, Callable[[Path, int], OnnxRun]] = {"onnxruntime": onnxruntime, "openvino": openvino}
+
+
+def onnx_peer(name: str) -> Callable[[Path, int], Peer]:
+    def build(folder: Path, threads: int) -> Peer:
+        run = RUNTIMES[name](folder / LABELS, threads)
+
+        def logits(frame: Frame) -> Output:
+            return RUNTIMES[name](folder / LOGITS, threads)(frame)[0]
+
+        return Peer(name, f"{name} {importlib.metadata.version(name)}", lambda frame: run(frame)[0], logits)
+
+    return build
+
+
+BUILDERS: dict[str, Callable[[Path, int], Peer]] = {
+    "eager": eager,
+    "compile": compiled,
+    "onnxruntime": onnx_peer("onnxruntime"),
+    "openvino": onnx_peer("openvino"),
+    "engine": engine,
+}
+
+
+def _load(folder: Path) -> HyperSeg:
+    import hyperseg
+
+    return hyperseg.load(folder / MODEL).eval()
+
+
+def _frame(folder: Path) -> Frame:
+    import numpy
+
+    return numpy.load(folder / FRAME)
+
+
+# Memory
+
+
+def memory_in_process(peer: str, folder: Path, threads: int) -> dict[str, float]:
+    """Return the memory of a peer in a fresh process, as `measure_memory` does.
+
+    Raises:
+        RuntimeError: the process failed; the message has the last line that it printed.
+    """
+    command = [sys.executable, "-m", "bench.core.peers", peer, str(folder.resolve()), str(threads)]
+    # With -m the working directory comes first on the import path.
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it was stopped"])[-1]
+        raise RuntimeError(f"the memory of {peer} could not be measured: {last}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measure_memory(peer: str, folder: Path, threads: int) -> dict[str, float]:
+    """Import, build and run a peer in this process; return its largest resident sizes in MiB after each step."""
+    import numpy
+
+    if peer in RUNTIMES:
+        importlib.import_module(peer)
+    else:
+        import torch
+
+        import hyperseg  # noqa: F401
+
+        torch.set_num_threads(threads)
+    idle = high_water_mib()
+    made = BUILDERS[peer](folder, threads)
+    frame = numpy.load(folder / FRAME)
+    with made.context():
+        made.labels(frame)  # whatever is made on first use belongs to building
+        build = high_water_mib()
+        reset_high_water()
+        for _ in range(MEMORY_STEPS):
+            made.labels(frame)
+    return {"idle_mib": idle, "build_mib": build, "run_mib": high_water_mib()}
+
+
+def high_water_mib() -> float:
+    """Return the largest resident size of this program so far; ru_maxrss may hold the parent's from before exec."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise OSError("/proc/self/status has no VmHWM")
+
+
+def reset_high_water() -> None:
+    """Trim the heap and reset VmHWM, so that the next reading is the peak of running, not of building."""
+    import ctypes
+
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure_memory(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))))

@@ -1,0 +1,1 @@
+"""Networks in the forms that other runtimes load: one file per form."""

@@ -1,0 +1,31 @@
+"""bench/core: modules import only modules of the floors above their own, and commands work from any folder."""
+
+import ast
+from pathlib import Path
+
+from bench import core
+
+FLOORS = [floor.split(", ") for floor in core.__doc__.strip().split("\n\n", 1)[1].splitlines()]
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of bench/core that a file imports, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "bench.core":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bench.core."):
+            found.add(node.module.split(".")[2])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[2] for alias in node.names if alias.name.startswith("bench.core.")}
+    return found
+
+
+def test_imports_run_one_way():
+    folder = Path(core.__file__).parent
+    assert {path.stem for path in folder.glob("*.py")} == {"__init__", *(name for floor in FLOORS for name in floor)}
+    above: set[str] = set()
+    for floor in FLOORS:
+        for name in floor:
+            assert imported(folder / f"{name}.py") <= above, f"{name} imports its own floor or one below"
+        above |= set(floor)
