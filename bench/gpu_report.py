@@ -411,7 +411,7 @@ def main(argv: list[str] | None = None) -> int:
             else:
                 report.run(stage)
     except KeyboardInterrupt:
-        print(f"\nStopped. What was finished is in {report.path}.", file=sys.stderr)
+        print(f"\nStopped. Finished results are in {report.path}.", file=sys.stderr)
         return 130
     print("\n" + summary(report, stages) + f"\n\n{report.path}")
     found = {s.name: report.document["stages"].get(s.name, {}) for s in stages}

@@ -258,7 +258,7 @@ def tune(args: argparse.Namespace) -> int:
             torch.cuda.empty_cache()
             watch.read("during")
     except KeyboardInterrupt:
-        print(f"\nStopped. What was finished is in {path}.", file=sys.stderr)
+        print(f"\nStopped. Finished results are in {path}.", file=sys.stderr)
         return 130
     write_json(path, merged(before, tuner) | about)
     print_summary(tuner, path)

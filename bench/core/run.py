@@ -176,6 +176,6 @@ def run_command(command: str, args: argparse.Namespace, make: Callable[[], Run])
         print(f"{command}: {refusal}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        kept = f" What was finished is in {args.json}." if run is not None and args.json else ""
+        kept = f" Finished results are in {args.json}." if run is not None and args.json else ""
         print(f"\nStopped.{kept}", file=sys.stderr)
         return 2 if run is not None and run.wrong else 130

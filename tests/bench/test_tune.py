@@ -53,7 +53,7 @@ def test_a_stop_keeps_what_was_measured(monkeypatch, capsys, tmp_path):
     path = tmp_path / "gpu.json"
     arguments = ["--model", "hyperseg-m", "--dtype", "float32", "--seconds", "0.01", "--rounds", "2"]
     assert tune.main([*arguments, "--output", str(path)]) == 130
-    assert f"What was finished is in {path}" in capsys.readouterr().err
+    assert f"Finished results are in {path}" in capsys.readouterr().err
     assert list(json.loads(path.read_text())["samples"]) == ["_toy_kernel float32 width=6"]
 
 

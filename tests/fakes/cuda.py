@@ -1,11 +1,12 @@
-"""A GPU that is not there: scripts and tests written for CUDA run on the CPU, so that their mistakes show without one.
+"""A fake CUDA device: commands and tests written for a GPU run on the CPU, so that their mistakes show without a GPU.
 
     python -m tests.fakes.cuda bench/fps.py --model hyperseg-s --size 128x256 --quick --backend reference
     python -m tests.fakes.cuda -m pytest -m "gpu and not slow" tests/runtime
 
-Tensors on it lie on the CPU and say that they do not. Mixing them with the host's is refused, as by CUDA; a capture
-records operators and refuses what waits for the device; a replay computes them again into the same memory. Kernels are
-another matter (csrc/shim, Triton's interpreter), torch.compile does not know such tensors, and times mean nothing.
+Its tensors are stored on the CPU and report cuda:0 as their device. As with CUDA, an operator refuses to mix them with
+host tensors, and a graph capture refuses operators that synchronise; a replay computes the recorded operators again
+into the same memory. It runs no kernels (csrc/shim and Triton's interpreter do), torch.compile does not know its
+tensors, and times mean nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 NAME = "NVIDIA H200"
-WAITING = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select"}  # for the device
+SYNCHRONISING = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select"}
 # One entry per copy, such as "pinned to device"; replays of graphs are not listed.
 COPIES: list[str] = []
 PROPERTIES = types.SimpleNamespace(
@@ -31,8 +32,8 @@ PROPERTIES = types.SimpleNamespace(
 )
 
 
-class OnGpu(torch.Tensor):
-    """``inner``: the values, on the CPU."""
+class FakeCudaTensor(torch.Tensor):
+    """A tensor that reports to be on cuda:0; ``inner`` has its values on the CPU."""
 
     @staticmethod
     def __new__(cls, inner):
@@ -59,34 +60,46 @@ class OnGpu(torch.Tensor):
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
 
     def __repr__(self, **kwargs):
-        return f"OnGpu({self.inner!r})"
+        return f"FakeCudaTensor({self.inner!r})"
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        hosts = [t for t in given if not isinstance(t, OnGpu)]
+        hosts = [t for t in given if not isinstance(t, FakeCudaTensor)]
         name = func._overloadpacket.__name__
-        # Numbers may come from the host, and lists that are indices.
+        # Scalars and indices may come from the host.
         if any(t.dim() for t in hosts) and name not in {"copy_", "_to_copy"} and not name.startswith("index"):
             raise RuntimeError(f"Expected all tensors to be on the same device, but {func} got cuda:0 and cpu")
-        if Graph.recording is not None and (name in WAITING or (name == "copy_" and hosts)):
+        if Graph.recording is not None and (name in SYNCHRONISING or (name == "copy_" and hosts)):
             raise RuntimeError(f"{func}: operation not permitted when stream is capturing")
         if name in {"copy_", "clone"}:
             log_copy(given[-1], given[0] if name == "copy_" else args[0])
-        known = {id(t.inner): t for t in given if isinstance(t, OnGpu)}
-        inner_args, inner_kwargs = tree_map_only(OnGpu, lambda t: t.inner, (args, kwargs))
-        inner_args, inner_kwargs = tree_map_only(torch.device, lambda d: CPU, (inner_args, inner_kwargs))
+        known = {id(t.inner): t for t in given if isinstance(t, FakeCudaTensor)}
+        inner_args, inner_kwargs = unwrapped(args), unwrapped(kwargs)
         out = func(*inner_args, **inner_kwargs)
         if Graph.recording is not None:
             Graph.recording.append((func, inner_args, inner_kwargs, out))
-        if name == "copy_" and not isinstance(args[0], OnGpu):
+        if name == "copy_" and not isinstance(args[0], FakeCudaTensor):
             return args[0]
-        return tree_map_only(torch.Tensor, lambda t: known[id(t)] if id(t) in known else OnGpu(t), out)
+        return tree_map_only(torch.Tensor, lambda t: known[id(t)] if id(t) in known else FakeCudaTensor(t), out)
+
+
+def unwrapped(value):
+    """Return arguments of an operator with CPU tensors and the CPU device in place of the fake ones."""
+    if isinstance(value, FakeCudaTensor):
+        return value.inner
+    if isinstance(value, torch.device):
+        return CPU
+    if isinstance(value, tuple | list):
+        return type(value)(map(unwrapped, value))
+    if isinstance(value, dict):
+        return {key: unwrapped(v) for key, v in value.items()}
+    return value
 
 
 class Transfers(TorchFunctionMode):
-    """Where tensors are made on a device, or taken from one to the other."""
+    """Intercepts functions that create tensors on a device or copy them to another one."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -103,19 +116,19 @@ class Transfers(TorchFunctionMode):
             return getattr(args[0], "pinned", False)
         if kwargs.pop("pin_memory", False):
             return pinned(func(*args, **kwargs))
-        if name == "__deepcopy__" and isinstance(args[0], OnGpu):
+        if name == "__deepcopy__" and isinstance(args[0], FakeCudaTensor):
             return copied(*args)
         device = kwargs.get("device")
         if device is None or torch.device(device).type != "cuda":
             return func(*args, **kwargs)
         requires_grad = kwargs.pop("requires_grad", False)
         made = func(*args, **kwargs | {"device": CPU})
-        made = tree_map_only(torch.Tensor, lambda t: t if isinstance(t, OnGpu) else OnGpu(t), made)
+        made = tree_map_only(torch.Tensor, lambda t: t if isinstance(t, FakeCudaTensor) else FakeCudaTensor(t), made)
         return made.requires_grad_() if requires_grad else made
 
 
-def moved(t, *args, **kwargs):
-    """``Tensor.to``."""
+def moved(t: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+    """Stand in for ``Tensor.to``."""
     how = {key: kwargs[key] for key in ("memory_format", "copy") if key in kwargs}
     device = None
     for given in (*args, *(kwargs.get(key) for key in ("device", "dtype", "other"))):
@@ -125,16 +138,16 @@ def moved(t, *args, **kwargs):
             device = torch.device(given)
         elif isinstance(given, torch.dtype):
             how["dtype"] = given
-    if device is not None and device.type == "cuda" and not isinstance(t, OnGpu):
+    if device is not None and device.type == "cuda" and not isinstance(t, FakeCudaTensor):
         if device.index not in {None, 0}:
             raise RuntimeError("CUDA error: invalid device ordinal")
         if Graph.recording is not None:
             raise RuntimeError("copy from the host: operation not permitted when stream is capturing")
-        log_copy(t, OnGpu(t.detach()))
+        log_copy(t, FakeCudaTensor(t.detach()))
         plain = t.detach()
         there = torch.Tensor.to(plain, **how)
-        return OnGpu(there.clone() if there.data_ptr() == plain.data_ptr() else there)
-    if device is not None and device.type == "cpu" and isinstance(t, OnGpu):
+        return FakeCudaTensor(there.clone() if there.data_ptr() == plain.data_ptr() else there)
+    if device is not None and device.type == "cpu" and isinstance(t, FakeCudaTensor):
         t = on_host(t)
     return torch.Tensor.to(t, **how) if how else t
 
@@ -146,28 +159,28 @@ def pinned(t: torch.Tensor) -> torch.Tensor:
 
 def log_copy(source: torch.Tensor, destination: torch.Tensor) -> None:
     def memory(t: torch.Tensor) -> str:
-        return "device" if isinstance(t, OnGpu) else "pinned" if getattr(t, "pinned", False) else "pageable"
+        return "device" if isinstance(t, FakeCudaTensor) else "pinned" if getattr(t, "pinned", False) else "pageable"
 
     COPIES.append(f"{memory(source)} to {memory(destination)}")
 
 
-def on_host(t: OnGpu) -> torch.Tensor:
+def on_host(t: FakeCudaTensor) -> torch.Tensor:
     if Graph.recording is not None:
         raise RuntimeError("copy to the host: operation not permitted when stream is capturing")
     COPIES.append("device to pageable")
     return t.inner.detach().clone()
 
 
-def copied(t: OnGpu, memo: dict) -> torch.Tensor:
+def copied(t: FakeCudaTensor, memo: dict) -> torch.Tensor:
     if id(t) not in memo:
-        copy = OnGpu(t.inner.detach().clone())
+        copy = FakeCudaTensor(t.inner.detach().clone())
         parameter = isinstance(t, torch.nn.Parameter)
         memo[id(t)] = torch.nn.Parameter(copy, t.requires_grad) if parameter else copy.requires_grad_(t.requires_grad)
     return memo[id(t)]
 
 
 class Graph:
-    """``torch.cuda.CUDAGraph``."""
+    """Stand-in for ``torch.cuda.CUDAGraph``."""
 
     recording: list | None = None
 
@@ -215,15 +228,15 @@ def synchronize(device=None):
 
 
 def install() -> None:
-    """For the rest of the process."""
-    answers = {
+    """Replace functions of ``torch.cuda`` for the rest of the process."""
+    values = {
         "is_available": True,
         "device_count": 1,
         "current_device": 0,
         "get_device_name": NAME,
         "get_device_capability": (9, 0),
         "get_device_properties": PROPERTIES,
-        "mem_get_info": (2**29, PROPERTIES.total_memory),  # so little free that nothing large is tried
+        "mem_get_info": (2**29, PROPERTIES.total_memory),  # little free memory: benchmarks stay small
         "memory_allocated": 2**20,
         "max_memory_allocated": 2**22,
         "set_device": None,
@@ -231,15 +244,15 @@ def install() -> None:
         "reset_peak_memory_stats": None,
         "empty_cache": None,
     }
-    for name, answer in answers.items():
-        setattr(torch.cuda, name, lambda *args, answer=answer: answer)
+    for name, value in values.items():
+        setattr(torch.cuda, name, lambda *args, value=value: value)
     torch.cuda.synchronize, torch.cuda.graph, torch.cuda.CUDAGraph = synchronize, capture, Graph
     torch.cuda.is_current_stream_capturing = lambda: Graph.recording is not None
     torch.cuda.Event, torch.cuda.Stream, torch.cuda.current_stream = Event, Stream, Stream
     torch.cuda.stream = torch.cuda.device = contextlib.nullcontext
-    # F.interpolate would take a decomposition that makes tensors past the mode below.
+    # Otherwise F.interpolate decomposes into functions that create tensors without passing the mode below.
     torch.are_deterministic_algorithms_enabled = lambda: False
-    # A module's parameters change their class when they move.
+    # A module's parameters change their class when they move to another device.
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     Transfers().__enter__()
 
