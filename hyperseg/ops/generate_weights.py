@@ -1,4 +1,4 @@
-"""``generate_weights``: the convolution weights of every patch, from the signal of the context head."""
+"""``generate_weights``: the convolution weights of every patch, generated from the context head's signal."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ _ARGUMENTS = "Tensor signal, Tensor[] generators, int[] offsets, int[] groups, i
 
 
 def check_generator(operator: str, signal: Tensor, generator: Tensor, offset: int, groups: int, size: int) -> None:
-    """One generator against the signal it reads; shared with ``decoder_level``."""
+    """Check one generator against the signal it reads; ``decoder_level`` uses it too."""
     check_positive(operator, groups=groups, size=size)
     if generator.dim() != 2:
         raise ValueError(
@@ -96,10 +96,10 @@ def generate_weights(
     Args:
         signal: ``[N, C, fh, fw]``, floating point.
         generators: one or several of ``[rows, C_i / groups]``, dtype and device of the signal.
-        offsets, groups, sizes: one number for each generator; ``sizes=None`` keeps every row.
+        offsets, groups, sizes: one number per generator, or one for all; ``sizes=None`` keeps every row.
 
     Returns:
-        ``[N, fh, fw, sum(sizes)]``: for each patch the flat parameters of the generators, one after the other.
+        ``[N, fh, fw, sum(sizes)]``: per patch the flat parameters of all generators, concatenated.
 
     Raises:
         ValueError, TypeError: the shapes, dtypes or devices do not fit together.

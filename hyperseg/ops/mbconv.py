@@ -117,7 +117,7 @@ def mbconv(
     """EfficientNet's block for inference, the norms folded into its convolutions (arXiv:1905.11946; SPEC B.1).
 
     Expand (1x1) and SiLU, depthwise and SiLU, squeeze-and-excite (average, reduce, SiLU, gate, sigmoid), project (1x1).
-    For inference: a backward pass through it ends in a NotImplementedError.
+    For inference: a backward pass raises NotImplementedError.
 
     Args:
         x: ``[N, C, H, W]``, floating point, any memory format.
@@ -127,7 +127,7 @@ def mbconv(
         gate, gate_bias: ``[hidden, squeezed]`` and ``[hidden]``.
         project, project_bias: ``[out, hidden]`` and ``[out]``.
         stride: of the depthwise convolution.
-        padding: zeros around its input: (left, right, top, bottom).
+        padding: zeros around the input of the depthwise convolution: (left, right, top, bottom).
         residual: add x to the result.
 
     Returns:

@@ -1,4 +1,4 @@
-"""``patch_conv2d``: dynamic patch-wise convolution, every patch of the image with weights of its own."""
+"""``patch_conv2d``: patch-wise dynamic convolution; every patch of the image has its own weights."""
 
 import torch
 from torch import Tensor
@@ -101,9 +101,9 @@ def patch_conv2d(
     dilation: int | tuple[int, int] = 1,
     padding_mode: str = "reflect",
 ) -> Tensor:
-    """Convolve each patch of a map with its own weights, at stride 1, the map padded to keep its size.
+    """Convolve each patch of a map with its own weights, at stride 1; the map is padded to keep its size.
 
-    Pixels around a patch are the true ones of the map; only the map's own border is padded. Paper section 3.3; SPEC G.
+    The halo of a patch holds the true pixels of the map; only the map's border is padded. Paper section 3.3; SPEC G.
 
     Args:
         x: ``[N, C, H, W]``, floating point, any memory format.

@@ -1,4 +1,4 @@
-"""``patch_inverted_residual``: expand, depthwise 3x3, project with a patch's own weights; folded or batch norms."""
+"""``patch_inverted_residual``: expand, depthwise 3x3, project with the weights of each patch; folded or batch norms."""
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ _BATCH_ARGUMENTS = (
 
 
 def check_block(operator: str, x: Tensor, weights: Tensor, hidden: int, out_channels: int, halo: str) -> None:
-    """What both forms, and ``decoder_level``, ask of map and weights."""
+    """The checks of map and weights that both forms share."""
     check_map(operator, "x", x)
     check_positive(operator, hidden=hidden, out_channels=out_channels)
     check_choice(operator, "halo", halo, HALOS)
@@ -68,7 +68,7 @@ def _fake_batch(x, weights, scale, shift, hidden, out_channels, halo, eps):
 
 
 def block_flops(x: tuple, weights: tuple, hidden: int, out_channels: int, halo: str) -> int:
-    """Two a multiply-add, halo pixels of ``"own"`` counted as often as they are expanded (SPEC K)."""
+    """Two per multiply-add; halo pixels of ``"own"`` count as often as they are expanded (SPEC K)."""
     n, c, h, w = x
     fh, fw = weights[1], weights[2]
     expanded = fh * fw * (h // fh + 2) * (w // fw + 2) if halo == "own" else h * w
@@ -107,7 +107,7 @@ def _backward_batch(ctx, grad, _mean, _variance):
 
 
 def _reference_batch(x, weights, scale, shift, hidden, out_channels, halo, eps, mean, variance):
-    """The statistics depend on x and weights, and so are made anew to be differentiated."""
+    """Ignores the saved statistics: they depend on x and weights, so they must be recomputed to be differentiated."""
     return reference.patch_inverted_residual_batch_norm(x, weights, scale, shift, hidden, out_channels, halo, eps)
 
 
@@ -160,15 +160,17 @@ def patch_inverted_residual(
 ) -> Tensor:
     """Expand (1x1), depthwise (3x3) and project (1x1) each patch with its own weights; ReLU6 after the first two.
 
-    The norms of the network are folded: their scales are in the weights, their shifts are ``bias``. The border of the
-    map is reflected. Paper section 3.3; SPEC E (order of the weights), G (the two halos).
+    The network's norms are folded: their scales are in the weights, their shifts are ``bias``. The border of the map
+    is reflected. No published network calls this operator: inference runs :func:`decoder_level`, training
+    :func:`patch_inverted_residual_batch_norm`. It is a building block for networks of your own. Paper section 3.3;
+    SPEC E (order of the weights), G (the two halos).
 
     Args:
         x: ``[N, C, H, W]``, floating point, at least 2x2 pixels, any memory format.
         weights: ``[N, fh, fw, P]`` with ``P = C * hidden + 9 * hidden + hidden * out_channels``.
         bias: ``[2 * hidden + out_channels]``: after expand, depthwise, project.
-        halo: where the hidden values around a patch come from: ``"own"`` (HyperSeg v1.0 and unify) recomputes them
-            with the patch's own weights, ``"neighbour"`` (v0.1) takes those of the neighbouring patches.
+        halo: source of the hidden values around a patch: ``"own"`` (HyperSeg v1.0 and unify) recomputes them with
+            the patch's own weights, ``"neighbour"`` (v0.1) takes those of the neighbouring patches.
 
     Returns:
         ``[N, out_channels, H, W]``, in channels-last memory if x is.
@@ -193,15 +195,17 @@ def patch_inverted_residual_batch_norm(
     """:func:`patch_inverted_residual` for training: each of the three steps is normalised by its batch statistics.
 
     With ``halo="own"`` the first norm counts the halo pixels of every patch: ``N * fh * fw * (ph+2) * (pw+2)`` values
-    a channel (SPEC G); all others count ``N * H * W``.
+    per channel (SPEC G); the other two count ``N * H * W``.
 
     Args:
-        scale, shift: ``[2 * hidden + out_channels]``: the affine parameters after expand, depthwise, project;
-            float32 also where x is float16 or bfloat16.
+        x, weights, hidden, out_channels, halo: as in :func:`patch_inverted_residual`.
+        scale, shift: ``[2 * hidden + out_channels]``: the affine parameters after expand, depthwise, project; float32
+            for a float16 or bfloat16 x too.
+        eps: added to the variance.
 
     Returns:
-        ``(y, mean, variance)``: y like x; mean and biased variance ``[2 * hidden + out_channels]``, which carry no
-        gradient and are there for the running statistics.
+        ``(y, mean, variance)``: y like x; mean and biased variance ``[2 * hidden + out_channels]``, for the running
+        statistics, without gradient.
 
     Raises:
         ValueError, TypeError: the shapes, dtypes or devices do not fit together.

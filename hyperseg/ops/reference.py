@@ -1,9 +1,9 @@
 """The operators in plain PyTorch. These functions define what every other backend must compute.
 
-Conventions: maps are ``[N, C, H, W]``; the image is cut into a grid of ``fh x fw`` patches of ``ph x pw`` pixels
-(``H = fh * ph``); generated weights are patch-major, ``[N, fh, fw, P]``: one flat parameter vector a patch.
-Nothing here validates its input (``hyperseg.ops`` does) and every function is differentiable by autograd.
-SPEC.md sections E, F, G and A.3 hold the facts.
+Conventions: maps are ``[N, C, H, W]``. The image is cut into a grid of ``fh x fw`` patches of ``ph x pw`` pixels
+(``H = fh * ph``). Generated weights are patch-major, ``[N, fh, fw, P]``: one flat parameter vector per patch.
+These functions do not validate their arguments (``hyperseg.ops`` does); all are differentiable by autograd.
+Source: SPEC.md sections E, F, G and A.3.
 """
 
 import functools
@@ -20,7 +20,7 @@ from hyperseg.ops._layout import level_input, level_parameters, memory_format, r
 
 
 def to_patches(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """``[N, C, H, W]`` -> one small map a patch, ``[N * fh * fw, C, ph, pw]``."""
+    """``[N, C, H, W]`` -> one small map per patch, ``[N * fh * fw, C, ph, pw]``."""
     n, c, h, w = x.shape
     fh, fw = grid
     x = x.reshape(n, c, fh, h // fh, fw, w // fw)
@@ -36,7 +36,7 @@ def from_patches(patches: Tensor, n: int, grid: tuple[int, int]) -> Tensor:
 
 
 def to_windows(x: Tensor, grid: tuple[int, int], halo: tuple[int, int], padding_mode: str = "reflect") -> Tensor:
-    """Patches with ``halo`` pixels of their surroundings on each side, ``[N * fh * fw, C, ph + 2*hh, pw + 2*hw]``."""
+    """Patches with ``halo`` neighbouring pixels on each side, ``[N * fh * fw, C, ph + 2*hh, pw + 2*hw]``."""
     n, c, h, w = x.shape
     fh, fw = grid
     ph, pw = h // fh, w // fw
@@ -49,13 +49,13 @@ def to_windows(x: Tensor, grid: tuple[int, int], halo: tuple[int, int], padding_
 
 
 def pointwise(patches: Tensor, weight: Tensor) -> Tensor:
-    """A 1x1 convolution with a patch's own weights: ``[B, I, h, w]`` x ``[B, O, I]`` -> ``[B, O, h, w]``."""
+    """A 1x1 convolution with the weights of each patch: ``[B, I, h, w]`` x ``[B, O, I]`` -> ``[B, O, h, w]``."""
     b, _, h, w = patches.shape
     return torch.bmm(weight, patches.flatten(2)).reshape(b, -1, h, w)
 
 
 def depthwise3x3(windows: Tensor, weight: Tensor) -> Tensor:
-    """Depthwise, unpadded, with a patch's own weights: ``[B, C, h+2, w+2]`` x ``[B, C, 9]`` -> ``[B, C, h, w]``."""
+    """Depthwise, unpadded, with the weights of each patch: ``[B, C, h+2, w+2]`` x ``[B, C, 9]`` -> ``[B, C, h, w]``."""
     b, c, h, w = windows.shape
     out = F.conv2d(windows.reshape(1, b * c, h, w), weight.reshape(b * c, 1, 3, 3), groups=b * c)
     return out.reshape(b, c, h - 2, w - 2)
@@ -73,7 +73,7 @@ def follow_format(out: Tensor, like: Tensor) -> Tensor:
 def generate_weights(
     signal: Tensor, generators: list[Tensor], offsets: list[int], groups: list[int], sizes: list[int]
 ) -> Tensor:
-    """Grouped 1x1 convolutions of channel ranges of the signal; the results one after the other (SPEC D.5, E)."""
+    """Grouped 1x1 convolutions of channel ranges of the signal, concatenated (SPEC D.5, E)."""
     parts = []
     for generator, offset, group, size in zip(generators, offsets, groups, sizes, strict=True):
         channels = generator.shape[1] * group
@@ -92,7 +92,7 @@ def patch_conv2d(
     dilation: list[int],
     padding_mode: str,
 ) -> Tensor:
-    """Each window of the padded map, convolved with its patch's own weights (SPEC G, generic patch convolution)."""
+    """Convolve each window of the padded map with the weights of its patch (SPEC G, generic patch convolution)."""
     n, fh, fw, _ = weights.shape
     halo = (dilation[0] * (kernel_size[0] // 2), dilation[1] * (kernel_size[1] // 2))
     windows = to_windows(x, (fh, fw), halo, padding_mode)
@@ -130,9 +130,9 @@ def inverted_residual(
     halo: str,
     norms: Sequence[Callable[[Tensor], Tensor]],
 ) -> Tensor:
-    """Expand, depthwise 3x3, project with a patch's own weights (SPEC G); ``norms`` come after each of the three.
+    """Expand, depthwise 3x3, project with the weights of each patch (SPEC G); one of ``norms`` after each step.
 
-    ``halo="own"`` (v1_0, unify): a patch recomputes the hidden values around it from the true pixels there, with its
+    ``halo="own"`` (v1_0, unify): a patch recomputes the hidden values of its halo from the true pixels there, with its
     own expand weights. ``halo="neighbour"`` (v0_1): it takes them from its neighbours' hidden maps.
     """
     n, fh, fw, _ = weights.shape
@@ -152,7 +152,7 @@ def inverted_residual(
 def patch_inverted_residual(
     x: Tensor, weights: Tensor, bias: Tensor | None, hidden: int, out_channels: int, halo: str
 ) -> Tensor:
-    """With norms folded: their scales in the weights, their shifts in ``bias`` (expand | depthwise | project)."""
+    """With folded norms: their scales are in the weights, their shifts in ``bias`` (expand | depthwise | project)."""
     if bias is None:
         return inverted_residual(x, weights, hidden, out_channels, halo, [_identity] * 3)
     shifts = bias.to(x.dtype)[:, None, None].split([hidden, hidden, out_channels])
@@ -163,9 +163,9 @@ def patch_inverted_residual(
 def patch_inverted_residual_batch_norm(
     x: Tensor, weights: Tensor, scale: Tensor, shift: Tensor, hidden: int, out_channels: int, halo: str, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """With norms by batch statistics, which it returns: ``(y, mean, biased variance)``, concatenated like ``scale``.
+    """With batch norms: return ``(y, mean, biased variance)``, the statistics concatenated like ``scale``.
 
-    With ``halo="own"`` the first norm sees the halo pixels of every patch, as often as they occur (SPEC G).
+    With ``halo="own"`` the first norm counts the halo pixels of every patch, as often as they occur (SPEC G).
     """
     widths = [hidden, hidden, out_channels]
     means, variances = [], []
@@ -235,7 +235,7 @@ def stem(
     stride: int,
     padding: list[int],
 ) -> Tensor:
-    """uint8 ``[N, H, W, 3]`` -> EfficientNet's first map, its norm folded, in channels-last memory (SPEC B.1, C.3)."""
+    """uint8 ``[N, H, W, 3]`` -> EfficientNet's first map, norm folded, in channels-last memory (SPEC B.1, C.3)."""
     images = torch.addcmul(shift, frames.to(scale.dtype), scale).to(weight.dtype).permute(0, 3, 1, 2)
     images = F.pad(images, (0, width - images.shape[3], 0, height - images.shape[2]), mode="replicate")
     y = F.silu(F.conv2d(F.pad(images, padding), weight, bias, stride))
@@ -269,11 +269,11 @@ def mbconv(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The network's two ends: labels and loss
+# Labels and loss
 
 
 def resize_precisely(logits: Tensor, height: int, width: int) -> Tensor:
-    """At least in float32: halves would round close scores to equal ones."""
+    """Resize in float32 at least: 16-bit floats would round close scores to equal ones."""
     return resize_logits(logits.to(torch.promote_types(logits.dtype, torch.float32)), height, width)
 
 
@@ -283,7 +283,7 @@ def upsample_argmax(logits: Tensor, height: int, width: int) -> Tensor:
 
 
 def decoder_level_argmax(skip: Tensor, *args) -> Tensor:
-    """The labels of a level at full size: arguments as of :func:`decoder_level`."""
+    """The labels of a level, at the size of skip: arguments as of :func:`decoder_level`."""
     return upsample_argmax(decoder_level(skip, *args), *skip.shape[2:])
 
 
@@ -294,11 +294,11 @@ def pixel_losses(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
 
 
 def loss_weights(losses: Tensor, labels: Tensor, ignore_index: int, bootstrap: int, threshold: float) -> Tensor:
-    """How much each pixel's loss counts, ``[N, H, W]``: the weights of a sum that is the loss; 0 where ignored.
+    """The weight of each pixel in the loss, a weighted sum: ``[N, H, W]``; 0 where ignored.
 
-    Plain (``bootstrap = 0``): every valid pixel of the batch counts the same. Bootstrapped (SPEC A.3): of each image
-    the pixels above ``threshold`` if they are more than ``bootstrap``, else the ``bootstrap`` worst; pixels that tie
-    at the cut share what is left.
+    Plain (``bootstrap = 0``): all valid pixels of the batch have the same weight. Bootstrapped (SPEC A.3): per image,
+    the pixels with a loss above ``threshold`` if they are more than ``bootstrap``, else the ``bootstrap`` pixels with
+    the largest losses; pixels that tie at the cut share the remaining weight.
     """
     valid = labels != ignore_index
     if not bootstrap:
@@ -308,7 +308,7 @@ def loss_weights(losses: Tensor, labels: Tensor, ignore_index: int, bootstrap: i
     worst = losses.topk(min(k + 1, pixels), dim=1).values
     many = worst[:, -1:] > threshold if pixels > k else torch.zeros_like(worst[:, :1], dtype=torch.bool)
     cut = torch.where(many, threshold, worst[:, k - 1 : k])
-    # In the losses' own dtype: a quotient of integers would be rounded to float32.
+    # In the dtype of the losses: a quotient of integers would be float32.
     above = (losses > cut).sum(1, keepdim=True).to(losses.dtype)
     ties = (losses == cut).sum(1, keepdim=True).to(losses.dtype)
     weight_above = torch.where(many, 1 / above, 1 / k) / n
@@ -327,6 +327,6 @@ def upsample_cross_entropy(
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """The loss by given weights: what ``upsample_cross_entropy_backward`` differentiates."""
+    """The loss for given weights: the function that ``upsample_cross_entropy_backward`` differentiates."""
     counted = labels.where(weights != 0, -1)  # whichever label was the ignored one, its weight is 0
     return (pixel_losses(logits, counted, -1) * weights.flatten(1)).sum()

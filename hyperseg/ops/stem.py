@@ -1,4 +1,4 @@
-"""``stem``: from uint8 frames to the encoder's first map, norm folded, for inference."""
+"""``stem``: uint8 frames to the encoder's first map, norm folded, for inference."""
 
 import torch
 from torch import Tensor
@@ -89,13 +89,13 @@ def stem(
 ) -> Tensor:
     """The first convolution of an encoder on camera frames: normalise, pad, convolve, SiLU; its norm is folded.
 
-    A pixel's normalised value is ``frame * scale + shift`` in the type of scale, rounded to that of weight. The frame's
-    last row and column are repeated up to ``size`` (SPEC C.3), and zeros surround what that gives (SPEC B.2).
-    For inference: a backward pass through it ends in a NotImplementedError.
+    A pixel's normalised value is ``frame * scale + shift`` in the dtype of scale, rounded to that of weight. The last
+    row and column of the frame are repeated up to ``size`` (SPEC C.3); zeros are padded around that (SPEC B.2).
+    For inference: a backward pass raises NotImplementedError.
 
     Args:
         frames: uint8 ``[N, H, W, 3]``, any strides.
-        scale, shift: ``[3]``, float32; for weights in float64 float64 too.
+        scale, shift: ``[3]``, float32; float64 for a float64 weight.
         weight, bias: ``[C, 3, taps, taps]``, floating point, at most 7 taps, and ``[C]``.
         size: (height, width) of the padded image, at least (H, W); None: that of the frames.
         stride: of the convolution.

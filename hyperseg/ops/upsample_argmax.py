@@ -1,4 +1,4 @@
-"""``upsample_argmax``: from logits to the label of every full-size pixel."""
+"""``upsample_argmax``: logits to the label of every full-size pixel."""
 
 import torch
 from torch import Tensor
@@ -34,15 +34,15 @@ define(
 
 
 def upsample_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """The class of each pixel of the bilinearly upsampled logits, which need never exist.
+    """The class of each pixel of the bilinearly upsampled logits, which kernels never write to memory.
 
     Args:
         logits: ``[N, C, h, w]``, floating point, any strides, at most 256 classes.
         size: ``(H, W)`` of the labels; sampling as ``interpolate(mode="bilinear", align_corners=False)``.
 
     Returns:
-        uint8 ``[N, H, W]``; of equal scores, which are upsampled in float32 or float64 whatever the type of the logits,
-        the lowest class; a NaN counts as the largest score.
+        uint8 ``[N, H, W]``; of equal scores the lowest class; NaN counts as the largest score. Scores are upsampled in
+        float32, or in float64 for float64 logits.
 
     Raises:
         ValueError, TypeError: more than 256 classes, or not a floating-point ``[N, C, h, w]``.

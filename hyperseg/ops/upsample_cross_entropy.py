@@ -48,7 +48,7 @@ define(
     check=_check,
     fake=_fake,
 )
-# With the forward's weights: ranked again, by losses that another backend computed, other pixels would be at the cut.
+# It takes the weights of the forward pass: losses that another backend computes could rank other pixels at the cut.
 _operator_backward = define_backward(
     _NAME,
     "Tensor logits, Tensor labels, Tensor weights",
@@ -73,13 +73,14 @@ def upsample_cross_entropy(
     Args:
         logits: ``[N, C, h, w]``, floating point.
         labels: int64 ``[N, H, W]``, each ``ignore_index`` or in ``[0, C)``.
-        bootstrap: 0 for the mean over all valid pixels. Else, of each image: the mean of the pixel losses above
-            ``threshold`` if there are more than ``bootstrap`` of them, otherwise of the ``bootstrap`` largest (all, in
-            a smaller image); ignored pixels count as 0; then the mean over images. The paper's runs use 4096 and 0.3
-            (SPEC A.3).
+        ignore_index: the label of pixels that do not count.
+        bootstrap: 0 for the mean over all valid pixels. Otherwise, per image, the mean of the pixel losses above
+            ``threshold`` if they are more than ``bootstrap``, else of the ``bootstrap`` largest (of all, in a smaller
+            image); ignored pixels count as 0; then the mean over images. The paper's runs use 4096 and 0.3 (SPEC A.3).
+        threshold: of a pixel's loss, see ``bootstrap``.
 
     Returns:
-        A scalar, float32 (float64 for float64 logits). A batch without any valid pixel gives 0, with zero gradients.
+        A scalar, float32 (float64 for float64 logits). A batch without any valid pixel gives 0 and zero gradients.
 
     Raises:
         ValueError, TypeError: shapes, dtypes or devices do not fit together, or a label is no class.
