@@ -1,8 +1,8 @@
 """Comparison of what is timed with the reference. A row that fails it gets no speed.
 
 The reference is the plain module in float32 with the reference backend and TF32 off, on the same frames. The tolerances
-are those of `hyperseg.runtime.parity`; this module adds labels, single operators and gradients. Its weights are random,
-which is the hard case: the scores of different classes are much closer together than in a trained network, so more
+are those of `hyperseg.runtime.parity`; this module adds labels, single operators and gradients. Networks with random
+weights are the hard case: the scores of different classes are much closer together than in a trained network, so more
 labels flip for the same error.
 """
 

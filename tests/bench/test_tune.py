@@ -101,12 +101,11 @@ class Clock:
         return self.perf_counter_ns() / 1e9
 
 
-@pytest.fixture
-def tuner(monkeypatch) -> tune.Tuner:
+@pytest.fixture(scope="module")
+def tuner() -> tune.Tuner:
     """A tuner after one call of a launcher that is slower with small blocks and fails with two candidates."""
     x = torch.arange(6.0)
     clock = Clock()
-    monkeypatch.setattr(timing, "time", clock)
 
     def launcher() -> torch.Tensor:
         block = launch.options("_toy_kernel", x, DEFAULT, width=6)["BLOCK"]
@@ -117,7 +116,9 @@ def tuner(monkeypatch) -> tune.Tuner:
 
     budget = Budget(seconds=0.02, rounds=5, warmup_seconds=0.01)
     tuner = tune.Tuner(torch.device("cpu"), budget, {"_toy_kernel": [SLOW, FAST, WRONG, UNFIT, {"BLOCK": 16}]})
-    tuner.call(launcher, "float32")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "time", clock)
+        tuner.call(launcher, "float32")
     return tuner
 
 
