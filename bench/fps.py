@@ -223,10 +223,10 @@ class FpsRun(Run):
             ready += found
         return ready
 
-    def work(self, subject: Subject, ready: list[Ready]) -> dict[str, roofline.Work]:
+    def work(self, subject: Subject, ready: list[Ready]) -> dict[str, roofline.Counts]:
         """Count FLOPs and bytes of each scope on an engine in eager mode: a CUDA graph hides its operators."""
         eager = {item.case.name[2]: item.case for item in reversed(ready) if item.case.name[0] == "eager"}
-        found: dict[str, roofline.Work] = {}
+        found: dict[str, roofline.Counts] = {}
         try:
             if not eager:
                 engine = subject.build("eager", self.backends[0])
@@ -242,7 +242,7 @@ class FpsRun(Run):
             log(f"FLOPs and unfused bytes could not be counted ({type(error).__name__}: {one_line(error)}).")
         return found
 
-    def row(self, subject: Subject, item: Ready, after: Parity, samples: Samples, work: roofline.Work | None) -> Row:
+    def row(self, subject: Subject, item: Ready, after: Parity, samples: Samples, work: roofline.Counts | None) -> Row:
         mode, backend, scope = item.case.name
         step_seconds = item.case.items * median(samples.ms_per_item()) / 1e3
         least = subject.least_bytes(scope)

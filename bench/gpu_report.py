@@ -262,7 +262,7 @@ class Report:
         self.sources = fingerprint()
 
     def left(self) -> float:
-        """Minutes."""
+        """Return the minutes left."""
         return (self.until - time.monotonic()) / 60
 
     def is_done(self, stage: Stage) -> bool:
@@ -270,7 +270,7 @@ class Report:
         return known.get("state") == "done" and known.get("sources") == self.sources
 
     def run(self, stage: Stage) -> None:
-        """Run one stage until it ends, its time limit or the end of all time."""
+        """Run one stage; stop it at its time limit, or when the time for all stages is up."""
         if message := missing(stage):
             self.note(stage, state="skipped", why=message)
         elif self.left() < LEAST:

@@ -16,10 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import hyperseg
-from bench.core.networks import inference, normalise
+from bench.core.networks import inference
 from bench.core.roofline import tensor_bytes
 from hyperseg import ops
 from hyperseg.models import HyperSeg
+from hyperseg.models.sizes import normalise
 from hyperseg.ops import LevelArguments, _layout, reference
 
 DECODER = "decoder"  # all levels in one row, in addition to the operators
@@ -168,7 +169,7 @@ def training_calls(model: HyperSeg, frames: Tensor, backward: bool) -> list[Call
     Args:
         backward: record the backward too, then a step with frozen norms; add whole decoders of both steps.
     """
-    images = normalise(frames, model.config.mean, model.config.std)
+    images = normalise(frames, model.config.mean, model.config.std).contiguous()
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(model.config.num_classes + 1, frames.shape[:3], generator=generator).to(frames.device)
     labels[labels == model.config.num_classes] = IGNORE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,9 @@ from bench.core import parity
 from bench.core.errors import Refused, one_line
 from bench.core.parity import Parity
 from bench.core.timing import Case, synchronize
-from hyperseg.models import CheckpointError, HyperSeg, sizes, synthesize_weights
+from hyperseg.models import CheckpointError, HyperSeg, synthesize_weights
 from hyperseg.models.decoder import DynamicLevel
+from hyperseg.models.sizes import normalise
 from hyperseg.models.storage import WEIGHTS_FILE
 from hyperseg.runtime.engine import Engine
 from hyperseg.runtime.parity import TOLERANCES, Tolerance
@@ -62,13 +63,6 @@ def synthetic_frames(count: int, batch: int, height: int, width: int, seed: int)
     return [torch.stack([synthetic_frame(height, width, generator) for _ in range(batch)]) for _ in range(count)]
 
 
-def normalise(
-    frames: torch.Tensor, mean: Sequence[float] | torch.Tensor, std: Sequence[float] | torch.Tensor
-) -> torch.Tensor:
-    """Return normalised float32 images [N, 3, H, W] of uint8 frames [N, H, W, 3]."""
-    return sizes.normalise(frames, mean, std).contiguous()
-
-
 @torch.no_grad()
 def calibrate(model: HyperSeg, images: torch.Tensor) -> None:
     """Scale synthetic weights in place until the network is as well-conditioned as a trained one.
@@ -106,7 +100,7 @@ def load(name: str, weights: Path | None, seed: int) -> tuple[HyperSeg, dict[str
         model = synthesize_weights(hyperseg.create_model(name).eval(), seed)
         frames = torch.cat(synthetic_frames(2, 1, 128, 256, seed + 1))
         with inference("reference"):
-            calibrate(model, normalise(frames, model.config.mean, model.config.std))
+            calibrate(model, normalise(frames, model.config.mean, model.config.std).contiguous())
         return model, {"source": "synthetic", "seed": seed}
     try:
         model = hyperseg.load(weights, name=name)
@@ -171,7 +165,7 @@ class Subject:
         self.frames = [host.to(self.device) for host in self.hosts]
         with inference("reference"):
             for frames in self.frames:
-                images = normalise(frames, config.mean, config.std)
+                images = normalise(frames, config.mean, config.std).contiguous()
                 self.references.append(self.model(images).float())
                 # In the memory format of the engine's own normalisation.
                 self.images.append(images.to(self.dtype, memory_format=torch.channels_last))
@@ -231,7 +225,7 @@ class Subject:
     def normalised_hosts(self) -> list[torch.Tensor]:
         """Return the inputs as the official script has them: normalised float32 in (pinned) host memory."""
         config = self.model.config
-        hosts = [normalise(frames, config.mean, config.std) for frames in self.hosts]
+        hosts = [normalise(frames, config.mean, config.std).contiguous() for frames in self.hosts]
         return [host.pin_memory() for host in hosts] if self.device.type == "cuda" else hosts
 
     def least_bytes(self, scope: str) -> int:

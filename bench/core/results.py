@@ -221,8 +221,8 @@ def read_json(path: Path) -> Json:
         ValueError: it is not JSON, or of an unknown version.
     """
     document = json.loads(path.read_text(encoding="utf-8"))
-    version = document.get("schema_version")
-    if version not in {1, SCHEMA_VERSION}:
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version not in (1, SCHEMA_VERSION):
         raise ValueError(f"{path} has schema version {version}, not 1 or {SCHEMA_VERSION}.")
     return document
 

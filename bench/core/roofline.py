@@ -157,7 +157,7 @@ class TrafficMode(TorchDispatchMode):
 
 
 @dataclass(frozen=True)
-class Work:
+class Counts:
     """Counted work of one step.
 
     Attributes:
@@ -173,10 +173,10 @@ class Work:
     uncounted: list[str]
 
 
-def count(step: Callable[[], object]) -> Work:
+def count(step: Callable[[], object]) -> Counts:
     """Count the work of one eager step."""
     traffic = TrafficMode()
     flops = FlopCounterMode(display=False)
     with torch.no_grad(), flops, traffic:
         step()
-    return Work(flops.get_total_flops(), traffic.bytes, traffic.operators, sorted(traffic.uncounted_flops))
+    return Counts(flops.get_total_flops(), traffic.bytes, traffic.operators, sorted(traffic.uncounted_flops))

@@ -11,12 +11,13 @@ import hyperseg
 from bench import peers
 from bench.core import peers as core
 from bench.core.errors import Refused
-from bench.core.networks import calibrate, inference, normalise, synthetic_frames
+from bench.core.networks import calibrate, inference, synthetic_frames
 from bench.core.peers import BUILDERS, RUNTIMES, Peer
 from bench.core.results import read_results
 from bench.core.timing import Ratio
 from hyperseg.export.onnx import FrameToLabels, export_program, write_onnx
 from hyperseg.models import synthesize_weights
+from hyperseg.models.sizes import normalise
 
 SIZE = (64, 96)
 TINY = ["--size", "64x96", "--quick", "--iterations", "2", "--no-memory", "--threads", "1"]
@@ -28,7 +29,7 @@ def model():
     network = synthesize_weights(hyperseg.create_model("hyperseg-s-camvid", encoder="resnet18").eval())
     frames = torch.cat(synthetic_frames(2, 1, 128, 128, 1))
     with inference("reference"):
-        calibrate(network, normalise(frames, network.config.mean, network.config.std))
+        calibrate(network, normalise(frames, network.config.mean, network.config.std).contiguous())
     return network
 
 
