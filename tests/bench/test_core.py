@@ -1,4 +1,4 @@
-"""bench/core: modules import only modules of the floors above their own, and commands work from any folder."""
+"""bench/core: modules import only modules of the floors above their own."""
 
 import ast
 from pathlib import Path
