@@ -366,7 +366,7 @@ class Watch:
         if readable(throttle) and (slow := [reason for reason in throttle if reason in SLOWING]):
             out.append(f"The GPU was slowed down while measuring ({', '.join(slow)}).")
         elif not readable(throttle):
-            out.append(f"Whether the GPU was slowed down is {throttle}.")
+            out.append(f"The GPU's throttle reasons are {throttle}.")
         processes = seen.get("processes", [1, 1])
         if readable(processes) and max(processes) > 1:
             out.append(f"The GPU was shared: up to {max(processes)} processes computed on it.")
