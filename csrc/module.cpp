@@ -1,7 +1,7 @@
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
-#include "cpu/simd.h"
+#include "cpu/simd/simd.h"
 
 // Every operator the extension has; csrc/<device>/<op>.* registers what runs it on that device.
 STABLE_TORCH_LIBRARY(hyperseg_native, m) {

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "map.h"
+#include "common/map.h"
 
 namespace hyperseg {
 

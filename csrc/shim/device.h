@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "fibers.h"
+#include "shim/fibers.h"
 
 // The names of csrc/cuda/device.cuh on a CPU.
 #define __device__

@@ -1,4 +1,4 @@
-#include "fibers.h"
+#include "shim/fibers.h"
 
 #include <algorithm>
 #include <cstring>

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "device.h"
+#include "shim/device.h"
 
 // What csrc/cuda/launch.cuh launches, on a CPU.
 namespace hyperseg::cuda {

@@ -1,0 +1,71 @@
+#pragma once
+
+#include "common/encoder_shapes.h"
+#include "common/tensor_checks.h"
+
+namespace hyperseg {
+
+inline void check_mbconv(const torch::stable::Tensor& x, const std::optional<torch::stable::Tensor>& expand,
+                         const std::optional<torch::stable::Tensor>& expand_bias,
+                         const torch::stable::Tensor& depthwise, const torch::stable::Tensor& depthwise_bias,
+                         const torch::stable::Tensor& reduce, const torch::stable::Tensor& reduce_bias,
+                         const torch::stable::Tensor& gate, const torch::stable::Tensor& gate_bias,
+                         const torch::stable::Tensor& project, const torch::stable::Tensor& project_bias,
+                         int64_t stride, const std::vector<int64_t>& padding, bool residual) {
+  constexpr const char* op = "mbconv";
+  check_map(op, "x", x);
+  check(depthwise.dim() == 3, op, ": depthwise must be [hidden, size, size], got ", shape_of(depthwise));
+  check(reduce.dim() == 2, op, ": reduce must be [squeezed, hidden], got ", shape_of(reduce));
+  check(project.dim() == 2, op, ": project must be [out, hidden], got ", shape_of(project));
+  const int64_t channels = x.size(1), hidden = depthwise.size(0), size = depthwise.size(1), squeezed = reduce.size(0),
+                out = project.size(0);
+  check_count(op, "the number of hidden channels", hidden);
+  check_count(op, "the number of squeezed channels", squeezed);
+  check_count(op, "the number of channels that project gives", out);
+  check(size >= 1 && size <= 7, op, ": the depthwise convolution must have 1x1 to 7x7 taps, got ", size);
+  check(expand.has_value() == expand_bias.has_value(), op, ": give expand and expand_bias, or neither");
+  check(expand || hidden == channels, op, ": without expand, depthwise must have as many channels as x, ", channels,
+        ", got ", hidden);
+  const auto expect = [&](const char* name, const torch::stable::Tensor& t, const std::vector<int64_t>& sizes) {
+    check_same_kind(op, name, t, "x", x);
+    check_shape(op, name, t, sizes);
+  };
+  if (expand) {
+    expect("expand", *expand, {hidden, channels});
+    expect("expand_bias", *expand_bias, {hidden});
+  }
+  expect("depthwise", depthwise, {hidden, size, size});
+  expect("depthwise_bias", depthwise_bias, {hidden});
+  expect("reduce", reduce, {squeezed, hidden});
+  expect("reduce_bias", reduce_bias, {squeezed});
+  expect("gate", gate, {hidden, squeezed});
+  expect("gate_bias", gate_bias, {hidden});
+  expect("project", project, {out, hidden});
+  expect("project_bias", project_bias, {out});
+  check_count(op, "stride", stride);
+  check(padding.size() == 4, op, ": padding must be left, right, top and bottom, got ", padding.size(), " numbers");
+  for (int64_t p : padding) check(p >= 0 && p < size, op, ": padding must be 0 to ", size - 1, ", got ", p);
+  const int64_t height = x.size(2) + padding[2] + padding[3] - size, width = x.size(3) + padding[0] + padding[1] - size;
+  check(height >= 0 && width >= 0, op, ": x of ", x.size(2), "x", x.size(3),
+        " is smaller than the depthwise convolution");
+  check(!residual || (out == channels && height / stride + 1 == x.size(2) && width / stride + 1 == x.size(3)), op,
+        ": residual adds x to the result, which would have another shape");
+}
+
+inline MbconvShape mbconv_shape(const torch::stable::Tensor& x, const torch::stable::Tensor& depthwise,
+                                const torch::stable::Tensor& reduce, const torch::stable::Tensor& project,
+                                int64_t stride, const std::vector<int64_t>& padding) {
+  const int64_t size = depthwise.size(1);
+  return {.images = x.size(0),
+          .hidden = depthwise.size(0),
+          .squeezed = reduce.size(0),
+          .out_channels = project.size(0),
+          .size = size,
+          .stride = stride,
+          .left = padding[0],
+          .top = padding[2],
+          .out_height = convolved_extent(x.size(2), padding[2], padding[3], size, stride),
+          .out_width = convolved_extent(x.size(3), padding[0], padding[1], size, stride)};
+}
+
+}  // namespace hyperseg

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <new>
+
+namespace hyperseg::cpu {
+
+inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Memory for vectors: as std::vector, but on whole cache lines and not filled.
+template <typename T>
+class Buffer {
+ public:
+  T* reserve(int64_t count) {
+    if (count > capacity_) {
+      data_.reset(static_cast<T*>(::operator new(count * sizeof(T), kLine)));
+      capacity_ = count;
+    }
+    return data_.get();
+  }
+
+ private:
+  static constexpr std::align_val_t kLine{64};
+  struct Free {
+    void operator()(T* p) const { ::operator delete(p, kLine); }
+  };
+  std::unique_ptr<T, Free> data_;
+  int64_t capacity_ = 0;
+};
+
+}  // namespace hyperseg::cpu

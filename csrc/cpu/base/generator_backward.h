@@ -1,0 +1,142 @@
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include <torch/csrc/stable/ops.h>
+#include "common/acc.h"
+#include "common/map.h"
+#include "cpu/base/buffer.h"
+#include "cpu/simd/primitives.h"
+
+// The backward pass of one generator, a grouped 1x1 convolution. Both gradients are matrix products over all patches,
+// cut into blocks of fixed size; every block of a result has one owner.
+namespace hyperseg::cpu {
+
+template <typename S>
+struct GeneratorBackward {
+  using T = acc_t<S>;
+
+  const S* weights;  // [rows, depth]
+  int64_t stride_row, stride_column, rows, depth, groups, size, offset;
+
+  // signal: [channels, patches] of this generator's channels, rows padded; gradient: [patches, stride], its first
+  // `size` columns. -> d_weights, dense.
+  template <typename G>
+  void d_generator(const T* signal, int64_t padded, int64_t patches, const G* gradient, int64_t stride,
+                   S* d_weights) const {
+    const int64_t per_group = rows / groups, chunks = (per_group + kRows - 1) / kRows;
+    torch::stable::parallel_for(0, groups * chunks, 1, [&](int64_t begin, int64_t end) {
+      std::vector<T> part(kPatches * kRows + 4 * kPadding), product(depth * kRows), sum(depth * kRows);
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t group = task / chunks, first = group * per_group + task % chunks * kRows;
+        const int64_t last = std::min(first + kRows, (group + 1) * per_group), used = std::min(last, size) - first;
+        std::fill(sum.begin(), sum.end(), T(0));
+        for (int64_t p = 0; p < patches && used > 0; p += kPatches) {
+          const int64_t count = std::min(kPatches, patches - p);
+          for (int64_t i = 0; i < count; ++i)
+            for (int64_t r = 0; r < used; ++r)
+              part[i * kRows + r] = static_cast<T>(gradient[(p + i) * stride + first + r]);
+          primitives<T>().gemm({.m = depth,
+                                .n = used,
+                                .k = count,
+                                .a = signal + group * depth * padded + p,
+                                .lda = padded,
+                                .b = part.data(),
+                                .ldb = kRows,
+                                .c = product.data(),
+                                .ldc = kRows});
+          for (int64_t k = 0; k < depth; ++k)
+            for (int64_t r = 0; r < used; ++r) sum[k * kRows + r] += product[k * kRows + r];
+        }
+        for (int64_t r = first; r < last; ++r)
+          for (int64_t k = 0; k < depth; ++k) d_weights[r * depth + k] = static_cast<S>(sum[k * kRows + r - first]);
+      }
+    });
+  }
+
+  // Adds to d_signal, [patches, channels of the whole signal].
+  template <typename G>
+  void d_signal(int64_t patches, const G* gradient, int64_t stride, T* d_signal, int64_t channels) const {
+    const int64_t per_group = rows / groups, padded = round_up(depth, kPadding);
+    std::vector<T> own(rows * padded + 4 * kPadding);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t k = 0; k < depth; ++k)
+        own[r * padded + k] = static_cast<T>(weights[r * stride_row + k * stride_column]);
+    torch::stable::parallel_for(0, (patches + kBlock - 1) / kBlock, 1, [&](int64_t begin, int64_t end) {
+      std::vector<T> part(std::is_same_v<G, T> ? 0 : kBlock * stride), product(kBlock * depth);
+      for (int64_t block = begin; block < end; ++block) {
+        const int64_t first = block * kBlock, count = std::min(kBlock, patches - first);
+        for (int64_t group = 0; group < groups && group * per_group < size; ++group) {
+          const int64_t used = std::min(per_group, size - group * per_group);
+          const G* from = gradient + first * stride + group * per_group;
+          const T* pulled = part.data();
+          if constexpr (std::is_same_v<G, T>) {
+            pulled = from;
+          } else {
+            for (int64_t p = 0; p < count; ++p)
+              for (int64_t r = 0; r < used; ++r) part[p * stride + r] = static_cast<T>(from[p * stride + r]);
+          }
+          primitives<T>().gemm({.m = count,
+                                .n = depth,
+                                .k = used,
+                                .a = pulled,
+                                .lda = stride,
+                                .b = own.data() + group * per_group * padded,
+                                .ldb = padded,
+                                .c = product.data(),
+                                .ldc = depth});
+          for (int64_t p = 0; p < count; ++p)
+            for (int64_t k = 0; k < depth; ++k)
+              d_signal[(first + p) * channels + offset + group * depth + k] += product[p * depth + k];
+        }
+      }
+    });
+  }
+
+ private:
+  static constexpr int64_t kRows = 64, kPatches = 256, kBlock = 48;
+};
+
+// A signal [N, C, fh, fw] as [C, patches] and its gradient as [patches, C].
+template <typename S>
+class SignalBackward {
+ public:
+  using T = acc_t<S>;
+
+  explicit SignalBackward(const Map<const S>& signal, int64_t images)
+      : signal_(signal),
+        patches_(images * signal.height * signal.width),
+        padded_(round_up(patches_, kPadding)),
+        planar_(signal.channels * padded_),
+        gradient_(patches_ * signal.channels) {
+    const int64_t area = signal.height * signal.width;
+    for (int64_t c = 0; c < signal.channels; ++c)
+      for (int64_t p = 0; p < patches_; ++p)
+        planar_[c * padded_ + p] = static_cast<T>(*signal.at(p / area, c, p % area / signal.width, p % signal.width));
+  }
+
+  // gradient: [patches, stride], the generator's share of it first.
+  template <typename G>
+  void through(const GeneratorBackward<S>& generator, const G* gradient, int64_t stride, S* d_generator) {
+    generator.d_generator(planar_.data() + generator.offset * padded_, padded_, patches_, gradient, stride,
+                          d_generator);
+    generator.d_signal(patches_, gradient, stride, gradient_.data(), signal_.channels);
+  }
+
+  // to: dense.
+  void write(S* to) const {
+    const int64_t area = signal_.height * signal_.width;
+    for (int64_t p = 0; p < patches_; ++p)
+      for (int64_t c = 0; c < signal_.channels; ++c)
+        to[(p / area * signal_.channels + c) * area + p % area] = static_cast<S>(gradient_[p * signal_.channels + c]);
+  }
+
+ private:
+  Map<const S> signal_;
+  int64_t patches_, padded_;
+  std::vector<T> planar_, gradient_;
+};
+
+}  // namespace hyperseg::cpu

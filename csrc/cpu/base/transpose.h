@@ -1,0 +1,18 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cpu/simd/primitives.h"
+
+namespace hyperseg::cpu {
+
+// in [rows, columns] as out [columns, rows], for the right side of a product: its rows end in zeros, as what lies in
+// unused lanes is multiplied too, and takes a hundred times longer where it is denormal.
+template <typename T>
+void transpose_padded(int64_t rows, int64_t columns, const T* in, int64_t in_stride, T* out, int64_t padded) {
+  primitives<T>().transpose(rows, columns, in, in_stride, out, padded);
+  for (int64_t j = 0; j < columns; ++j) std::fill(out + j * padded + rows, out + (j + 1) * padded, T(0));
+}
+
+}  // namespace hyperseg::cpu

@@ -1,0 +1,372 @@
+#include "cpu/decoder/level.h"
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "cpu/base/bilinear.h"
+#include "cpu/base/buffer.h"
+#include "cpu/base/coordinates.h"
+#include "cpu/base/tasks.h"
+#include "cpu/base/transpose.h"
+
+namespace hyperseg::cpu {
+namespace {
+
+constexpr int64_t kTileRows = 16, kTileColumns = 16;
+constexpr int64_t kFewPixels = 3;            // below, a 1x1 level does not transpose its weights
+constexpr int64_t kPixels = 1024;            // of a 1x1 level that a task holds at once
+constexpr int64_t kRunWeights = 96 * 1024;   // generated parameters that a task holds at once
+constexpr int64_t kHiddenBytes = 26 * 1024;  // of hidden maps between two steps of an inverted residual
+
+int64_t reflect(int64_t i, int64_t size) { return i < 0 ? -i : i >= size ? 2 * (size - 1) - i : i; }
+
+// Scratch memory of a thread, kept from call to call.
+enum { kSignal, kGenerated, kConverted, kTile, kTurned, kHidden, kFiltered, kResult, kNeighbour, kCoarse, kBuffers };
+template <typename T>
+T* scratch(int which, int64_t count) {
+  thread_local Buffer<T> buffers[kBuffers];
+  return buffers[which].reserve(count);
+}
+
+template <typename S>
+class Worker {
+ public:
+  using T = acc_t<S>;
+
+  explicit Worker(const Level<S>& level)
+      : level_(level),
+        run_(primitives<T>()),
+        height_(level.skip.height),
+        width_(level.skip.width),
+        ph_(height_ / level.grid_h),
+        pw_(width_ / level.grid_w),
+        channels_(2 * level.with_coordinates + level.skip.channels + level.previous.channels),
+        parameters_(level.hidden ? (channels_ + 9 + level.out_channels) * level.hidden
+                                 : channels_ * level.out_channels),
+        axis_y_(std::max<int64_t>(level.previous.height, 1), height_),
+        axis_x_(std::max<int64_t>(level.previous.width, 1), width_),
+        xs_(coordinates<T>(width_)),
+        ys_(coordinates<T>(height_)) {
+    if (level.bias.empty()) return;
+    bias_ = padded_bias_.reserve(level.bias.size() + kPadding);
+    std::fill_n(std::copy(level.bias.begin(), level.bias.end(), bias_), kPadding, T(0));
+  }
+
+  void all() const {
+    const int64_t wanted = std::clamp<int64_t>(kRunWeights / parameters_, 1, level_.grid_w);
+    const int64_t runs = (level_.grid_w + wanted - 1) / wanted;
+    const int64_t length = (level_.grid_w + runs - 1) / runs;
+    const int64_t tasks = level_.images * level_.grid_h * runs;
+    for_each_task(tasks, [&](int64_t task) {
+      const int64_t first = task % runs * length;
+      one_run(task / runs / level_.grid_h, task / runs % level_.grid_h, first, std::min(first + length, level_.grid_w));
+    });
+  }
+
+ private:
+  // `count` weights of one patch, as T and contiguous.
+  const T* weights_of(int64_t n, int64_t gy, int64_t gx, int64_t first, int64_t count, T* buffer) const {
+    if constexpr (std::is_same_v<S, T>) {
+      if (level_.weights.stride_p == 1) return level_.weights.at(n, gy, gx) + first;
+    }
+    level_.weights.read(n, gy, gx, first, count, buffer);
+    return buffer;
+  }
+
+  // The weights of patches [first, last) of a row of the grid.
+  const T* generate(int64_t n, int64_t gy, int64_t first, int64_t last) const {
+    const int64_t patches = last - first, channels = level_.generator->channels();
+    T* signal = scratch<T>(kSignal, patches * channels);
+    T* weights = scratch<T>(kGenerated, patches * parameters_ + kPadding);
+    read_signal(level_.signal, level_.signal_offset, channels, n, gy, first, last, signal);
+    level_.generator->generate(run_, patches, signal, weights, parameters_);
+    return weights;
+  }
+
+  void one_run(int64_t n, int64_t gy, int64_t first, int64_t last) const {
+    const T* generated = level_.generator ? generate(n, gy, first, last) : nullptr;
+    T* converted = scratch<T>(kConverted, parameters_);
+    for (int64_t gx = first; gx < last; ++gx) {
+      const T* weights =
+          generated ? generated + (gx - first) * parameters_ : weights_of(n, gy, gx, 0, parameters_, converted);
+      if (level_.hidden) {
+        const Turned turned = turn(weights);
+        for (int64_t y = gy * ph_; y < (gy + 1) * ph_; y += kTileRows)
+          for (int64_t x = gx * pw_; x < (gx + 1) * pw_; x += kTileColumns)
+            inverted_residual(n, gy, gx, y, std::min(y + kTileRows, (gy + 1) * ph_), x,
+                              std::min(x + kTileColumns, (gx + 1) * pw_), turned);
+      } else {
+        const int64_t columns = std::min(pw_, kPixels), rows = std::min(ph_, kPixels / columns);
+        for (int64_t y = gy * ph_; y < (gy + 1) * ph_; y += rows)
+          for (int64_t x = gx * pw_; x < (gx + 1) * pw_; x += columns)
+            pointwise(n, y, std::min(y + rows, (gy + 1) * ph_), x, std::min(x + columns, (gx + 1) * pw_), weights);
+      }
+    }
+  }
+
+  // Pixels are the rows of the product, as they are with channels last; for that the weights have to be transposed,
+  // which pays from a few pixels on.
+  void pointwise(int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1, const T* weights) const {
+    const int64_t pixels = (y1 - y0) * (x1 - x0), o = level_.out_channels, padded = round_up(o, kPadding);
+    T* tile = scratch<T>(kTile, pixels * channels_);
+    T* result = scratch<T>(kResult, pixels * o);
+    read_tile(n, y0, y1, x0, x1, tile);
+    if (pixels < kFewPixels) {
+      for (int64_t p = 0; p < pixels; ++p)
+        run_.gemv(o, channels_, weights, channels_, tile + p * channels_, result + p * o, bias(0), level_.last);
+    } else {
+      T* turned = scratch<T>(kTurned, channels_ * padded);
+      transpose_padded(o, channels_, weights, channels_, turned, padded);
+      run_.gemm({.m = pixels,
+                 .n = o,
+                 .k = channels_,
+                 .a = tile,
+                 .lda = channels_,
+                 .b = turned,
+                 .ldb = padded,
+                 .c = result,
+                 .ldc = o,
+                 .column_bias = bias(0),
+                 .act = level_.last});
+    }
+    write_tile(n, y0, y1, x0, x1, result);
+  }
+
+  // A patch's weights with the channels that a convolution gives, padded, along the rows.
+  struct Turned {
+    const T *expand, *depthwise, *project;  // [channels, hidden], [9, hidden], [hidden, out]
+  };
+
+  Turned turn(const T* weights) const {
+    const int64_t h = level_.hidden, o = level_.out_channels, hp = round_up(h, kPadding), op = round_up(o, kPadding);
+    const T *w1 = weights, *w2 = w1 + channels_ * h, *w3 = w2 + 9 * h;
+    T* expand = scratch<T>(kTurned, (channels_ + 9) * hp + h * op);
+    T *depthwise = expand + channels_ * hp, *project = depthwise + 9 * hp;
+    transpose_padded(h, channels_, w1, channels_, expand, hp);
+    transpose_padded(h, int64_t{9}, w2, int64_t{9}, depthwise, hp);
+    transpose_padded(o, h, w3, h, project, op);
+    return {expand, depthwise, project};
+  }
+
+  // As many hidden channels at a time as stay in the first cache.
+  void inverted_residual(int64_t n, int64_t gy, int64_t gx, int64_t y0, int64_t y1, int64_t x0, int64_t x1,
+                         const Turned& weights) const {
+    const int64_t h = level_.hidden, o = level_.out_channels, hp = round_up(h, kPadding), op = round_up(o, kPadding);
+    const int64_t rows = y1 - y0, columns = x1 - x0, stride = columns + 2;
+    const int64_t whole = (rows + 2) * stride;  // pixels of the tile with its halo
+    const int64_t fitting = kHiddenBytes / (whole * int64_t(sizeof(T)));
+    const int64_t step = std::clamp(fitting / kPadding * kPadding, kPadding, std::min(hp, 4 * kPadding));
+    T* tile = scratch<T>(kTile, whole * channels_);
+    T* hidden = scratch<T>(kHidden, whole * step);
+    T* filtered = scratch<T>(kFiltered, rows * columns * hp);
+    T* result = scratch<T>(kResult, rows * columns * o);
+
+    read_tile(n, y0 - 1, y1 + 1, x0 - 1, x1 + 1, tile);
+    for (int64_t first = 0; first < h; first += step) {
+      const int64_t some = std::min(step, h - first);
+      run_.gemm({.m = whole,
+                 .n = round_up(some, kPadding),  // so that the filter reads nothing else
+                 .k = channels_,
+                 .a = tile,
+                 .lda = channels_,
+                 .b = weights.expand + first,
+                 .ldb = hp,
+                 .c = hidden,
+                 .ldc = step,
+                 .column_bias = bias(first),
+                 .act = Activation::kRelu6});
+      if (!level_.own_halo) neighbours(n, gy, gx, y0, y1, x0, x1, tile, first, some, hidden, step);
+      for (int64_t y = 0; y < rows; ++y) {
+        const T* under[3] = {hidden + y * stride * step, hidden + (y + 1) * stride * step,
+                             hidden + (y + 2) * stride * step};
+        run_.depthwise_row({.channels = some,
+                            .padded = step,
+                            .pixels = columns,
+                            .size = 3,
+                            .stride = 1,
+                            .rows = under,
+                            .weights = weights.depthwise + first,
+                            .weights_stride = hp,
+                            .bias = bias(h + first),
+                            .out = filtered + y * columns * hp + first,
+                            .out_stride = hp,
+                            .act = Activation::kRelu6});
+      }
+    }
+    run_.gemm({.m = rows * columns,
+               .n = o,
+               .k = h,
+               .a = filtered,
+               .lda = hp,
+               .b = weights.project,
+               .ldb = op,
+               .c = result,
+               .ldc = o,
+               .column_bias = bias(2 * h)});
+    write_tile(n, y0, y1, x0, x1, result);
+  }
+
+  const T* bias(int64_t from) const { return bias_ ? bias_ + from : nullptr; }
+
+  // halo="neighbour": replace the hidden values around the tile by those of the patches they belong to, for `some`
+  // channels from `first`.
+  void neighbours(int64_t n, int64_t gy, int64_t gx, int64_t y0, int64_t y1, int64_t x0, int64_t x1, const T* tile,
+                  int64_t first, int64_t some, T* hidden, int64_t step) const {
+    const int64_t rows = y1 - y0 + 2, stride = x1 - x0 + 2;
+    const auto owner_y = [&](int64_t y) { return reflect(y, height_) / ph_; };
+    const auto owner_x = [&](int64_t x) { return reflect(x, width_) / pw_; };
+    const int64_t ends_y[3] = {owner_y(y0 - 1), gy, owner_y(y1)}, ends_x[3] = {owner_x(x0 - 1), gx, owner_x(x1)};
+    const int64_t from_y[3] = {0, 1, rows - 1}, size_y[3] = {1, rows - 2, 1};
+    const int64_t from_x[3] = {0, 1, stride - 1}, size_x[3] = {1, stride - 2, 1};
+    for (int i = 0; i < 3; ++i)
+      for (int j = 0; j < 3; ++j)
+        if (ends_y[i] != gy || ends_x[j] != gx)
+          of_neighbour(weights_of(n, ends_y[i], ends_x[j], first * channels_, some * channels_,
+                                  scratch<T>(kNeighbour, some * channels_)),
+                       first, some, from_y[i], size_y[i], from_x[j], size_x[j], stride, tile, hidden, step);
+  }
+
+  void of_neighbour(const T* w1, int64_t first, int64_t some, int64_t from_y, int64_t rows, int64_t from_x,
+                    int64_t columns, int64_t stride, const T* tile, T* hidden, int64_t step) const {
+    const int64_t pixels = rows * columns, padded = round_up(pixels, kPadding);
+    T* gathered = scratch<T>(kCoarse, (channels_ + some) * padded);
+    T* values = gathered + channels_ * padded;
+    const auto place = [&](int64_t p) { return (from_y + p / columns) * stride + from_x + p % columns; };
+    std::fill_n(gathered, channels_ * padded, T(0));
+    for (int64_t p = 0; p < pixels; ++p)
+      for (int64_t c = 0; c < channels_; ++c) gathered[c * padded + p] = tile[place(p) * channels_ + c];
+    run_.gemm({.m = some,
+               .n = pixels,
+               .k = channels_,
+               .a = w1,
+               .lda = channels_,
+               .b = gathered,
+               .ldb = padded,
+               .c = values,
+               .ldc = padded,
+               .row_bias = bias(first),
+               .act = Activation::kRelu6});
+    for (int64_t p = 0; p < pixels; ++p)
+      for (int64_t c = 0; c < some; ++c) hidden[place(p) * step + c] = values[c * padded + p];
+  }
+
+  // The level's input in [y0, y1) x [x0, x1), reflected beyond the map, pixel after pixel.
+  void read_tile(int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1, T* to) const {
+    const int64_t columns = x1 - x0;
+    int64_t xs[kPixels + 2];
+    for (int64_t x = x0; x < x1; ++x) xs[x - x0] = reflect(x, width_);
+    if (level_.with_coordinates) {
+      for (int64_t y = y0; y < y1; ++y) {
+        T* pixel = to + (y - y0) * columns * channels_;
+        const T coordinate = ys_[reflect(y, height_)];
+        for (int64_t x = 0; x < columns; ++x, pixel += channels_) {
+          pixel[0] = xs_[xs[x]];
+          pixel[1] = coordinate;
+        }
+      }
+      to += 2;
+    }
+    for (int64_t y = y0; y < y1; ++y)
+      read_pixels(level_.skip, level_.skip.at(n, 0, reflect(y, height_), 0), xs, columns,
+                  to + (y - y0) * columns * channels_, channels_);
+    if (level_.previous) read_previous(n, y0, y1, columns, xs, to + level_.skip.channels);
+  }
+
+  // The pixels of a row of a map, at to + i * stride.
+  void read_pixels(const Map<const S>& map, const S* row, const int64_t* xs, int64_t columns, T* to,
+                   int64_t stride) const {
+    if constexpr (std::is_same_v<S, T>) {
+      if (map.stride_c == 1) return run_.copy_pixels(map.channels, row, map.stride_w, xs, columns, to, stride);
+    }
+    if (map.stride_c == 1) {
+      for (int64_t x = 0; x < columns; ++x)
+        for (int64_t c = 0; c < map.channels; ++c) to[x * stride + c] = static_cast<T>(row[xs[x] * map.stride_w + c]);
+    } else {
+      for (int64_t c = 0; c < map.channels; ++c)
+        for (int64_t x = 0; x < columns; ++x)
+          to[x * stride + c] = static_cast<T>(row[c * map.stride_c + xs[x] * map.stride_w]);
+    }
+  }
+
+  void read_previous(int64_t n, int64_t y0, int64_t y1, int64_t columns, const int64_t* xs, T* to) const {
+    const Map<const S>& previous = level_.previous;
+    // The part of the coarse map that is sampled.
+    int64_t top = previous.height, bottom = 0, left = previous.width, right = 0;
+    for (int64_t y = y0; y < y1; ++y) {
+      top = std::min<int64_t>(top, axis_y_.low[reflect(y, height_)]);
+      bottom = std::max<int64_t>(bottom, axis_y_.high[reflect(y, height_)] + 1);
+    }
+    for (int64_t x = 0; x < columns; ++x) {
+      left = std::min<int64_t>(left, axis_x_.low[xs[x]]);
+      right = std::max<int64_t>(right, axis_x_.high[xs[x]] + 1);
+    }
+    int32_t low[kPixels + 2], high[kPixels + 2];
+    T weight[kPixels + 2];
+    for (int64_t x = 0; x < columns; ++x) {
+      low[x] = static_cast<int32_t>(axis_x_.low[xs[x]] - left);
+      high[x] = static_cast<int32_t>(axis_x_.high[xs[x]] - left);
+      weight[x] = axis_x_.weight[xs[x]];
+    }
+    const int64_t channels = previous.channels, width = right - left, row = width * channels;
+    thread_local std::vector<int64_t> coarse_xs;  // as many as previous is wide, which may be more than kPixels
+    coarse_xs.resize(width);
+    for (int64_t x = 0; x < width; ++x) coarse_xs[x] = left + x;
+    T* coarse = scratch<T>(kCoarse, (bottom - top + 1) * row);
+    T* blend = coarse + (bottom - top) * row;
+    for (int64_t y = top; y < bottom; ++y)
+      read_pixels(previous, previous.at(n, 0, y, 0), coarse_xs.data(), width, coarse + (y - top) * row, channels);
+    for (int64_t y = y0; y < y1; ++y) {
+      const int64_t mapped = reflect(y, height_);
+      run_.blend(coarse + (axis_y_.low[mapped] - top) * row, coarse + (axis_y_.high[mapped] - top) * row,
+                 axis_y_.weight[mapped], row, blend);
+      run_.widen(blend, channels, low, high, weight, columns, to + (y - y0) * columns * channels_, channels_);
+    }
+  }
+
+  void write_tile(int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1, const T* from) const {
+    const Map<S>& out = level_.out;
+    const int64_t columns = x1 - x0, channels = out.channels;
+    for (int64_t y = y0; y < y1; ++y, from += columns * channels) {
+      S* row = out.at(n, 0, y, x0);
+      if constexpr (std::is_same_v<S, T>) {
+        if (out.stride_w == 1) {
+          run_.transpose(columns, channels, from, channels, row, out.stride_c);
+          continue;
+        }
+        if (out.stride_c == 1 && out.stride_w == channels) {
+          std::copy_n(from, columns * channels, row);
+          continue;
+        }
+      }
+      for (int64_t x = 0; x < columns; ++x)
+        for (int64_t c = 0; c < channels; ++c)
+          row[x * out.stride_w + c * out.stride_c] = static_cast<S>(from[x * channels + c]);
+    }
+  }
+
+  const Level<S>& level_;
+  const Primitives<T>& run_;
+  int64_t height_, width_, ph_, pw_, channels_, parameters_;
+  Axis<T> axis_y_, axis_x_;
+  std::vector<T> xs_, ys_;
+  Buffer<T> padded_bias_;
+  T* bias_ = nullptr;
+};
+
+}  // namespace
+
+template <typename S>
+void Level<S>::run() const {
+  Worker<S>(*this).all();
+}
+
+template void Level<float>::run() const;
+template void Level<double>::run() const;
+template void Level<torch::headeronly::Half>::run() const;
+template void Level<torch::headeronly::BFloat16>::run() const;
+
+}  // namespace hyperseg::cpu

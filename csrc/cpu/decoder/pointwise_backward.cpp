@@ -1,0 +1,133 @@
+#include "cpu/decoder/pointwise_backward.h"
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include "cpu/simd/primitives_backward.h"
+
+namespace hyperseg::cpu {
+
+constexpr int64_t kFew = 64;  // pixels; fewer do not fill the vectors
+
+template <typename S>
+struct Pointwise<S>::Memory {
+  explicit Memory(const Pointwise& p)
+      : channels(p.input_.channels()),
+        padded(round_up(channels, kPadding)),
+        pixels(p.windows_.rows * p.windows_.stride),
+        x(channels * p.windows_.map + 4 * kPadding),
+        x_turned(pixels * padded + 4 * kPadding),
+        d(p.outputs_ * p.windows_.map + 4 * kPadding),
+        d_turned(pixels * p.outputs_),
+        y(p.outputs_ * p.windows_.map),
+        d_x(channels * p.windows_.map),
+        d_x_turned(pixels * channels),
+        weights(p.weights_.parameters + 4 * kPadding),
+        weights_turned(p.weights_.parameters) {}
+  int64_t channels, padded, pixels;
+  std::vector<T> x, x_turned, d, d_turned, y, d_x, d_x_turned, weights, weights_turned;
+};
+
+template <typename S>
+void Pointwise<S>::one(Memory& m, const Windows::Place& at, const Map<const S>& gradient, T* d_weights,
+                       const Map<T>& d_input, T* sum) const {
+  const PrimitivesBackward<T>& back = primitives_backward<T>();
+  const int64_t map = windows_.map;
+  input_.read(windows_, at, m.x.data());
+  weights_.read(at.n, at.gy, at.gx, 0, weights_.parameters, m.weights.data());
+  windows_.read_results(gradient, at, map, m.d.data(), map);
+  if (m.pixels < kFew) primitives<T>().transpose(m.channels, m.pixels, m.x.data(), map, m.x_turned.data(), m.padded);
+  if (relu_) stop_at_relu(m);
+  back.gradient_sums(outputs_, map, m.d.data(), map, nullptr, 0, nullptr, sum, nullptr);
+  if (m.pixels < kFew) {
+    by_pixel(m, d_weights);
+  } else {
+    by_channel(m, d_weights);
+  }
+  windows_.write_results(m.d_x.data() + input_.first() * map, map, at, d_input);
+}
+
+template <typename S>
+void Pointwise<S>::stop_at_relu(Memory& m) const {
+  const int64_t map = windows_.map;
+  if (m.pixels < kFew) {
+    // x is zero beyond its channels, where a row of the weights has run into the next.
+    primitives_backward<T>().products(outputs_, m.pixels, m.padded, m.weights.data(), m.channels, m.x_turned.data(),
+                                      m.padded, m.y.data(), map);
+  } else {
+    primitives<T>().gemm({.m = outputs_,
+                          .n = map,
+                          .k = m.channels,
+                          .a = m.weights.data(),
+                          .lda = m.channels,
+                          .b = m.x.data(),
+                          .ldb = map,
+                          .c = m.y.data(),
+                          .ldc = map});
+  }
+  for (int64_t o = 0; o < outputs_; ++o)
+    for (int64_t p = o * map; p < o * map + m.pixels; ++p) m.d[p] = m.y[p] + bias_[o] > T(0) ? m.d[p] : T(0);
+}
+
+template <typename S>
+void Pointwise<S>::by_pixel(Memory& m, T* d_weights) const {
+  const Primitives<T>& run = primitives<T>();
+  const int64_t map = windows_.map;
+  run.transpose(outputs_, m.pixels, m.d.data(), map, m.d_turned.data(), outputs_);
+  run.gemm({.m = outputs_,
+            .n = m.channels,
+            .k = m.pixels,
+            .a = m.d.data(),
+            .lda = map,
+            .b = m.x_turned.data(),
+            .ldb = m.padded,
+            .c = d_weights,
+            .ldc = m.channels});
+  run.gemm({.m = m.pixels,
+            .n = m.channels,
+            .k = outputs_,
+            .a = m.d_turned.data(),
+            .lda = outputs_,
+            .b = m.weights.data(),
+            .ldb = m.channels,
+            .c = m.d_x_turned.data(),
+            .ldc = m.channels});
+  run.transpose(m.pixels, m.channels, m.d_x_turned.data(), m.channels, m.d_x.data(), map);
+}
+
+template <typename S>
+void Pointwise<S>::by_channel(Memory& m, T* d_weights) const {
+  const int64_t map = windows_.map;
+  primitives<T>().transpose(outputs_, m.channels, m.weights.data(), m.channels, m.weights_turned.data(), outputs_);
+  primitives_backward<T>().products(outputs_, m.channels, map, m.d.data(), map, m.x.data(), map, d_weights, m.channels);
+  primitives<T>().gemm({.m = m.channels,
+                        .n = map,
+                        .k = outputs_,
+                        .a = m.weights_turned.data(),
+                        .lda = outputs_,
+                        .b = m.d.data(),
+                        .ldb = map,
+                        .c = m.d_x.data(),
+                        .ldc = map});
+}
+
+template <typename S>
+void Pointwise<S>::backward(const Map<const S>& gradient, T* d_weights) {
+  const int64_t passed = input_.channels() - input_.first(), area = windows_.height * windows_.width;
+  d_input_ = uninitialised<T>(windows_.images * passed * area);
+  const Map<T> d_input{d_input_.get(), passed, windows_.height, windows_.width, passed * area, area, windows_.width, 1};
+  Partials<T> sums(windows_.patches, outputs_);
+  torch::stable::parallel_for(0, windows_.patches, 1, [&](int64_t begin, int64_t end) {
+    Memory memory(*this);
+    for (int64_t patch = begin; patch < end; ++patch)
+      one(memory, windows_.place(patch), gradient, d_weights + patch * weights_.parameters, d_input, sums.of(patch));
+  });
+  d_bias = sums.total();
+}
+
+template class Pointwise<float>;
+template class Pointwise<double>;
+template class Pointwise<torch::headeronly::Half>;
+template class Pointwise<torch::headeronly::BFloat16>;
+
+}  // namespace hyperseg::cpu

@@ -1,0 +1,57 @@
+#include "cpu/encoder/stem.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "common/contracts/stem.h"
+#include "cpu/base/tensors.h"
+#include "cpu/encoder/nhwc.h"
+
+namespace hyperseg::cpu {
+namespace {
+
+// [size, size * 3, padded channels] of [channels, 3, size, size], then the bias likewise.
+template <typename T>
+void pack(const T* weight, const T* bias, int64_t channels, int64_t size, T* to) {
+  const int64_t taps = size * size, padded = round_up(channels, kPadding);
+  std::fill_n(to, (3 * taps + 1) * padded, T(0));
+  for (int64_t o = 0; o < channels; ++o)
+    for (int64_t c = 0; c < 3; ++c)
+      for (int64_t tap = 0; tap < taps; ++tap) to[(tap * 3 + c) * padded + o] = weight[(o * 3 + c) * taps + tap];
+  std::copy_n(bias, channels, to + 3 * taps * padded);
+}
+
+Tensor stem_op(const Tensor& frames, const Tensor& scale, const Tensor& shift, const Tensor& weight, const Tensor& bias,
+               int64_t height, int64_t width, int64_t stride, std::vector<int64_t> padding) {
+  check_stem(frames, scale, shift, weight, bias, height, width, stride, padding);
+  const StemShape shape = stem_shape(frames, weight, height, width, stride, padding);
+  const int64_t channels = shape.channels, size = shape.size;
+  const ScalarType type = precise_type(weight.scalar_type());
+  Tensor out = torch::stable::new_empty(weight, {shape.images, shape.out_height, shape.out_width, channels}, type);
+  with_type(weight, "stem", [&](auto value) {
+    using S = decltype(value);
+    using T = acc_t<S>;
+    const Tensor dense = precise(weight), dense_bias = precise(bias);
+    std::vector<T> packed((3 * size * size + 1) * round_up(channels, kPadding)), normalised(3 * 256);
+    pack(data<T>(dense), data<T>(dense_bias), channels, size, packed.data());
+    const std::vector<T> factor = values<T>(scale), offset = values<T>(shift);
+    for (int64_t i = 0; i < 3 * 256; ++i)
+      normalised[i] = static_cast<T>(static_cast<S>(static_cast<T>(i % 256) * factor[i / 256] + offset[i / 256]));
+    Stem<T> problem{shape};
+    problem.frames = map_of_frames(frames);
+    problem.normalised = normalised.data();
+    problem.weights = packed.data();
+    problem.bias = packed.data() + 3 * size * size * problem.padded();
+    stem(problem, mutable_data<T>(out));
+  });
+  if (type != weight.scalar_type()) out = torch::stable::to(out, weight.scalar_type());
+  return torch::stable::transpose(torch::stable::transpose(out, 2, 3), 1, 2);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hyperseg_native, CPU, m) { m.impl("stem", TORCH_BOX(&stem_op)); }
+
+}  // namespace hyperseg::cpu

@@ -1,0 +1,77 @@
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+
+#include "common/check.h"
+#include "cpu/simd/primitives.h"
+#include "cpu/simd/primitives_backward.h"
+
+namespace hyperseg::cpu {
+
+#define HYPERSEG_DECLARE(isa)                                  \
+  extern const Primitives<float> float_##isa;                  \
+  extern const Primitives<double> double_##isa;                \
+  extern const PrimitivesBackward<float> float_backward_##isa; \
+  extern const PrimitivesBackward<double> double_backward_##isa;
+HYPERSEG_DECLARE(baseline)
+#ifdef HYPERSEG_X86
+HYPERSEG_DECLARE(avx2)
+HYPERSEG_DECLARE(avx512)
+
+namespace {
+// 0 to 2: baseline, AVX2, AVX-512, as the CPU has them, or less by HYPERSEG_CPU_CAPABILITY=default|avx2|avx512.
+int find_level() {
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const int found = avx512 ? 2 : avx2 ? 1 : 0;
+  const char* const asked = std::getenv("HYPERSEG_CPU_CAPABILITY");
+  if (!asked || !*asked) return found;
+  const std::string name = asked;
+  check(name == "default" || name == "avx2" || name == "avx512",
+        "HYPERSEG_CPU_CAPABILITY must be default, avx2 or avx512, got ", name);
+  return std::min(found, name == "default" ? 0 : name == "avx2" ? 1 : 2);
+}
+
+int level() {
+  static const int found = find_level();
+  return found;
+}
+}  // namespace
+
+template <>
+const Primitives<float>& primitives<float>() {
+  return level() == 2 ? float_avx512 : level() == 1 ? float_avx2 : float_baseline;
+}
+template <>
+const Primitives<double>& primitives<double>() {
+  return level() == 2 ? double_avx512 : level() == 1 ? double_avx2 : double_baseline;
+}
+template <>
+const PrimitivesBackward<float>& primitives_backward<float>() {
+  return level() == 2 ? float_backward_avx512 : level() == 1 ? float_backward_avx2 : float_backward_baseline;
+}
+template <>
+const PrimitivesBackward<double>& primitives_backward<double>() {
+  return level() == 2 ? double_backward_avx512 : level() == 1 ? double_backward_avx2 : double_backward_baseline;
+}
+#else
+template <>
+const Primitives<float>& primitives<float>() {
+  return float_baseline;
+}
+template <>
+const Primitives<double>& primitives<double>() {
+  return double_baseline;
+}
+template <>
+const PrimitivesBackward<float>& primitives_backward<float>() {
+  return float_backward_baseline;
+}
+template <>
+const PrimitivesBackward<double>& primitives_backward<double>() {
+  return double_backward_baseline;
+}
+#endif
+
+}  // namespace hyperseg::cpu

@@ -1,0 +1,162 @@
+#include "cuda/conv/patch_conv2d.cuh"
+#include "cuda/conv/windows.cuh"
+#include "cuda/device/launch.cuh"
+#include "cuda/device/mma_tile.cuh"
+
+// Every patch first computes the gradient of its window, the pixels it reads with those around it. Then each pixel of
+// the map collects from the windows that show it, itself or in the padding, in a fixed order. A 1x1 window is the
+// patch, and the first step already writes the answer.
+namespace hyperseg::cuda {
+namespace {
+
+constexpr char kName[] = "patch_conv2d_backward";
+
+// windows[i, p] = sum over outputs o and taps t of weights[o, i, t] * grad[o, p shifted back by t], within one patch.
+// `windows` is not used where the window is the patch, and d_x only there.
+template <typename T, int M, int N>
+HYPERSEG_KERNEL(kProductThreads, 4)
+window_gradients_kernel(PatchConvolution convolution, Map<const T> grad, Map<const T> weights, float* windows, T* d_x) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const PatchAxis &rows = convolution.rows, &columns = convolution.columns;
+  const int inputs = convolution.inputs, outputs = convolution.outputs, taps = convolution.taps.value();
+  const int positions = rows.window() * columns.window();
+  const PatchTile tile(blockIdx.x, convolution, inputs, positions, M, N);
+  const int top = tile.top * rows.patch, left = tile.left * columns.patch;
+  const int64_t parameters = static_cast<int64_t>(inputs) * taps;
+  const T* filters = weights.at(tile.n, tile.top, tile.left, tile.group * outputs * parameters);
+  const T* pulled = grad.at(tile.n, tile.group * outputs, top, left);
+  const T zero = from_float<T>(0.0f);
+
+  // The depth: outputs with their taps.
+  const auto filter = [&](int m, int k) {
+    const int i = tile.row + m, o = convolution.taps.quotient(k);
+    const int tap = k - o * taps;
+    return i < inputs ? filters[(o * parameters + i * taps + tap) * weights.stride_w] : zero;
+  };
+  const auto pull = [&](int n, int k) {
+    const int p = tile.column + n;
+    if (p >= positions) return zero;
+    const Tap tap(k, convolution);  // of an output
+    const int row = convolution.window_width.quotient(p);
+    const int y = row - tap.y * rows.dilation, x = p - row * columns.window() - tap.x * columns.dilation;
+    if (y < 0 || y >= rows.patch || x < 0 || x >= columns.patch) return zero;
+    return pulled[tap.input * grad.stride_c + y * grad.stride_h + x * grad.stride_w];
+  };
+  const auto store = [&](int m, int n, float sum) {
+    const int i = tile.row + m, p = tile.column + n;
+    if (i >= inputs || p >= positions) return;
+    const int64_t channel = (tile.n * convolution.groups + tile.group) * inputs + i;
+    if (convolution.pointwise()) {
+      const int y = convolution.patch_width.quotient(p);
+      d_x[(channel * rows.size + top + y) * columns.size + left + p - y * columns.patch] = from_float<T>(sum);
+    } else {
+      const int64_t window = (channel * rows.patches + tile.top) * columns.patches + tile.left;
+      windows[window * positions + p] = sum;
+    }
+  };
+  // Weights lie side by side by taps or, where there is one, by inputs.
+  tile_product<T, M, N>(outputs * taps, filter, taps > 1, pull, grad.stride_c == 1 || positions < 8, store);
+}
+
+constexpr int kThreads = 256;
+
+// d_x[c, y, x] = sum over the windows that show (y, x), and the places where they do, of windows[c, place].
+template <typename T>
+HYPERSEG_KERNEL(kThreads, 1)
+collect_windows_kernel(PatchConvolution convolution, const float* windows, int64_t values, T* d_x) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int64_t value = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (value >= values) return;
+  const PatchAxis &rows = convolution.rows, &columns = convolution.columns;
+  const int64_t row = value / columns.size, channel = row / rows.size;
+  const int y = static_cast<int>(row - channel * rows.size), x = static_cast<int>(value - row * columns.size);
+  const int64_t positions = static_cast<int64_t>(rows.window()) * columns.window();
+  const float* of_channel = windows + channel * rows.patches * columns.patches * positions;
+  const int most_rows = Image::most(rows, convolution.padding),
+            most_columns = Image::most(columns, convolution.padding);
+  float sum = 0.0f;
+  for (int i = 0; i < most_rows; ++i) {
+    const Image image_row(y, i, rows, convolution.padding);
+    if (!image_row.shown) continue;
+    for (int j = 0; j < most_columns; ++j) {
+      const Image image_column(x, j, columns, convolution.padding);
+      if (!image_column.shown) continue;
+      each_window(image_row.position, rows, [&](int top, int place_y) {
+        each_window(image_column.position, columns, [&](int left, int place_x) {
+          const int64_t window = static_cast<int64_t>(top) * columns.patches + left;
+          sum += of_channel[window * positions + static_cast<int64_t>(place_y) * columns.window() + place_x];
+        });
+      });
+    }
+  }
+  d_x[value] = from_float<T>(sum);
+}
+
+// d_weights[o, i, t] = sum over the pixels p of the patch, in order, of grad[o, p] * x[i, p shifted by t].
+template <typename T, int M, int N>
+HYPERSEG_KERNEL(kProductThreads, 4)
+weight_gradients_kernel(PatchConvolution convolution, Map<const T> grad, Map<const T> x, T* d_weights) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const PatchAxis &rows = convolution.rows, &columns = convolution.columns;
+  const int pixels = rows.patch * columns.patch;
+  const int outputs = convolution.outputs, filters = convolution.inputs * convolution.taps.value();
+  const PatchTile tile(blockIdx.x, convolution, outputs, filters, M, N);
+  const int top = tile.top * rows.patch, left = tile.left * columns.patch;
+  const T* pulled = grad.at(tile.n, tile.group * outputs, top, left);
+  const T* group = x.at(tile.n, tile.group * convolution.inputs, 0, 0);
+  const int64_t patch = (tile.n * rows.patches + tile.top) * columns.patches + tile.left;
+  T* target = d_weights + (patch * convolution.groups + tile.group) * outputs * filters;
+  const T zero = from_float<T>(0.0f);
+
+  const auto pull = [&](int m, int p) {
+    const int o = tile.row + m, y = convolution.patch_width.quotient(p);
+    return o < outputs ? pulled[o * grad.stride_c + y * grad.stride_h + (p - y * columns.patch) * grad.stride_w] : zero;
+  };
+  const auto seen = [&](int n, int p) {
+    const int number = tile.column + n, y = convolution.patch_width.quotient(p);
+    if (number >= filters) return zero;
+    return shown(group, x, convolution, Tap(number, convolution), top + y, left + p - y * columns.patch);
+  };
+  const auto store = [&](int m, int n, float sum) {
+    const int o = tile.row + m, number = tile.column + n;
+    if (o < outputs && number < filters) target[static_cast<int64_t>(o) * filters + number] = from_float<T>(sum);
+  };
+  tile_product<T, M, N>(pixels, pull, grad.stride_c != 1 && pixels >= 8, seen, x.stride_c != 1 && pixels >= 8, store);
+}
+
+}  // namespace
+
+void patch_conv2d_backward(const PatchConvolution& convolution, const Map<const void>& grad, const Map<const void>& x,
+                           const Map<const void>& weights, float* windows, void* d_x, void* d_weights, Stream stream) {
+  const int64_t inputs = convolution.inputs, outputs = convolution.outputs, filters = inputs * convolution.taps.value();
+  const int64_t positions = int64_t{convolution.rows.window()} * convolution.columns.window();
+  const int64_t products = convolution.patches() * convolution.groups;
+  with_type(convolution.type, [&](auto value) {
+    using T = decltype(value);
+    const Map<const T> pulled = grad.of<const T>();
+    with_tile(inputs, positions, [&](auto m, auto n) {
+      constexpr int M = m.value, N = n.value;
+      const int64_t tiles = (inputs + M - 1) / M * ((positions + N - 1) / N);
+      launch<window_gradients_kernel<T, M, N>>(kName, grid_of(kName, products * tiles), kProductThreads,
+                                               tile_product_bytes<T, M, N>(), stream, convolution, pulled,
+                                               weights.of<const T>(), windows, static_cast<T*>(d_x));
+    });
+    if (!convolution.pointwise()) {
+      const int64_t values = convolution.images * x.channels * x.height * x.width;
+      launch<collect_windows_kernel<T>>(kName, grid_of(kName, (values + kThreads - 1) / kThreads), kThreads, 0, stream,
+                                        convolution, windows, values, static_cast<T*>(d_x));
+    }
+    with_tile(outputs, filters, [&](auto m, auto n) {
+      constexpr int M = m.value, N = n.value;
+      const int64_t tiles = (outputs + M - 1) / M * ((filters + N - 1) / N);
+      launch<weight_gradients_kernel<T, M, N>>(kName, grid_of(kName, products * tiles), kProductThreads,
+                                               tile_product_bytes<T, M, N>(), stream, convolution, pulled,
+                                               x.of<const T>(), static_cast<T*>(d_weights));
+    });
+  });
+}
+
+}  // namespace hyperseg::cuda

@@ -1,0 +1,23 @@
+#pragma once
+
+#include "cuda/device/device.cuh"
+
+namespace hyperseg::cuda {
+
+// Where pixel `o` of an axis samples one of `size` values: half-pixel centres, as F.interpolate(align_corners=False).
+struct Sample {
+  int low, high;
+  float weight;  // of high
+
+  HYPERSEG_DEVICE Sample(int o, float scale, int size) {
+    const float source = fmaxf((o + 0.5f) * scale - 0.5f, 0.0f);
+    low = min(static_cast<int>(source), size - 1);
+    high = min(low + 1, size - 1);
+    weight = fminf(source - low, 1.0f);
+  }
+};
+
+// Not a + (b - a) * weight: beside an infinity that is NaN.
+HYPERSEG_DEVICE float between(float a, float b, float weight) { return a * (1.0f - weight) + b * weight; }
+
+}  // namespace hyperseg::cuda

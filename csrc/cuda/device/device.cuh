@@ -1,0 +1,245 @@
+#pragma once
+
+// What the kernels are written in besides C++ and CUDA's own names. In the shim (csrc/shim) the same names run on a
+// CPU.
+#ifdef HYPERSEG_SHIM
+#include "shim/device.h"
+#else
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+namespace hyperseg::cuda {
+
+using half = __half;
+using bfloat16 = __nv_bfloat16;
+
+#define HYPERSEG_DEVICE __device__ __forceinline__
+#define HYPERSEG_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
+
+// The shared memory that the launch gave the block, on 16 bytes.
+HYPERSEG_DEVICE char* shared_memory() {
+  extern __shared__ __align__(16) char hyperseg_shared_memory[];
+  return hyperseg_shared_memory;
+}
+
+HYPERSEG_DEVICE void sync_block() { __syncthreads(); }
+HYPERSEG_DEVICE void sync_warp() { __syncwarp(); }
+HYPERSEG_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffff, value, mask); }
+HYPERSEG_DEVICE uint32_t shuffle_xor(uint32_t value, int mask) { return __shfl_xor_sync(0xffffffff, value, mask); }
+
+// The warp's number in its block, which the compiler then knows to be the same for all its lanes.
+HYPERSEG_DEVICE int warp_index() { return __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x) / 32, 0); }
+
+// Programmatic dependent launch: a kernel may be on the GPU before the one ahead of it is done. It must wait before it
+// reads what that one wrote, or writes what that one reads; constants it may read at once.
+HYPERSEG_DEVICE void wait_for_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+HYPERSEG_DEVICE void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+HYPERSEG_DEVICE float to_float(float v) { return v; }
+HYPERSEG_DEVICE float to_float(half v) { return __half2float(v); }
+HYPERSEG_DEVICE float to_float(bfloat16 v) { return __bfloat162float(v); }
+
+template <typename T>
+HYPERSEG_DEVICE T from_float(float v);
+template <>
+HYPERSEG_DEVICE float from_float<float>(float v) {
+  return v;
+}
+template <>
+HYPERSEG_DEVICE half from_float<half>(float v) {
+  return __float2half_rn(v);
+}
+template <>
+HYPERSEG_DEVICE bfloat16 from_float<bfloat16>(float v) {
+  return __float2bfloat16_rn(v);
+}
+
+// The larger and the smaller of two values, NaN where one is NaN: fmaxf and fminf would hide it.
+HYPERSEG_DEVICE float max_or_nan(float a, float b) {
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+}
+HYPERSEG_DEVICE float min_or_nan(float a, float b) {
+  float result;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+}
+
+// A few units in the last place away, 0 for what is subnormal, and far fewer instructions than expf and a division: for
+// what is rounded to a half type.
+HYPERSEG_DEVICE float fast_exp(float v) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(v * 1.44269504f));
+  return result;
+}
+HYPERSEG_DEVICE float fast_reciprocal(float v) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(v));
+  return result;
+}
+
+HYPERSEG_DEVICE float as_float(uint32_t bits) { return __uint_as_float(bits); }
+
+// Two values of a half type in a register, the first one in the low half.
+template <typename T>
+HYPERSEG_DEVICE uint32_t pack(float low, float high);
+template <>
+HYPERSEG_DEVICE uint32_t pack<half>(float low, float high) {
+  const __half2 v = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&v);
+}
+template <>
+HYPERSEG_DEVICE uint32_t pack<bfloat16>(float low, float high) {
+  const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&v);
+}
+
+// min(max(v, 0), 6) of both values, NaN where one is NaN.
+template <typename T>
+HYPERSEG_DEVICE uint32_t relu6_of_two(uint32_t v);
+template <>
+HYPERSEG_DEVICE uint32_t relu6_of_two<half>(uint32_t v) {
+  const __half2 six = __floats2half2_rn(6.0f, 6.0f), zero = __floats2half2_rn(0.0f, 0.0f);
+  const __half2 clamped = __hmin2_nan(__hmax2_nan(*reinterpret_cast<const __half2*>(&v), zero), six);
+  return *reinterpret_cast<const uint32_t*>(&clamped);
+}
+template <>
+HYPERSEG_DEVICE uint32_t relu6_of_two<bfloat16>(uint32_t v) {
+  const __nv_bfloat162 six = __floats2bfloat162_rn(6.0f, 6.0f), zero = __floats2bfloat162_rn(0.0f, 0.0f);
+  const __nv_bfloat162 clamped = __hmin2_nan(__hmax2_nan(*reinterpret_cast<const __nv_bfloat162*>(&v), zero), six);
+  return *reinterpret_cast<const uint32_t*>(&clamped);
+}
+
+template <typename T>
+HYPERSEG_DEVICE float2 unpack(uint32_t v);
+template <>
+HYPERSEG_DEVICE float2 unpack<half>(uint32_t v) {
+  return __half22float2(*reinterpret_cast<const __half2*>(&v));
+}
+template <>
+HYPERSEG_DEVICE float2 unpack<bfloat16>(uint32_t v) {
+  return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&v));
+}
+
+// Products of the two low and of the two high values.
+template <typename T>
+HYPERSEG_DEVICE uint32_t multiply2(uint32_t a, uint32_t b);
+template <>
+HYPERSEG_DEVICE uint32_t multiply2<half>(uint32_t a, uint32_t b) {
+  const __half2 v = __hmul2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&v);
+}
+template <>
+HYPERSEG_DEVICE uint32_t multiply2<bfloat16>(uint32_t a, uint32_t b) {
+  const __nv_bfloat162 v =
+      __hmul2(*reinterpret_cast<const __nv_bfloat162*>(&a), *reinterpret_cast<const __nv_bfloat162*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&v);
+}
+
+// 16 bytes on 16 bytes from global to shared memory, zeros where they are not `valid`. The thread goes on; its copies
+// since the last close_copies() are a group, and after wait_for_copies<n>() only its last n groups may be under way.
+HYPERSEG_DEVICE void copy_async(void* shared, const void* global, bool valid) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global), "r"(valid ? 16 : 0)
+               : "memory");
+}
+HYPERSEG_DEVICE void close_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N>
+HYPERSEG_DEVICE void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+// 16 bytes on 16 bytes to global memory by one instruction: where it is left to the compiler, it may take four.
+HYPERSEG_DEVICE void store16(void* global, uint4 v) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(global)), "r"(v.x), "r"(v.y),
+               "r"(v.z), "r"(v.w)
+               : "memory");
+}
+HYPERSEG_DEVICE void store16(void* global, float4 v) {
+  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(global)), "f"(v.x), "f"(v.y),
+               "f"(v.z), "f"(v.w)
+               : "memory");
+}
+
+// Four 8x8 matrices of half types from shared memory: lane i names row i % 8 of matrix i / 8, 16 bytes on 16 bytes.
+HYPERSEG_DEVICE void ldmatrix4(uint32_t (&r)[4], const void* row) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address));
+}
+
+// The same matrices, each with its rows and columns exchanged.
+HYPERSEG_DEVICE void ldmatrix4_turned(uint32_t (&r)[4], const void* row) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address));
+}
+
+// Two of them, not exchanged, named by lanes 0 to 15.
+HYPERSEG_DEVICE void ldmatrix2(uint32_t* r, const void* row) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(address));
+}
+
+// A lane's part of the right side of mma8 that is diagonal, given the value in the lane's column.
+HYPERSEG_DEVICE uint32_t diagonal(const void* value, int lane) {
+  const uint32_t bits = *static_cast<const uint16_t*>(value);
+  const int column = lane / 4;
+  return __byte_perm(bits, 0, lane % 4 != column / 2 ? 0x2222 : column % 2 ? 0x1022 : 0x2210);
+}
+
+// c += a b on a tensor core: a [16, 16] by rows, b [16, 8] by columns, c [16, 8]. Lane 4 g + t holds rows g and g + 8,
+// in c columns 2 t and 2 t + 1.
+template <typename T>
+HYPERSEG_DEVICE void mma16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+template <>
+HYPERSEG_DEVICE void mma16<half>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+template <>
+HYPERSEG_DEVICE void mma16<bfloat16>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The same with a [16, 8] and b [8, 8].
+template <typename T>
+HYPERSEG_DEVICE void mma8(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b);
+template <>
+HYPERSEG_DEVICE void mma8<half>(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a0), "r"(a1), "r"(b));
+}
+template <>
+HYPERSEG_DEVICE void mma8<bfloat16>(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a0), "r"(a1), "r"(b));
+}
+
+}  // namespace hyperseg::cuda
+
+#endif

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/device/type.h"
+
+// A launch without its kernel's type, so that it is compiled once.
+namespace hyperseg::cuda {
+
+struct Grid {
+  unsigned x, y = 1, z = 1;
+};
+
+// Blocks that cover `count` items, `size` each.
+inline unsigned blocks_of(int64_t count, int64_t size) { return static_cast<unsigned>((count + size - 1) / size); }
+
+constexpr int kDevices = 64;
+// How a kernel is to be launched on each device, 0 where that is not known yet.
+using Prepared = int[kDevices];
+
+// `args` as cudaLaunchKernel takes them.
+void launch_kernel(const char* op, const void* kernel, Prepared& prepared, Grid grid, unsigned threads, size_t shared,
+                   Stream stream, void** args);
+
+}  // namespace hyperseg::cuda

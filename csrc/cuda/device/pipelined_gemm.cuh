@@ -1,0 +1,188 @@
+#pragma once
+
+#include <cstddef>
+
+#include "common/map.h"
+#include "cuda/device/device.cuh"
+#include "cuda/device/vectors.cuh"
+
+// Products of matrices: c[r, o] = sum over k of a[r, k] b[o, k]. A block computes a tile of c from chunks of both
+// operands that pass through a ring of stages in shared memory; half types are multiplied on tensor cores, floats are
+// not, and all sums are float.
+namespace hyperseg::cuda {
+
+constexpr int kChunkBytes = 128, kStepBytes = 32;  // of the depth: what a stage holds, what a warp multiplies at once
+constexpr int kRowBytes = kChunkBytes + 16;        // an odd number of 16 bytes: eight rows are in different banks
+
+template <typename T>
+constexpr int kChunk = kChunkBytes / sizeof(T);
+
+// A warp computes 32 rows and columns of a tile; several share the depth where there are few tiles.
+template <int ROW_WARPS, int COLUMN_WARPS, int DEPTH_WARPS>
+struct Tile {
+  static constexpr int kColumnWarps = COLUMN_WARPS, kDepthWarps = DEPTH_WARPS;
+  static constexpr int kRows = 32 * ROW_WARPS, kColumns = 32 * COLUMN_WARPS;
+  static constexpr int kThreads = 32 * ROW_WARPS * COLUMN_WARPS * DEPTH_WARPS;
+  static constexpr int kStages = 512 / (kRows + kColumns);            // so that three blocks fit a multiprocessor
+  static constexpr int kStageBytes = (kRows + kColumns) * kRowBytes;  // the rows of a, then those of b
+
+  // Sums on their way from the warps that added them up to the threads that store them. Rows of a warp's fragment are 8
+  // banks apart; 8 rows, and 32 columns, further on 4 more, so that 8 threads may read 32 bytes each from there.
+  static constexpr int kStagedStride = kColumns + 8, kStaged = (kRows / 8) * (8 * kStagedStride + 4);
+  static constexpr int kStagedBytes = 4 * DEPTH_WARPS * kStaged;
+  HYPERSEG_ANYWHERE static constexpr int staged(int row, int column) {
+    return row * kStagedStride + row / 8 * 4 + column + column / 32 * 4;
+  }
+  // The row of the group of threads that reads a row's columns, for the first pass over them.
+  HYPERSEG_ANYWHERE static constexpr int row_of_group(int group) {
+    return kColumns == 32 ? group % 2 * 8 + group / 2 % 8 + group / 16 * 16 : group;
+  }
+
+  static size_t shared_bytes(int64_t chunks) {
+    const size_t stages = (chunks < kStages ? chunks : kStages) * kStageBytes;
+    return stages > kStagedBytes ? stages : kStagedBytes;
+  }
+};
+
+// What a warp adds up. A lane names the rows of a and b that it fetches for all, or those of its own sums, and the
+// first of the values that multiply a.
+template <typename T, typename TILE, bool SCALED>
+struct Sums {
+  float values[2][4][4] = {};
+
+  HYPERSEG_DEVICE static int row_of_a() { return threadIdx.x % 16; }
+  HYPERSEG_DEVICE static int row_of_b() { return threadIdx.x % 32 / 16 * 8 + threadIdx.x % 8; }
+  HYPERSEG_DEVICE static int byte_of_a() { return threadIdx.x % 32 / 16 * 16; }
+  HYPERSEG_DEVICE static int byte_of_b() { return threadIdx.x / 8 % 2 * 16; }
+  HYPERSEG_DEVICE static int byte_of_scale() { return threadIdx.x % 4 * 4; }
+
+  HYPERSEG_DEVICE void add(const char* a, const char* b, const char* scale) {
+    uint32_t fragment_a[2][4], fragment_b[2][4];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      ldmatrix4(fragment_a[i], a + 16 * i * kRowBytes);
+      ldmatrix4(fragment_b[i], b + 16 * i * kRowBytes);
+    }
+    if constexpr (SCALED) {
+      const uint32_t low = *reinterpret_cast<const uint32_t*>(scale);
+      const uint32_t high = *reinterpret_cast<const uint32_t*>(scale + 16);
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+#pragma unroll
+        for (int r = 0; r < 4; ++r) fragment_a[i][r] = multiply2<T>(fragment_a[i][r], r < 2 ? low : high);
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        mma16<T>(values[i][j], fragment_a[i], fragment_b[j / 2][j % 2 * 2], fragment_b[j / 2][j % 2 * 2 + 1]);
+  }
+
+  HYPERSEG_DEVICE void store(float* to) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; e += 2)
+          store2(to + TILE::staged(16 * i + 4 * e, 0) + lane / 4 * TILE::kStagedStride + 8 * j + 2 * (lane % 4),
+                 float2{values[i][j][e], values[i][j][e + 1]});
+  }
+};
+
+template <typename TILE, bool SCALED>
+struct Sums<float, TILE, SCALED> {
+  float values[4][8] = {};  // rows 8 apart, columns 4 apart
+
+  HYPERSEG_DEVICE static int row_of_a() { return threadIdx.x % 32 / 4; }
+  HYPERSEG_DEVICE static int row_of_b() { return threadIdx.x % 4; }
+  HYPERSEG_DEVICE static int byte_of_a() { return 0; }
+  HYPERSEG_DEVICE static int byte_of_b() { return 0; }
+  HYPERSEG_DEVICE static int byte_of_scale() { return 0; }
+
+  HYPERSEG_DEVICE void add(const char* a, const char* b, const char* scale) {
+#pragma unroll
+    for (int part = 0; part < kStepBytes; part += 16) {
+      float4 rows[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        rows[i] = *reinterpret_cast<const float4*>(a + 8 * i * kRowBytes + part);
+        if constexpr (SCALED) {
+          const float4 s = *reinterpret_cast<const float4*>(scale + part);
+          rows[i] = float4{rows[i].x * s.x, rows[i].y * s.y, rows[i].z * s.z, rows[i].w * s.w};
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const float4 column = *reinterpret_cast<const float4*>(b + 4 * j * kRowBytes + part);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          values[i][j] += rows[i].x * column.x;
+          values[i][j] += rows[i].y * column.y;
+          values[i][j] += rows[i].z * column.z;
+          values[i][j] += rows[i].w * column.w;
+        }
+      }
+    }
+  }
+
+  HYPERSEG_DEVICE void store(float* to) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+        to[TILE::staged(8 * i, 0) + lane / 4 * TILE::kStagedStride + 4 * j + lane % 4] = values[i][j];
+  }
+};
+
+// A tile of the product, of which `rows` and `columns` are needed. load(chunk, stage) begins to copy a chunk of the
+// operands: rows of kRowBytes, zeros where a step of kStepBytes has no depth left. SCALED: a's rows are multiplied by
+// `scales` in shared memory, beyond the stages, which prepare() fills while the first copies are under way; zeros where
+// a chunk has no depth left. Returns sums that are left to add up, kDepthWarps times kStaged, and that all threads may
+// read.
+template <typename T, typename TILE, bool SCALED, typename Load, typename Prepare>
+HYPERSEG_DEVICE const float* multiply_tile(int depth, int rows, int columns, const Load& load, const char* scales,
+                                           const Prepare& prepare) {
+  const int warp = threadIdx.x / 32, chunks = (depth + kChunk<T> - 1) / kChunk<T>;
+  const int part = warp % TILE::kDepthWarps, tile = warp / TILE::kDepthWarps;
+  const int row = 32 * (tile / TILE::kColumnWarps), column = 32 * (tile % TILE::kColumnWarps);
+  char* memory = shared_memory();
+  using Of = Sums<T, TILE, SCALED>;
+  Of sums;
+  const bool needed = row < rows && column < columns;
+  const int first_byte = part * kStepBytes;
+  const int a = (row + Of::row_of_a()) * kRowBytes + first_byte + Of::byte_of_a();
+  const int b = (TILE::kRows + column + Of::row_of_b()) * kRowBytes + first_byte + Of::byte_of_b();
+  const char* scale = scales + first_byte + Of::byte_of_scale();
+#pragma unroll 1
+  for (int chunk = 0; chunk < TILE::kStages - 1; ++chunk) {
+    if (chunk < chunks) load(chunk, memory + chunk * TILE::kStageBytes);
+    close_copies();
+  }
+  if constexpr (SCALED) prepare();
+  int stage = 0, next = TILE::kStages - 1;
+#pragma unroll 1
+  for (int chunk = 0; chunk < chunks; ++chunk) {
+    wait_for_copies<TILE::kStages - 2>();
+    sync_block();  // and everybody is done with the stage that is filled now
+    if (chunk + TILE::kStages - 1 < chunks) load(chunk + TILE::kStages - 1, memory + next * TILE::kStageBytes);
+    close_copies();
+    const char* filled = memory + stage * TILE::kStageBytes;
+    const int bytes = needed ? (depth - chunk * kChunk<T>)*static_cast<int>(sizeof(T)) : 0;
+#pragma unroll
+    for (int step = 0; step < kChunkBytes; step += TILE::kDepthWarps * kStepBytes)
+      if (step + first_byte < bytes) sums.add(filled + a + step, filled + b + step, scale + step);
+    scale += kChunkBytes;
+    stage = stage + 1 == TILE::kStages ? 0 : stage + 1;
+    next = next + 1 == TILE::kStages ? 0 : next + 1;
+  }
+  sync_block();
+  float* staged = reinterpret_cast<float*>(memory);
+  sums.store(staged + part * TILE::kStaged + TILE::staged(row, column));
+  sync_block();
+  return staged;
+}
+
+}  // namespace hyperseg::cuda

@@ -1,0 +1,234 @@
+#pragma once
+
+#include "common/map.h"
+#include "cuda/device/activation.cuh"
+#include "cuda/device/vectors.cuh"
+#include "cuda/encoder/mbconv_plan.h"
+
+// The depthwise convolution of a block with SiLU, and what each tile of it adds to the squeezed channels: a mean over
+// pixels and a product with `reduce` are sums over both pixels and channels, of which a block has its part.
+namespace hyperseg::cuda {
+
+template <typename T>
+struct Depthwise {
+  Map<const T> in;
+  const T *weights, *bias, *reduce;  // [channels, size, size], [channels], [squeezed, channels]
+  T* out;                            // [images, height, width, stride of a pixel]; zeros beyond the channels
+  float* partials;                   // [images, groups * slices, squeezed]
+  int64_t out_stride;
+  int height, width, channels, squeezed, size, stride, top, left, tiles_down, tiles, steps, groups, slices;
+  int staged;       // rows of `reduce` that are copied to shared memory: all or none
+  bool in_vectors;  // eight channels may be copied at once
+};
+
+// Copies the window of a tile whose first value is at (y, x), zeros around the map.
+template <typename T, typename W>
+HYPERSEG_DEVICE void copy_window(const Map<const T>& in, bool vectors, int64_t n, int first, int y, int x, T* window) {
+  constexpr int kVectors = kSlice / kVector<T>;
+  const int part = threadIdx.x % kVectors * kVector<T>, c = first + part;
+  // Columns by threads and rows by steps: no index is divided.
+  for (int column = threadIdx.x / kVectors; column < W::kColumns; column += kDepthwiseThreads / kVectors) {
+    const bool inside = x + column >= 0 && x + column < in.width && c < in.channels;
+    T* to = window + W::slot(column) * kSlice + part;
+    const T* from = in.at(n, c, y, x + column);
+#pragma unroll 2
+    for (int row = 0; row < W::kRows; ++row, to += W::kPitch * kSlice, from += in.stride_h) {
+      const bool valid = inside && y + row >= 0 && y + row < in.height;
+      if (vectors) {
+        copy_async(to, valid ? from : in.data, valid);
+      } else {
+#pragma unroll 1
+        for (int e = 0; e < kVector<T>; ++e)
+          to[e] = valid && c + e < in.channels ? from[e * in.stride_c] : from_float<T>(0.0f);
+      }
+    }
+  }
+}
+
+// What a block does to its slice of the channels, from a window in shared memory on. SIZE and STRIDE 0: whatever the
+// problem says, without a window.
+template <typename T, int SIZE, int STRIDE, int THREADS>
+class Slice {
+ public:
+  using Share = Runs<THREADS>;
+  int n, first;  // image and channel
+  T* window;
+
+  HYPERSEG_DEVICE explicit Slice(const Depthwise<T>& problem)
+      : n(blockIdx.x / problem.slices / problem.groups),
+        first(blockIdx.x % problem.slices * kSlice),
+        problem_(problem),
+        size_(SIZE ? SIZE : problem.size),
+        stride_(SIZE ? STRIDE : problem.stride),
+        group_(blockIdx.x / problem.slices % problem.groups) {
+    weights_ = reinterpret_cast<float*>(shared_memory());
+    bias_ = weights_ + size_ * size_ * kSlice;
+    totals_ = bias_ + kSlice;
+    reduce_ = reinterpret_cast<T*>(totals_ + Share::kCount * kSlice);
+    window = reduce_ + problem.staged * kSlice;
+  }
+
+  // Where the tile of a step lies; false where there is none. Down the map: the rows that two tiles share are still in
+  // the cache.
+  HYPERSEG_DEVICE bool tile(int step, int& top, int& left) const {
+    const int tile = group_ * problem_.steps + step;
+    top = tile % problem_.tiles_down * kTileRows, left = tile / problem_.tiles_down * kTileColumns;
+    return tile < problem_.tiles;
+  }
+
+  // Begins to put what does not depend on the tile into shared memory.
+  HYPERSEG_DEVICE void stage() {
+    constexpr int kVectors = kSlice / kVector<T>;
+    for (int i = threadIdx.x; i < problem_.staged * kVectors; i += THREADS) {
+      const int channel = i % kVectors * kVector<T>;
+      const bool valid = first + channel < problem_.channels;
+      const T* from = problem_.reduce + static_cast<int64_t>(i / kVectors) * problem_.channels + first + channel;
+      copy_async(reduce_ + i * kVector<T>, valid ? from : problem_.reduce, valid);
+    }
+    for (int i = threadIdx.x; i < size_ * size_ * kSlice; i += THREADS) {
+      const int channel = i / (size_ * size_), tap = i % (size_ * size_);
+      weights_[tap * kSlice + channel] =
+          first + channel < problem_.channels
+              ? to_float(problem_.weights[static_cast<int64_t>(first) * size_ * size_ + i])
+              : 0.0f;
+    }
+    const int own = first + threadIdx.x;
+    if (threadIdx.x < kSlice) bias_[threadIdx.x] = own < problem_.channels ? to_float(problem_.bias[own]) : 0.0f;
+  }
+
+  // The outputs of a tile, and what they add to the totals.
+  HYPERSEG_DEVICE void filter(int top, int left) {
+    const int run_y = run() / kRunsAcross * Share::kRows, run_x = run() % kRunsAcross * kRun;
+    const int c = first + pair(), y = top + run_y, x = left + run_x;
+    if (c >= problem_.out_stride) return;
+    T* out =
+        problem_.out + ((static_cast<int64_t>(n) * problem_.height + y) * problem_.width + x) * problem_.out_stride + c;
+    const int64_t next_row = problem_.width * problem_.out_stride;
+    const float2 start = load2(bias_ + pair());
+    if constexpr (SIZE > 0) {
+      using W = Window<SIZE, STRIDE>;
+      float2 taps[SIZE][SIZE], sums[Share::kRows][kRun];
+#pragma unroll
+      for (int i = 0; i < SIZE * SIZE; ++i) taps[i / SIZE][i % SIZE] = load2(weights_ + i * kSlice + pair());
+#pragma unroll
+      for (int i = 0; i < Share::kRows * kRun; ++i) sums[i / kRun][i % kRun] = start;
+      const T* from = window + (run_y * STRIDE * W::kPitch + W::slot(run_x * STRIDE)) * kSlice + pair();
+#pragma unroll
+      for (int row = 0; row < (Share::kRows - 1) * STRIDE + SIZE; ++row) {
+        float2 values[(kRun - 1) * STRIDE + SIZE];
+#pragma unroll
+        for (int column = 0; column < (kRun - 1) * STRIDE + SIZE; ++column)
+          values[column] = load2(from + (row * W::kPitch + W::slot(column)) * kSlice);
+#pragma unroll
+        for (int j = 0; j < Share::kRows; ++j) {
+          const int dy = row - j * STRIDE;
+          if (dy < 0 || dy >= SIZE) continue;
+#pragma unroll
+          for (int i = 0; i < kRun; ++i)
+#pragma unroll
+            for (int dx = 0; dx < SIZE; ++dx) {
+              sums[j][i].x += taps[dy][dx].x * values[i * STRIDE + dx].x;
+              sums[j][i].y += taps[dy][dx].y * values[i * STRIDE + dx].y;
+            }
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < Share::kRows; ++j) {
+        if (y + j >= problem_.height) break;
+        T* to = out + j * next_row;
+#pragma unroll
+        for (int i = 0; i < kRun; ++i, to += problem_.out_stride)
+          if (x + i < problem_.width) finish(to, sums[j][i]);
+      }
+    } else {
+      const auto value = [&](const T* at, int channel) {
+        return channel < problem_.in.channels ? to_float(at[(channel - c) * problem_.in.stride_c]) : 0.0f;
+      };
+#pragma unroll 1
+      for (int i = 0; i < Share::kRows * kRun; ++i) {
+        if (y + i / kRun >= problem_.height || x + i % kRun >= problem_.width) continue;
+        float2 sum = start;
+        for (int tap = 0; tap < size_ * size_; ++tap) {
+          const int in_y = (y + i / kRun) * stride_ - problem_.top + tap / size_;
+          const int in_x = (x + i % kRun) * stride_ - problem_.left + tap % size_;
+          if (in_y < 0 || in_y >= problem_.in.height || in_x < 0 || in_x >= problem_.in.width) continue;
+          const T* at = problem_.in.at(n, c, in_y, in_x);
+          const float2 weight = load2(weights_ + tap * kSlice + pair());
+          sum.x += weight.x * value(at, c);
+          sum.y += weight.y * value(at, c + 1);
+        }
+        finish(out + i / kRun * next_row + i % kRun * problem_.out_stride, sum);
+      }
+    }
+  }
+
+  // The block's share of the squeezed channels.
+  HYPERSEG_DEVICE void squeeze() {
+    const int thread = threadIdx.x;
+    store2(totals_ + run() * kSlice + pair(), total_);
+    sync_block();
+    if (thread < kSlice) {
+      float sum = 0.0f;
+      for (int i = 0; i < Share::kCount; ++i) sum += totals_[i * kSlice + thread];
+      totals_[thread] = sum;
+    }
+    sync_block();
+    float* partials = problem_.partials + static_cast<int64_t>(blockIdx.x) * problem_.squeezed;
+    const int part = thread % 4 * 8, count = problem_.channels - first - part;  // four threads a squeezed channel
+    for (int begin = 0; begin < problem_.squeezed; begin += THREADS / 4) {
+      const int s = begin + thread / 4;
+      float product = 0.0f;
+      if (s < problem_.squeezed) {
+        float reduce[8];
+        if (problem_.staged)
+          load8(reduce_ + s * kSlice + part, reduce);
+        else
+          load8(problem_.reduce + static_cast<int64_t>(s) * problem_.channels + first + part, 1, count, reduce);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) product += reduce[e] * totals_[part + e];
+      }
+      product += shuffle_xor(product, 1);
+      product += shuffle_xor(product, 2);
+      if (part == 0 && s < problem_.squeezed) partials[s] = product;
+    }
+  }
+
+ private:
+  HYPERSEG_DEVICE static int pair() { return threadIdx.x % (kSlice / 2) * 2; }
+  HYPERSEG_DEVICE static int run() { return threadIdx.x / (kSlice / 2); }
+
+  // What comes of a sum, of a pixel of the map.
+  HYPERSEG_DEVICE void finish(T* to, float2 v) {
+    silu2<T>(v.x, v.y);
+    total_.x += v.x, total_.y += v.y;
+    store2(to, v);
+  }
+
+  const Depthwise<T>& problem_;
+  int size_, stride_, group_;
+  float *weights_, *bias_, *totals_;  // [size * size, kSlice], [kSlice], [runs, kSlice]
+  T* reduce_;                         // [staged, kSlice]
+  float2 total_{0.0f, 0.0f};
+};
+
+template <typename T, int SIZE, int STRIDE>
+HYPERSEG_KERNEL(kDepthwiseThreads, 4)
+mbconv_depthwise_kernel(Depthwise<T> problem) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  Slice<T, SIZE, STRIDE, kDepthwiseThreads> slice(problem);
+  for (int step = 0, top, left; step < problem.steps && slice.tile(step, top, left); ++step) {
+    if (step) sync_block();  // everybody is done with the window
+    if constexpr (SIZE > 0)
+      copy_window<T, Window<SIZE, STRIDE>>(problem.in, problem.in_vectors, slice.n, slice.first,
+                                           top * STRIDE - problem.top, left * STRIDE - problem.left, slice.window);
+    if (!step) slice.stage();
+    close_copies();
+    wait_for_copies<0>();
+    sync_block();
+    slice.filter(top, left);
+  }
+  slice.squeeze();
+}
+
+}  // namespace hyperseg::cuda

@@ -1,0 +1,348 @@
+#include "cuda/encoder/stem.h"
+
+#include <type_traits>
+
+#include "cuda/device/activation.cuh"
+#include "cuda/device/launch.cuh"
+#include "cuda/device/vectors.cuh"
+
+// A block normalises the pixels under its tile into shared memory, once, and convolves from there. For 3x3 taps at
+// stride 2, which all published networks have; any other convolution reads the frames itself.
+namespace hyperseg::cuda {
+namespace {
+
+constexpr const char* kOp = "stem";
+constexpr int kStemThreads = 128, kTaps = 3, kStep = 2;
+constexpr int kTileRows = 4;                                  // of the result: a warp each
+constexpr int kWindowRows = (kTileRows - 1) * kStep + kTaps;  // that they see
+constexpr int kGroup = 32;                                    // channels at a time
+constexpr size_t kMostShared = 99 * 1024;
+
+template <typename T>
+struct Problem {
+  Map<const uint8_t> frames;
+  const float *scale, *shift;
+  Map<const T> weight;
+  const T* bias;
+  T* out;
+  int height, width, size, stride, left, top, channels, out_height, out_width, tiles_down, tiles_across;
+};
+
+// Pixels of the padded image, normalised but not yet rounded, with zeros around them.
+template <typename T>
+class Image {
+ public:
+  HYPERSEG_DEVICE Image(const Problem<T>& problem, int64_t n)
+      : frames_(problem.frames), first_(frames_.at(n, 0, 0, 0)), height_(problem.height), width_(problem.width) {
+#pragma unroll
+    for (int c = 0; c < 3; ++c) scale_[c] = problem.scale[c], shift_[c] = problem.shift[c];
+  }
+
+  HYPERSEG_DEVICE void load(int y, int x, float (&v)[3]) const {
+    const bool inside = y >= 0 && y < height_ && x >= 0 && x < width_;
+    const int64_t row = min(max(y, 0), static_cast<int>(frames_.height) - 1);
+    const int64_t column = min(max(x, 0), static_cast<int>(frames_.width) - 1);
+    const uint8_t* from = first_ + row * frames_.stride_h + column * frames_.stride_w;
+#pragma unroll
+    for (int c = 0; c < 3; ++c) {
+      const float value = static_cast<float>(from[c * frames_.stride_c]) * scale_[c] + shift_[c];
+      v[c] = inside ? value : 0.0f;
+    }
+  }
+
+ private:
+  const Map<const uint8_t>& frames_;
+  const uint8_t* first_;
+  int height_, width_;
+  float scale_[3], shift_[3];
+};
+
+// Where a block's tile lies.
+struct Place {
+  int64_t n;
+  int y, x;
+
+  template <typename T>
+  HYPERSEG_DEVICE Place(const Problem<T>& problem, int columns)
+      : n(blockIdx.x / problem.tiles_across / problem.tiles_down),
+        y(blockIdx.x / problem.tiles_across % problem.tiles_down * kTileRows),
+        x(blockIdx.x % problem.tiles_across * columns) {}
+};
+
+// Half types. Pixels take four values, the fourth of which is 0, so that the four pixels from a tap row's first one on
+// are the 16 values that a tensor core sums at once, and begin 16 bytes after those of the pixel before: rows of a
+// product that overlap in memory. The weights of the fourth pixel and of the fourth value are 0.
+constexpr int kTensorColumns = 64, kTensorWindow = kTensorColumns * kStep + 2, kPixelValues = 4;
+constexpr int kTensorPitch = kTensorWindow * kPixelValues;
+constexpr int kFragment = kTaps * 8;  // registers that hold the weights of a group
+
+template <typename T>
+size_t tensor_bytes(int64_t channels) {
+  return kWindowRows * kTensorPitch * sizeof(T) + (channels + kGroup - 1) / kGroup * kFragment * 32 * sizeof(uint32_t);
+}
+
+// Weights as the lanes of a warp hold them, in an order of channels in which what a lane adds up are eight consecutive
+// ones: column n of the product's part j is channel n / 2 * 8 + 2 * j + n % 2 of its group.
+template <typename T>
+HYPERSEG_DEVICE void stage_weights(const Problem<T>& problem, uint32_t* staged) {
+  // Four threads fill the registers of a lane: of two channels and two pairs of values each, for each tap row.
+  const int lane = threadIdx.x / 4, part = threadIdx.x % 4, n = lane / 4, pair = lane % 4;
+  const int kx = pair / 2 + part % 2 * 2, colour = pair % 2 * 2;
+  const Map<const T>& weight = problem.weight;
+  for (int first = 0; first < problem.channels; first += kGroup) {
+    const int channel = first + n / 2 * 8 + part / 2 * 2 + n % 2;
+    const bool valid = kx < kTaps && channel < problem.channels, both = valid && colour == 0;
+    const T* from = valid ? weight.at(channel, colour, 0, kx) : weight.data;
+    const int64_t next_channels = valid ? 4 * weight.stride_n : 0, next_colour = both ? weight.stride_c : 0;
+#pragma unroll
+    for (int i = 0; i < kFragment / 4; ++i, staged += kStemThreads) {
+      const T* at = from + i / 2 * weight.stride_h + i % 2 * next_channels;
+      const float low = to_float(at[0]), high = to_float(at[next_colour]);
+      staged[threadIdx.x] = pack<T>(valid ? low : 0.0f, both ? high : 0.0f);
+    }
+  }
+}
+
+template <typename T>
+HYPERSEG_KERNEL(kStemThreads, 4)
+stem_tensor_kernel(Problem<T> problem) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const Place tile(problem, kTensorColumns);
+  T* window = reinterpret_cast<T*>(shared_memory());
+  uint32_t* staged = reinterpret_cast<uint32_t*>(window + kWindowRows * kTensorPitch);
+  const Image<T> image(problem, tile.n);
+  const int top = tile.y * kStep - problem.top, left = tile.x * kStep - problem.left;
+#pragma unroll 2
+  for (int i = threadIdx.x; i < kWindowRows * kTensorWindow / 2; i += kStemThreads) {
+    const int row = i / (kTensorWindow / 2), column = i % (kTensorWindow / 2) * 2;
+    float a[3], b[3];
+    image.load(top + row, left + column, a);
+    image.load(top + row, left + column + 1, b);
+    reinterpret_cast<uint4*>(window)[i] =
+        uint4{pack<T>(a[0], a[1]), pack<T>(a[2], 0.0f), pack<T>(b[0], b[1]), pack<T>(b[2], 0.0f)};
+  }
+  stage_weights(problem, staged);
+  sync_block();
+
+  const int warp = warp_index(), lane = threadIdx.x % 32, y = tile.y + warp;
+  if (y >= problem.out_height) return;
+  const T* from = window + warp * kStep * kTensorPitch + (lane % 16 + lane / 16) * kStep * kPixelValues;
+  T* const out_row = problem.out + (tile.n * problem.out_height + y) * problem.out_width * problem.channels;
+#pragma unroll 1
+  for (int first = 0; first < problem.channels; first += kGroup) {
+    uint32_t weights[kFragment];
+    const uint4* fragments = reinterpret_cast<const uint4*>(staged) + first / kGroup * (kFragment / 4) * 32 + lane;
+#pragma unroll
+    for (int i = 0; i < kFragment / 4; ++i) {
+      const uint4 four = fragments[i * 32];
+      weights[4 * i] = four.x, weights[4 * i + 1] = four.y, weights[4 * i + 2] = four.z, weights[4 * i + 3] = four.w;
+    }
+    const int c = first + lane % 4 * 8;
+    float bias[8];
+    load8(problem.bias + c, 1, problem.channels - c, bias);
+#pragma unroll 1
+    for (int column = 0; column < kTensorColumns && tile.x + column < problem.out_width; column += 16) {
+      float sums[4][4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sums[j][e] = bias[2 * j + e % 2];
+#pragma unroll
+      for (int ky = 0; ky < kTaps; ++ky) {
+        uint32_t pixels[4];
+        ldmatrix4(pixels, from + ky * kTensorPitch + column * kStep * kPixelValues);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) mma16<T>(sums[j], pixels, weights[ky * 8 + j * 2], weights[ky * 8 + j * 2 + 1]);
+      }
+#pragma unroll
+      for (int lower = 0; lower < 2; ++lower) {
+        const int x = tile.x + column + lane / 4 + lower * 8;
+        float v[8];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          v[2 * j] = sums[j][2 * lower], v[2 * j + 1] = sums[j][2 * lower + 1];
+          silu2<T>(v[2 * j], v[2 * j + 1]);
+        }
+        if (x < problem.out_width && c < problem.channels)
+          store16(out_row + static_cast<int64_t>(x) * problem.channels + c,
+                  uint4{pack<T>(v[0], v[1]), pack<T>(v[2], v[3]), pack<T>(v[4], v[5]), pack<T>(v[6], v[7])});
+      }
+    }
+  }
+}
+
+// float32: a thread adds up eight channels of four pixels side by side.
+constexpr int kExactColumns = 32, kRun = 4, kRuns = kExactColumns / kRun;
+constexpr int kExactWindow = (kExactColumns - 1) * kStep + kTaps;
+// One value is left out before each run, so that runs are in banks of their own.
+HYPERSEG_ANYWHERE constexpr int exact_place(int column) { return 3 * column + column / (kRun * kStep); }
+constexpr int kExactPitch = exact_place(kExactWindow - 1) + 3;
+constexpr int kExactValues = (kWindowRows * kExactPitch + 3) / 4 * 4;
+
+inline size_t exact_bytes(int64_t channels) {
+  return (kExactValues + (channels + kGroup - 1) / kGroup * kGroup * 3 * kTaps * kTaps) * sizeof(float);
+}
+
+template <bool VECTORS>
+HYPERSEG_KERNEL(kStemThreads, 4)
+stem_exact_kernel(Problem<float> problem) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const Place tile(problem, kExactColumns);
+  float* window = reinterpret_cast<float*>(shared_memory());
+  float* staged = window + kExactValues;  // [tap row, tap, colour, channels up to a whole group]
+  const Image<float> image(problem, tile.n);
+  const int top = tile.y * kStep - problem.top, left = tile.x * kStep - problem.left;
+#pragma unroll 2
+  for (int i = threadIdx.x; i < kWindowRows * kExactWindow; i += kStemThreads) {
+    float v[3];
+    image.load(top + i / kExactWindow, left + i % kExactWindow, v);
+    float* to = window + i / kExactWindow * kExactPitch + exact_place(i % kExactWindow);
+    to[0] = v[0], to[1] = v[1], to[2] = v[2];
+  }
+  const int padded = (problem.channels + kGroup - 1) / kGroup * kGroup;
+  for (int channel = threadIdx.x % kGroup; channel < padded; channel += kGroup)
+    for (int tap = threadIdx.x / kGroup; tap < kTaps * kTaps; tap += kStemThreads / kGroup)
+#pragma unroll
+      for (int c = 0; c < 3; ++c)
+        staged[(tap * 3 + c) * padded + channel] =
+            channel < problem.channels ? *problem.weight.at(channel, c, tap / kTaps, tap % kTaps) : 0.0f;
+  sync_block();
+
+  const int run = threadIdx.x / 4, run_y = run / kRuns, run_x = run % kRuns * kRun;
+  const int y = tile.y + run_y, x = tile.x + run_x;
+  if (y >= problem.out_height || x >= problem.out_width) return;
+  float* const out = problem.out + ((tile.n * problem.out_height + y) * problem.out_width + x) *
+                                       static_cast<int64_t>(problem.channels);
+  const float* from = window + run_y * kStep * kExactPitch + exact_place(run_x * kStep);
+#pragma unroll 1
+  for (int c = threadIdx.x % 4 * 8; c < problem.channels; c += kGroup) {
+    float bias[8], sums[kRun][8];
+    load8(problem.bias + c, 1, problem.channels - c, bias);
+#pragma unroll
+    for (int i = 0; i < kRun * 8; ++i) sums[i / 8][i % 8] = bias[i % 8];
+#pragma unroll 1
+    for (int ky = 0; ky < kTaps; ++ky) {
+      float seen[(kRun - 1) * kStep + kTaps][3];
+#pragma unroll
+      for (int column = 0; column < (kRun - 1) * kStep + kTaps; ++column)
+#pragma unroll
+        for (int i = 0; i < 3; ++i) seen[column][i] = from[ky * kExactPitch + exact_place(column) + i];
+#pragma unroll
+      for (int kx = 0; kx < kTaps; ++kx)
+#pragma unroll
+        for (int i = 0; i < 3; ++i) {
+          float weight[8];
+          load8(staged + ((ky * kTaps + kx) * 3 + i) * padded + c, weight);
+#pragma unroll
+          for (int pixel = 0; pixel < kRun; ++pixel)
+#pragma unroll
+            for (int e = 0; e < 8; ++e) sums[pixel][e] += seen[pixel * kStep + kx][i] * weight[e];
+        }
+    }
+#pragma unroll
+    for (int pixel = 0; pixel < kRun; ++pixel) {
+      if (x + pixel >= problem.out_width) break;
+      float* to = out + static_cast<int64_t>(pixel) * problem.channels + c;
+#pragma unroll
+      for (int e = 0; e < 8; ++e) sums[pixel][e] = silu(sums[pixel][e]);
+      if constexpr (VECTORS) {
+        const float (&v)[8] = sums[pixel];
+        store16(to, float4{v[0], v[1], v[2], v[3]});
+        store16(to + 4, float4{v[4], v[5], v[6], v[7]});
+      } else {
+#pragma unroll
+        for (int e = 0; e < 8; ++e)
+          if (c + e < problem.channels) to[e] = sums[pixel][e];
+      }
+    }
+  }
+}
+
+// Whatever else: a thread adds up eight channels of a pixel.
+template <typename T>
+HYPERSEG_KERNEL(kStemThreads, 4)
+stem_general_kernel(Problem<T> problem, int64_t count) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kStemThreads + threadIdx.x;
+  if (index >= count) return;
+  const int parts = (problem.channels + 7) / 8, c = static_cast<int>(index % parts) * 8;
+  const int64_t pixel = index / parts, row = pixel / problem.out_width;
+  const int y = static_cast<int>(row % problem.out_height), x = static_cast<int>(pixel % problem.out_width);
+  const Image<T> image(problem, row / problem.out_height);
+  const int some = problem.channels - c;
+  float sums[8];
+  load8(problem.bias + c, 1, some, sums);
+#pragma unroll 1
+  for (int tap = 0; tap < problem.size * problem.size; ++tap) {
+    const int ky = tap / problem.size, kx = tap % problem.size;
+    float seen[3];
+    image.load(y * problem.stride - problem.top + ky, x * problem.stride - problem.left + kx, seen);
+#pragma unroll
+    for (int i = 0; i < 3; ++i) {
+      const float value = to_float(from_float<T>(seen[i]));
+      float weight[8];
+      load8(problem.weight.at(c, i, ky, kx), problem.weight.stride_n, some, weight);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) sums[e] += value * weight[e];
+    }
+  }
+  T* to = problem.out + pixel * problem.channels + c;
+#pragma unroll
+  for (int e = 0; e < 8; ++e)
+    if (e < some) to[e] = from_float<T>(silu(sums[e]));
+}
+
+template <typename T>
+void run(const Stem& stem, Stream stream) {
+  Problem<T> problem{};
+  problem.frames = stem.frames;
+  problem.scale = stem.scale;
+  problem.shift = stem.shift;
+  problem.weight = stem.weight.of<const T>();
+  problem.bias = static_cast<const T*>(stem.bias);
+  problem.out = static_cast<T*>(stem.out);
+  problem.height = static_cast<int>(stem.height);
+  problem.width = static_cast<int>(stem.width);
+  problem.size = static_cast<int>(stem.size);
+  problem.stride = static_cast<int>(stem.stride);
+  problem.left = static_cast<int>(stem.left);
+  problem.top = static_cast<int>(stem.top);
+  problem.channels = static_cast<int>(stem.channels);
+  problem.out_height = static_cast<int>(stem.out_height);
+  problem.out_width = static_cast<int>(stem.out_width);
+  problem.tiles_down = static_cast<int>(blocks_of(stem.out_height, kTileRows));
+  const auto grid = [&](int columns) {
+    problem.tiles_across = static_cast<int>(blocks_of(stem.out_width, columns));
+    return grid_of(kOp, stem.images * problem.tiles_down * problem.tiles_across);
+  };
+  const bool usual = stem.size == kTaps && stem.stride == kStep, vectors = stem.channels % 8 == 0;
+  if constexpr (std::is_same_v<T, float>) {
+    const size_t shared = exact_bytes(stem.channels);
+    if (usual && shared <= kMostShared) {
+      const Grid blocks = grid(kExactColumns);
+      const auto start =
+          vectors ? launch<stem_exact_kernel<true>, Problem<float>> : launch<stem_exact_kernel<false>, Problem<float>>;
+      return start(kOp, blocks, kStemThreads, shared, stream, problem);
+    }
+  } else {
+    const size_t shared = tensor_bytes<T>(stem.channels);
+    if (usual && vectors && shared <= kMostShared) {
+      const Grid blocks = grid(kTensorColumns);
+      return launch<stem_tensor_kernel<T>>(kOp, blocks, kStemThreads, shared, stream, problem);
+    }
+  }
+  const int64_t count = stem.images * stem.out_height * stem.out_width * ((stem.channels + 7) / 8);
+  launch<stem_general_kernel<T>>(kOp, grid_of(kOp, (count + kStemThreads - 1) / kStemThreads), kStemThreads, 0, stream,
+                                 problem, count);
+}
+
+}  // namespace
+
+void stem(const Stem& stem, Stream stream) {
+  with_type(stem.type, [&](auto value) { run<decltype(value)>(stem, stream); });
+}
+
+}  // namespace hyperseg::cuda

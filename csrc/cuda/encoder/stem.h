@@ -1,0 +1,21 @@
+#pragma once
+
+#include "common/encoder_shapes.h"
+#include "common/map.h"
+#include "cuda/device/type.h"
+
+namespace hyperseg::cuda {
+
+// See hyperseg/ops/stem.py.
+struct Stem : StemShape {
+  Type type;                  // of weight, bias and out
+  Map<const uint8_t> frames;  // as [N, 3, H, W]
+  const float *scale, *shift;
+  Map<const void> weight;  // [channels, 3, size, size]
+  const void* bias;
+  void* out;  // [images, out_height, out_width, channels]
+};
+
+void stem(const Stem& stem, Stream stream);
+
+}  // namespace hyperseg::cuda

@@ -1,0 +1,195 @@
+#include "cuda/loss/radix_select.h"
+
+#include <cstring>
+#include <utility>
+
+#include "cuda/device/block_reduce.cuh"
+#include "cuda/device/launch.cuh"
+
+// The loss at which an image is cut is found digit by digit, from the highest: how many losses have each value of the
+// digit says which one the cut has, and the next launch looks at those losses alone that begin as the cut does. Without
+// atomics, in whole numbers, and without a word to the host.
+namespace hyperseg::cuda {
+namespace {
+
+constexpr int kThreads = 256, kWarps = kThreads / 32, kTotalThreads = 1024;
+constexpr int kDigitBits = 4, kDigits = 1 << kDigitBits, kPasses = 32 / kDigitBits;
+constexpr int kCounters = kDigits + 1;   // and how many are above the threshold
+constexpr int kLosses = 4096;            // that a block looks at, at least
+constexpr int64_t kMostBlocks = 64;      // that look at an image
+constexpr uint32_t kIgnored = 1u << 31;  // as bits: -0
+
+// What is known of an image's cut before a pass.
+struct Cut {
+  uint32_t bits;  // its digits so far
+  int many;       // more are above the threshold than have to count: that is the cut
+  int64_t rank;   // among the losses that begin as it does, the largest being 1
+  int64_t above;  // how many losses are
+  int64_t ties;   // how many equal it as far as it is known
+};
+
+struct Problem {
+  int64_t pixels, count;
+  float threshold;
+  int blocks;  // that look at an image
+};
+
+HYPERSEG_DEVICE uint32_t bits_of(float v) {
+  uint32_t bits;
+  memcpy(&bits, &v, sizeof bits);
+  return bits;
+}
+
+HYPERSEG_DEVICE float from_bits(uint32_t bits) {
+  float v;
+  memcpy(&v, &bits, sizeof v);
+  return v;
+}
+
+// The cut after a pass, from what it counted: [blocks, kCounters] of this image. All threads of the block.
+HYPERSEG_DEVICE Cut narrowed(Cut cut, int pass, const uint32_t* counts, const Problem& problem, int64_t* scratch) {
+  if (cut.many) return cut;
+  const int counter = threadIdx.x % 32, warp = threadIdx.x / 32;
+  if (counter < kCounters) {
+    int64_t sum = 0;
+    for (int b = warp; b < problem.blocks; b += kWarps) sum += counts[b * kCounters + counter];
+    scratch[warp * kCounters + counter] = sum;
+  }
+  sync_block();
+  int64_t* totals = scratch + kWarps * kCounters;
+  if (threadIdx.x < kCounters) {
+    int64_t sum = 0;
+    for (int w = 0; w < kWarps; ++w) sum += scratch[w * kCounters + threadIdx.x];
+    totals[threadIdx.x] = sum;
+  }
+  sync_block();
+  if (pass == 0 && totals[kDigits] > problem.count) {
+    cut.many = 1, cut.above = totals[kDigits];
+    return cut;
+  }
+  int digit = kDigits - 1;
+  for (; digit > 0 && totals[digit] < cut.rank; --digit) cut.rank -= totals[digit], cut.above += totals[digit];
+  cut.ties = totals[digit];
+  cut.bits |= static_cast<uint32_t>(digit) << (32 - kDigitBits * (pass + 1));
+  return cut;
+}
+
+constexpr size_t kNarrowing = (kWarps + 1) * kCounters * sizeof(int64_t);
+
+// counts [images, blocks, kCounters] of this pass; `cuts` [kPasses, images]: what was known before each of them.
+HYPERSEG_KERNEL(kThreads, 1)
+count_digits_kernel(const float* losses, Problem problem, int pass, int64_t images, const uint32_t* counted,
+                    uint32_t* counts, Cut* cuts) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int64_t n = blockIdx.x / problem.blocks;
+  const int block = blockIdx.x % problem.blocks, thread = threadIdx.x;
+  Cut cut{0, 0, problem.count, 0, 0};
+  if (pass > 0)
+    cut = narrowed(cuts[(pass - 1) * images + n], pass - 1, counted + n * problem.blocks * kCounters, problem,
+                   reinterpret_cast<int64_t*>(shared_memory()));
+  if (block == 0 && thread == 0) cuts[pass * images + n] = cut;
+  if (cut.many) return;
+  sync_block();
+  // A column of counters a thread, each in a bank of its own.
+  uint32_t* own = reinterpret_cast<uint32_t*>(shared_memory()) + thread;
+  for (int i = 0; i < kCounters; ++i) own[i * kThreads] = 0;
+  const int shift = 32 - kDigitBits * (pass + 1);
+  for (int64_t i = static_cast<int64_t>(block) * kThreads + thread; i < problem.pixels;
+       i += problem.blocks * kThreads) {
+    const float loss = losses[n * problem.pixels + i];
+    const uint32_t bits = bits_of(loss) & ~kIgnored;  // in the order of losses, NaN last
+    if (pass == 0) {
+      own[(bits >> shift) * kThreads] += 1;
+      if (loss > problem.threshold) own[kDigits * kThreads] += 1;
+    } else if ((bits ^ cut.bits) >> (shift + kDigitBits) == 0) {
+      own[(bits >> shift) % kDigits * kThreads] += 1;
+    }
+  }
+  sync_block();
+  // A warp adds up one counter after the other.
+  for (int counter = thread / 32; counter < kCounters; counter += kWarps) {
+    const uint32_t* column = reinterpret_cast<uint32_t*>(shared_memory()) + counter * kThreads;
+    uint32_t sum = 0;
+    for (int i = thread % 32; i < kThreads; i += 32) sum += column[i];
+    for (int mask = 16; mask; mask /= 2) sum += shuffle_xor(sum, mask);
+    if (thread % 32 == 0) counts[static_cast<int64_t>(blockIdx.x) * kCounters + counter] = sum;
+  }
+}
+
+// weights [images, pixels] and the sum of losses by them of each block.
+HYPERSEG_KERNEL(kThreads, 1)
+bootstrap_weights_kernel(const float* losses, Problem problem, int64_t images, const uint32_t* counted, const Cut* cuts,
+                         float* weights, float* sums) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int64_t n = blockIdx.x / problem.blocks;
+  const int block = blockIdx.x % problem.blocks, thread = threadIdx.x;
+  const Cut cut = narrowed(cuts[(kPasses - 1) * images + n], kPasses - 1, counted + n * problem.blocks * kCounters,
+                           problem, reinterpret_cast<int64_t*>(shared_memory()));
+  const float value = cut.many ? problem.threshold : from_bits(cut.bits);
+  const float all = static_cast<float>(problem.count), share = 1.0f / static_cast<float>(images);
+  const float above = (cut.many ? 1.0f / static_cast<float>(cut.above) : 1.0f / all) * share;
+  // What is left is shared by those that tie.
+  const float at =
+      cut.many ? 0.0f : static_cast<float>(problem.count - cut.above) / (all * static_cast<float>(cut.ties)) * share;
+  float sum = 0.0f;
+  for (int64_t i = static_cast<int64_t>(block) * kThreads + thread; i < problem.pixels;
+       i += problem.blocks * kThreads) {
+    const float loss = losses[n * problem.pixels + i];
+    const float weight = bits_of(loss) == kIgnored ? 0.0f : loss > value ? above : loss == value ? at : 0.0f;
+    weights[n * problem.pixels + i] = weight;
+    sum += loss * weight;  // NaN however little it weighs
+  }
+  float* scratch = reinterpret_cast<float*>(shared_memory() + kNarrowing);
+  sum = sum_of_block<kThreads>(sum, scratch);
+  if (thread == 0) sums[blockIdx.x] = sum;
+}
+
+HYPERSEG_KERNEL(kTotalThreads, 1)
+total_kernel(const float* sums, int64_t count, float* total) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  double sum = 0.0;
+  for (int64_t i = threadIdx.x; i < count; i += kTotalThreads) sum += sums[i];
+  sum = sum_for_first<kTotalThreads>(sum, reinterpret_cast<double*>(shared_memory()));
+  if (threadIdx.x == 0) *total = static_cast<float>(sum);
+}
+
+int64_t blocks_an_image(const Bootstrap& bootstrap) {
+  const int64_t blocks = (bootstrap.pixels + kLosses - 1) / kLosses;
+  return blocks < kMostBlocks ? blocks : kMostBlocks;
+}
+
+}  // namespace
+
+// Cuts, then two sets of counts that passes take in turn, then sums.
+int64_t Bootstrap::room() const {
+  const int64_t blocks = images * blocks_an_image(*this);
+  return kPasses * images * sizeof(Cut) + blocks * (2 * kCounters * sizeof(uint32_t) + sizeof(float));
+}
+
+void bootstrapped(const char* op, const Bootstrap& bootstrap, const float* losses, void* room, float* weights,
+                  float* loss, Stream stream) {
+  const int64_t images = bootstrap.images;
+  const Problem problem{bootstrap.pixels, bootstrap.count, bootstrap.threshold,
+                        static_cast<int>(blocks_an_image(bootstrap))};
+  const int64_t blocks = images * problem.blocks;
+  Cut* const cuts = static_cast<Cut*>(room);
+  uint32_t* counts = reinterpret_cast<uint32_t*>(cuts + kPasses * images);
+  uint32_t* counted = counts + blocks * kCounters;
+  float* const sums = reinterpret_cast<float*>(counted + blocks * kCounters);
+  const Grid grid = grid_of(op, blocks);
+  constexpr size_t kCounting = kCounters * kThreads * sizeof(uint32_t);
+  static_assert(kCounting >= kNarrowing);
+  for (int pass = 0; pass < kPasses; ++pass) {
+    launch<count_digits_kernel>(op, grid, kThreads, kCounting, stream, losses, problem, pass, images, counted, counts,
+                                cuts);
+    std::swap(counts, counted);
+  }
+  launch<bootstrap_weights_kernel>(op, grid, kThreads, kNarrowing + kWarps * sizeof(float), stream, losses, problem,
+                                   images, counted, cuts, weights, sums);
+  launch<total_kernel>(op, {1}, kTotalThreads, kTotalThreads * sizeof(double), stream, sums, blocks, loss);
+}
+
+}  // namespace hyperseg::cuda

@@ -1,0 +1,147 @@
+#include "cuda/training/block_training.h"
+
+namespace hyperseg::cuda {
+
+PatchMatrix transposed(const PatchMatrix& matrix, int first, Type type) {
+  PatchMatrix back = matrix;
+  back.data = static_cast<const char*>(matrix.data) + first * matrix.stride_input * bytes_of(type);
+  std::swap(back.stride_output, back.stride_input);
+  back.outputs = matrix.inputs - first;
+  back.inputs = matrix.outputs;
+  return back;
+}
+
+TrainedBlock::TrainedBlock(const char* op, const Tensor& like, const Map<const void>& x, const Tensor& weights,
+                           int64_t hidden, int64_t outputs, const std::string& halo, Stream stream)
+    : op_(op),
+      like_(like),
+      x_(x),
+      weights_(weights),
+      type_(type_of(op, like)),
+      outputs_(static_cast<int>(outputs)),
+      stream_(stream) {
+  filter_.grid = grid_of(weights, x);
+  filter_.hidden = static_cast<int>(hidden);
+  filter_.stored = (filter_.hidden + 7) / 8 * 8;
+  filter_.own = halo == "own";
+  const int64_t most = int64_t{filter_.grid.patch_h + 2} * (filter_.grid.patch_w + 2);
+  check(most < int64_t{1} << 31, op, ": a patch may have at most 2^31 pixels; cut the map into more");
+  patch_ = PatchPixels(filter_.grid, false);
+  window_ = PatchPixels(filter_.grid, filter_.own);
+  expand_ = matrix_at(weights, type_, 0, hidden, x.channels);
+  filter_.taps = matrix_at(weights, type_, x.channels * hidden, hidden, 9);
+  project_ = matrix_at(weights, type_, (x.channels + 9) * hidden, outputs, hidden);
+}
+
+TrainedBlock::Partial TrainedBlock::partial_of(const PartialRows& rows, int channels) const {
+  return {floats(like_, rows.rows * 2 * channels), rows};
+}
+
+PatchProduct TrainedBlock::product(const PatchPixels& pixels, const PatchMatrix& matrix) const {
+  PatchProduct product;
+  product.grid = grid();
+  product.pixels = pixels;
+  product.matrix = matrix;
+  product.stored = product.split = matrix.outputs;
+  return product;
+}
+
+Depthwise TrainedBlock::filter_with(const Norm& norm) const {
+  Depthwise filter = filter_;
+  filter.norm = norm;
+  return filter;
+}
+
+Tensor TrainedBlock::expand(Partial* partial) const {
+  Tensor z1 = values(like_, pixels_before() * stored());
+  PatchProduct expand = product(window_, expand_);
+  expand.input = filter_.own ? windows_of(x_, grid()) : patches_of(x_, grid());
+  expand.out = pixel_by_pixel(z1.mutable_data_ptr(), grid(), window_, stored());
+  expand.stored = expand.split = stored();
+  if (partial) *partial = partial_of(rows_of(expand), stored());
+  patch_product(expand, partial ? Product::kHiddenMoments : Product::kHidden, partial ? data(partial->values) : nullptr,
+                type_, op_, stream_);
+  return z1;
+}
+
+Tensor TrainedBlock::filter(const Tensor& z1, const Norm& norm, Partial* partial) const {
+  Tensor z2 = values(like_, pixels() * stored());
+  const Depthwise filter = filter_with(norm);
+  if (partial) *partial = partial_of(rows_of_filtered(filter), stored());
+  depthwise_filter(filter, z1.const_data_ptr(), z2.mutable_data_ptr(), partial ? data(partial->values) : nullptr, type_,
+                   op_, stream_);
+  return z2;
+}
+
+void TrainedBlock::project(const Tensor& z2, const Norm& norm, const Map<const void>* paired, const Map<float>& z3,
+                           Partial& partial) const {
+  PatchProduct project = product(patch_, project_);
+  project.input = pixel_by_pixel(z2.const_data_ptr(), grid(), patch_, stored());
+  project.norm = norm;
+  const Map<void> out{z3.data, z3.channels, z3.height, z3.width, z3.stride_n, z3.stride_c, z3.stride_h, z3.stride_w};
+  project.out = patches_of(out, grid());
+  if (paired) project.other = patches_of(*paired, grid());
+  partial = partial_of(rows_of(project), outputs_);
+  patch_product(project, paired ? Product::kNormalisedPaired : Product::kNormalised, data(partial.values), type_, op_,
+                stream_);
+}
+
+std::pair<Tensor, ChannelSums> TrainedBlock::add(Partial& partial, bool moments) const {
+  ChannelSums sums;
+  sums.chunks = chunks_of(partial.rows);
+  sums.stored = static_cast<int>(partial.values.numel() / (2 * partial.rows.rows));
+  Tensor memory = torch::stable::new_empty(like_, {int64_t{2} * sums.chunks * sums.stored}, ScalarType::Double);
+  sums.data = static_cast<double*>(memory.mutable_data_ptr());
+  add_rows(data(partial.values), partial.rows, moments, sums, op_, stream_);
+  return {memory, sums};
+}
+
+void TrainedBlock::backward(const Map<const void>& d3, Tensor z1, Tensor z2, const Norm& norm1, const Norm& norm2,
+                            const Through& through, const InputGradient& d_x, void* d_weights) const {
+  const int64_t inputs = x_.channels, parameters = (inputs + 9 + outputs_) * hidden();
+  const PatchedMap<const void> before = filter_.own ? windows_of(x_, grid()) : patches_of(x_, grid());
+  const PatchedMap<const void> filtered = pixel_by_pixel(z2.const_data_ptr(), grid(), patch_, stored());
+  PatchOuter outer{grid(), patch_, patches_of(d3, grid()), filtered, norm2, outputs_, hidden(), d_weights};
+  outer.first = (inputs + 9) * hidden(), outer.parameters = parameters;
+  patch_outer(outer, type_, op_, stream_);
+
+  Tensor d2 = values(like_, pixels() * stored());
+  PatchProduct back = product(patch_, transposed(project_, 0, type_));
+  back.input = patches_of(d3, grid());
+  back.other = filtered;
+  back.norm = norm2;
+  back.out = pixel_by_pixel(d2.mutable_data_ptr(), grid(), patch_, stored());
+  back.stored = back.split = stored();
+  Partial partial = partial_of(rows_of(back), stored());
+  patch_product(back, Product::kHiddenGated, data(partial.values), type_, op_, stream_);
+  through(1, d2, z2, partial);
+
+  const Depthwise filter = filter_with(norm1);
+  depthwise_taps_gradient(filter, d2.const_data_ptr(), z1.const_data_ptr(), d_weights, inputs * hidden(), parameters,
+                          type_, op_, stream_);
+  Tensor d1 = values(like_, pixels_before() * stored());
+  partial = partial_of(rows_of_gradient(filter), stored());
+  depthwise_gradient(filter, d2.const_data_ptr(), z1.const_data_ptr(), d1.mutable_data_ptr(), data(partial.values),
+                     type_, op_, stream_);
+  through(0, d1, z1, partial);
+
+  const PatchedMap<const void> expanded = pixel_by_pixel<const void>(d1.const_data_ptr(), grid(), window_, stored());
+  outer = {grid(), window_, expanded, before, {}, hidden(), static_cast<int>(inputs), d_weights};
+  outer.parameters = parameters;
+  patch_outer(outer, type_, op_, stream_);
+
+  PatchProduct last = product(window_, transposed(expand_, d_x.first, type_));
+  last.input = expanded;
+  if (!filter_.own) {
+    last.out = patches_of(d_x.skip, grid());
+    last.behind = patches_of(d_x.previous, grid());
+    last.split = d_x.split;
+    return patch_product(last, Product::kPlain, nullptr, type_, op_, stream_);
+  }
+  Tensor windows = values(like_, pixels_before() * last.stored);
+  last.out = channel_by_channel(windows.mutable_data_ptr(), grid(), window_, last.stored);
+  patch_product(last, Product::kPlain, nullptr, type_, op_, stream_);
+  collect_windows(windows.const_data_ptr(), grid(), last.stored, d_x, type_, op_, stream_);
+}
+
+}  // namespace hyperseg::cuda
