@@ -3,7 +3,7 @@
 
 #include "cpu/simd/simd.h"
 
-// Every operator the extension has; csrc/<device>/<op>.* registers what runs it on that device.
+// The schemas of all native operators; csrc/<device>/ops/<op>.cpp registers the implementations.
 STABLE_TORCH_LIBRARY(hyperseg_native, m) {
   m.def("upsample_argmax(Tensor logits, SymInt height, SymInt width) -> Tensor");
   m.def("generate_weights(Tensor signal, Tensor[] generators, int[] offsets, int[] groups, int[] sizes) -> Tensor");
@@ -62,8 +62,8 @@ PyMODINIT_FUNC PyInit__C(void) {
   const char* const build[][2] = {
       {"compiler", HYPERSEG_COMPILER},
       {"build_type", HYPERSEG_BUILD_TYPE},
-      {"torch_version", HYPERSEG_TORCH_VERSION},    // whose headers it was compiled against
-      {"torch_minimum", HYPERSEG_TORCH_MINIMUM},    // the stable ABI it keeps to
+      {"torch_version", HYPERSEG_TORCH_VERSION},    // of the headers it was compiled against
+      {"torch_minimum", HYPERSEG_TORCH_MINIMUM},    // the stable ABI it uses
       {"cpu_versions", HYPERSEG_CPU_VERSIONS},      // instruction sets to choose from at load time
       {"cuda_version", HYPERSEG_CUDA_VERSION},      // "" without CUDA kernels
       {"cuda_architectures", HYPERSEG_CUDA_ARCHS},  // likewise

@@ -2,7 +2,7 @@
 
 namespace hyperseg {
 
-// The type in which values stored as T are accumulated.
+// Accumulator type for values stored as T.
 template <typename T>
 struct acc {
   using type = float;

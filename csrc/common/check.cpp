@@ -7,16 +7,16 @@
 
 namespace hyperseg {
 
-Sentence& Sentence::operator<<(const char* words) {
-  const size_t more = std::min(std::strlen(words), sizeof words_ - 1 - length_);
-  std::memcpy(words_ + length_, words, more);
+Message& Message::operator<<(const char* text) {
+  const size_t more = std::min(std::strlen(text), sizeof text_ - 1 - length_);
+  std::memcpy(text_ + length_, text, more);
   length_ += more;
-  words_[length_] = '\0';
+  text_[length_] = '\0';
   return *this;
 }
 
-Sentence& Sentence::operator<<(int64_t number) { return *this << std::to_string(number); }
+Message& Message::operator<<(int64_t number) { return *this << std::to_string(number); }
 
-void Sentence::fail() const { throw std::runtime_error(words_); }
+void Message::fail() const { throw std::runtime_error(text_); }
 
 }  // namespace hyperseg

@@ -5,32 +5,32 @@
 
 namespace hyperseg {
 
-// A sentence for the caller, put together from words and numbers. Not a stream: those cost every file that includes
-// them, kernels' twice, half a second to compile.
-class Sentence {
+// An error message composed of strings and numbers. Not a stream: including <sstream> costs every file half a second of
+// compilation, kernels twice.
+class Message {
  public:
-  Sentence& operator<<(const char* words);
-  Sentence& operator<<(int64_t number);
+  Message& operator<<(const char* text);
+  Message& operator<<(int64_t number);
   template <typename String>
-  auto operator<<(const String& words) -> decltype(*this << words.c_str()) {
-    return *this << words.c_str();
+  auto operator<<(const String& text) -> decltype(*this << text.c_str()) {
+    return *this << text.c_str();
   }
   [[noreturn]] void fail() const;  // throws std::runtime_error
 
  private:
-  char words_[2048] = "";  // what is too long for it is left out
+  char text_[2048] = "";  // longer messages are cut off
   size_t length_ = 0;
 };
 
-// Apart and cold: sentences are most of what an operator's host code is, and are not to be optimised for speed.
+// Out of line and cold: messages are most of an operator's host code and need no optimisation for speed.
 template <typename... Parts>
 [[noreturn, gnu::cold, gnu::noinline]] void fail(const Parts&... parts) {
-  Sentence sentence;
-  (sentence << ... << parts);
-  sentence.fail();
+  Message message;
+  (message << ... << parts);
+  message.fail();
 }
 
-// Not STD_TORCH_CHECK: it puts the function, the file and the line in front of a sentence meant for the caller.
+// Instead of STD_TORCH_CHECK, which puts function, file and line in front of a message meant for the caller.
 template <typename... Parts>
 inline void check(bool condition, const Parts&... parts) {
   if (!condition) fail(parts...);

@@ -7,17 +7,17 @@ namespace {
 struct Sizes {
   const std::vector<int64_t>& sizes;
 };
-Sentence& operator<<(Sentence& sentence, const Sizes& list) {
-  for (size_t i = 0; i < list.sizes.size(); ++i) sentence << (i ? ", " : "") << list.sizes[i];
-  return sentence;
+Message& operator<<(Message& message, const Sizes& list) {
+  for (size_t i = 0; i < list.sizes.size(); ++i) message << (i ? ", " : "") << list.sizes[i];
+  return message;
 }
 
 }  // namespace
 
-Sentence& operator<<(Sentence& sentence, const ShapeOf& shape) {
-  sentence << "[";
-  for (int64_t i = 0; i < shape.tensor.dim(); ++i) sentence << (i ? ", " : "") << shape.tensor.size(i);
-  return sentence << "]";
+Message& operator<<(Message& message, const ShapeOf& shape) {
+  message << "[";
+  for (int64_t i = 0; i < shape.tensor.dim(); ++i) message << (i ? ", " : "") << shape.tensor.size(i);
+  return message << "]";
 }
 
 void check_floating(const char* op, const char* name, const torch::stable::Tensor& t) {
@@ -74,7 +74,7 @@ void check_patch_weights(const char* op, const torch::stable::Tensor& weights, c
   check_map(op, "weights", weights, "[N, fh, fw, P]");
   check_same_kind(op, "weights", weights, "the map", x);
   check(weights.size(0) == x.size(0), op, ": weights are for ", weights.size(0), " images but the map has ", x.size(0));
-  check(weights.size(3) == parameters, op, ": weights have ", weights.size(3), " parameters a patch, expected ",
+  check(weights.size(3) == parameters, op, ": weights have ", weights.size(3), " parameters per patch, expected ",
         parameters);
   check_grid(op, weights.size(1), weights.size(2), x);
 }

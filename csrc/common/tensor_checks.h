@@ -10,17 +10,18 @@
 
 #include "common/check.h"
 
-// What hyperseg/ops/checks.py asks, for whoever calls torch.ops.hyperseg_native directly: nothing may be read that is
-// not there.
+// The argument checks of hyperseg/ops for direct callers of torch.ops.hyperseg_native: no kernel may read outside its
+// tensors.
 namespace hyperseg {
 
-constexpr int64_t kLargest = int64_t{1} << 24;  // of a side or a count: exact in float32, and products fit 64 bits
+constexpr int64_t kLargest =
+    int64_t{1} << 24;  // largest side or count: exact in float32, and multiplications fit 64 bits
 
-// Prints as [2, 3, 4, 5]; nothing is written unless a sentence needs it.
+// Prints as [2, 3, 4, 5]; formatted only if a message needs it.
 struct ShapeOf {
   const torch::stable::Tensor& tensor;
 };
-Sentence& operator<<(Sentence& sentence, const ShapeOf& shape);
+Message& operator<<(Message& message, const ShapeOf& shape);
 
 inline ShapeOf shape_of(const torch::stable::Tensor& t) { return {t}; }
 
@@ -39,9 +40,9 @@ void check_halo(const char* op, const std::string& halo);
 void check_grid(const char* op, int64_t fh, int64_t fw, const torch::stable::Tensor& x);
 void check_patch_weights(const char* op, const torch::stable::Tensor& weights, const torch::stable::Tensor& x,
                          int64_t parameters);
-// Reflection by `halo` pixels needs more than that many.
+// Reflection by `halo` pixels needs a map larger than that.
 void check_reflectable(const char* op, const torch::stable::Tensor& x, int64_t halo_h, int64_t halo_w);
-// The gradient of an operator's map.
+// The gradient of an operator's output map.
 void check_gradient(const char* op, const torch::stable::Tensor& grad, const torch::stable::Tensor& like,
                     int64_t channels);
 

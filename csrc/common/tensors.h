@@ -27,7 +27,8 @@ Map<S> write(Tensor& t) {
   return map_of<S>(t, static_cast<S*>(t.mutable_data_ptr()));
 }
 
-// The memory format of an operator's result is that of its map. Strides of sides of 1 do not matter, as in torch.
+// The memory format of an operator's output is that of its map. As in torch, strides of dimensions of size 1 do not
+// matter.
 inline bool channels_last(const Tensor& t) {
   int64_t expected = 1;
   for (const int64_t d : {1, 3, 2, 0}) {

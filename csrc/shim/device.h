@@ -8,7 +8,7 @@
 
 #include "shim/fibers.h"
 
-// The names of csrc/cuda/device.cuh on a CPU.
+// The names of csrc/cuda/device/device.cuh on a CPU.
 #define __device__
 #define __host__
 #define __restrict__ __restrict
@@ -44,7 +44,7 @@ using std::min;
 using shim::shared_memory;
 using shim::sync_block;
 
-enum Operation { kShuffle, kSyncWarp, kLdmatrix4, kLdmatrix2, kLdmatrix4Turned, kMma16, kMma8 };
+enum Operation { kShuffle, kSyncWarp, kLdmatrix4, kLdmatrix2, kLdmatrix4Transposed, kMma16, kMma8 };
 
 inline void sync_warp() { shim::exchange(nullptr, 0, kSyncWarp); }
 
@@ -62,7 +62,7 @@ inline void let_next_kernel_start() {}
 
 inline float to_float(float v) { return v; }
 inline float to_float(half v) {
-  // Exponent and mantissa as a float with a bias that is 112 too small; what has the largest exponent is not finite.
+  // Exponent and mantissa as a float with a bias that is 112 too small; the largest exponent is infinity or NaN.
   uint32_t bits = (v.bits & 0x7fffu) << 13;
   float f;
   if ((v.bits & 0x7c00u) == 0x7c00u) {
@@ -97,7 +97,7 @@ inline half from_float<half>(float v) {
   if (size >= 65520.0f) return {static_cast<uint16_t>(sign | 0x7c00u)};
   if (size < 0x1p-14f) return {static_cast<uint16_t>(sign | static_cast<uint16_t>(std::nearbyint(size * 0x1p24f)))};
   bits &= 0x7fffffffu;
-  bits += 0xfffu + (bits >> 13 & 1);  // to the nearest, of two the even one
+  bits += 0xfffu + (bits >> 13 & 1);  // round to nearest even
   return {static_cast<uint16_t>(sign | ((bits - (112u << 23)) >> 13))};
 }
 template <>
@@ -140,7 +140,7 @@ inline void copy_async(void* shared, const void* global, bool valid) {
   if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16) std::abort();
   shim::copy_later(shared, valid ? global : nullptr, 16);
 }
-using shim::close_copies;
+using shim::commit_copies;
 template <int N>
 void wait_for_copies() {
   shim::wait_for_copies(N);
@@ -172,8 +172,8 @@ void ldmatrix(uint32_t* r, const void* row, int kind) {
 }
 
 inline void ldmatrix4(uint32_t (&r)[4], const void* row) { ldmatrix<4>(r, row, kLdmatrix4); }
-inline void ldmatrix4_turned(uint32_t (&r)[4], const void* row) {
-  const auto* said = shim::exchange(&row, sizeof row, kLdmatrix4Turned);
+inline void ldmatrix4_transposed(uint32_t (&r)[4], const void* row) {
+  const auto* said = shim::exchange(&row, sizeof row, kLdmatrix4Transposed);
   const unsigned lane = threadIdx.x % 32;
   for (int i = 0; i < 4; ++i) {
     uint16_t two[2];
@@ -195,7 +195,7 @@ inline uint32_t diagonal(const void* value, int lane) {
   return lane % 4 != column / 2 ? 0 : uint32_t{bits} << 16 * (column % 2);
 }
 
-// Fragments as the PTX manual lays them out: value i of k pairs is said by lane 4 * row + i % 4.
+// Fragments as defined by the PTX manual: value i of k pairs comes from lane 4 * row + i % 4.
 template <typename T, int A, int B>
 void multiply(float (&c)[4], const uint32_t* a, const uint32_t* b, int kind) {
   float values[2 * (A + B)];

@@ -21,7 +21,7 @@ constexpr size_t kStack = 128 << 10, kGuard = 256;
 constexpr unsigned char kNaN = 0xff, kUntouched = 0xa5;
 
 #ifdef __x86_64__
-// What swapcontext does, without its system calls: a block changes fibers millions of times.
+// Does the work of swapcontext without its system calls: a block changes fibers millions of times.
 struct Context {
   void* stack_pointer = nullptr;
 };
@@ -53,7 +53,7 @@ hyperseg_shim_switch:
 
 void prepare(Context& context, char* stack, void (*entry)()) {
   void** top = reinterpret_cast<void**>(stack + kStack);
-  *--top = nullptr;  // where entry would return to, had it a caller; with it the stack stands as after a call
+  *--top = nullptr;  // return address of a caller that does not exist; it aligns the stack as after a call
   *--top = reinterpret_cast<void*>(entry);
   for (int i = 0; i < 6; ++i) *--top = nullptr;
   context.stack_pointer = top;
@@ -79,7 +79,7 @@ void change(Context& from, Context& to) { swapcontext(&from.context, &to.context
 struct Warp {
   int arrived = 0, kind = 0;
   uint64_t round = 0;
-  // Two sets: a lane that speaks again has seen everybody arrive, and so has nobody still to hear the set before last.
+  // Two sets: when a lane exchanges again, all lanes have arrived, so none still reads the set before last.
   unsigned char said[2][kWarp][kMessage];
 };
 
@@ -114,10 +114,9 @@ struct Block {
     change(from, fibers[thread]);
   }
 
-  // On to the next fiber that is not done; after a full round in which nobody got any further, back with an error.
+  // Switch to the next fiber that is not done; after a full round without progress, return with an error.
   void wait() {
-    if (++idle > 2 * threads)
-      fail("threads wait for others that never come: a barrier or a warp is not reached by all");
+    if (++idle > 2 * threads) fail("deadlock: some threads do not reach a barrier or a warp-wide operation");
     unsigned next = current;
     do next = next + 1 == threads ? 0 : next + 1;
     while (done[next]);
@@ -138,7 +137,7 @@ void enter() {
   block.done[block.current] = 1;
   block.idle = 0;
   if (--block.running == 0) change(block.fibers[block.current], block.main);
-  if (block.at_barrier) block.fail("a thread ended while others wait for it at a barrier");
+  if (block.at_barrier) block.fail("a thread ended while others wait at a barrier");
   block.wait();
   __builtin_unreachable();
 }
@@ -184,7 +183,7 @@ void run(const char* op, Index blocks, unsigned threads, size_t shared_bytes, co
         const auto touched = [](unsigned char byte) { return byte != kUntouched; };
         if (std::any_of(block.memory.begin(), block.memory.begin() + kGuard, touched) ||
             std::any_of(block.memory.end() - kGuard, block.memory.end(), touched))
-          complain("a thread wrote beside the block's shared memory");
+          complain("a thread wrote outside the block's shared memory");
       }
 }
 
@@ -206,7 +205,7 @@ void copy_later(void* to, const void* from, size_t bytes) {
   block.copies[block.current].back().push_back({to, from, bytes});
 }
 
-void close_copies() { block.copies[block.current].emplace_back(); }
+void commit_copies() { block.copies[block.current].emplace_back(); }
 
 void wait_for_copies(size_t open) {
   Copies& groups = block.copies[block.current];

@@ -2,7 +2,7 @@
 
 #include "shim/device.h"
 
-// What csrc/cuda/launch.cuh launches, on a CPU.
+// Launches of csrc/cuda/device/launch.cuh on a CPU.
 namespace hyperseg::cuda {
 
 template <auto kernel, typename... Args>

@@ -93,13 +93,13 @@ BLOCK = [
     ("x", double, "weights is Float but the map Double"),
     ("x", shorter, "does not divide into"),
     ("x", fewer, "weights are for 2 images but the map has 1"),
-    ("x", lambda x: x[:, :-1], "parameters a patch, expected"),
+    ("x", lambda x: x[:, :-1], "parameters per patch, expected"),
     ("weights", flattened, r"weights must be \[N, fh, fw, P\]"),
-    ("weights", shorter, "parameters a patch, expected"),
+    ("weights", shorter, "parameters per patch, expected"),
     ("out_channels", 0, "out_channels must be 1 to"),
     ("out_channels", -(2**63), "out_channels must be 1 to"),
     ("out_channels", 2**62, "out_channels must be 1 to"),
-    ("out_channels", 5, "parameters a patch, expected"),
+    ("out_channels", 5, "parameters per patch, expected"),
 ]
 CONVOLUTION = [
     *BLOCK,
@@ -108,7 +108,7 @@ CONVOLUTION = [
     ("kernel_size", [3], "two numbers each"),
     ("kernel_size", [2, 3], "kernel sizes must be odd"),
     ("kernel_size", [-1, 3], "kernel_size must be 1 to"),
-    ("kernel_size", [1, 3], "parameters a patch, expected"),
+    ("kernel_size", [1, 3], "parameters per patch, expected"),
     ("dilation", [1, 1, 1], "two numbers each"),
     ("dilation", [0, 1], "dilation must be 1 to"),
     ("dilation", [1, 2**23], "may reach at most"),
@@ -120,7 +120,7 @@ CONVOLUTION = [
 RESIDUAL = [
     *BLOCK,
     ("hidden", 0, "hidden must be 1 to"),
-    ("hidden", 6, "parameters a patch, expected"),
+    ("hidden", 6, "parameters per patch, expected"),
     ("halo", "none", "halo must be 'own' or 'neighbour', got 'none'"),
     ("x", lambda x: x[:, :, :1], "does not divide"),
 ]

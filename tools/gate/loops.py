@@ -1,10 +1,10 @@
 """How many instructions the loops of compiled kernels have: what an estimate of a kernel's time multiplies.
 
-    python -m tools.gate.loops inverted_residual_tensor half Li16ELi3E
+    python -m tools.gate.loops inverted_residual_mma half Li16ELi3E
 
 prints, for every kernel of the built extension whose mangled name holds all these words, its length and its loops:
 where it begins, its nesting, its instructions and what they are mostly. A loop's instructions count those of the loops
-inside it once. How often each runs, and which branches of it, is for the reader to say: see csrc/cuda/README.md.
+inside it once. How often each runs, and which branches of it, is for the reader to say: see docs/kernels/cuda.md.
 """
 
 import argparse

@@ -14,7 +14,7 @@ inline void check_patch_conv2d(const char* op, const torch::stable::Tensor& x, c
   check(kernel_size.size() == 2 && dilation.size() == 2, op,
         ": kernel_size and dilation need two numbers each, (vertical, horizontal)");
   int64_t halo[2];
-  constexpr int64_t kLargestHalo = int64_t{1} << 14;  // windows with more around them are beyond any memory
+  constexpr int64_t kLargestHalo = int64_t{1} << 14;  // larger windows exceed any memory
   for (int i = 0; i < 2; ++i) {
     check_count(op, "kernel_size", kernel_size[i]);
     check_count(op, "dilation", dilation[i]);

@@ -6,7 +6,7 @@
 
 namespace hyperseg {
 
-// What both kinds of norm ask of map and weights.
+// Requirements on map and weights, for folded norms and batch norms.
 inline void check_block(const char* op, const torch::stable::Tensor& x, const torch::stable::Tensor& weights,
                         int64_t hidden, int64_t out_channels, const std::string& halo) {
   check_map(op, "x", x);
@@ -27,7 +27,7 @@ inline void check_patch_inverted_residual(const char* op, const torch::stable::T
   check_shape(op, "bias", *bias, {2 * hidden + out_channels});
 }
 
-// `vectors`: scale, shift and what else there is one number a norm's channel of, in any floating-point type.
+// `vectors`: scale, shift and others with one number per channel of the norms, in any floating-point type.
 inline void check_patch_inverted_residual_batch_norm(
     const char* op, const torch::stable::Tensor& x, const torch::stable::Tensor& weights, int64_t hidden,
     int64_t out_channels, const std::string& halo,

@@ -18,7 +18,7 @@ inline void check_logits_and_labels(const char* op, const torch::stable::Tensor&
           shape_of(labels));
 }
 
-// The type that losses of these logits have.
+// The type of the losses of these logits.
 inline torch::headeronly::ScalarType loss_type(const torch::stable::Tensor& logits) {
   using torch::headeronly::ScalarType;
   return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-// Not in the header: the labels of upsample_argmax want it compiled without contraction, wherever it is used.
+// Not in the header: it must be compiled without contraction wherever it is used, for the labels of upsample_argmax.
 namespace hyperseg::cpu {
 
 template <typename T>

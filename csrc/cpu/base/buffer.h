@@ -8,7 +8,7 @@ namespace hyperseg::cpu {
 
 inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// Memory for vectors: as std::vector, but on whole cache lines and not filled.
+// Uninitialised memory, aligned to cache lines.
 template <typename T>
 class Buffer {
  public:

@@ -5,7 +5,7 @@
 
 namespace hyperseg::cpu {
 
-// From -1 to 1, as torch.linspace computes it.
+// From -1 to 1, computed as by torch.linspace.
 template <typename T>
 std::vector<T> coordinates(int64_t count) {
   std::vector<T> values(count, T(-1));

@@ -12,7 +12,7 @@
 
 namespace hyperseg::cpu {
 
-// The signal of patches [first, last) of a row of the grid, [patches, channels], from channel `offset` on.
+// Read the signal of patches [first, last) of a grid row as [patches, channels], from channel `offset` on.
 template <typename S, typename T>
 void read_signal(const Map<const S>& signal, int64_t offset, int64_t channels, int64_t n, int64_t gy, int64_t first,
                  int64_t last, T* to) {
@@ -21,16 +21,16 @@ void read_signal(const Map<const S>& signal, int64_t offset, int64_t channels, i
       to[(gx - first) * channels + c] = static_cast<T>(*signal.at(n, offset + c, gy, gx));
 }
 
-// One grouped 1x1 convolution, transposed: for each group [K, columns], columns padded for vector reads.
+// A grouped 1x1 convolution, packed: transposed to [K, columns] per group, with columns padded for vector loads.
 template <typename T>
-struct Generator {
+struct PackedGenerator {
   Buffer<T> buffer;
   T* weights;
   int64_t groups, depth, rows_per_group, padded, size;  // size <= groups * rows_per_group
 
   template <typename S>
-  Generator(const S* g, int64_t stride_row, int64_t stride_column, int64_t rows, int64_t depth, int64_t groups,
-            int64_t size)
+  PackedGenerator(const S* g, int64_t stride_row, int64_t stride_column, int64_t rows, int64_t depth, int64_t groups,
+                  int64_t size)
       : groups(groups),
         depth(depth),
         rows_per_group(rows / groups),

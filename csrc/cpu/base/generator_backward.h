@@ -10,8 +10,8 @@
 #include "cpu/base/buffer.h"
 #include "cpu/simd/primitives.h"
 
-// The backward pass of one generator, a grouped 1x1 convolution. Both gradients are matrix products over all patches,
-// cut into blocks of fixed size; every block of a result has one owner.
+// Backward pass of one generator, a grouped 1x1 convolution. Both gradients are GEMMs over all patches, divided into
+// blocks of fixed size; every block of an output is written by one task.
 namespace hyperseg::cpu {
 
 template <typename S>
@@ -28,7 +28,7 @@ struct GeneratorBackward {
                    S* d_weights) const {
     const int64_t per_group = rows / groups, chunks = (per_group + kRows - 1) / kRows;
     torch::stable::parallel_for(0, groups * chunks, 1, [&](int64_t begin, int64_t end) {
-      std::vector<T> part(kPatches * kRows + 4 * kPadding), product(depth * kRows), sum(depth * kRows);
+      std::vector<T> part(kPatches * kRows + 4 * kPadding), partial(depth * kRows), sum(depth * kRows);
       for (int64_t task = begin; task < end; ++task) {
         const int64_t group = task / chunks, first = group * per_group + task % chunks * kRows;
         const int64_t last = std::min(first + kRows, (group + 1) * per_group), used = std::min(last, size) - first;
@@ -45,10 +45,10 @@ struct GeneratorBackward {
                                 .lda = padded,
                                 .b = part.data(),
                                 .ldb = kRows,
-                                .c = product.data(),
+                                .c = partial.data(),
                                 .ldc = kRows});
           for (int64_t k = 0; k < depth; ++k)
-            for (int64_t r = 0; r < used; ++r) sum[k * kRows + r] += product[k * kRows + r];
+            for (int64_t r = 0; r < used; ++r) sum[k * kRows + r] += partial[k * kRows + r];
         }
         for (int64_t r = first; r < last; ++r)
           for (int64_t k = 0; k < depth; ++k) d_weights[r * depth + k] = static_cast<S>(sum[k * kRows + r - first]);
@@ -56,7 +56,7 @@ struct GeneratorBackward {
     });
   }
 
-  // Adds to d_signal, [patches, channels of the whole signal].
+  // Add to d_signal, [patches, channels of the whole signal].
   template <typename G>
   void d_signal(int64_t patches, const G* gradient, int64_t stride, T* d_signal, int64_t channels) const {
     const int64_t per_group = rows / groups, padded = round_up(depth, kPadding);
@@ -65,7 +65,7 @@ struct GeneratorBackward {
       for (int64_t k = 0; k < depth; ++k)
         own[r * padded + k] = static_cast<T>(weights[r * stride_row + k * stride_column]);
     torch::stable::parallel_for(0, (patches + kBlock - 1) / kBlock, 1, [&](int64_t begin, int64_t end) {
-      std::vector<T> part(std::is_same_v<G, T> ? 0 : kBlock * stride), product(kBlock * depth);
+      std::vector<T> part(std::is_same_v<G, T> ? 0 : kBlock * stride), partial(kBlock * depth);
       for (int64_t block = begin; block < end; ++block) {
         const int64_t first = block * kBlock, count = std::min(kBlock, patches - first);
         for (int64_t group = 0; group < groups && group * per_group < size; ++group) {
@@ -85,11 +85,11 @@ struct GeneratorBackward {
                                 .lda = stride,
                                 .b = own.data() + group * per_group * padded,
                                 .ldb = padded,
-                                .c = product.data(),
+                                .c = partial.data(),
                                 .ldc = depth});
           for (int64_t p = 0; p < count; ++p)
             for (int64_t k = 0; k < depth; ++k)
-              d_signal[(first + p) * channels + offset + group * depth + k] += product[p * depth + k];
+              d_signal[(first + p) * channels + offset + group * depth + k] += partial[p * depth + k];
         }
       }
     });
@@ -117,7 +117,7 @@ class SignalBackward {
         planar_[c * padded_ + p] = static_cast<T>(*signal.at(p / area, c, p % area / signal.width, p % signal.width));
   }
 
-  // gradient: [patches, stride], the generator's share of it first.
+  // gradient: [patches, stride], beginning with the generator's part.
   template <typename G>
   void through(const GeneratorBackward<S>& generator, const G* gradient, int64_t stride, S* d_generator) {
     generator.d_generator(planar_.data() + generator.offset * padded_, padded_, patches_, gradient, stride,

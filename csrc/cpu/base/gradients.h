@@ -6,10 +6,10 @@
 #include "cpu/base/tensors.h"
 #include "cpu/base/windows.h"
 
-// From what the backward operators compute with to the tensors they answer with.
+// From the buffers of backward operators to the tensors they return.
 namespace hyperseg::cpu {
 
-// A dense gradient, accumulated as T in the tensor itself or, if that is of a half type, beside it until `finish`.
+// A dense gradient, accumulated as T: in the tensor itself or, for 16-bit floats, in a buffer until `finish`.
 template <typename S>
 class Accumulated {
  public:
@@ -51,7 +51,7 @@ inline Tensor vector_like(const Tensor& like, const std::vector<double>& values)
 }
 
 // The gradient of an absent optional tensor.
-inline Tensor nothing(const Tensor& like) { return torch::stable::new_empty(like, {0}); }
+inline Tensor empty_tensor(const Tensor& like) { return torch::stable::new_empty(like, {0}); }
 
 inline Tensor dense_like(const Tensor& like) {
   const auto sizes = like.sizes();

@@ -4,7 +4,7 @@
 
 namespace hyperseg::cpu {
 
-// The generated weights [N, fh, fw, P], whatever their strides.
+// The generated weights [N, fh, fw, P], with any strides.
 template <typename S>
 struct PatchWeights {
   const S* data = nullptr;

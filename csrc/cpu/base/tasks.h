@@ -8,8 +8,8 @@
 
 namespace hyperseg::cpu {
 
-// body(task) for each of them, on torch's threads. A thread takes the next one when it is done: cores are not equally
-// fast when other processes run, and neither are tasks.
+// Call body(task) for each task on torch's threads. A thread takes the next task when it is done: cores differ in speed
+// when other processes run, and tasks differ in size.
 template <typename Body>
 void for_each_task(int64_t tasks, const Body& body) {
   std::atomic<int64_t> next{0};

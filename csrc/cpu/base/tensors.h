@@ -13,10 +13,10 @@
 #include "common/tensors.h"
 #include "cpu/base/patch_weights.h"
 
-// From tensors to what the kernels take.
+// From tensors to the arguments of kernels.
 namespace hyperseg::cpu {
 
-// body(value of the C++ type) for a tensor's type.
+// Call body(value of the C++ type) for a tensor's type.
 template <typename Body>
 void with_type(const Tensor& t, const char* name, Body&& body) {
   switch (t.scalar_type()) {

@@ -7,8 +7,8 @@
 
 namespace hyperseg::cpu {
 
-// in [rows, columns] as out [columns, rows], for the right side of a product: its rows end in zeros, as what lies in
-// unused lanes is multiplied too, and takes a hundred times longer where it is denormal.
+// Transpose in [rows, columns] to out [columns, rows], the right operand of a GEMM. Its rows are zero-padded: unused
+// lanes are multiplied too, which is a hundred times slower for denormal numbers.
 template <typename T>
 void transpose_padded(int64_t rows, int64_t columns, const T* in, int64_t in_stride, T* out, int64_t padded) {
   primitives<T>().transpose(rows, columns, in, in_stride, out, padded);

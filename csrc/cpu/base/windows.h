@@ -12,16 +12,16 @@
 #include "cpu/base/buffer.h"
 #include "cpu/simd/primitives.h"
 
-// A map cut into patches with a halo, as the training operators see it, and the adjoint of that cut.
+// A map divided into patches with a halo, for the training operators, and the adjoint of that division.
 namespace hyperseg::cpu {
 
-// A buffer too large to be filled for nothing.
+// A buffer that is too large to initialise needlessly.
 template <typename T>
 std::unique_ptr<T[]> uninitialised(int64_t count) {
   return std::unique_ptr<T[]>(new T[count]);
 }
 
-// For each coordinate of a padded axis, counted from -halo, the pixel it shows; -1 for zero.
+// For each coordinate of a padded axis, from -halo on, the pixel that it shows; -1 for zero.
 inline std::vector<int64_t> padded_axis(int64_t size, int64_t halo, const std::string& mode) {
   std::vector<int64_t> pixels(size + 2 * halo);
   for (int64_t i = -halo; i < size + halo; ++i) {
@@ -37,9 +37,9 @@ inline std::vector<int64_t> padded_axis(int64_t size, int64_t halo, const std::s
   return pixels;
 }
 
-// A window is planar: `rows` rows of `stride` positions, then zeros up to `map` positions.
+// A window is planar: `rows` rows of `stride` positions, zero-padded to `map` positions.
 struct Windows {
-  struct Place {
+  struct PatchIndex {
     int64_t n, gy, gx;
   };
 
@@ -64,15 +64,15 @@ struct Windows {
         ys(padded_axis(height, halo_h, mode)),
         xs(padded_axis(width, halo_w, mode)) {}
 
-  Place place(int64_t patch) const { return {patch / grid_w / grid_h, patch / grid_w % grid_h, patch % grid_w}; }
+  PatchIndex place(int64_t patch) const { return {patch / grid_w / grid_h, patch / grid_w % grid_h, patch % grid_w}; }
 
-  // The pixels under each row of a patch's window, and under each of its columns; -1 for zero.
-  const int64_t* pixel_rows(const Place& at) const { return &ys[at.gy * ph]; }
-  const int64_t* pixel_columns(const Place& at) const { return &xs[at.gx * pw]; }
+  // The pixels of each row of a patch's window, and of each of its columns; -1 for zero.
+  const int64_t* pixel_rows(const PatchIndex& at) const { return &ys[at.gy * ph]; }
+  const int64_t* pixel_columns(const PatchIndex& at) const { return &xs[at.gx * pw]; }
 
-  // All channels of a map, as patch `at` sees them.
+  // Read all channels of a map in the window of patch `at`.
   template <typename S, typename T>
-  void read(const Map<const S>& x, const Place& at, T* to) const {
+  void read(const Map<const S>& x, const PatchIndex& at, T* to) const {
     const int64_t *ys = pixel_rows(at), *xs = pixel_columns(at);
     for (int64_t c = 0; c < x.channels; ++c) std::fill(to + c * map + rows * stride, to + (c + 1) * map, T(0));
     for (int64_t r = 0; r < rows; ++r) {
@@ -103,10 +103,10 @@ struct Windows {
     }
   }
 
-  // The patch itself where the window's filters have their results: row y at y * stride; zeros between the rows and up
+  // Read the patch itself at the positions of the filter's outputs: row y at y * stride; zeros between the rows and up
   // to `count`.
   template <typename S, typename T>
-  void read_results(const Map<const S>& x, const Place& at, int64_t count, T* to, int64_t to_map) const {
+  void read_results(const Map<const S>& x, const PatchIndex& at, int64_t count, T* to, int64_t to_map) const {
     for (int64_t c = 0; c < x.channels; ++c) {
       std::fill_n(to + c * to_map, count, T(0));
       for (int64_t y = 0; y < ph; ++y) {
@@ -118,7 +118,7 @@ struct Windows {
   }
 
   template <typename T, typename S>
-  void write_results(const T* from, int64_t from_map, const Place& at, const Map<S>& x) const {
+  void write_results(const T* from, int64_t from_map, const PatchIndex& at, const Map<S>& x) const {
     for (int64_t c = 0; c < x.channels; ++c)
       for (int64_t y = 0; y < ph; ++y) {
         S* target = x.at(at.n, c, at.gy * ph + y, at.gx * pw);
@@ -127,15 +127,15 @@ struct Windows {
       }
   }
 
-  // The adjoint of `read` for one channel of an image: plane [height, width] = the sum of what all windows hold for
-  // each pixel, in the order of the patches. gradients: [patches, channels, map].
+  // The adjoint of `read` for one channel of an image: plane [height, width] = the sum over all windows that contain a
+  // pixel, in the order of the patches. gradients: [patches, channels, map].
   template <typename T>
   void fold(const T* gradients, int64_t channels, int64_t n, int64_t c, T* plane) const {
     std::fill_n(plane, height * width, T(0));
     for (int64_t gy = 0; gy < grid_h; ++gy)
       for (int64_t gx = 0; gx < grid_w; ++gx) {
         const int64_t patch = (n * grid_h + gy) * grid_w + gx;
-        const Place at{n, gy, gx};
+        const PatchIndex at{n, gy, gx};
         const int64_t *ys = pixel_rows(at), *xs = pixel_columns(at);
         for (int64_t r = 0; r < rows; ++r) {
           if (ys[r] < 0) continue;
@@ -152,7 +152,7 @@ struct Windows {
   }
 };
 
-// One row of numbers a patch, and their sum over the patches in a fixed order.
+// One row of numbers per patch, and their sum over the patches in a fixed order.
 template <typename T>
 struct Partials {
   int64_t patches, width;

@@ -8,11 +8,12 @@
 #include "cpu/base/patch_weights.h"
 #include "cpu/simd/primitives.h"
 
-// 1x1 without groups is a level's product. Else a patch at a time, in tiles of pixels: the pixels under each tap are
-// gathered into a matrix [I / groups * kh * kw, pixels], and the patch's weights, as they lie, multiply it.
+// General convolution (1x1 without groups runs as a decoder level). One patch at a time, in tiles of pixels: the pixels
+// under each tap are gathered into a matrix [I / groups * kh * kw, pixels] and multiplied by the patch's weights in
+// their own layout.
 namespace hyperseg::cpu {
 template <typename S>
-struct PatchConvolution {
+struct PatchConvolutionForward {
   static constexpr int64_t kTile = 256;
   using T = acc_t<S>;
 

@@ -11,9 +11,9 @@
 #include "cpu/base/windows.h"
 #include "cpu/simd/primitives_backward.h"
 
-// A patch at a time: the pixels under each tap, [C / groups * kh * kw, positions] as they lie in the patch's window,
-// and the gradient in the window's stride with zeros between its rows, so that whole windows are shifted against each
-// other.
+// One patch at a time: the pixels under each tap as [C / groups * kh * kw, positions] in the layout of the patch's
+// window, and the gradient in the window's stride with zeros between its rows, so that a tap is a shift of a whole
+// window.
 namespace hyperseg::cpu {
 template <typename S>
 struct PatchConvolutionBackward {
@@ -24,7 +24,7 @@ struct PatchConvolutionBackward {
   Windows windows;
   int64_t groups, kernel_h, kernel_w, dilation_h, dilation_w;
 
-  // d_weights: [patches, P]; d_windows: [patches, C, map]; sums: [outputs] a patch.
+  // d_weights: [patches, P]; d_windows: [patches, C, map]; sums: [outputs] per patch.
   void run(T* d_weights, T* d_windows, Partials<T>& sums) const {
     const Primitives<T>& forward = primitives<T>();
     const PrimitivesBackward<T>& back = primitives_backward<T>();
@@ -34,9 +34,9 @@ struct PatchConvolutionBackward {
     const int64_t reach = shift(taps - 1) + kPadding;  // beyond the last window
     torch::stable::parallel_for(0, windows.patches, 1, [&](int64_t begin, int64_t end) {
       std::vector<T> window(channels * map + reach), d(outputs * inner + 4 * kPadding), w(weights.parameters),
-          w_turned(weights.parameters), columns(depth * inner + 4 * kPadding), d_window(channels * map + reach);
+          w_transposed(weights.parameters), columns(depth * inner + 4 * kPadding), d_window(channels * map + reach);
       for (int64_t patch = begin; patch < end; ++patch) {
-        const Windows::Place at = windows.place(patch);
+        const Windows::PatchIndex at = windows.place(patch);
         windows.read(x, at, window.data());
         windows.read_results(gradient, at, inner, d.data(), inner);
         weights.read(at.n, at.gy, at.gx, 0, weights.parameters, w.data());
@@ -49,13 +49,13 @@ struct PatchConvolutionBackward {
               body(columns.data() + i * inner, (g * inputs + i / taps) * map + shift(i % taps));
           };
           each_column([&](T* column, int64_t from) { std::copy_n(window.data() + from, inner, column); });
-          back.products(results, depth, inner, pulled, inner, columns.data(), inner,
-                        d_weights + patch * weights.parameters + g * results * depth, depth);
-          forward.transpose(results, depth, own, depth, w_turned.data(), results);
+          back.gemm_nt(results, depth, inner, pulled, inner, columns.data(), inner,
+                       d_weights + patch * weights.parameters + g * results * depth, depth);
+          forward.transpose(results, depth, own, depth, w_transposed.data(), results);
           forward.gemm({.m = depth,
                         .n = inner,
                         .k = results,
-                        .a = w_turned.data(),
+                        .a = w_transposed.data(),
                         .lda = results,
                         .b = pulled,
                         .ldb = inner,
@@ -70,7 +70,7 @@ struct PatchConvolutionBackward {
     });
   }
 
-  // How far a tap's pixels lie behind those of the first.
+  // Offset of a tap's pixels from those of the first tap.
   int64_t shift(int64_t tap) const {
     return tap / kernel_w * dilation_h * windows.stride + tap % kernel_w * dilation_w;
   }

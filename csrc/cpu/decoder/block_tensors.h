@@ -11,20 +11,20 @@
 namespace hyperseg::cpu {
 
 template <typename S>
-Block<S> block_of(const LevelInput<S>& input, const Tensor& x, const Tensor& weights, int64_t hidden,
-                  int64_t out_channels, const std::string& halo) {
-  return Block<S>(input, patch_weights<S>(weights), x.size(0), x.size(2), x.size(3), weights.size(1), weights.size(2),
-                  hidden, out_channels, halo == "own");
+InvertedResidualTraining<S> block_of(const LevelInput<S>& input, const Tensor& x, const Tensor& weights, int64_t hidden,
+                                     int64_t out_channels, const std::string& halo) {
+  return InvertedResidualTraining<S>(input, patch_weights<S>(weights), x.size(0), x.size(2), x.size(3), weights.size(1),
+                                     weights.size(2), hidden, out_channels, halo == "own");
 }
 
-// Of either kind of norm, which `prepare` sets up and `finish` reads the gradients of.
+// Backward pass for either kind of norm: `prepare` sets up the norms and `finish` reads their gradients.
 template <typename S, typename Prepare, typename Finish>
 std::tuple<Tensor, Tensor> differentiate(const Tensor& grad, const Tensor& x, const Tensor& weights, int64_t hidden,
                                          int64_t out_channels, const std::string& halo, const Prepare& prepare,
                                          const Finish& finish) {
   Tensor d_x = dense_like(x), d_weights = dense_like(weights);
   const LevelInput<S> input(false, read<S>(x), {}, x.size(0));
-  Block<S> block = block_of(input, x, weights, hidden, out_channels, halo);
+  InvertedResidualTraining<S> block = block_of(input, x, weights, hidden, out_channels, halo);
   prepare(block);
   Accumulated<S> gradient(d_weights);
   block.backward(read<S>(grad), gradient.data());

@@ -9,12 +9,12 @@
 
 namespace hyperseg::cpu {
 
-// The steps of one patch, on one thread's memory. Gradients are called d<step>: d3 behind project, d2 behind the
-// depthwise filter, d1 behind expand.
+// The steps of one patch, in one thread's memory. Gradients are called d<step>: d3 after project, d2 after the
+// depthwise filter, d1 after expand.
 template <typename S>
-class Block<S>::Worker {
+class InvertedResidualTraining<S>::Worker {
  public:
-  explicit Worker(const Block& block)
+  explicit Worker(const InvertedResidualTraining& block)
       : b_(block),
         map_(block.windows_.map),
         stride_(block.windows_.stride),
@@ -93,18 +93,18 @@ class Block<S>::Worker {
   void statistics_of_filter(T* mean, T* squares) const { statistics(hidden(), z2_.data(), mean, squares); }
   void statistics_of_project(T* mean, T* squares) const { statistics(outputs(), z3_.data(), mean, squares); }
 
-  // d3, through the last norm. kept_z3: what `forward_to_project` gave, kept from an earlier pass.
+  // d3, through the last norm. kept_z3: the output of `forward_to_project` from an earlier pass.
   void read_gradient(const Map<const S>& gradient) {
     b_.windows_.read_results(gradient, at_, b_.inner_, d3_.data(), b_.inner_);
   }
   void norm3(const T* kept_z3) {
     norm_gradient(2, b_.inner_, b_.valid_results_, kept_z3, b_.inner_, d3_.data(), b_.inner_);
   }
-  void sums3(T* sum, T* product) const {
-    sums(2, b_.inner_, d3_.data(), b_.inner_, z3_.data(), b_.inner_, sum, product);
+  void sums3(T* sum, T* by_value) const {
+    sums(2, b_.inner_, d3_.data(), b_.inner_, z3_.data(), b_.inner_, sum, by_value);
   }
 
-  // d2 before its norm's own gradient; needs z2 and d3.
+  // d2 before the gradient of its norm; needs z2 and d3.
   void through_project() {
     activate(1, b_.inner_, z2_.data(), a2_.data());
     run_.gemm({.m = hidden(),
@@ -118,23 +118,23 @@ class Block<S>::Worker {
                .ldc = d2_map_});
     back_.relu6_gradient(hidden(), b_.inner_, a2_.data(), b_.inner_, d2(), d2_map_);
   }
-  void sums2(T* sum, T* product) const { sums(1, b_.inner_, d2(), d2_map_, z2_.data(), b_.inner_, sum, product); }
+  void sums2(T* sum, T* by_value) const { sums(1, b_.inner_, d2(), d2_map_, z2_.data(), b_.inner_, sum, by_value); }
   void norm2() { norm_gradient(1, b_.inner_, b_.valid_results_, z2_.data(), b_.inner_, d2(), d2_map_); }
 
-  // d1 of the hidden window, before its norm's own gradient.
+  // d1 of the hidden window, before the gradient of its norm.
   void through_filter() {
     back_.filter(hidden(), map_, stride_, d2_.data(), d2_map_, reversed_.data(), d1_.data(), map_);
     back_.relu6_gradient(hidden(), map_, a1_.data(), map_, d1_.data(), map_);
   }
 
-  // halo="neighbour": instead of `through_filter`, what all patches have made of this one's share of d1.
+  // halo="neighbour": instead of `through_filter`, the sum of all patches' contributions to this patch's part of d1.
   void read_hidden_gradient() {
     b_.input_windows_.read(b_.expanded_map_, at_, z1_.data());
     b_.input_windows_.read(b_.d_expanded_map_, at_, d1_.data());
   }
-  void sums1(T* sum, T* product) const {
+  void sums1(T* sum, T* by_value) const {
     const int64_t map = b_.input_windows_.map;
-    sums(0, map, d1_.data(), map, z1_.data(), map, sum, product);
+    sums(0, map, d1_.data(), map, z1_.data(), map, sum, by_value);
   }
   void norm1() {
     const int64_t map = b_.input_windows_.map;
@@ -144,12 +144,12 @@ class Block<S>::Worker {
   void later_weights(T* to) const {
     const int64_t at2 = channels() * hidden(), at3 = at2 + 9 * hidden();
     back_.filter_weights(hidden(), b_.inner_, stride_, a1_.data(), map_, d2(), d2_map_, to + at2);
-    back_.products(outputs(), hidden(), b_.inner_, d3_.data(), b_.inner_, a2_.data(), b_.inner_, to + at3, hidden());
+    back_.gemm_nt(outputs(), hidden(), b_.inner_, d3_.data(), b_.inner_, a2_.data(), b_.inner_, to + at3, hidden());
   }
 
   void first_weights_and_input(T* d_weights, T* d_input) const {
     const int64_t map = b_.input_windows_.map, first = b_.input_.first();
-    back_.products(hidden(), channels(), map, d1_.data(), map, x_.data(), map, d_weights, channels());
+    back_.gemm_nt(hidden(), channels(), map, d1_.data(), map, x_.data(), map, d_weights, channels());
     run_.gemm({.m = channels() - first,
                .n = map,
                .k = hidden(),
@@ -162,13 +162,13 @@ class Block<S>::Worker {
   }
 
   void read_input() { b_.input_.read(b_.input_windows_, at_, x_.data()); }
-  const Windows::Place& place() const { return at_; }
+  const Windows::PatchIndex& place() const { return at_; }
   const T* z1() const { return z1_.data(); }
   const T* z3() const { return z3_.data(); }
   const T* d1() const { return d1_.data(); }
 
  private:
-  static constexpr int64_t kSlack = 4 * kPadding;  // a vector's reach beyond the last map
+  static constexpr int64_t kSlack = 4 * kPadding;  // vector loads reach beyond the last map
 
   int64_t hidden() const { return b_.hidden_; }
   int64_t outputs() const { return b_.outputs_; }
@@ -180,7 +180,7 @@ class Block<S>::Worker {
   const T* d2() const { return d2_.data() + front_; }
 
   void activate(int which, int64_t count, const T* z, T* a) const {
-    const Norm<T>& norm = b_.norms_[which];
+    const NormState<T>& norm = b_.norms_[which];
     back_.norm_relu6(hidden(), count, z, count, norm.mean.data(), norm.factor.data(), norm.shift.data(), a);
   }
   void statistics(int64_t channels, const T* z, T* mean, T* squares) const {
@@ -189,28 +189,29 @@ class Block<S>::Worker {
   }
   void norm_gradient(int which, int64_t count, const std::vector<T>& valid, const T* z, int64_t map, T* d,
                      int64_t d_map) const {
-    const Norm<T>& norm = b_.norms_[which];
+    const NormState<T>& norm = b_.norms_[which];
     if (norm.slope.empty()) return;
     back_.norm_gradient(b_.widths(which), count, valid.data(), z, map, norm.mean.data(), norm.slope.data(),
                         norm.tilt.data(), norm.level.data(), d, d_map);
   }
-  void sums(int which, int64_t count, const T* d, int64_t d_map, const T* z, int64_t map, T* sum, T* product) const {
-    back_.gradient_sums(b_.widths(which), count, d, d_map, product ? z : nullptr, map, b_.norms_[which].mean.data(),
-                        sum, product);
+  void sums(int which, int64_t count, const T* d, int64_t d_map, const T* z, int64_t map, T* sum, T* by_value) const {
+    back_.gradient_sums(b_.widths(which), count, d, d_map, by_value ? z : nullptr, map, b_.norms_[which].mean.data(),
+                        sum, by_value);
   }
 
-  const Block& b_;
+  const InvertedResidualTraining& b_;
   const Primitives<T>& run_ = primitives<T>();
   const PrimitivesBackward<T>& back_ = primitives_backward<T>();
-  int64_t map_, stride_, front_, d2_map_;  // d2 has zeros around each map, for the filter's adjoint to run into
-  Windows::Place at_{};
+  int64_t map_, stride_, front_, d2_map_;  // d2 has zeros around each map, which the filter's adjoint reads
+  Windows::PatchIndex at_{};
   std::vector<T> x_, z1_, a1_, z2_, a2_, z3_, d3_, d2_, d1_;
   std::vector<T> weights_, w1t_, w3t_, reversed_;
 };
 
 template <typename S>
-Block<S>::Block(const LevelInput<S>& input, const PatchWeights<S>& weights, int64_t images, int64_t height,
-                int64_t width, int64_t grid_h, int64_t grid_w, int64_t hidden, int64_t outputs, bool own_halo)
+InvertedResidualTraining<S>::InvertedResidualTraining(const LevelInput<S>& input, const PatchWeights<S>& weights,
+                                                      int64_t images, int64_t height, int64_t width, int64_t grid_h,
+                                                      int64_t grid_w, int64_t hidden, int64_t outputs, bool own_halo)
     : input_(input),
       weights_(weights),
       hidden_(hidden),
@@ -228,7 +229,7 @@ Block<S>::Block(const LevelInput<S>& input, const PatchWeights<S>& weights, int6
 
 template <typename S>
 template <typename Body>
-void Block<S>::each_patch(const Body& body) const {
+void InvertedResidualTraining<S>::each_patch(const Body& body) const {
   torch::stable::parallel_for(0, windows_.patches, 1, [&](int64_t begin, int64_t end) {
     Worker worker(*this);
     for (int64_t patch = begin; patch < end; ++patch) body(worker, patch);
@@ -236,9 +237,9 @@ void Block<S>::each_patch(const Body& body) const {
 }
 
 template <typename S>
-void Block<S>::fold_norms(const std::vector<T>& bias) {
+void InvertedResidualTraining<S>::fold_norms(const std::vector<T>& bias) {
   for (int which = 0; which < 3; ++which) {
-    Norm<T>& norm = norms_[which];
+    NormState<T>& norm = norms_[which];
     norm.mean.assign(widths(which), T(0));
     norm.factor.assign(widths(which), T(1));
     norm.shift.assign(widths(which), T(0));
@@ -247,11 +248,11 @@ void Block<S>::fold_norms(const std::vector<T>& bias) {
 }
 
 template <typename S>
-void Block<S>::normalise(const std::vector<T>& scale, const std::vector<T>& shift, const std::vector<T>& mean,
-                         const std::vector<T>& variance, double eps) {
+void InvertedResidualTraining<S>::normalise(const std::vector<T>& scale, const std::vector<T>& shift,
+                                            const std::vector<T>& mean, const std::vector<T>& variance, double eps) {
   batch_ = true;
   for (int which = 0; which < 3; ++which) {
-    Norm<T>& norm = norms_[which];
+    NormState<T>& norm = norms_[which];
     const auto at = which * hidden_, end = at + widths(which);
     norm.mean.assign(mean.begin() + at, mean.begin() + end);
     norm.shift.assign(shift.begin() + at, shift.begin() + end);
@@ -264,9 +265,9 @@ void Block<S>::normalise(const std::vector<T>& scale, const std::vector<T>& shif
   }
 }
 
-// halo="neighbour": the expanded map of the whole image, and on request what its norm has to know.
+// halo="neighbour": the expanded map of the whole image and, if requested, the statistics for its norm.
 template <typename S>
-void Block<S>::expand_all(Partials<T>* mean, Partials<T>* squares) {
+void InvertedResidualTraining<S>::expand_all(Partials<T>* mean, Partials<T>* squares) {
   const int64_t area = windows_.height * windows_.width;
   expanded_ = uninitialised<T>(windows_.images * hidden_ * area);
   const Map<T> map{expanded_.get(), hidden_, windows_.height, windows_.width, hidden_ * area, area, windows_.width, 1};
@@ -279,11 +280,12 @@ void Block<S>::expand_all(Partials<T>* mean, Partials<T>* squares) {
   });
 }
 
-// One norm from the statistics of the patches, each over `number` values.
+// Set one norm from the statistics of the patches, each over `number` values.
 template <typename S>
-void Block<S>::set_norm(int which, int64_t at, int64_t width, double number, const Partials<T>& mean,
-                        const Partials<T>& squares, const std::vector<T>& scale, const std::vector<T>& shift,
-                        double eps, std::vector<double>& means, std::vector<double>& variances) {
+void InvertedResidualTraining<S>::set_norm(int which, int64_t at, int64_t width, double number, const Partials<T>& mean,
+                                           const Partials<T>& squares, const std::vector<T>& scale,
+                                           const std::vector<T>& shift, double eps, std::vector<double>& means,
+                                           std::vector<double>& variances) {
   const std::vector<double> sum = mean.total(), within = squares.total();
   std::vector<double> between(width);
   const double patches = static_cast<double>(windows_.patches);
@@ -292,7 +294,7 @@ void Block<S>::set_norm(int which, int64_t at, int64_t width, double number, con
       const double distance = static_cast<double>(mean.values[patch * width + i]) - sum[i] / patches;
       between[i] += distance * distance;
     }
-  Norm<T>& norm = norms_[which];
+  NormState<T>& norm = norms_[which];
   norm.mean.resize(width), norm.factor.resize(width), norm.shift.resize(width);
   for (int64_t i = 0; i < width; ++i) {
     means[at + i] = sum[i] / patches;
@@ -304,8 +306,8 @@ void Block<S>::set_norm(int which, int64_t at, int64_t width, double number, con
 }
 
 template <typename S>
-void Block<S>::forward(const std::vector<T>& scale, const std::vector<T>& shift, double eps, const Map<S>& y,
-                       std::vector<double>& mean, std::vector<double>& variance) {
+void InvertedResidualTraining<S>::forward(const std::vector<T>& scale, const std::vector<T>& shift, double eps,
+                                          const Map<S>& y, std::vector<double>& mean, std::vector<double>& variance) {
   const int64_t results = outputs_ * inner_;
   const double pixels = static_cast<double>(windows_.ph * windows_.pw);
   Partials<T> means(windows_.patches, hidden_), squares(windows_.patches, hidden_);
@@ -335,7 +337,7 @@ void Block<S>::forward(const std::vector<T>& scale, const std::vector<T>& shift,
     std::copy_n(worker.z3(), results, z3.get() + patch * results);
   });
   set_norm(2, 2 * hidden_, outputs_, pixels, last_means, last_squares, scale, shift, eps, mean, variance);
-  const Norm<T>& norm = norms_[2];
+  const NormState<T>& norm = norms_[2];
   torch::stable::parallel_for(0, windows_.patches, 1, [&](int64_t begin, int64_t end) {
     for (int64_t patch = begin; patch < end; ++patch) {
       T* values = z3.get() + patch * results;
@@ -347,26 +349,27 @@ void Block<S>::forward(const std::vector<T>& scale, const std::vector<T>& shift,
   });
 }
 
-// The gradients of one norm's parameters and, for batch norms, how it passes gradients on.
+// Compute the gradients of one norm's parameters and, for batch norms, the coefficients of its input gradient.
 template <typename S>
-void Block<S>::set_gradient(int which, int64_t at, double number, const Partials<T>& sum, const Partials<T>& product) {
+void InvertedResidualTraining<S>::set_gradient(int which, int64_t at, double number, const Partials<T>& sum,
+                                               const Partials<T>& by_value) {
   const std::vector<double> sums = sum.total();
   std::copy(sums.begin(), sums.end(), d_shift.begin() + at);
   if (!batch_) return;
-  const std::vector<double> products = product.total();
-  Norm<T>& norm = norms_[which];
+  const std::vector<double> weighted = by_value.total();
+  NormState<T>& norm = norms_[which];
   norm.slope = norm.factor;
   norm.tilt.resize(sums.size()), norm.level.resize(sums.size());
   for (size_t i = 0; i < sums.size(); ++i) {
     const double factor = norm.factor[i], rstd = rstd_[which][i];
-    d_scale[at + i] = products[i] * rstd;
-    norm.tilt[i] = static_cast<T>(-factor * rstd * rstd * products[i] / number);
+    d_scale[at + i] = weighted[i] * rstd;
+    norm.tilt[i] = static_cast<T>(-factor * rstd * rstd * weighted[i] / number);
     norm.level[i] = static_cast<T>(-factor * sums[i] / number);
   }
 }
 
 template <typename S>
-void Block<S>::fold_hidden_gradients(const T* windows) {
+void InvertedResidualTraining<S>::fold_hidden_gradients(const T* windows) {
   const int64_t area = windows_.height * windows_.width;
   d_expanded_ = uninitialised<T>(windows_.images * hidden_ * area);
   d_expanded_map_ = expanded_map_;
@@ -378,7 +381,7 @@ void Block<S>::fold_hidden_gradients(const T* windows) {
 }
 
 template <typename S>
-void Block<S>::backward(const Map<const S>& gradient, T* d_weights) {
+void InvertedResidualTraining<S>::backward(const Map<const S>& gradient, T* d_weights) {
   const int64_t patches = windows_.patches, results = outputs_ * inner_, parameters = weights_.parameters;
   const int64_t passed = (input_.channels() - input_.first()) * input_windows_.map;
   const double pixels = static_cast<double>(patches * windows_.ph * windows_.pw);
@@ -387,7 +390,7 @@ void Block<S>::backward(const Map<const S>& gradient, T* d_weights) {
   d_scale.assign(2 * hidden_ + outputs_, 0);
   d_input_ = uninitialised<T>(patches * passed);
   Partials<T> sum1(patches, hidden_), sum2(patches, hidden_), sum3(patches, outputs_);
-  Partials<T> product1(patches, hidden_), product2(patches, hidden_), product3(patches, outputs_);
+  Partials<T> by_value1(patches, hidden_), by_value2(patches, hidden_), by_value3(patches, outputs_);
   if (!own_halo_) expand_all(nullptr, nullptr);
 
   std::unique_ptr<T[]> z3;
@@ -397,12 +400,12 @@ void Block<S>::backward(const Map<const S>& gradient, T* d_weights) {
       worker.start(patch);
       worker.forward_to_project();
       worker.read_gradient(gradient);
-      worker.sums3(sum3.of(patch), product3.of(patch));
+      worker.sums3(sum3.of(patch), by_value3.of(patch));
       std::copy_n(worker.z3(), results, z3.get() + patch * results);
     });
-    set_gradient(2, 2 * hidden_, pixels, sum3, product3);
+    set_gradient(2, 2 * hidden_, pixels, sum3, by_value3);
   }
-  // From the output to d2, before its norm's own gradient.
+  // From the output to d2, before the gradient of its norm.
   const auto to_filter = [&](Worker& worker, int64_t patch) {
     worker.start_backward(patch);
     worker.forward_to_filter();
@@ -415,9 +418,9 @@ void Block<S>::backward(const Map<const S>& gradient, T* d_weights) {
   if (batch_) {
     each_patch([&](Worker& worker, int64_t patch) {
       to_filter(worker, patch);
-      worker.sums2(sum2.of(patch), product2.of(patch));
+      worker.sums2(sum2.of(patch), by_value2.of(patch));
     });
-    set_gradient(1, hidden_, pixels, sum2, product2);
+    set_gradient(1, hidden_, pixels, sum2, by_value2);
   }
   const auto to_expand = [&](Worker& worker, int64_t patch) {
     to_filter(worker, patch);
@@ -428,9 +431,9 @@ void Block<S>::backward(const Map<const S>& gradient, T* d_weights) {
     if (batch_) {
       each_patch([&](Worker& worker, int64_t patch) {
         to_expand(worker, patch);
-        worker.sums1(sum1.of(patch), product1.of(patch));
+        worker.sums1(sum1.of(patch), by_value1.of(patch));
       });
-      set_gradient(0, 0, inputs, sum1, product1);
+      set_gradient(0, 0, inputs, sum1, by_value1);
     }
     each_patch([&](Worker& worker, int64_t patch) {
       to_expand(worker, patch);
@@ -451,9 +454,9 @@ void Block<S>::backward(const Map<const S>& gradient, T* d_weights) {
     each_patch([&](Worker& worker, int64_t patch) {
       worker.start(patch);
       worker.read_hidden_gradient();
-      worker.sums1(sum1.of(patch), batch_ ? product1.of(patch) : nullptr);
+      worker.sums1(sum1.of(patch), batch_ ? by_value1.of(patch) : nullptr);
     });
-    if (batch_) set_gradient(0, 0, inputs, sum1, product1);
+    if (batch_) set_gradient(0, 0, inputs, sum1, by_value1);
     each_patch([&](Worker& worker, int64_t patch) {
       worker.start_backward(patch);
       worker.read_hidden_gradient();
@@ -463,15 +466,15 @@ void Block<S>::backward(const Map<const S>& gradient, T* d_weights) {
     });
   }
   if (!batch_) {
-    set_gradient(0, 0, inputs, sum1, product1);
-    set_gradient(1, hidden_, pixels, sum2, product2);
-    set_gradient(2, 2 * hidden_, pixels, sum3, product3);
+    set_gradient(0, 0, inputs, sum1, by_value1);
+    set_gradient(1, hidden_, pixels, sum2, by_value2);
+    set_gradient(2, 2 * hidden_, pixels, sum3, by_value3);
   }
 }
 
-template class Block<float>;
-template class Block<double>;
-template class Block<torch::headeronly::Half>;
-template class Block<torch::headeronly::BFloat16>;
+template class InvertedResidualTraining<float>;
+template class InvertedResidualTraining<double>;
+template class InvertedResidualTraining<torch::headeronly::Half>;
+template class InvertedResidualTraining<torch::headeronly::BFloat16>;
 
 }  // namespace hyperseg::cpu

@@ -6,40 +6,40 @@
 #include "cpu/base/patch_weights.h"
 #include "cpu/decoder/level_input.h"
 
-// The inverted residual in training: its forward pass with batch norms, and its backward pass with either kind of norm.
-// What is needed of a patch's hidden maps is computed again in every pass; only small results are kept between passes.
-// halo="neighbour" keeps the expanded map and its gradient as well, as patches see those of one another.
+// The inverted residual in training: its forward pass with batch norms, and its backward pass with folded norms or
+// batch norms. Every pass recomputes a patch's hidden maps; only small results are kept between passes.
+// halo="neighbour" also keeps the expanded map and its gradient, because patches read those of their neighbours.
 namespace hyperseg::cpu {
 
-// (z - mean) * factor + shift; and its gradient, which batch statistics make slope * g + tilt * (z - mean) + level.
+// (z - mean) * factor + shift; and its gradient, for batch statistics slope * g + tilt * (z - mean) + level.
 template <typename T>
-struct Norm {
+struct NormState {
   std::vector<T> mean, factor, shift;
   std::vector<T> slope, tilt, level;
 };
 
 template <typename S>
-class Block {
+class InvertedResidualTraining {
  public:
   using T = acc_t<S>;
 
-  Block(const LevelInput<S>& input, const PatchWeights<S>& weights, int64_t images, int64_t height, int64_t width,
-        int64_t grid_h, int64_t grid_w, int64_t hidden, int64_t outputs, bool own_halo);
+  InvertedResidualTraining(const LevelInput<S>& input, const PatchWeights<S>& weights, int64_t images, int64_t height,
+                           int64_t width, int64_t grid_h, int64_t grid_w, int64_t hidden, int64_t outputs,
+                           bool own_halo);
 
-  // Norms folded: `bias` is empty or [2 * hidden + outputs].
+  // Use folded norms: `bias` is empty or [2 * hidden + outputs].
   void fold_norms(const std::vector<T>& bias);
 
-  // Norms by batch statistics, which are found on the way: y, mean and biased variance.
+  // Compute y with batch norms, and their statistics: mean and biased variance.
   void forward(const std::vector<T>& scale, const std::vector<T>& shift, double eps, const Map<S>& y,
                std::vector<double>& mean, std::vector<double>& variance);
 
-  // Norms by these statistics, for `backward`.
+  // Use norms with these statistics, for `backward`.
   void normalise(const std::vector<T>& scale, const std::vector<T>& shift, const std::vector<T>& mean,
                  const std::vector<T>& variance, double eps);
 
-  // d_weights: [patches, P]. Afterwards `input_gradient` answers, and d_shift and d_scale are the gradients of the
-  // norms
-  // ([2 * hidden + outputs]; d_scale only of batch norms).
+  // d_weights: [patches, P]. Afterwards `input_gradient` is valid, and d_shift and d_scale are the gradients of the
+  // norms ([2 * hidden + outputs]; d_scale only for batch norms).
   void backward(const Map<const S>& gradient, T* d_weights);
 
   // The gradients of the input's channels, for LevelInput::scatter.
@@ -58,7 +58,7 @@ class Block {
   void set_norm(int which, int64_t at, int64_t width, double number, const Partials<T>& mean,
                 const Partials<T>& squares, const std::vector<T>& scale, const std::vector<T>& shift, double eps,
                 std::vector<double>& means, std::vector<double>& variances);
-  void set_gradient(int which, int64_t at, double number, const Partials<T>& sum, const Partials<T>& product);
+  void set_gradient(int which, int64_t at, double number, const Partials<T>& sum, const Partials<T>& by_value);
   void fold_hidden_gradients(const T* windows);
   int64_t widths(int which) const { return which == 2 ? outputs_ : hidden_; }
 
@@ -67,9 +67,9 @@ class Block {
   int64_t hidden_, outputs_;
   bool own_halo_, batch_ = false;
   Windows windows_, input_windows_;             // of the hidden maps; of the input
-  int64_t inner_;                               // positions of a patch's results, in the stride of a window
+  int64_t inner_;                               // positions of a patch's outputs, in the stride of a window
   std::vector<T> valid_results_, valid_input_;  // 1 where a position belongs to the patch or the input's window
-  Norm<T> norms_[3];
+  NormState<T> norms_[3];
   std::vector<double> rstd_[3];
   std::unique_ptr<T[]> d_input_;                // of every input window
   std::unique_ptr<T[]> expanded_, d_expanded_;  // halo="neighbour": [N, hidden, H, W]

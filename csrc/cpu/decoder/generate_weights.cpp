@@ -26,8 +26,8 @@ Tensor generate_weights(const Tensor& signal, const std::vector<Tensor>& generat
     int64_t begin_of = 0;
     for (size_t i = 0; i < generators.size(); ++i) {
       const Tensor& g = generators[i];
-      const Generator<T> generator(static_cast<const scalar_t*>(g.const_data_ptr()), g.stride(0), g.stride(1),
-                                   g.size(0), g.size(1), groups[i], sizes[i]);
+      const PackedGenerator<T> generator(static_cast<const scalar_t*>(g.const_data_ptr()), g.stride(0), g.stride(1),
+                                         g.size(0), g.size(1), groups[i], sizes[i]);
       const int64_t channels = generator.channels(), first = begin_of, patches = 16;
       const int64_t runs = (fw + patches - 1) / patches;
       for_each_task(n * fh * runs, [&](int64_t task) {

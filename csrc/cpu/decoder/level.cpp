@@ -17,15 +17,27 @@ namespace hyperseg::cpu {
 namespace {
 
 constexpr int64_t kTileRows = 16, kTileColumns = 16;
-constexpr int64_t kFewPixels = 3;            // below, a 1x1 level does not transpose its weights
-constexpr int64_t kPixels = 1024;            // of a 1x1 level that a task holds at once
-constexpr int64_t kRunWeights = 96 * 1024;   // generated parameters that a task holds at once
-constexpr int64_t kHiddenBytes = 26 * 1024;  // of hidden maps between two steps of an inverted residual
+constexpr int64_t kFewPixels = 3;            // with fewer, a 1x1 level does not transpose its weights
+constexpr int64_t kPixels = 1024;            // per task of a 1x1 level
+constexpr int64_t kRunWeights = 96 * 1024;   // generated parameters per task
+constexpr int64_t kHiddenBytes = 26 * 1024;  // hidden maps between two steps of an inverted residual
 
 int64_t reflect(int64_t i, int64_t size) { return i < 0 ? -i : i >= size ? 2 * (size - 1) - i : i; }
 
-// Scratch memory of a thread, kept from call to call.
-enum { kSignal, kGenerated, kConverted, kTile, kTurned, kHidden, kFiltered, kResult, kNeighbour, kCoarse, kBuffers };
+// Scratch memory of a thread, kept between calls.
+enum {
+  kSignal,
+  kGenerated,
+  kConverted,
+  kTile,
+  kTransposed,
+  kHidden,
+  kFiltered,
+  kResult,
+  kNeighbour,
+  kCoarse,
+  kBuffers
+};
 template <typename T>
 T* scratch(int which, int64_t count) {
   thread_local Buffer<T> buffers[kBuffers];
@@ -33,11 +45,11 @@ T* scratch(int which, int64_t count) {
 }
 
 template <typename S>
-class Worker {
+class LevelWorker {
  public:
   using T = acc_t<S>;
 
-  explicit Worker(const Level<S>& level)
+  explicit LevelWorker(const DecoderLevel<S>& level)
       : level_(level),
         run_(primitives<T>()),
         height_(level.skip.height),
@@ -57,8 +69,8 @@ class Worker {
   }
 
   void all() const {
-    const int64_t wanted = std::clamp<int64_t>(kRunWeights / parameters_, 1, level_.grid_w);
-    const int64_t runs = (level_.grid_w + wanted - 1) / wanted;
+    const int64_t needed = std::clamp<int64_t>(kRunWeights / parameters_, 1, level_.grid_w);
+    const int64_t runs = (level_.grid_w + needed - 1) / needed;
     const int64_t length = (level_.grid_w + runs - 1) / runs;
     const int64_t tasks = level_.images * level_.grid_h * runs;
     for_each_task(tasks, [&](int64_t task) {
@@ -68,7 +80,7 @@ class Worker {
   }
 
  private:
-  // `count` weights of one patch, as T and contiguous.
+  // Return `count` weights of one patch, as T and contiguous.
   const T* weights_of(int64_t n, int64_t gy, int64_t gx, int64_t first, int64_t count, T* buffer) const {
     if constexpr (std::is_same_v<S, T>) {
       if (level_.weights.stride_p == 1) return level_.weights.at(n, gy, gx) + first;
@@ -77,7 +89,7 @@ class Worker {
     return buffer;
   }
 
-  // The weights of patches [first, last) of a row of the grid.
+  // Return the weights of patches [first, last) of a grid row.
   const T* generate(int64_t n, int64_t gy, int64_t first, int64_t last) const {
     const int64_t patches = last - first, channels = level_.generator->channels();
     T* signal = scratch<T>(kSignal, patches * channels);
@@ -94,11 +106,11 @@ class Worker {
       const T* weights =
           generated ? generated + (gx - first) * parameters_ : weights_of(n, gy, gx, 0, parameters_, converted);
       if (level_.hidden) {
-        const Turned turned = turn(weights);
+        const TransposedWeights transposed = transpose(weights);
         for (int64_t y = gy * ph_; y < (gy + 1) * ph_; y += kTileRows)
           for (int64_t x = gx * pw_; x < (gx + 1) * pw_; x += kTileColumns)
             inverted_residual(n, gy, gx, y, std::min(y + kTileRows, (gy + 1) * ph_), x,
-                              std::min(x + kTileColumns, (gx + 1) * pw_), turned);
+                              std::min(x + kTileColumns, (gx + 1) * pw_), transposed);
       } else {
         const int64_t columns = std::min(pw_, kPixels), rows = std::min(ph_, kPixels / columns);
         for (int64_t y = gy * ph_; y < (gy + 1) * ph_; y += rows)
@@ -108,8 +120,8 @@ class Worker {
     }
   }
 
-  // Pixels are the rows of the product, as they are with channels last; for that the weights have to be transposed,
-  // which pays from a few pixels on.
+  // Pixels are the rows of the GEMM, which suits channels-last memory. The weights must be transposed for it, which
+  // pays from a few pixels on.
   void pointwise(int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1, const T* weights) const {
     const int64_t pixels = (y1 - y0) * (x1 - x0), o = level_.out_channels, padded = round_up(o, kPadding);
     T* tile = scratch<T>(kTile, pixels * channels_);
@@ -119,14 +131,14 @@ class Worker {
       for (int64_t p = 0; p < pixels; ++p)
         run_.gemv(o, channels_, weights, channels_, tile + p * channels_, result + p * o, bias(0), level_.last);
     } else {
-      T* turned = scratch<T>(kTurned, channels_ * padded);
-      transpose_padded(o, channels_, weights, channels_, turned, padded);
+      T* transposed = scratch<T>(kTransposed, channels_ * padded);
+      transpose_padded(o, channels_, weights, channels_, transposed, padded);
       run_.gemm({.m = pixels,
                  .n = o,
                  .k = channels_,
                  .a = tile,
                  .lda = channels_,
-                 .b = turned,
+                 .b = transposed,
                  .ldb = padded,
                  .c = result,
                  .ldc = o,
@@ -136,15 +148,15 @@ class Worker {
     write_tile(n, y0, y1, x0, x1, result);
   }
 
-  // A patch's weights with the channels that a convolution gives, padded, along the rows.
-  struct Turned {
+  // A patch's weights, transposed: output channels along the rows, padded.
+  struct TransposedWeights {
     const T *expand, *depthwise, *project;  // [channels, hidden], [9, hidden], [hidden, out]
   };
 
-  Turned turn(const T* weights) const {
+  TransposedWeights transpose(const T* weights) const {
     const int64_t h = level_.hidden, o = level_.out_channels, hp = round_up(h, kPadding), op = round_up(o, kPadding);
     const T *w1 = weights, *w2 = w1 + channels_ * h, *w3 = w2 + 9 * h;
-    T* expand = scratch<T>(kTurned, (channels_ + 9) * hp + h * op);
+    T* expand = scratch<T>(kTransposed, (channels_ + 9) * hp + h * op);
     T *depthwise = expand + channels_ * hp, *project = depthwise + 9 * hp;
     transpose_padded(h, channels_, w1, channels_, expand, hp);
     transpose_padded(h, int64_t{9}, w2, int64_t{9}, depthwise, hp);
@@ -152,24 +164,24 @@ class Worker {
     return {expand, depthwise, project};
   }
 
-  // As many hidden channels at a time as stay in the first cache.
+  // Hidden channels are processed in steps that fit in the L1 cache.
   void inverted_residual(int64_t n, int64_t gy, int64_t gx, int64_t y0, int64_t y1, int64_t x0, int64_t x1,
-                         const Turned& weights) const {
+                         const TransposedWeights& weights) const {
     const int64_t h = level_.hidden, o = level_.out_channels, hp = round_up(h, kPadding), op = round_up(o, kPadding);
     const int64_t rows = y1 - y0, columns = x1 - x0, stride = columns + 2;
-    const int64_t whole = (rows + 2) * stride;  // pixels of the tile with its halo
-    const int64_t fitting = kHiddenBytes / (whole * int64_t(sizeof(T)));
+    const int64_t haloed = (rows + 2) * stride;  // pixels of the tile with its halo
+    const int64_t fitting = kHiddenBytes / (haloed * int64_t(sizeof(T)));
     const int64_t step = std::clamp(fitting / kPadding * kPadding, kPadding, std::min(hp, 4 * kPadding));
-    T* tile = scratch<T>(kTile, whole * channels_);
-    T* hidden = scratch<T>(kHidden, whole * step);
+    T* tile = scratch<T>(kTile, haloed * channels_);
+    T* hidden = scratch<T>(kHidden, haloed * step);
     T* filtered = scratch<T>(kFiltered, rows * columns * hp);
     T* result = scratch<T>(kResult, rows * columns * o);
 
     read_tile(n, y0 - 1, y1 + 1, x0 - 1, x1 + 1, tile);
     for (int64_t first = 0; first < h; first += step) {
       const int64_t some = std::min(step, h - first);
-      run_.gemm({.m = whole,
-                 .n = round_up(some, kPadding),  // so that the filter reads nothing else
+      run_.gemm({.m = haloed,
+                 .n = round_up(some, kPadding),  // so that the filter reads initialised values only
                  .k = channels_,
                  .a = tile,
                  .lda = channels_,
@@ -225,13 +237,13 @@ class Worker {
     for (int i = 0; i < 3; ++i)
       for (int j = 0; j < 3; ++j)
         if (ends_y[i] != gy || ends_x[j] != gx)
-          of_neighbour(weights_of(n, ends_y[i], ends_x[j], first * channels_, some * channels_,
-                                  scratch<T>(kNeighbour, some * channels_)),
-                       first, some, from_y[i], size_y[i], from_x[j], size_x[j], stride, tile, hidden, step);
+          expand_for_neighbour(weights_of(n, ends_y[i], ends_x[j], first * channels_, some * channels_,
+                                          scratch<T>(kNeighbour, some * channels_)),
+                               first, some, from_y[i], size_y[i], from_x[j], size_x[j], stride, tile, hidden, step);
   }
 
-  void of_neighbour(const T* w1, int64_t first, int64_t some, int64_t from_y, int64_t rows, int64_t from_x,
-                    int64_t columns, int64_t stride, const T* tile, T* hidden, int64_t step) const {
+  void expand_for_neighbour(const T* w1, int64_t first, int64_t some, int64_t from_y, int64_t rows, int64_t from_x,
+                            int64_t columns, int64_t stride, const T* tile, T* hidden, int64_t step) const {
     const int64_t pixels = rows * columns, padded = round_up(pixels, kPadding);
     T* gathered = scratch<T>(kCoarse, (channels_ + some) * padded);
     T* values = gathered + channels_ * padded;
@@ -254,7 +266,7 @@ class Worker {
       for (int64_t c = 0; c < some; ++c) hidden[place(p) * step + c] = values[c * padded + p];
   }
 
-  // The level's input in [y0, y1) x [x0, x1), reflected beyond the map, pixel after pixel.
+  // Read the level's input in [y0, y1) x [x0, x1), reflected beyond the map, pixel by pixel.
   void read_tile(int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1, T* to) const {
     const int64_t columns = x1 - x0;
     int64_t xs[kPixels + 2];
@@ -276,7 +288,7 @@ class Worker {
     if (level_.previous) read_previous(n, y0, y1, columns, xs, to + level_.skip.channels);
   }
 
-  // The pixels of a row of a map, at to + i * stride.
+  // Read the pixels of a row of a map to to + i * stride.
   void read_pixels(const Map<const S>& map, const S* row, const int64_t* xs, int64_t columns, T* to,
                    int64_t stride) const {
     if constexpr (std::is_same_v<S, T>) {
@@ -348,7 +360,7 @@ class Worker {
     }
   }
 
-  const Level<S>& level_;
+  const DecoderLevel<S>& level_;
   const Primitives<T>& run_;
   int64_t height_, width_, ph_, pw_, channels_, parameters_;
   Axis<T> axis_y_, axis_x_;
@@ -360,13 +372,13 @@ class Worker {
 }  // namespace
 
 template <typename S>
-void Level<S>::run() const {
-  Worker<S>(*this).all();
+void DecoderLevel<S>::run() const {
+  LevelWorker<S>(*this).all();
 }
 
-template void Level<float>::run() const;
-template void Level<double>::run() const;
-template void Level<torch::headeronly::Half>::run() const;
-template void Level<torch::headeronly::BFloat16>::run() const;
+template void DecoderLevel<float>::run() const;
+template void DecoderLevel<double>::run() const;
+template void DecoderLevel<torch::headeronly::Half>::run() const;
+template void DecoderLevel<torch::headeronly::BFloat16>::run() const;
 
 }  // namespace hyperseg::cpu

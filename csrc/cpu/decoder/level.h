@@ -10,13 +10,13 @@
 #include "cpu/base/tensors.h"
 #include "cpu/simd/primitives.h"
 
-// The body of decoder_level, patch_inverted_residual and 1x1 patch_conv2d: patches in runs along a row of the grid,
-// each run a task. A task reads its part of the level's input (upsampling as it reads) into a small tile, makes
-// the run's weights if they are to be generated, and computes each patch in tiles whose hidden maps stay in the caches.
+// The implementation of decoder_level, patch_inverted_residual and 1x1 patch_conv2d. A task is a run of patches along a
+// row of the grid. It reads its part of the level's input (upsampling as it reads) into a small tile, generates the
+// run's weights if necessary, and computes each patch in tiles whose hidden maps stay in the caches.
 namespace hyperseg::cpu {
 
 template <typename S>
-struct Level {
+struct DecoderLevel {
   using T = acc_t<S>;
 
   Map<const S> skip, previous;  // previous may be empty
@@ -27,10 +27,10 @@ struct Level {
   std::vector<T> bias;                  // empty, or [2 * hidden + out_channels]
   // Either weights [N, fh, fw, P] ...
   PatchWeights<S> weights;
-  // ... or a signal and the generator that makes them of it.
+  // ... or a signal and the generator that makes weights from it.
   Map<const S> signal;
   int64_t signal_offset = 0;
-  const Generator<T>* generator = nullptr;
+  const PackedGenerator<T>* generator = nullptr;
   Map<S> out;
 
   void set_weights(const Tensor& tensor) {

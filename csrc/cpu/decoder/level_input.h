@@ -7,8 +7,8 @@
 #include "cpu/base/coordinates.h"
 #include "cpu/base/windows.h"
 
-// What a level's block sees: coordinates, skip, previous upsampled. And the adjoint: from the gradients of its windows
-// to those of skip and previous.
+// The input of a level: coordinates, skip, upsampled previous. And its adjoint: from the gradients of its windows to
+// those of skip and previous.
 namespace hyperseg::cpu {
 
 template <typename S>
@@ -36,7 +36,7 @@ class LevelInput {
   int64_t channels() const { return first_ + skip_.channels + previous_.channels; }
   int64_t first() const { return first_; }  // of the channels that pass gradients on
 
-  void read(const Windows& windows, const Windows::Place& at, T* to) const {
+  void read(const Windows& windows, const Windows::PatchIndex& at, T* to) const {
     if (first_) {
       const int64_t *ys = windows.pixel_rows(at), *xs = windows.pixel_columns(at);
       std::fill_n(to, 2 * windows.map, T(0));

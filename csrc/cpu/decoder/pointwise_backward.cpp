@@ -10,33 +10,34 @@ namespace hyperseg::cpu {
 constexpr int64_t kFew = 64;  // pixels; fewer do not fill the vectors
 
 template <typename S>
-struct Pointwise<S>::Memory {
-  explicit Memory(const Pointwise& p)
+struct PointwiseBackward<S>::Memory {
+  explicit Memory(const PointwiseBackward& p)
       : channels(p.input_.channels()),
         padded(round_up(channels, kPadding)),
         pixels(p.windows_.rows * p.windows_.stride),
         x(channels * p.windows_.map + 4 * kPadding),
-        x_turned(pixels * padded + 4 * kPadding),
+        x_transposed(pixels * padded + 4 * kPadding),
         d(p.outputs_ * p.windows_.map + 4 * kPadding),
-        d_turned(pixels * p.outputs_),
+        d_transposed(pixels * p.outputs_),
         y(p.outputs_ * p.windows_.map),
         d_x(channels * p.windows_.map),
-        d_x_turned(pixels * channels),
+        d_x_transposed(pixels * channels),
         weights(p.weights_.parameters + 4 * kPadding),
-        weights_turned(p.weights_.parameters) {}
+        weights_transposed(p.weights_.parameters) {}
   int64_t channels, padded, pixels;
-  std::vector<T> x, x_turned, d, d_turned, y, d_x, d_x_turned, weights, weights_turned;
+  std::vector<T> x, x_transposed, d, d_transposed, y, d_x, d_x_transposed, weights, weights_transposed;
 };
 
 template <typename S>
-void Pointwise<S>::one(Memory& m, const Windows::Place& at, const Map<const S>& gradient, T* d_weights,
-                       const Map<T>& d_input, T* sum) const {
+void PointwiseBackward<S>::one(Memory& m, const Windows::PatchIndex& at, const Map<const S>& gradient, T* d_weights,
+                               const Map<T>& d_input, T* sum) const {
   const PrimitivesBackward<T>& back = primitives_backward<T>();
   const int64_t map = windows_.map;
   input_.read(windows_, at, m.x.data());
   weights_.read(at.n, at.gy, at.gx, 0, weights_.parameters, m.weights.data());
   windows_.read_results(gradient, at, map, m.d.data(), map);
-  if (m.pixels < kFew) primitives<T>().transpose(m.channels, m.pixels, m.x.data(), map, m.x_turned.data(), m.padded);
+  if (m.pixels < kFew)
+    primitives<T>().transpose(m.channels, m.pixels, m.x.data(), map, m.x_transposed.data(), m.padded);
   if (relu_) stop_at_relu(m);
   back.gradient_sums(outputs_, map, m.d.data(), map, nullptr, 0, nullptr, sum, nullptr);
   if (m.pixels < kFew) {
@@ -48,12 +49,12 @@ void Pointwise<S>::one(Memory& m, const Windows::Place& at, const Map<const S>& 
 }
 
 template <typename S>
-void Pointwise<S>::stop_at_relu(Memory& m) const {
+void PointwiseBackward<S>::stop_at_relu(Memory& m) const {
   const int64_t map = windows_.map;
   if (m.pixels < kFew) {
     // x is zero beyond its channels, where a row of the weights has run into the next.
-    primitives_backward<T>().products(outputs_, m.pixels, m.padded, m.weights.data(), m.channels, m.x_turned.data(),
-                                      m.padded, m.y.data(), map);
+    primitives_backward<T>().gemm_nt(outputs_, m.pixels, m.padded, m.weights.data(), m.channels, m.x_transposed.data(),
+                                     m.padded, m.y.data(), map);
   } else {
     primitives<T>().gemm({.m = outputs_,
                           .n = map,
@@ -70,40 +71,40 @@ void Pointwise<S>::stop_at_relu(Memory& m) const {
 }
 
 template <typename S>
-void Pointwise<S>::by_pixel(Memory& m, T* d_weights) const {
+void PointwiseBackward<S>::by_pixel(Memory& m, T* d_weights) const {
   const Primitives<T>& run = primitives<T>();
   const int64_t map = windows_.map;
-  run.transpose(outputs_, m.pixels, m.d.data(), map, m.d_turned.data(), outputs_);
+  run.transpose(outputs_, m.pixels, m.d.data(), map, m.d_transposed.data(), outputs_);
   run.gemm({.m = outputs_,
             .n = m.channels,
             .k = m.pixels,
             .a = m.d.data(),
             .lda = map,
-            .b = m.x_turned.data(),
+            .b = m.x_transposed.data(),
             .ldb = m.padded,
             .c = d_weights,
             .ldc = m.channels});
   run.gemm({.m = m.pixels,
             .n = m.channels,
             .k = outputs_,
-            .a = m.d_turned.data(),
+            .a = m.d_transposed.data(),
             .lda = outputs_,
             .b = m.weights.data(),
             .ldb = m.channels,
-            .c = m.d_x_turned.data(),
+            .c = m.d_x_transposed.data(),
             .ldc = m.channels});
-  run.transpose(m.pixels, m.channels, m.d_x_turned.data(), m.channels, m.d_x.data(), map);
+  run.transpose(m.pixels, m.channels, m.d_x_transposed.data(), m.channels, m.d_x.data(), map);
 }
 
 template <typename S>
-void Pointwise<S>::by_channel(Memory& m, T* d_weights) const {
+void PointwiseBackward<S>::by_channel(Memory& m, T* d_weights) const {
   const int64_t map = windows_.map;
-  primitives<T>().transpose(outputs_, m.channels, m.weights.data(), m.channels, m.weights_turned.data(), outputs_);
-  primitives_backward<T>().products(outputs_, m.channels, map, m.d.data(), map, m.x.data(), map, d_weights, m.channels);
+  primitives<T>().transpose(outputs_, m.channels, m.weights.data(), m.channels, m.weights_transposed.data(), outputs_);
+  primitives_backward<T>().gemm_nt(outputs_, m.channels, map, m.d.data(), map, m.x.data(), map, d_weights, m.channels);
   primitives<T>().gemm({.m = m.channels,
                         .n = map,
                         .k = outputs_,
-                        .a = m.weights_turned.data(),
+                        .a = m.weights_transposed.data(),
                         .lda = outputs_,
                         .b = m.d.data(),
                         .ldb = map,
@@ -112,7 +113,7 @@ void Pointwise<S>::by_channel(Memory& m, T* d_weights) const {
 }
 
 template <typename S>
-void Pointwise<S>::backward(const Map<const S>& gradient, T* d_weights) {
+void PointwiseBackward<S>::backward(const Map<const S>& gradient, T* d_weights) {
   const int64_t passed = input_.channels() - input_.first(), area = windows_.height * windows_.width;
   d_input_ = uninitialised<T>(windows_.images * passed * area);
   const Map<T> d_input{d_input_.get(), passed, windows_.height, windows_.width, passed * area, area, windows_.width, 1};
@@ -125,9 +126,9 @@ void Pointwise<S>::backward(const Map<const S>& gradient, T* d_weights) {
   d_bias = sums.total();
 }
 
-template class Pointwise<float>;
-template class Pointwise<double>;
-template class Pointwise<torch::headeronly::Half>;
-template class Pointwise<torch::headeronly::BFloat16>;
+template class PointwiseBackward<float>;
+template class PointwiseBackward<double>;
+template class PointwiseBackward<torch::headeronly::Half>;
+template class PointwiseBackward<torch::headeronly::BFloat16>;
 
 }  // namespace hyperseg::cpu

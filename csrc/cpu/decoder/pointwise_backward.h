@@ -5,18 +5,18 @@
 #include "cpu/base/patch_weights.h"
 #include "cpu/decoder/level_input.h"
 
-// The backward pass of a 1x1 convolution with a patch's own weights, and of the ReLU behind it. Patches of many pixels
-// are multiplied channel by channel, along the pixels; patches of few pixel by pixel, along the channels.
+// Backward pass of a 1x1 convolution with per-patch weights, and of the ReLU after it. Patches of many pixels are
+// vectorized along the pixels, patches of few pixels along the channels.
 namespace hyperseg::cpu {
 
 template <typename S>
-class Pointwise {
+class PointwiseBackward {
  public:
   using T = acc_t<S>;
 
-  // `bias` and `relu` as in the forward pass; the bias matters only to the ReLU.
-  Pointwise(const LevelInput<S>& input, const PatchWeights<S>& weights, const Windows& windows, int64_t outputs,
-            const std::vector<T>& bias, bool relu)
+  // `bias` and `relu` as in the forward pass; the bias is used only by the ReLU.
+  PointwiseBackward(const LevelInput<S>& input, const PatchWeights<S>& weights, const Windows& windows, int64_t outputs,
+                    const std::vector<T>& bias, bool relu)
       : input_(input), weights_(weights), windows_(windows), outputs_(outputs), bias_(bias), relu_(relu) {}
 
   // d_weights: [patches, outputs * channels].
@@ -30,7 +30,7 @@ class Pointwise {
 
  private:
   struct Memory;
-  void one(Memory& m, const Windows::Place& at, const Map<const S>& gradient, T* d_weights, const Map<T>& d_input,
+  void one(Memory& m, const Windows::PatchIndex& at, const Map<const S>& gradient, T* d_weights, const Map<T>& d_input,
            T* sum) const;
   void stop_at_relu(Memory& m) const;
   void by_pixel(Memory& m, T* d_weights) const;

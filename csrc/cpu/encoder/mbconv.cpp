@@ -8,19 +8,18 @@
 #include "cpu/base/tasks.h"
 #include "cpu/base/transpose.h"
 
-// Two passes over the map, as the squeeze-and-excite between them needs the average of all of it. The first expands a
-// row at a time, for some hidden channels, into a ring of as many rows as the depthwise convolution reads: the
-// expanded map, six times as large as the input, never exists. The second multiplies by the projection, into whose
-// rows the gates went.
+// Two passes over the map, because squeeze-excite needs the mean of all of it. The first expands one row at a time, for
+// some hidden channels, into a ring of as many rows as the depthwise convolution reads; the expanded map, six times as
+// large as the input, is never stored. The second is a GEMM with the projection, whose rows are scaled by the gates.
 namespace hyperseg::cpu {
 namespace {
 
-constexpr int64_t kChannels = 48;  // hidden channels of a task: three vectors; they divide six times any multiple of 8
-constexpr int64_t kWidth = 32;     // columns of a task's input, about
-constexpr int64_t kTasks = 16;     // at least, where the map is large enough
-constexpr int64_t kMinimumRows = 8;  // of a task: the rows before the first are expanded once more
+constexpr int64_t kChannels = 48;    // hidden channels per task: three vectors; they divide six times any multiple of 8
+constexpr int64_t kWidth = 32;       // input columns per task, about
+constexpr int64_t kTasks = 16;       // minimum, where the map is large enough
+constexpr int64_t kMinimumRows = 8;  // per task: the rows before the first are expanded once more
 constexpr int64_t kMaximumSize = 7;  // of the depthwise convolution
-constexpr int64_t kProjectPixels = 48, kProjectDepth = 64;  // a block of the projection, for the first cache
+constexpr int64_t kProjectPixels = 48, kProjectDepth = 64;  // a block of the projection, for the L1 cache
 
 // How the expansion and the depthwise convolution are divided into tasks.
 struct Tasks {
@@ -34,17 +33,17 @@ struct Tasks {
   int64_t tile_width() const { return (out_width + tiles() - 1) / tiles(); }
   int64_t chunks() const { return (hidden + kChannels - 1) / kChannels; }
   int64_t strips() const {
-    const int64_t wanted = (kTasks + chunks() * tiles() - 1) / (chunks() * tiles());
-    return std::clamp<int64_t>(out_height / kMinimumRows, 1, wanted);
+    const int64_t needed = (kTasks + chunks() * tiles() - 1) / (chunks() * tiles());
+    return std::clamp<int64_t>(out_height / kMinimumRows, 1, needed);
   }
   int64_t strip_height() const { return (out_height + strips() - 1) / strips(); }
 };
 
 // The hidden channels [first, first + some) of a part of the map: expanded, filtered, summed.
 template <typename T>
-class Expansion {
+class SliceExpansion {
  public:
-  Expansion(const Mbconv<T>& block, int64_t image, int64_t first)
+  SliceExpansion(const Mbconv<T>& block, int64_t image, int64_t first)
       : block_(block),
         run_(primitives<T>()),
         image_(image),
@@ -69,8 +68,8 @@ class Expansion {
     }
   }
 
-  // Rows [y0, y1) and columns [x0, x1) of the result, to filtered[y, x, hidden]; sums[first_ .. first_ + some_) get
-  // theirs.
+  // Compute rows [y0, y1) and columns [x0, x1) of filtered[y, x, hidden], and their sums in sums[first_ .. first_ +
+  // some_).
   void run(int64_t y0, int64_t y1, int64_t x0, int64_t x1, T* filtered, T* sums) const {
     std::fill_n(sums + first_, some_, T(0));
     if (y0 >= y1 || x0 >= x1) return;
@@ -107,7 +106,7 @@ class Expansion {
  private:
   // Row y of the expanded map from column `left` on; zero outside of the map.
   void fill(int64_t y, int64_t left, int64_t columns, T* to) const {
-    const Image<const T>& in = block_.in;
+    const NhwcImage<const T>& in = block_.in;
     const int64_t begin = std::clamp<int64_t>(-left, 0, columns), end = std::clamp(in.width - left, begin, columns);
     const bool outside = y < 0 || y >= in.height || begin == end;
     if (outside || !block_.expand) std::fill_n(to, columns * padded_, T(0));
@@ -121,7 +120,7 @@ class Expansion {
     std::fill_n(to, begin * padded_, T(0));
     std::fill_n(to + end * padded_, (columns - end) * padded_, T(0));
     run_.gemm({.m = end - begin,
-               .n = padded_,  // so that the filter reads nothing else
+               .n = padded_,  // so that the filter reads initialised values only
                .k = in.channels,
                .a = pixels,
                .lda = in.channels,
@@ -139,7 +138,7 @@ class Expansion {
   T *expand_, *depthwise_, *bias_, *expand_bias_;
 };
 
-// filtered[pixels, hidden] and, in the order of the tasks, sums[hidden] of it.
+// Compute filtered[pixels, hidden] and, in the order of the tasks, its sums[hidden].
 template <typename T>
 void expand_and_filter(const Mbconv<T>& block, int64_t image, T* filtered, T* sums) {
   const Tasks tasks(block);
@@ -147,7 +146,7 @@ void expand_and_filter(const Mbconv<T>& block, int64_t image, T* filtered, T* su
   std::vector<T> partial(parts * block.hidden);
   for_each_task(chunks * parts, [&](int64_t task) {
     const int64_t part = task % parts, y0 = part / tiles * tasks.strip_height(), x0 = part % tiles * tasks.tile_width();
-    const Expansion<T> expansion(block, image, task / parts * kChannels);
+    const SliceExpansion<T> expansion(block, image, task / parts * kChannels);
     expansion.run(y0, std::min(y0 + tasks.strip_height(), block.out_height), x0,
                   std::min(x0 + tasks.tile_width(), block.out_width), filtered, partial.data() + part * block.hidden);
   });
@@ -156,7 +155,7 @@ void expand_and_filter(const Mbconv<T>& block, int64_t image, T* filtered, T* su
     for (int64_t c = 0; c < block.hidden; ++c) sums[c] += partial.data()[part * block.hidden + c];
 }
 
-// The projection as [hidden, padded out_channels], its rows scaled by the gates.
+// The projection as [hidden, padded out_channels], with rows scaled by the gates.
 template <typename T>
 void excite(const Mbconv<T>& block, T* sums, T* projection) {
   const Primitives<T>& run = primitives<T>();

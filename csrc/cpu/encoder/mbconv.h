@@ -11,10 +11,11 @@ namespace hyperseg::cpu {
 
 template <typename T>
 struct Mbconv : MbconvShape {
-  Image<const T> in;
-  const T *expand, *expand_bias;  // null without an expansion
-  const T *depthwise, *depthwise_bias, *reduce, *reduce_bias, *gate, *gate_bias, *project, *project_bias;
-  bool residual;
+  NhwcImage<const T> in{};
+  const T *expand = nullptr, *expand_bias = nullptr;  // null without an expansion
+  const T *depthwise = nullptr, *depthwise_bias = nullptr, *reduce = nullptr, *reduce_bias = nullptr;
+  const T *gate = nullptr, *gate_bias = nullptr, *project = nullptr, *project_bias = nullptr;
+  bool residual = false;
 
   int64_t filtered_size() const { return out_height * out_width * hidden; }
   int64_t gated_size() const { return hidden * round_up(out_channels, kPadding) + kPadding; }

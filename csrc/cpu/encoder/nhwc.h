@@ -4,14 +4,14 @@
 
 #include "cpu/base/tensors.h"
 
-// Tensors as the encoder's operators compute with them: float or double, weights dense, images pixel after pixel.
+// Tensors of the encoder's operators: float or double, dense weights, maps in [image, y, x, channel] order.
 namespace hyperseg::cpu {
 
 using torch::headeronly::MemoryFormat;
 
-// Pixels [image, y, x, channel], one after the other.
+// Contiguous pixels [image, y, x, channel].
 template <typename T>
-struct Image {
+struct NhwcImage {
   T* data;
   int64_t channels, height, width;
 

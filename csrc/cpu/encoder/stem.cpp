@@ -5,13 +5,13 @@
 #include "cpu/base/tasks.h"
 #include "cpu/simd/primitives.h"
 
-// A row of the result after the other: the rows of the frame that it sees lie normalised in a ring, pixel after pixel,
-// so that what a tap row sees of a pixel are side by side, and the convolution is a product for each tap row.
+// Output rows in sequence. The frame rows that an output row reads are normalised into a ring, pixel by pixel, so that
+// the values under a row of taps are contiguous and the convolution is one GEMM per row of taps.
 namespace hyperseg::cpu {
 namespace {
 
-constexpr int64_t kRows = 8;     // of a task: the rows before the first are normalised once more
-constexpr int64_t kPixels = 48;  // of a product, whose sums stay in the first cache from tap row to tap row
+constexpr int64_t kRows = 8;     // per task: the rows before the first are normalised once more
+constexpr int64_t kPixels = 48;  // per GEMM, whose sums stay in the L1 cache between rows of taps
 constexpr int64_t kMaximumSize = 7;
 
 // Row y of the normalised image from column -left on.

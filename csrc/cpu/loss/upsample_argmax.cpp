@@ -13,9 +13,9 @@
 #include "cpu/base/bilinear.h"
 #include "cpu/simd/simd.h"
 
-// Labels are computed in tiles. A tile walks down its rows and keeps, for every class, the two logit rows around the
-// current one already widened to the tile's columns: a logit row is widened once however many rows of labels it feeds,
-// and what remains for each of them is one blend and one comparison a class.
+// Labels are computed in tiles. A tile goes down its rows and keeps, for every class, the two logit rows around the
+// current one, already widened to the tile's columns: a logit row is widened once for all label rows that sample it,
+// and each label row takes one blend and one comparison per class.
 namespace hyperseg::cpu {
 namespace {
 
@@ -23,7 +23,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int64_t kTileHeight = 64;
-constexpr int64_t kTileWidth = 128;  // even; two rows of 19 classes in 19 KB, beside which the L1 cache has room
+constexpr int64_t kTileWidth = 128;  // even; two rows of 19 classes take 19 KB of the L1 cache
 
 template <typename T>
 HYPERSEG_INLINE void widen_body(const T* __restrict row, int32_t first, const int32_t* __restrict low,
@@ -63,7 +63,7 @@ void sample(const Axis<T>& axis, const T* row, int64_t first, int64_t x0, int64_
     widen(row, static_cast<int32_t>(first), &axis.low[from], &axis.high[from], &axis.weight[from], out + from - x0,
           to - from);
   };
-  // Exactly twice as wide, the usual case: all but the outermost columns need no look-up, which is the slow part.
+  // Exactly twice as wide, the usual case: only the outermost columns need look-ups, which are slow.
   const int64_t inner0 = 2 * std::max<int64_t>(x0 / 2, 1), inner1 = 2 * std::min(x1 / 2, axis.in - 1);
   if (axis.out == 2 * axis.in && inner0 < inner1) {
     look_up(x0, inner0);
@@ -75,7 +75,7 @@ void sample(const Axis<T>& axis, const T* row, int64_t first, int64_t x0, int64_
 }
 
 // labels[x] = the first class c with the largest upper[c][x] * (1 - weight) + lower[c][x] * weight
-template <typename T, typename Index>  // equally wide, so that one vector mask serves both
+template <typename T, typename Index>  // equally wide, so that one vector mask fits both
 HYPERSEG_INLINE void argmax_body(const T* __restrict upper, const T* __restrict lower, T weight, int64_t classes,
                                  uint8_t* __restrict labels, int64_t columns) {
   alignas(64) T best[kTileWidth];
@@ -86,7 +86,7 @@ HYPERSEG_INLINE void argmax_body(const T* __restrict upper, const T* __restrict 
     lower += kTileWidth;
     for (int64_t x = 0; x < kTileWidth; ++x) {
       const T value = upper[x] * (T(1) - weight) + lower[x] * weight;
-      // Greater, or NaN where the best is not: the first NaN wins, as in torch.argmax.
+      // Greater, or NaN if the best is not NaN: the first NaN wins, as in torch.argmax.
       const bool better = !(value <= best[x]) & (best[x] == best[x]);
       best[x] = better ? value : best[x];
       label[x] = better ? static_cast<Index>(c) : label[x];
@@ -105,9 +105,9 @@ HYPERSEG_CLONES void argmax(const double* upper, const double* lower, double wei
   argmax_body<double, int64_t>(upper, lower, weight, classes, labels, columns);
 }
 
-// `count` values as T, side by side: where they lie if they are so already, else in `buffer`
+// Return `count` contiguous values as T: `values` itself if possible, else a copy in `buffer`
 template <typename T, typename scalar_t>
-const T* line_up(const scalar_t* values, int64_t stride, int64_t count, T* buffer) {
+const T* as_contiguous(const scalar_t* values, int64_t stride, int64_t count, T* buffer) {
   if constexpr (std::is_same_v<T, scalar_t>) {
     if (stride == 1) return values;
   }
@@ -141,7 +141,7 @@ void run(const Tensor& logits, Tensor& labels) {
       const auto fill = [&](std::vector<T>& widened, int64_t row) {
         const auto* const from = data + n * stride_n + row * stride_h + first * stride_w;
         for (int64_t c = 0; c < C; ++c) {
-          const T* line = line_up(from + c * stride_c, stride_w, span, buffer.data());
+          const T* line = as_contiguous(from + c * stride_c, stride_w, span, buffer.data());
           sample(columns, line, first, x0, x1, &widened[c * kTileWidth]);
         }
       };

@@ -11,24 +11,24 @@
 #include "cpu/base/gradients.h"
 #include "cpu/simd/primitives_backward.h"
 
-// Scores at label size exist for one row of labels at a time. As the rows go down the image, the two logit rows around
-// them are kept widened, and the backward pass keeps the gradients of these two.
+// Scores at label size exist for one row of labels at a time. While the rows go down the image, the two logit rows
+// around them are kept widened, and the backward pass keeps the gradients of these two.
 namespace hyperseg::cpu {
 namespace {
 
-constexpr int64_t kTile = 256;      // label columns whose scores are held at once
-constexpr int64_t kLabelRows = 32;  // of a forward task
-constexpr int64_t kLogitRows = 16;  // that a backward task owns
+constexpr int64_t kTile = 256;      // label columns per step
+constexpr int64_t kLabelRows = 32;  // per forward task
+constexpr int64_t kLogitRows = 16;  // owned by a backward task
 
 template <typename P>
-struct Plane {  // [N, H, W], any strides
+struct StridedPlane {  // [N, H, W], any strides
   P* data;
   int64_t n, h, w;
   P& at(int64_t image, int64_t y, int64_t x) const { return data[image * n + y * h + x * w]; }
 };
 
 template <typename P>
-Plane<const P> plane_of(const Tensor& t) {
+StridedPlane<const P> plane_of(const Tensor& t) {
   return {static_cast<const P*>(t.const_data_ptr()), t.stride(0), t.stride(1), t.stride(2)};
 }
 
@@ -57,11 +57,11 @@ struct Geometry {
 };
 
 template <typename S>
-class Rows {
+class ScoreRows {
  public:
   using T = acc_t<S>;
 
-  explicit Rows(const Geometry<S>& geometry)
+  explicit ScoreRows(const Geometry<S>& geometry)
       : g_(geometry),
         line_(geometry.logits.width),
         upper_(geometry.classes * geometry.padded),
@@ -114,11 +114,11 @@ constexpr char kBadLabel[] =
 
 // losses: [N, H * W], 0 where ignored.
 template <typename S, typename T = acc_t<S>>
-void pixel_losses(const Geometry<S>& g, const Plane<const int64_t>& labels, int64_t ignore_index, T* losses) {
+void pixel_losses(const Geometry<S>& g, const StridedPlane<const int64_t>& labels, int64_t ignore_index, T* losses) {
   std::atomic<bool> bad = false;
   const int64_t blocks = (g.height + kLabelRows - 1) / kLabelRows;
   torch::stable::parallel_for(0, g.images * blocks, 1, [&](int64_t begin, int64_t end) {
-    Rows<S> rows(g);
+    ScoreRows<S> rows(g);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t n = task / blocks, y0 = task % blocks * kLabelRows;
       for (int64_t y = y0; y < std::min(y0 + kLabelRows, g.height); ++y) {
@@ -144,13 +144,13 @@ void pixel_losses(const Geometry<S>& g, const Plane<const int64_t>& labels, int6
 }
 
 template <typename T>
-struct Cut {
+struct LossCutOff {
   T value, above, at;  // the weight of losses above the value, and at it
 };
 
 // reference.loss_weights for one image, bootstrapped.
 template <typename T>
-Cut<T> bootstrapped(const T* losses, int64_t pixels, int64_t images, int64_t bootstrap, double threshold) {
+LossCutOff<T> bootstrapped(const T* losses, int64_t pixels, int64_t images, int64_t bootstrap, double threshold) {
   const int64_t k = std::min(bootstrap, pixels);
   const T limit = static_cast<T>(threshold), share = T(1) / static_cast<T>(images);
   const auto larger_than = [&](T value) {
@@ -159,7 +159,7 @@ Cut<T> bootstrapped(const T* losses, int64_t pixels, int64_t images, int64_t boo
   const int64_t large = larger_than(limit);
   if (large > k) return {limit, T(1) / static_cast<T>(large) * share, T(0)};
   std::vector<T> ranked(losses, losses + pixels);
-  // NaN first, as topk has it: a sort needs an order.
+  // NaN first, as in topk: a sort needs a total order.
   std::nth_element(ranked.begin(), ranked.begin() + (k - 1), ranked.end(),
                    [](T a, T b) { return a > b || (std::isnan(a) && !std::isnan(b)); });
   const T value = ranked[k - 1];
@@ -168,7 +168,7 @@ Cut<T> bootstrapped(const T* losses, int64_t pixels, int64_t images, int64_t boo
   return {value, T(1) / all * share, (all - above) / (all * ties) * share};
 }
 
-// The gradients of two neighbouring rows of logits, still as wide as the labels.
+// The gradients of two adjacent rows of logits, still as wide as the labels.
 template <typename S>
 class RowGradients {
  public:
@@ -187,11 +187,11 @@ class RowGradients {
     std::fill(second_.begin(), second_.end(), T(0));
   }
 
-  // The first row, and the one behind it unless `same`.
+  // The first row, and the next one unless `same`.
   T* first(int64_t x) { return &first_[x]; }
   T* second(int64_t x, bool same) { return same ? &first_[x] : &second_[x]; }
 
-  // What is done is written, if it is owned.
+  // Write the finished rows that are owned.
   void go_to(int64_t row) {
     for (; row_ < row; ++row_) {
       if (row_ >= owned_ && row_ < end_) write();
@@ -233,15 +233,15 @@ class RowGradients {
   std::vector<T> first_, second_, line_;
 };
 
-// A task owns some rows of logits and goes over all label rows that sample them: those at its ends are computed by both
-// neighbours, and nothing is shared.
+// A task owns some rows of logits and traverses all label rows that sample them. The rows at its ends are computed by
+// both neighbours, and nothing is shared.
 template <typename S, typename T = acc_t<S>>
-void differentiate(const Geometry<S>& g, T grad, const Plane<const int64_t>& labels, const Plane<const T>& weights,
-                   S* d_logits) {
+void differentiate(const Geometry<S>& g, T grad, const StridedPlane<const int64_t>& labels,
+                   const StridedPlane<const T>& weights, S* d_logits) {
   std::atomic<bool> bad = false;
   const int64_t height = g.logits.height, blocks = (height + kLogitRows - 1) / kLogitRows;
   torch::stable::parallel_for(0, g.images * blocks, 1, [&](int64_t begin, int64_t end) {
-    Rows<S> rows(g);
+    ScoreRows<S> rows(g);
     RowGradients<S> gradients(g, d_logits);
     std::vector<T> pull(kTile), factor(kTile);
     for (int64_t task = begin; task < end; ++task) {
@@ -298,12 +298,12 @@ std::tuple<Tensor, Tensor> upsample_cross_entropy(const Tensor& logits, const Te
     const ScalarType kind = loss_type(logits);
     loss = torch::stable::new_empty(logits, {}, kind);
     weights = torch::stable::new_empty(logits, {g.images, g.height, g.width}, kind);
-    const Plane<const int64_t> classes = plane_of<int64_t>(labels);
+    const StridedPlane<const int64_t> classes = plane_of<int64_t>(labels);
     const int64_t pixels = g.height * g.width;
     const auto losses = uninitialised<T>(g.images * pixels);
     pixel_losses(g, classes, ignore_index, losses.get());
 
-    std::vector<Cut<T>> cuts(g.images);
+    std::vector<LossCutOff<T>> cuts(g.images);
     if (bootstrap) {
       torch::stable::parallel_for(0, g.images, 1, [&](int64_t begin, int64_t end) {
         for (int64_t n = begin; n < end; ++n)
@@ -315,13 +315,13 @@ std::tuple<Tensor, Tensor> upsample_cross_entropy(const Tensor& logits, const Te
         for (int64_t y = 0; y < g.height; ++y)
           for (int64_t x = 0; x < g.width; ++x) valid += classes.at(n, y, x) != ignore_index;
       const T each = T(1) / static_cast<T>(std::max<int64_t>(valid, 1));
-      std::fill(cuts.begin(), cuts.end(), Cut<T>{-std::numeric_limits<T>::infinity(), each, each});
+      std::fill(cuts.begin(), cuts.end(), LossCutOff<T>{-std::numeric_limits<T>::infinity(), each, each});
     }
     std::vector<double> sums(g.images * g.height);
     T* const target = static_cast<T*>(weights.mutable_data_ptr());
     torch::stable::parallel_for(0, g.images * g.height, 1, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
-        const Cut<T>& cut = cuts[row / g.height];
+        const LossCutOff<T>& cut = cuts[row / g.height];
         for (int64_t x = 0; x < g.width; ++x) {
           const T value = losses[row * g.width + x];
           const bool valid = classes.at(row / g.height, row % g.height, x) != ignore_index;

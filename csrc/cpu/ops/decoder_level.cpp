@@ -18,11 +18,11 @@ Tensor decoder_level(const Tensor& skip, std::optional<Tensor> previous, std::op
   Tensor out = new_map(skip, out_channels);
   const int64_t channels = 2 + skip.size(1) + (previous ? previous->size(1) : 0);
   const int64_t size = hidden ? (channels + 9 + out_channels) * hidden : channels * out_channels;
-  // A patch that looks at its neighbours' weights needs them all to be there.
+  // A patch that reads its neighbours' weights needs all weights in memory.
   if (signal && hidden && halo != "own") weights = generate_weights(*signal, {*generator}, {offset}, {groups}, {size});
   with_type(skip, "decoder_level", [&](auto type) {
     using scalar_t = decltype(type);
-    Level<scalar_t> level;
+    DecoderLevel<scalar_t> level;
     level.skip = read<scalar_t>(skip);
     if (previous) level.previous = read<scalar_t>(*previous);
     level.images = skip.size(0);
@@ -33,9 +33,9 @@ Tensor decoder_level(const Tensor& skip, std::optional<Tensor> previous, std::op
     level.bias = values<scalar_t>(bias);
     level.out = write<scalar_t>(out);
     if (!weights) {
-      const Generator<acc_t<scalar_t>> transposed(static_cast<const scalar_t*>(generator->const_data_ptr()),
-                                                  generator->stride(0), generator->stride(1), generator->size(0),
-                                                  generator->size(1), groups, size);
+      const PackedGenerator<acc_t<scalar_t>> transposed(static_cast<const scalar_t*>(generator->const_data_ptr()),
+                                                        generator->stride(0), generator->stride(1), generator->size(0),
+                                                        generator->size(1), groups, size);
       level.generator = &transposed;
       level.signal = read<scalar_t>(*signal);
       level.signal_offset = offset;

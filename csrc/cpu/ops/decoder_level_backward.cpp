@@ -26,10 +26,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> decoder_level_backwar
   const int64_t size = hidden ? (channels + 9 + out_channels) * hidden : channels * out_channels;
   const Tensor weights = signal ? generate_weights(*signal, {*generator}, {offset}, {groups}, {size}) : *given_weights;
   const int64_t grid_h = weights.size(1), grid_w = weights.size(2);
-  Tensor d_skip = dense_like(skip), d_previous = previous ? dense_like(*previous) : nothing(grad);
-  Tensor d_signal = signal ? dense_like(*signal) : nothing(grad);
-  Tensor d_generator = signal ? dense_like(*generator) : nothing(grad);
-  Tensor d_given_weights = signal ? nothing(grad) : dense_like(*given_weights), d_bias;
+  Tensor d_skip = dense_like(skip), d_previous = previous ? dense_like(*previous) : empty_tensor(grad);
+  Tensor d_signal = signal ? dense_like(*signal) : empty_tensor(grad);
+  Tensor d_generator = signal ? dense_like(*generator) : empty_tensor(grad);
+  Tensor d_given_weights = signal ? empty_tensor(grad) : dense_like(*given_weights), d_bias;
   with_type(skip, kName, [&](auto type) {
     using S = decltype(type);
     using T = acc_t<S>;
@@ -43,14 +43,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> decoder_level_backwar
     };
     const auto differentiate = [&](T* d_weights) {
       if (hidden) {
-        Block<S> block(input, patch_weights<S>(weights), images, height, width, grid_h, grid_w, hidden, out_channels,
-                       halo == "own");
+        InvertedResidualTraining<S> block(input, patch_weights<S>(weights), images, height, width, grid_h, grid_w,
+                                          hidden, out_channels, halo == "own");
         block.fold_norms(shifts);
         finish(block, d_weights);
         d_bias = vector_like(bias, block.d_shift);
       } else {
         const Windows windows(images, height, width, grid_h, grid_w, 0, 0, "zeros");
-        Pointwise<S> block(input, patch_weights<S>(weights), windows, out_channels, shifts, true);
+        PointwiseBackward<S> block(input, patch_weights<S>(weights), windows, out_channels, shifts, true);
         finish(block, d_weights);
         d_bias = vector_like(bias, block.d_bias);
       }

@@ -22,7 +22,7 @@ Tensor mbconv_op(const Tensor& x, std::optional<Tensor> expand, std::optional<Te
   Tensor out = new_pixels(x, shape.out_channels, shape.out_height, shape.out_width);
   const auto run = [&](auto type) {
     using T = decltype(type);
-    // Kept alive as long as the block points into them.
+    // Kept alive while the block refers to them.
     std::vector<Tensor> held;
     const auto weights = [&](const std::optional<Tensor>& t) {
       if (!t) return static_cast<const T*>(nullptr);

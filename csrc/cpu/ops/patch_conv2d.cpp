@@ -19,7 +19,7 @@ namespace {
 
 template <typename S>
 void pointwise(const Tensor& x, const Tensor& weights, const std::optional<Tensor>& bias, Tensor& out) {
-  Level<S> level;
+  DecoderLevel<S> level;
   level.skip = read<S>(x);
   level.with_coordinates = false;
   level.images = x.size(0);
@@ -38,7 +38,7 @@ Tensor patch_conv2d(const Tensor& x, const Tensor& weights, std::optional<Tensor
   with_type(x, "patch_conv2d", [&](auto type) {
     using S = decltype(type);
     if (kernel_size[0] == 1 && kernel_size[1] == 1 && groups == 1) return pointwise<S>(x, weights, bias, out);
-    PatchConvolution<S> convolution{
+    PatchConvolutionForward<S> convolution{
         .x = read<S>(x),
         .out = write<S>(out),
         .weights = patch_weights<S>(weights),
@@ -64,7 +64,7 @@ std::vector<double> pointwise_backward(const Tensor& grad, const Tensor& x, cons
                                        acc_t<S>* d_weights, S* d_x) {
   const LevelInput<S> input(false, read<S>(x), {}, x.size(0));
   const Windows windows(x.size(0), x.size(2), x.size(3), weights.size(1), weights.size(2), 0, 0, "zeros");
-  Pointwise<S> block(input, patch_weights<S>(weights), windows, out_channels, {}, false);
+  PointwiseBackward<S> block(input, patch_weights<S>(weights), windows, out_channels, {}, false);
   block.backward(read<S>(grad), d_weights);
   const auto plane = [&](int64_t n, int64_t c, auto* buffer) { return block.input_gradient(n, c, buffer); };
   input.scatter(x.size(0), plane, d_x, static_cast<S*>(nullptr));
@@ -114,7 +114,7 @@ std::tuple<Tensor, Tensor, Tensor> patch_conv2d_backward(const Tensor& grad, con
     }
     gradient.finish();
   });
-  return {d_x, d_weights, bias ? vector_like(*bias, d_bias) : nothing(grad)};
+  return {d_x, d_weights, bias ? vector_like(*bias, d_bias) : empty_tensor(grad)};
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ Tensor patch_inverted_residual(const Tensor& x, const Tensor& weights, std::opti
   Tensor out = new_map(x, out_channels);
   with_type(x, "patch_inverted_residual", [&](auto type) {
     using scalar_t = decltype(type);
-    Level<scalar_t> level;
+    DecoderLevel<scalar_t> level;
     level.skip = read<scalar_t>(x);
     level.with_coordinates = false;
     level.images = x.size(0);

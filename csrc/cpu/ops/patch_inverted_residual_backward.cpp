@@ -19,12 +19,13 @@ std::tuple<Tensor, Tensor, Tensor> patch_inverted_residual_backward(const Tensor
   check_patch_inverted_residual(kName, x, weights, bias, hidden, out_channels, halo);
   check_gradient(kName, grad, x, out_channels);
   std::tuple<Tensor, Tensor> gradients;
-  Tensor d_bias = nothing(grad);
+  Tensor d_bias = empty_tensor(grad);
   with_type(x, kName, [&](auto type) {
     using S = decltype(type);
     gradients = differentiate<S>(
-        grad, x, weights, hidden, out_channels, halo, [&](Block<S>& block) { block.fold_norms(values<S>(bias)); },
-        [&](Block<S>& block) {
+        grad, x, weights, hidden, out_channels, halo,
+        [&](InvertedResidualTraining<S>& block) { block.fold_norms(values<S>(bias)); },
+        [&](InvertedResidualTraining<S>& block) {
           if (bias) d_bias = vector_like(*bias, block.d_shift);
         });
   });

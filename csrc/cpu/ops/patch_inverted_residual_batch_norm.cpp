@@ -24,7 +24,7 @@ std::tuple<Tensor, Tensor, Tensor> patch_inverted_residual_batch_norm(const Tens
     using S = decltype(type);
     using T = acc_t<S>;
     const LevelInput<S> input(false, read<S>(x), {}, x.size(0));
-    Block<S> block = block_of(input, x, weights, hidden, out_channels, halo);
+    InvertedResidualTraining<S> block = block_of(input, x, weights, hidden, out_channels, halo);
     block.forward(vector_of<T>(scale, "scale"), vector_of<T>(shift, "shift"), eps, write<S>(y), mean, variance);
   });
   return {y, vector_like(scale, mean), vector_like(scale, variance)};
@@ -45,11 +45,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> patch_inverted_residual_batch_norm_ba
     using T = acc_t<S>;
     gradients = differentiate<S>(
         grad, x, weights, hidden, out_channels, halo,
-        [&](Block<S>& block) {
+        [&](InvertedResidualTraining<S>& block) {
           block.normalise(vector_of<T>(scale, "scale"), vector_of<T>(shift, "shift"), vector_of<T>(mean, "mean"),
                           vector_of<T>(variance, "variance"), eps);
         },
-        [&](Block<S>& block) {
+        [&](InvertedResidualTraining<S>& block) {
           d_scale = vector_like(scale, block.d_scale);
           d_shift = vector_like(shift, block.d_shift);
         });

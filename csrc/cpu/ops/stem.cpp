@@ -12,7 +12,7 @@
 namespace hyperseg::cpu {
 namespace {
 
-// [size, size * 3, padded channels] of [channels, 3, size, size], then the bias likewise.
+// [size, size * 3, padded channels] from [channels, 3, size, size], then the bias likewise.
 template <typename T>
 void pack(const T* weight, const T* bias, int64_t channels, int64_t size, T* to) {
   const int64_t taps = size * size, padded = round_up(channels, kPadding);

@@ -19,15 +19,15 @@ HYPERSEG_DECLARE(avx2)
 HYPERSEG_DECLARE(avx512)
 
 namespace {
-// 0 to 2: baseline, AVX2, AVX-512, as the CPU has them, or less by HYPERSEG_CPU_CAPABILITY=default|avx2|avx512.
+// 0 to 2: baseline, AVX2, AVX-512, by CPU support and limited by HYPERSEG_CPU_CAPABILITY=default|avx2|avx512.
 int find_level() {
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const int found = avx512 ? 2 : avx2 ? 1 : 0;
-  const char* const asked = std::getenv("HYPERSEG_CPU_CAPABILITY");
-  if (!asked || !*asked) return found;
-  const std::string name = asked;
+  const char* const requested = std::getenv("HYPERSEG_CPU_CAPABILITY");
+  if (!requested || !*requested) return found;
+  const std::string name = requested;
   check(name == "default" || name == "avx2" || name == "avx512",
         "HYPERSEG_CPU_CAPABILITY must be default, avx2 or avx512, got ", name);
   return std::min(found, name == "default" ? 0 : name == "avx2" ? 1 : 2);

@@ -1,4 +1,4 @@
-// Compiled once for each instruction set, with HYPERSEG_ISA naming it.
+// Compiled once per instruction set, with HYPERSEG_ISA as its name.
 #include "cpu/simd/primitives.h"
 
 #include "cpu/simd/vectors.h"
@@ -6,13 +6,13 @@
 namespace hyperseg::cpu {
 namespace {
 
-// float64 is there to check gradients with: a few small tiles, as all of them took longer to compile than the rest.
+// float64 is only for gradient checks: a few small tiles, as all of them took longer to compile than the rest.
 template <typename T>
-constexpr bool exact = sizeof(T) == 8;
+constexpr bool is_double = sizeof(T) == 8;
 
-// Not in registers, all of which hold sums: its constants need some.
+// Not held in registers, which are full of sums: its constants need some.
 template <typename T, int R, int C>
-inline void store_silu(const Product<T>& p, int64_t i, int64_t j, const vec<T> (&sums)[R][C]) {
+inline void store_silu(const GemmArgs<T>& p, int64_t i, int64_t j, const vec<T> (&sums)[R][C]) {
   constexpr int64_t L = Vector<T>::lanes;
   alignas(kBytes) T values[R * C * L];
 #pragma GCC unroll 16
@@ -26,11 +26,11 @@ inline void store_silu(const Product<T>& p, int64_t i, int64_t j, const vec<T> (
 }
 
 template <typename T, int R, int C>
-inline void tile(const Product<T>& p, int64_t i, int64_t j) {
+inline void tile(const GemmArgs<T>& p, int64_t i, int64_t j) {
   constexpr int64_t L = Vector<T>::lanes;
   const T *a = p.a + i * p.lda, *b = p.b + j;
   vec<T> sums[R][C];
-  // Unrolled, so that the accumulators never see memory.
+  // Unrolled, so that the accumulators stay in registers.
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
@@ -70,29 +70,29 @@ inline void tile(const Product<T>& p, int64_t i, int64_t j) {
 }
 
 template <typename T, int R, int C>
-inline void last_rows(const Product<T>& p, int64_t i, int64_t j) {
+inline void last_rows(const GemmArgs<T>& p, int64_t i, int64_t j) {
   if (p.m - i == R) return tile<T, R, C>(p, i, j);
   if constexpr (R > 1) last_rows<T, R - 1, C>(p, i, j);
 }
 
 template <typename T, int C>
-void rows(const Product<T>& p, int64_t j) {
+void rows(const GemmArgs<T>& p, int64_t j) {
   // Fewer columns leave registers for more rows.
-  constexpr int R = exact<T> ? 4 : 2 * C <= kColumns ? 2 * kRows : kRows;
+  constexpr int R = is_double<T> ? 4 : 2 * C <= kColumns ? 2 * kRows : kRows;
   int64_t i = 0;
   for (; i + R <= p.m; i += R) tile<T, R, C>(p, i, j);
   if (i < p.m) last_rows<T, R - 1, C>(p, i, j);
 }
 
 template <typename T, int C>
-inline void last_columns(const Product<T>& p, int64_t j) {
+inline void last_columns(const GemmArgs<T>& p, int64_t j) {
   if (p.n - j > (C - 1) * Vector<T>::lanes) return rows<T, C>(p, j);
   if constexpr (C > 1) last_columns<T, C - 1>(p, j);
 }
 
 template <typename T>
-void gemm(const Product<T>& p) {
-  constexpr int C = exact<T> ? 1 : kColumns;
+void gemm(const GemmArgs<T>& p) {
+  constexpr int C = is_double<T> ? 1 : kColumns;
   constexpr int64_t step = C * Vector<T>::lanes;
   int64_t j = 0;
   for (; j + step <= p.n; j += step) rows<T, C>(p, j);
@@ -184,9 +184,9 @@ void widen(const T* __restrict row, int64_t channels, const int32_t* low, const 
     blend(row + low[i] * channels, row + high[i] * channels, weight[i], channels, out + i * out_stride);
 }
 
-// L rows of one vector each, turned in registers: pairs of rows are interleaved at distances of 1, 2, 4, ... lanes.
+// Transpose L rows of one vector each in registers: pairs of rows are interleaved at distances of 1, 2, 4, ... lanes.
 template <typename T>
-inline void turn(vec<T>* v) {
+inline void transpose_registers(vec<T>* v) {
   using integers = typename Vector<T>::integers;
   constexpr int64_t L = Vector<T>::lanes;
 #pragma GCC unroll 4
@@ -208,8 +208,8 @@ inline void turn(vec<T>* v) {
 }
 
 #ifdef __AVX512F__
-// 16 x 16 by quarters of four columns: rows 4k + r come to lie in lane k of vector r, and each lane is turned by
-// itself, which takes half the shuffles, and those the cheap ones.
+// 16 x 16 by quarters of four columns: rows 4k + r move to lane k of vector r, and each lane is transposed by itself,
+// which takes half the shuffles, all of them cheap.
 inline void transpose_block(const float* in, int64_t in_stride, float* out, int64_t out_stride) {
 #pragma GCC unroll 4
   for (int g = 0; g < 4; ++g) {
@@ -244,7 +244,7 @@ inline void transpose_block(const T* in, int64_t in_stride, T* out, int64_t out_
   vec<T> block[L];
 #pragma GCC unroll 16
   for (int64_t r = 0; r < L; ++r) block[r] = load(in + r * in_stride);
-  turn<T>(block);
+  transpose_registers<T>(block);
 #pragma GCC unroll 16
   for (int64_t r = 0; r < L; ++r) store(out + r * out_stride, block[r]);
 }
@@ -263,7 +263,7 @@ void transpose(int64_t rows, int64_t columns, const T* in, int64_t in_stride, T*
       } else {
         vec<T> block[L];
         for (int64_t r = 0; r < L; ++r) block[r] = r < above ? load(in + (i + r) * in_stride + j, left) : vec<T>{};
-        turn<T>(block);
+        transpose_registers<T>(block);
         for (int64_t r = 0; r < L && r < left; ++r) store(out + (j + r) * out_stride + i, block[r], above);
       }
     }

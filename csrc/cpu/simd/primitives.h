@@ -6,13 +6,13 @@ namespace hyperseg::cpu {
 
 enum class Activation : int { kNone, kRelu, kRelu6, kSilu };
 
-// Rows of a matrix that vectors read must be readable up to a multiple of this many elements.
+// Rows of a matrix that are read in vectors must be readable up to a multiple of this many elements.
 constexpr int64_t kPadding = 16;
 
 // c[m, n] = act(sum_k a[m, k] * b[k, n] + row_bias[m] + column_bias[n] + start[m, n]); row-major. a is broadcast, b and
 // column_bias are read in vectors along n (padded), start is read and c written exactly. c may be start.
 template <typename T>
-struct Product {
+struct GemmArgs {
   int64_t m, n, k;
   const T* a;
   int64_t lda;
@@ -27,9 +27,9 @@ struct Product {
   Activation act = Activation::kNone;
 };
 
-// One row of a depthwise convolution of `size` x `size` taps: pixel p under tap row ky lies at
-// rows[ky] + (p * stride + kx) * padded. Weights are [size * size, padded]; then bias and activation. The values are
-// written to out, exactly, and added to sums if there are any. bias may be null.
+// One row of a depthwise convolution of `size` x `size` taps: pixel p under tap row ky is at rows[ky] + (p * stride +
+// kx) * padded. Weights are [size * size, padded]; then bias and activation. The values are written to out, exactly,
+// and added to sums if not null. bias may be null.
 template <typename T>
 struct DepthwiseRow {
   int64_t channels, padded, pixels, size, stride;
@@ -43,17 +43,17 @@ struct DepthwiseRow {
   T* sums = nullptr;
 };
 
-// What the operators are made of, for one instruction set and one type (float or double). Matrices are row-major, maps
-// lie pixel after pixel, as images with channels last.
+// Building blocks of the operators, for one instruction set and one type (float or double). Matrices are row-major;
+// maps are stored pixel by pixel (channels last).
 template <typename T>
 struct Primitives {
-  void (*gemm)(const Product<T>& product);
+  void (*gemm)(const GemmArgs<T>& args);
   // y[m] = act(sum_k a[m, k] * x[k] + bias[m])
   void (*gemv)(int64_t m, int64_t k, const T* a, int64_t lda, const T* x, T* y, const T* bias, Activation act);
   void (*depthwise_row)(const DepthwiseRow<T>& row);
   // out[i] = a[i] * (1 - weight) + b[i] * weight
   void (*blend)(const T* a, const T* b, T weight, int64_t count, T* out);
-  // Pixels xs[0 .. count) of a row whose pixels lie `stride` apart.
+  // Pixels xs[0 .. count) of a row whose pixels are `stride` apart.
   void (*copy_pixels)(int64_t channels, const T* row, int64_t stride, const int64_t* xs, int64_t count, T* out,
                       int64_t out_stride);
   // For pixels of `channels` values: out[i] = row[low[i]] * (1 - weight[i]) + row[high[i]] * weight[i]

@@ -1,4 +1,4 @@
-// Compiled once for each instruction set, as primitives.cpp is and under the same rule (vectors.h).
+// Compiled once per instruction set, like primitives.cpp and under the same rule (vectors.h).
 #include "cpu/simd/primitives_backward.h"
 
 #include <cstring>
@@ -8,8 +8,8 @@
 namespace hyperseg::cpu {
 namespace {
 
-// Accumulators and operands of a product, in registers.
-constexpr int64_t kProductRows = kBytes == 64 ? 6 : 4, kProductColumns = kBytes == 64 ? 4 : 2;
+// Accumulators and operands of a GEMM tile, in registers.
+constexpr int64_t kGemmRows = kBytes == 64 ? 6 : 4, kGemmColumns = kBytes == 64 ? 4 : 2;
 
 template <typename T>
 constexpr int64_t kLanes = Vector<T>::lanes;
@@ -17,19 +17,19 @@ constexpr int64_t kLanes = Vector<T>::lanes;
 template <typename T>
 using four = typename Vector<T, 4 * sizeof(T)>::type;
 
-// A vector's lanes added up to four, by halves.
+// Reduce a vector's lanes to four, by parts.
 template <typename T, int64_t bytes = kBytes>
 inline four<T> folded(typename Vector<T, bytes>::type v) {
   if constexpr (bytes == 4 * sizeof(T)) {
     return v;
   } else {
-    typename Vector<T, bytes / 2>::type halves[2];
-    std::memcpy(halves, &v, bytes);
-    return folded<T, bytes / 2>(halves[0] + halves[1]);
+    typename Vector<T, bytes / 2>::type parts[2];
+    std::memcpy(parts, &v, bytes);
+    return folded<T, bytes / 2>(parts[0] + parts[1]);
   }
 }
 
-// The totals of four vectors side by side, which takes fewer shuffles than one after the other.
+// The totals of four vectors at once, which takes fewer shuffles than one after the other.
 template <typename T>
 inline void totals(const vec<T> (&v)[4], T* out) {
   if constexpr (kBytes < 4 * sizeof(T)) {
@@ -44,7 +44,7 @@ inline void totals(const vec<T> (&v)[4], T* out) {
 }
 
 template <typename T, int R, int C>
-inline void product_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc) {
+inline void gemm_nt_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc) {
   vec<T> sum[R][C] = {};
   for (int64_t i = 0; i < k; i += kLanes<T>) {
     vec<T> column[C];
@@ -64,20 +64,20 @@ inline void product_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t
 }
 
 template <typename T, int R>
-inline void product_rows(int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc) {
+inline void gemm_nt_rows(int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc) {
   int64_t j = 0;
-  for (; j + kProductColumns <= n; j += kProductColumns)
-    product_tile<T, R, kProductColumns>(k, a, lda, b + j * ldb, ldb, c + j, ldc);
-  for (; j < n; ++j) product_tile<T, R, 1>(k, a, lda, b + j * ldb, ldb, c + j, ldc);
+  for (; j + kGemmColumns <= n; j += kGemmColumns)
+    gemm_nt_tile<T, R, kGemmColumns>(k, a, lda, b + j * ldb, ldb, c + j, ldc);
+  for (; j < n; ++j) gemm_nt_tile<T, R, 1>(k, a, lda, b + j * ldb, ldb, c + j, ldc);
 }
 
 template <typename T>
-void products(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc) {
+void gemm_nt(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc) {
   int64_t i = 0;
-  for (; i + kProductRows <= m; i += kProductRows)
-    product_rows<T, kProductRows>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
-  for (; i + 2 <= m; i += 2) product_rows<T, 2>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
-  for (; i < m; ++i) product_rows<T, 1>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
+  for (; i + kGemmRows <= m; i += kGemmRows)
+    gemm_nt_rows<T, kGemmRows>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
+  for (; i + 2 <= m; i += 2) gemm_nt_rows<T, 2>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
+  for (; i < m; ++i) gemm_nt_rows<T, 1>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
 }
 
 template <typename T>
@@ -151,16 +151,16 @@ void norm_gradient(int64_t channels, int64_t count, const T* valid, const T* z, 
 
 template <typename T>
 void gradient_sums(int64_t channels, int64_t count, const T* gradient, int64_t gradient_map, const T* z, int64_t map,
-                   const T* mean, T* sum, T* product) {
+                   const T* mean, T* sum, T* by_value) {
   for (int64_t ch = 0; ch < channels; ++ch) {
-    vec<T> sums = {}, products = {};
+    vec<T> sums = {}, weighted = {};
     for (int64_t p = 0; p < count; p += kLanes<T>) {
       const vec<T> g = load(gradient + ch * gradient_map + p);
       sums += g;
-      if (z) products += g * (load(z + ch * map + p) - mean[ch]);
+      if (z) weighted += g * (load(z + ch * map + p) - mean[ch]);
     }
     sum[ch] = total<T>(sums);
-    if (z) product[ch] = total<T>(products);
+    if (z) by_value[ch] = total<T>(weighted);
   }
 }
 
@@ -199,7 +199,7 @@ struct Exponential<double> {
   static constexpr double kLowest = -708.0, kLn2High = 6.93147180369123816490e-01, kLn2Low = 1.90821492927058770002e-10;
 };
 
-// exp(x) for x <= 0; what would be smaller than normal numbers is as small as they get. NaN stays NaN.
+// exp(x) for x <= 0; results below the normal numbers become the smallest normal number. NaN stays NaN.
 template <typename T>
 inline vec<T> exponential(vec<T> x) {
   using E = Exponential<T>;
@@ -251,7 +251,7 @@ void spread(int64_t classes, int64_t count, const T* exps, int64_t exps_map, con
 }
 
 template <typename T>
-constexpr PrimitivesBackward<T> table = {products<T>,       filter<T>,        filter_weights<T>, norm_relu6<T>,
+constexpr PrimitivesBackward<T> table = {gemm_nt<T>,        filter<T>,        filter_weights<T>, norm_relu6<T>,
                                          relu6_gradient<T>, norm_gradient<T>, gradient_sums<T>,  statistics<T>,
                                          softmax<T>,        spread<T>};
 

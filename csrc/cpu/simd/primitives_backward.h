@@ -4,14 +4,13 @@
 
 namespace hyperseg::cpu {
 
-// What the backward operators and the batch norms are made of, beside Primitives. "Maps" are [channels, map] with `map`
-// a multiple of kPadding; counts are multiples of kPadding too, so that no vector is cut.
+// Building blocks of the backward operators and the batch norms, in addition to Primitives. "Maps" are [channels, map]
+// with `map` a multiple of kPadding; counts are multiples of kPadding too, so that vectors are always full.
 template <typename T>
 struct PrimitivesBackward {
-  // c[m, n] = sum_k a[m, k] * b[n, k]: products along the pixels, for gradients of weights; `k` a multiple of kPadding.
-  void (*products)(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c,
-                   int64_t ldc);
-  // out[c][p] = sum_t weights[c, t] * in[c][p + t / 3 * stride + t % 3]: a depthwise 3x3 and nothing else.
+  // c[m, n] = sum_k a[m, k] * b[n, k]: GEMM along the pixels, for weight gradients; `k` a multiple of kPadding.
+  void (*gemm_nt)(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc);
+  // out[c][p] = sum_t weights[c, t] * in[c][p + t / 3 * stride + t % 3]: a depthwise 3x3 without anything else.
   void (*filter)(int64_t channels, int64_t count, int64_t stride, const T* in, int64_t in_map, const T* weights, T* out,
                  int64_t out_map);
   // out[c, t] = sum_p gradient[c][p] * in[c][p + t / 3 * stride + t % 3]: the gradient of the filter's weights.
@@ -26,9 +25,9 @@ struct PrimitivesBackward {
   // gradient[c][p] = valid[p] * (slope[c] * gradient[c][p] + tilt[c] * (z[c][p] - mean[c]) + level[c])
   void (*norm_gradient)(int64_t channels, int64_t count, const T* valid, const T* z, int64_t map, const T* mean,
                         const T* slope, const T* tilt, const T* level, T* gradient, int64_t gradient_map);
-  // sum[c] = sum_p gradient[c][p], and if z is given product[c] = sum_p gradient[c][p] * (z[c][p] - mean[c])
+  // sum[c] = sum_p gradient[c][p], and if z is given by_value[c] = sum_p gradient[c][p] * (z[c][p] - mean[c])
   void (*gradient_sums)(int64_t channels, int64_t count, const T* gradient, int64_t gradient_map, const T* z,
-                        int64_t map, const T* mean, T* sum, T* product);
+                        int64_t map, const T* mean, T* sum, T* by_value);
   // The mean of the `valid` (1, else 0) positions, of which there are `number`, and the sum of squares around it.
   void (*statistics)(int64_t channels, int64_t count, const T* valid, int64_t number, const T* z, int64_t map, T* mean,
                      T* squares);

@@ -1,9 +1,9 @@
 #pragma once
 
-// HYPERSEG_CLONES compiles a function once per instruction set and lets the loader choose, so that a wheel built
-// anywhere is fast everywhere. The compiler must vectorise its loops by itself: vector types are split up before the
-// function is cloned. Templates cannot be cloned: give them HYPERSEG_INLINE and call them from plain functions that
-// are. A build with a sanitizer has one version, as the loader chooses before a sanitizer's run time is there.
+// HYPERSEG_CLONES compiles a function once per instruction set and lets the loader choose, so that one wheel is fast on
+// every CPU. The compiler must vectorise the function's loops by itself, because vector types are split up before the
+// function is cloned. Templates cannot be cloned: mark them HYPERSEG_INLINE and call them from cloned functions. Builds
+// with a sanitizer have one version, as the loader chooses before a sanitizer's run time is initialised.
 #if defined(__x86_64__) && defined(__linux__) && __GNUC__ >= 12 && !defined(__clang__) && !defined(HYPERSEG_SANITIZE)
 #define HYPERSEG_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #define HYPERSEG_CPU_VERSIONS "x86-64, x86-64-v3, x86-64-v4"

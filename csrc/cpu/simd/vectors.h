@@ -1,7 +1,7 @@
 #pragma once
 
 // Vectors for one instruction set. Nothing here may be inline with external linkage: the linker keeps one copy of such
-// a function, and it could be the one for the wrong CPU. Hence the unnamed namespace, in a header on purpose.
+// a function, possibly the one for the wrong CPU. Hence the unnamed namespace in a header.
 #ifdef __AVX512F__
 #include <immintrin.h>
 #endif
@@ -41,7 +41,7 @@ inline vec<T> load(const T* p) {
   return *reinterpret_cast<const vec<T>*>(p);
 }
 
-// Not 0 + value, which has to be computed: it is not -0 for -0.
+// Not 0 + value, which costs an addition: it is not -0 for -0.
 template <typename T>
 inline vec<T> splat(T value) {
   return value - vec<T>{};
@@ -73,19 +73,19 @@ inline vec<T> load(const T* p, int64_t count) {
   return v;
 }
 
-// The sum of a vector's lanes, by halves.
+// The sum of a vector's lanes, by parts.
 template <typename T, int64_t bytes = kBytes>
 inline T total(typename Vector<T, bytes>::type v) {
   if constexpr (bytes == sizeof(T)) {
     return v[0];
   } else {
-    typename Vector<T, bytes / 2>::type halves[2];
-    std::memcpy(halves, &v, bytes);
-    return total<T, bytes / 2>(halves[0] + halves[1]);
+    typename Vector<T, bytes / 2>::type parts[2];
+    std::memcpy(parts, &v, bytes);
+    return total<T, bytes / 2>(parts[0] + parts[1]);
   }
 }
 
-// v between low and high; NaN stays NaN, as in torch.
+// v clamped to low and high; NaN stays NaN, as in torch.
 template <typename T>
 inline vec<T> clamp_low(vec<T> v, T low) {
 #ifdef __AVX512F__
@@ -102,7 +102,7 @@ inline vec<T> clamp_high(vec<T> v, T high) {
   return v > high ? splat(high) : v;
 }
 
-// 1 + e^-x, to about 1e-6 of the result for |x| < 20, in float. It becomes infinite, so that x / (1 + e^-x) ends at 0.
+// 1 + e^-x, to about 1e-6 of the result for |x| < 20, in float. It becomes infinite, so that x / (1 + e^-x) tends to 0.
 inline vec<float> one_plus_exp_minus(vec<float> x) {
 #ifdef __AVX512F__
   // 2^y = 2^floor(y) 2^f with 0 <= f < 1, the latter by a polynomial.
@@ -118,7 +118,7 @@ inline vec<float> one_plus_exp_minus(vec<float> x) {
 #else
   using integers = Vector<float>::integers;
   const vec<float> z = clamp_low(-x, -87.0f);
-  // e^z = 2^n e^r with |r| <= ln(2) / 2: adding 1.5 * 2^23 rounds to an integer, which the low bits then hold.
+  // e^z = 2^n e^r with |r| <= ln(2) / 2: adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
   const vec<float> shifted = z * 1.44269504088896341f + 12582912.0f;
   const vec<float> n = shifted - 12582912.0f;
   const vec<float> r = z - n * 0.693145751953125f - n * 1.42860682030941723e-6f;

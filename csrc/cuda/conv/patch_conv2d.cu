@@ -3,12 +3,13 @@
 #include "cuda/device/launch.cuh"
 #include "cuda/device/mma_tile.cuh"
 
-// The filters of a patch, [outputs, inputs and taps], times what they see, [inputs and taps, pixels].
+// Forward: GEMM of a patch's filters [outputs, inputs and taps] with the pixels under each tap [inputs and taps,
+// pixels].
 namespace hyperseg::cuda {
 namespace {
 
 template <typename T, int M, int N>
-HYPERSEG_KERNEL(kProductThreads, 4)
+HYPERSEG_KERNEL(kGemmThreads, 4)
 patch_conv2d_kernel(PatchConvolution convolution, Map<const T> x, Map<const T> weights, const T* bias,
                     int64_t bias_stride, Map<T> out) {
   wait_for_previous_kernel();
@@ -39,8 +40,8 @@ patch_conv2d_kernel(PatchConvolution convolution, Map<const T> x, Map<const T> w
     if (bias) sum += to_float(bias[(first_output + o) * bias_stride]);
     *out.at(tile.n, first_output + o, top + y, left + p - y * convolution.columns.patch) = from_float<T>(sum);
   };
-  // Pixels lie side by side, but not in channels-last memory, nor where a patch has few.
-  tile_product<T, M, N>(depth, filter, true, seen, x.stride_c == 1 || pixels < 8, store);
+  // Pixels are contiguous, except in channels-last memory and in patches of few pixels.
+  mma_tile<T, M, N>(depth, filter, true, seen, x.stride_c == 1 || pixels < 8, store);
 }
 
 }  // namespace
@@ -54,7 +55,7 @@ void patch_conv2d(const PatchConvolution& convolution, const Map<const void>& x,
       constexpr int M = m.value, N = n.value;
       const int64_t tiles = (convolution.outputs + M - 1) / M * ((pixels + N - 1) / N);
       const Grid grid = grid_of("patch_conv2d", convolution.patches() * convolution.groups * tiles);
-      launch<patch_conv2d_kernel<T, M, N>>("patch_conv2d", grid, kProductThreads, tile_product_bytes<T, M, N>(), stream,
+      launch<patch_conv2d_kernel<T, M, N>>("patch_conv2d", grid, kGemmThreads, mma_tile_bytes<T, M, N>(), stream,
                                            convolution, x.of<const T>(), weights.of<const T>(),
                                            static_cast<const T*>(bias), bias_stride, out.of<T>());
     });

@@ -5,7 +5,7 @@
 
 namespace hyperseg::cuda {
 
-// The pixel that padding shows at `o`; -1 where it is zero.
+// Return the pixel that padding shows at `o`, or -1 where the padding is zero.
 HYPERSEG_DEVICE int padded(int o, int size, Padding padding) {
   const int last = size - 1;
   switch (padding) {
@@ -20,7 +20,7 @@ HYPERSEG_DEVICE int padded(int o, int size, Padding padding) {
   }
 }
 
-// A tap of the kernel of an input channel of a group.
+// One tap of the kernel, for one input channel of a group.
 struct Tap {
   int input, y, x;
 
@@ -32,10 +32,10 @@ struct Tap {
   }
 };
 
-// Which tile of which product a block computes: of one group of channels of one patch.
+// The GEMM tile that a block computes, for one group of channels of one patch.
 struct PatchTile {
   int64_t n;
-  int top, left;  // of the patch, in patches
+  int top, left;  // position of the patch in the grid
   int group, row, column;
 
   HYPERSEG_DEVICE PatchTile(unsigned block, const PatchConvolution& convolution, int rows, int columns, int tile_rows,
@@ -49,7 +49,8 @@ struct PatchTile {
   }
 };
 
-// The value of channel `tap.input` of the group that a tap shows behind pixel (y, x) of the map; 0 in zero padding.
+// Return the value of channel `tap.input` of the group under the tap, for output pixel (y, x) of the map; 0 in zero
+// padding.
 template <typename T>
 HYPERSEG_DEVICE T shown(const T* group, const Map<const T>& x, const PatchConvolution& convolution, const Tap& tap,
                         int row, int column) {

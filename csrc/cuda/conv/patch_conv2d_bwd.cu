@@ -3,18 +3,18 @@
 #include "cuda/device/launch.cuh"
 #include "cuda/device/mma_tile.cuh"
 
-// Every patch first computes the gradient of its window, the pixels it reads with those around it. Then each pixel of
-// the map collects from the windows that show it, itself or in the padding, in a fixed order. A 1x1 window is the
-// patch, and the first step already writes the answer.
+// Backward, in two steps. First each patch computes the gradient of its window (the patch and its halo). Then each
+// pixel of the map gathers, in a fixed order, from the windows that contain it, directly or through padding. A 1x1
+// window is the patch itself, so the first step writes the final gradient.
 namespace hyperseg::cuda {
 namespace {
 
 constexpr char kName[] = "patch_conv2d_backward";
 
 // windows[i, p] = sum over outputs o and taps t of weights[o, i, t] * grad[o, p shifted back by t], within one patch.
-// `windows` is not used where the window is the patch, and d_x only there.
+// Where the window is the patch, `windows` is unused and the result goes to d_x.
 template <typename T, int M, int N>
-HYPERSEG_KERNEL(kProductThreads, 4)
+HYPERSEG_KERNEL(kGemmThreads, 4)
 window_gradients_kernel(PatchConvolution convolution, Map<const T> grad, Map<const T> weights, float* windows, T* d_x) {
   wait_for_previous_kernel();
   let_next_kernel_start();
@@ -28,7 +28,7 @@ window_gradients_kernel(PatchConvolution convolution, Map<const T> grad, Map<con
   const T* pulled = grad.at(tile.n, tile.group * outputs, top, left);
   const T zero = from_float<T>(0.0f);
 
-  // The depth: outputs with their taps.
+  // The depth of the GEMM: outputs and taps.
   const auto filter = [&](int m, int k) {
     const int i = tile.row + m, o = convolution.taps.quotient(k);
     const int tap = k - o * taps;
@@ -37,7 +37,7 @@ window_gradients_kernel(PatchConvolution convolution, Map<const T> grad, Map<con
   const auto pull = [&](int n, int k) {
     const int p = tile.column + n;
     if (p >= positions) return zero;
-    const Tap tap(k, convolution);  // of an output
+    const Tap tap(k, convolution);  // per output
     const int row = convolution.window_width.quotient(p);
     const int y = row - tap.y * rows.dilation, x = p - row * columns.window() - tap.x * columns.dilation;
     if (y < 0 || y >= rows.patch || x < 0 || x >= columns.patch) return zero;
@@ -55,13 +55,13 @@ window_gradients_kernel(PatchConvolution convolution, Map<const T> grad, Map<con
       windows[window * positions + p] = sum;
     }
   };
-  // Weights lie side by side by taps or, where there is one, by inputs.
-  tile_product<T, M, N>(outputs * taps, filter, taps > 1, pull, grad.stride_c == 1 || positions < 8, store);
+  // Weights are contiguous along the taps or, for a single tap, along the inputs.
+  mma_tile<T, M, N>(outputs * taps, filter, taps > 1, pull, grad.stride_c == 1 || positions < 8, store);
 }
 
 constexpr int kThreads = 256;
 
-// d_x[c, y, x] = sum over the windows that show (y, x), and the places where they do, of windows[c, place].
+// d_x[c, y, x] = sum of windows[c, position] over the windows that contain (y, x) and the positions where they do.
 template <typename T>
 HYPERSEG_KERNEL(kThreads, 1)
 collect_windows_kernel(PatchConvolution convolution, const float* windows, int64_t values, T* d_x) {
@@ -74,14 +74,14 @@ collect_windows_kernel(PatchConvolution convolution, const float* windows, int64
   const int y = static_cast<int>(row - channel * rows.size), x = static_cast<int>(value - row * columns.size);
   const int64_t positions = static_cast<int64_t>(rows.window()) * columns.window();
   const float* of_channel = windows + channel * rows.patches * columns.patches * positions;
-  const int most_rows = Image::most(rows, convolution.padding),
-            most_columns = Image::most(columns, convolution.padding);
+  const int most_rows = PaddedPosition::most(rows, convolution.padding),
+            most_columns = PaddedPosition::most(columns, convolution.padding);
   float sum = 0.0f;
   for (int i = 0; i < most_rows; ++i) {
-    const Image image_row(y, i, rows, convolution.padding);
+    const PaddedPosition image_row(y, i, rows, convolution.padding);
     if (!image_row.shown) continue;
     for (int j = 0; j < most_columns; ++j) {
-      const Image image_column(x, j, columns, convolution.padding);
+      const PaddedPosition image_column(x, j, columns, convolution.padding);
       if (!image_column.shown) continue;
       each_window(image_row.position, rows, [&](int top, int place_y) {
         each_window(image_column.position, columns, [&](int left, int place_x) {
@@ -96,7 +96,7 @@ collect_windows_kernel(PatchConvolution convolution, const float* windows, int64
 
 // d_weights[o, i, t] = sum over the pixels p of the patch, in order, of grad[o, p] * x[i, p shifted by t].
 template <typename T, int M, int N>
-HYPERSEG_KERNEL(kProductThreads, 4)
+HYPERSEG_KERNEL(kGemmThreads, 4)
 weight_gradients_kernel(PatchConvolution convolution, Map<const T> grad, Map<const T> x, T* d_weights) {
   wait_for_previous_kernel();
   let_next_kernel_start();
@@ -124,7 +124,7 @@ weight_gradients_kernel(PatchConvolution convolution, Map<const T> grad, Map<con
     const int o = tile.row + m, number = tile.column + n;
     if (o < outputs && number < filters) target[static_cast<int64_t>(o) * filters + number] = from_float<T>(sum);
   };
-  tile_product<T, M, N>(pixels, pull, grad.stride_c != 1 && pixels >= 8, seen, x.stride_c != 1 && pixels >= 8, store);
+  mma_tile<T, M, N>(pixels, pull, grad.stride_c != 1 && pixels >= 8, seen, x.stride_c != 1 && pixels >= 8, store);
 }
 
 }  // namespace
@@ -133,15 +133,15 @@ void patch_conv2d_backward(const PatchConvolution& convolution, const Map<const 
                            const Map<const void>& weights, float* windows, void* d_x, void* d_weights, Stream stream) {
   const int64_t inputs = convolution.inputs, outputs = convolution.outputs, filters = inputs * convolution.taps.value();
   const int64_t positions = int64_t{convolution.rows.window()} * convolution.columns.window();
-  const int64_t products = convolution.patches() * convolution.groups;
+  const int64_t gemms = convolution.patches() * convolution.groups;
   with_type(convolution.type, [&](auto value) {
     using T = decltype(value);
     const Map<const T> pulled = grad.of<const T>();
     with_tile(inputs, positions, [&](auto m, auto n) {
       constexpr int M = m.value, N = n.value;
       const int64_t tiles = (inputs + M - 1) / M * ((positions + N - 1) / N);
-      launch<window_gradients_kernel<T, M, N>>(kName, grid_of(kName, products * tiles), kProductThreads,
-                                               tile_product_bytes<T, M, N>(), stream, convolution, pulled,
+      launch<window_gradients_kernel<T, M, N>>(kName, grid_of(kName, gemms * tiles), kGemmThreads,
+                                               mma_tile_bytes<T, M, N>(), stream, convolution, pulled,
                                                weights.of<const T>(), windows, static_cast<T*>(d_x));
     });
     if (!convolution.pointwise()) {
@@ -152,9 +152,9 @@ void patch_conv2d_backward(const PatchConvolution& convolution, const Map<const 
     with_tile(outputs, filters, [&](auto m, auto n) {
       constexpr int M = m.value, N = n.value;
       const int64_t tiles = (outputs + M - 1) / M * ((filters + N - 1) / N);
-      launch<weight_gradients_kernel<T, M, N>>(kName, grid_of(kName, products * tiles), kProductThreads,
-                                               tile_product_bytes<T, M, N>(), stream, convolution, pulled,
-                                               x.of<const T>(), static_cast<T*>(d_weights));
+      launch<weight_gradients_kernel<T, M, N>>(kName, grid_of(kName, gemms * tiles), kGemmThreads,
+                                               mma_tile_bytes<T, M, N>(), stream, convolution, pulled, x.of<const T>(),
+                                               static_cast<T*>(d_weights));
     });
   });
 }

@@ -3,42 +3,43 @@
 #include "cuda/device/launch.cuh"
 #include "cuda/device/vectors.cuh"
 
-// Products of many small matrices in one launch. A block makes, for 64 patches, 64 consecutive parameters of one group:
-// signal [64, width] times rows [64, width]. Which generator and group these are it finds in a table, its argument.
+// Many small GEMMs in one launch. A block computes 64 consecutive parameters of one group for 64 patches: signal [64,
+// width] times generator rows [64, width]. It finds its generator and group in a table that is a kernel argument.
 namespace hyperseg::cuda {
 namespace {
 
 constexpr int kThreads = 128, kPatches = 64, kRows = 64;
-constexpr int kMostGenerators = 8;  // in a launch
+constexpr int kMaxGenerators = 8;  // per launch
 
-// A generator, and where its parameters and blocks begin.
-struct Part {
-  Generator generator;
-  int begin, tiles;  // of parameters in a patch; of blocks for 64 patches
+// A generator, its first parameter and its first block.
+struct GeneratorPart {
+  GeneratorArgs generator;
+  int begin, tiles;  // parameters per patch; blocks per 64 patches
 };
 
 struct Table {
-  Part parts[kMostGenerators];
-  int count, total;  // parts; parameters of a patch
+  GeneratorPart parts[kMaxGenerators];
+  int count, total;  // number of parts; parameters per patch
   int tiles;         // of all parts
-  int aligned;       // parameters that one store may write: a power of two
+  int aligned;       // parameters written by one store: a power of two
   int64_t patches;
 };
 
-// Tiles of a group begin where a store of eight parameters may: so many more than its rows fill may be needed.
-__host__ __device__ inline int tiles_of_group(const Generator& generator) {
+// Tiles of a group begin where a store of eight parameters is aligned, so a group may take one tile more than its rows
+// fill.
+__host__ __device__ inline int tiles_of_group(const GeneratorArgs& generator) {
   return (generator.rows + 7 + kRows - 1) / kRows;
 }
 
-// What a block computes.
-struct Tile {
-  Generator generator;
-  int begin;              // of the generator's parameters
-  int group, first, row;  // of the rows: the group's first, and the tile's first, which may lie before it
-  int end;                // the first row that is not wanted
+// The tile that a block computes.
+struct ParameterTile {
+  GeneratorArgs generator;
+  int begin;              // first parameter of the generator
+  int group, first, row;  // first row of the group, and of the tile, which may be before it
+  int end;                // end of the rows in use
   int64_t patch;
 
-  HYPERSEG_DEVICE explicit Tile(const Table& table) {
+  HYPERSEG_DEVICE explicit ParameterTile(const Table& table) {
     int tile = blockIdx.x % table.tiles, i = 0;
     while (tile >= table.parts[i].tiles) tile -= table.parts[i++].tiles;
     generator = table.parts[i].generator;
@@ -51,7 +52,7 @@ struct Tile {
     patch = static_cast<int64_t>(blockIdx.x / table.tiles) * kPatches;
   }
 
-  HYPERSEG_DEVICE bool wanted(int r) const { return r >= first && r < end; }
+  HYPERSEG_DEVICE bool needed(int r) const { return r >= first && r < end; }
 };
 
 template <typename T>
@@ -60,12 +61,12 @@ HYPERSEG_DEVICE T signal_of(const Map<const T>& signal, int64_t patch, int chann
   return *signal.at(patch / signal.width / signal.height, channel, y, x);
 }
 
-// Puts `columns` columns of the tile's operands, from `k` on, where put_signal(patch, column, value) and
-// put_row(row, column, value) say; 0 beside them.
+// Stage `columns` columns of the tile's operands, from `k` on, through put_signal(patch, column, value) and
+// put_row(row, column, value); 0 outside the operands.
 template <typename T, typename PutSignal, typename PutRow>
-HYPERSEG_DEVICE void load(const Map<const T>& signal, const Table& table, const Tile& tile, int k, int columns,
+HYPERSEG_DEVICE void load(const Map<const T>& signal, const Table& table, const ParameterTile& tile, int k, int columns,
                           PutSignal&& put_signal, PutRow&& put_row) {
-  const Generator& generator = tile.generator;
+  const GeneratorArgs& generator = tile.generator;
   const int base = generator.offset + tile.group * generator.width;
   const bool by_channel = signal.stride_c == 1;
   for (int i = threadIdx.x; i < kPatches * columns; i += kThreads) {
@@ -76,19 +77,20 @@ HYPERSEG_DEVICE void load(const Map<const T>& signal, const Table& table, const 
   const T* rows = static_cast<const T*>(generator.data);
   for (int i = threadIdx.x; i < kRows * columns; i += kThreads) {
     const int r = i / columns, c = i % columns;
-    const bool there = tile.wanted(tile.row + r) && k + c < generator.width;
+    const bool there = tile.needed(tile.row + r) && k + c < generator.width;
     put_row(
         r, c,
         there ? rows[(tile.row + r) * generator.stride_row + (k + c) * generator.stride_column] : from_float<T>(0.0f));
   }
 }
 
-// Eight consecutive parameters of a patch, of which the tile wants some.
+// Store eight consecutive parameters of a patch, of which some are outside the tile.
 template <typename T>
-HYPERSEG_DEVICE void store(T* out, const Table& table, const Tile& tile, int64_t patch, int row, const float (&v)[8]) {
+HYPERSEG_DEVICE void store(T* out, const Table& table, const ParameterTile& tile, int64_t patch, int row,
+                           const float (&v)[8]) {
   if (patch >= table.patches) return;
   T* to = out + patch * table.total + tile.begin + row;
-  const bool all = tile.wanted(row) && tile.wanted(row + 7);
+  const bool all = tile.needed(row) && tile.needed(row + 7);
   if constexpr (sizeof(T) == 2) {
     if (all && table.aligned >= 2) {
       if (table.aligned >= 8) {
@@ -102,18 +104,18 @@ HYPERSEG_DEVICE void store(T* out, const Table& table, const Tile& tile, int64_t
   }
 #pragma unroll
   for (int i = 0; i < 8; ++i)
-    if (tile.wanted(row + i)) to[i] = from_float<T>(v[i]);
+    if (tile.needed(row + i)) to[i] = from_float<T>(v[i]);
 }
 
-// Half types, on tensor cores: a warp has 16 patches. Rows lie in shared memory in the order in which the columns of
-// four products give a thread eight consecutive ones.
+// float16 and bfloat16, on tensor cores: one warp per 16 patches. Rows are permuted in shared memory, such that the
+// columns of four MMAs give a thread eight consecutive rows.
 template <typename T>
 HYPERSEG_KERNEL(kThreads, 4)
-generate_weights_kernel(Map<const T> signal, Table table, T* out) {
-  constexpr int kColumns = 64, kStride = kColumns + 8;  // 9 times 16 bytes: eight rows lie in different banks
+generate_weights_mma_kernel(Map<const T> signal, Table table, T* out) {
+  constexpr int kColumns = 64, kStride = kColumns + 8;  // 9 times 16 bytes: eight rows are in different banks
   wait_for_previous_kernel();
   let_next_kernel_start();
-  const Tile tile(table);
+  const ParameterTile tile(table);
   T* signals = reinterpret_cast<T*>(shared_memory());
   T* rows = signals + kPatches * kStride;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -151,13 +153,13 @@ generate_weights_kernel(Map<const T> signal, Table table, T* out) {
     }
 }
 
-// float32, exact: a thread has 4 patches and 8 rows.
+// float32, without tensor cores: a thread computes 4 patches x 8 rows.
 HYPERSEG_KERNEL(kThreads, 4)
-generate_weights_exact_kernel(Map<const float> signal, Table table, float* out) {
+generate_weights_simt_kernel(Map<const float> signal, Table table, float* out) {
   constexpr int kColumns = 32, kStride = kPatches + 4;
   wait_for_previous_kernel();
   let_next_kernel_start();
-  const Tile tile(table);
+  const ParameterTile tile(table);
   float* signals = reinterpret_cast<float*>(shared_memory());
   float* rows = signals + kColumns * kStride;
   const int p0 = threadIdx.x / 8 * 4, r0 = threadIdx.x % 8 * 8;
@@ -189,20 +191,20 @@ template <typename T>
 void launch_table(const Map<const T>& signal, const Table& table, T* out, Stream stream) {
   const Grid grid = grid_of("generate_weights", int64_t{blocks_of(table.patches, kPatches)} * table.tiles);
   if constexpr (sizeof(T) == 2)
-    launch<generate_weights_kernel<T>>("generate_weights", grid, kThreads, (kPatches + kRows) * 72 * sizeof(T), stream,
-                                       signal, table, out);
+    launch<generate_weights_mma_kernel<T>>("generate_weights", grid, kThreads, (kPatches + kRows) * 72 * sizeof(T),
+                                           stream, signal, table, out);
   else
-    launch<generate_weights_exact_kernel>("generate_weights", grid, kThreads, 2 * 32 * 68 * sizeof(T), stream, signal,
-                                          table, out);
+    launch<generate_weights_simt_kernel>("generate_weights", grid, kThreads, 2 * 32 * 68 * sizeof(T), stream, signal,
+                                         table, out);
 }
 
 }  // namespace
 
 void generate_weights(const Map<const void>& signal, Type type, int64_t images,
-                      const std::vector<Generator>& generators, void* out, Stream stream) {
+                      const std::vector<GeneratorArgs>& generators, void* out, Stream stream) {
   Table table{};
   table.patches = images * signal.height * signal.width;
-  for (const Generator& generator : generators) table.total += generator.size;
+  for (const GeneratorArgs& generator : generators) table.total += generator.size;
   table.aligned = 8;
   while (table.total % table.aligned) table.aligned /= 2;
   int begin = 0;
@@ -211,7 +213,7 @@ void generate_weights(const Map<const void>& signal, Type type, int64_t images,
     table.parts[table.count++] = {generators[i], begin, tiles};
     table.tiles += tiles;
     begin += generators[i].size;
-    if (table.count < kMostGenerators && i + 1 < generators.size()) continue;
+    if (table.count < kMaxGenerators && i + 1 < generators.size()) continue;
     with_type(type, [&](auto value) {
       using T = decltype(value);
       launch_table(signal.of<const T>(), table, static_cast<T*>(out), stream);

@@ -7,9 +7,9 @@
 
 namespace hyperseg::cuda {
 
-// out [images, fh, fw, all sizes] = what each generator makes of the signal of each patch, side by side; see
-// hyperseg/ops/generate_weights.py.
+// out [images, fh, fw, sum of sizes] = the parameters that the generators make from each patch's signal, concatenated;
+// see hyperseg/ops/generate_weights.py.
 void generate_weights(const Map<const void>& signal, Type type, int64_t images,
-                      const std::vector<Generator>& generators, void* out, Stream stream);
+                      const std::vector<GeneratorArgs>& generators, void* out, Stream stream);
 
 }  // namespace hyperseg::cuda

@@ -3,53 +3,55 @@
 #include "cuda/decoder/level.cuh"
 #include "cuda/device/launch.cuh"
 
-// A 1x1 level whose weights exist only in registers. For one output and 16 patches a warp makes eight weights of each
-// patch at a time, signal [16, width] x generator rows [width, 8], multiplies them by the eight inputs they belong to
-// and sums: what the tensor core leaves in a lane are weights of two patches for two inputs.
+// A 1x1 level whose weights exist only in registers. For one output and 16 patches, a warp generates eight weights per
+// patch at a time by MMA, signal [16, width] x generator rows [width, 8], multiplies them by the eight inputs they
+// belong to, and accumulates. The accumulator layout gives a lane the weights of two patches for two inputs.
 namespace hyperseg::cuda {
 namespace {
 
-constexpr int kWarps = 8, kThreads = 32 * kWarps;  // a warp an output
-constexpr int kMostWidth = 48;                     // signal channels of a group, in registers
-constexpr int64_t kMostBytes = 99 << 10;           // of shared memory: what every GPU since sm_80 gives a block
+constexpr int kWarps = 8, kThreads = 32 * kWarps;  // one warp per output
+constexpr int kMaxWidth = 48;                      // signal channels per group, kept in registers
+constexpr int64_t kMaxBytes = 99 << 10;            // bytes of shared memory per block that every GPU since sm_80 has
 
-// Patches of a block, for so many pixels of each.
+// Patches per block, for a number of pixels per patch.
 template <int PIXELS>
 constexpr int kPatchesFor = PIXELS == 1   ? 64
                             : PIXELS == 4 ? 32
                                           : 16;
 
-struct Problem {
-  Generator generator;
+struct GeneratedPointwiseArgs {
+  GeneratorArgs generator;
   int64_t patches;  // of all images
-  int stride;       // of a pixel's channels in shared memory, in halves: 8 more than a multiple of 16, so that the
-                    // pixels of eight patches lie in different banks
+  int stride;  // stride of a pixel's channels in shared memory, in 2-byte elements: 8 more than a multiple of 16, so
+               // that the pixels of eight patches are in different banks
 };
 
 template <typename T, int PIXELS>
 HYPERSEG_KERNEL(kThreads, 2)
-generated_pointwise_kernel(LevelInput<T> input, Map<const T> signal, Patches<T> shape, Problem problem, Map<T> out) {
-  constexpr int kPatches = kPatchesFor<PIXELS>, kHigh = kPatches / 16, kDeep = kMostWidth / 16;
+generated_pointwise_kernel(LevelInputView<T> input, Map<const T> signal, Patches<T> shape,
+                           GeneratedPointwiseArgs problem, Map<T> out) {
+  constexpr int kPatches = kPatchesFor<PIXELS>, kHigh = kPatches / 16, kDeep = kMaxWidth / 16;
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int thread = threadIdx.x, lane = thread % 32, group = lane / 4, pair = lane % 4 * 2;
   const int channels = input.channels, outputs = static_cast<int>(out.channels);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kPatches;
-  struct Place {
+  struct PatchPosition {
     int n, y, x;
   };
   const auto patch_at = [&](int64_t patch) {
     const int64_t gx = patch % shape.grid_w, gy = patch / shape.grid_w % shape.grid_h;
-    return Place{static_cast<int>(patch / shape.grid_w / shape.grid_h), static_cast<int>(gy), static_cast<int>(gx)};
+    return PatchPosition{static_cast<int>(patch / shape.grid_w / shape.grid_h), static_cast<int>(gy),
+                         static_cast<int>(gx)};
   };
 
-  T* const values = reinterpret_cast<T*>(shared_memory());  // [pixel][patch][channel], zeros up to the next eight
+  T* const values = reinterpret_cast<T*>(shared_memory());  // [pixel][patch][channel], zero-padded to a multiple of 8
   const int padded = (channels + 7) / 8 * 8;
   for (int i = thread; i < PIXELS * kPatches * padded; i += kThreads) {
     const int c = i % padded, p = i / padded % kPatches, pixel = i / padded / kPatches;
     float v = 0.0f;
     if (c < channels && first + p < problem.patches) {
-      const Place at = patch_at(first + p);
+      const PatchPosition at = patch_at(first + p);
       v = input.at(at.n, c, at.y * shape.patch_h + pixel / shape.patch_w, at.x * shape.patch_w + pixel % shape.patch_w);
     }
     values[(pixel * kPatches + p) * problem.stride + c] = from_float<T>(v);
@@ -58,7 +60,7 @@ generated_pointwise_kernel(LevelInput<T> input, Map<const T> signal, Patches<T> 
   const int output = blockIdx.y * kWarps + thread / 32;
   if (output >= outputs) return;
 
-  const Generator& generator = problem.generator;
+  const GeneratorArgs& generator = problem.generator;
   const int64_t first_row = static_cast<int64_t>(output) * channels;
   const int width = generator.width, steps = (width + 15) / 16;
   const int base = generator.offset + static_cast<int>(first_row / generator.rows) * width;
@@ -72,7 +74,7 @@ generated_pointwise_kernel(LevelInput<T> input, Map<const T> signal, Patches<T> 
       for (int j = 0; j < 4; ++j) {
         const int64_t patch = first + m * 16 + group + j % 2 * 8;
         const int k = step * 16 + pair + j / 2 * 8;
-        const Place at = patch_at(patch);
+        const PatchPosition at = patch_at(patch);
         const bool there = patch < problem.patches;
         const float low = there && k < width ? to_float(*signal.at(at.n, base + k, at.y, at.x)) : 0.0f;
         const float high = there && k + 1 < width ? to_float(*signal.at(at.n, base + k + 1, at.y, at.x)) : 0.0f;
@@ -120,7 +122,7 @@ generated_pointwise_kernel(LevelInput<T> input, Map<const T> signal, Patches<T> 
 #pragma unroll
     for (int below = 0; below < 2; ++below) {
       const int64_t patch = first + m * 16 + group + below * 8;
-      const Place at = patch_at(patch);
+      const PatchPosition at = patch_at(patch);
 #pragma unroll
       for (int pixel = 0; pixel < PIXELS; ++pixel) {
         float sum = sums[m][below][pixel];
@@ -134,36 +136,37 @@ generated_pointwise_kernel(LevelInput<T> input, Map<const T> signal, Patches<T> 
 }
 
 template <typename T, int PIXELS>
-bool run(const Level& level, const Map<const void>& signal, const Generator& generator, const char* op, Stream stream) {
+bool run(const DecoderLevelArgs& level, const Map<const void>& signal, const GeneratorArgs& generator, const char* op,
+         Stream stream) {
   constexpr int kPatches = kPatchesFor<PIXELS>;
   if (level.patch_h() * level.patch_w() != PIXELS) return false;
-  Problem problem;
+  GeneratedPointwiseArgs problem;
   problem.generator = generator;
   problem.patches = static_cast<int64_t>(level.images) * level.grid_h * level.grid_w;
   problem.stride = (level.channels() + 7) / 16 * 16 + 8;
   const int64_t bytes = static_cast<int64_t>(PIXELS) * kPatches * problem.stride * sizeof(T);
-  if (bytes > kMostBytes) return false;
+  if (bytes > kMaxBytes) return false;
   const Grid grid{blocks_of(problem.patches, kPatches), blocks_of(level.out.channels, kWarps)};
   launch<generated_pointwise_kernel<T, PIXELS>>(op, grid, kThreads, static_cast<size_t>(bytes), stream,
-                                                LevelInput<T>(level), signal.of<const T>(), Patches<T>(level), problem,
-                                                level.out.of<T>());
+                                                LevelInputView<T>(level), signal.of<const T>(), Patches<T>(level),
+                                                problem, level.out.of<T>());
   return true;
 }
 
 }  // namespace
 
-bool generated_pointwise_level(const Level& level, const Map<const void>& signal, const Generator& generator, Type type,
-                               const char* op, Stream stream) {
-  const bool whole = generator.rows % level.channels() == 0;
-  if (!whole || generator.width > kMostWidth || level.out.channels > 8 * 65535) return false;
-  bool served = false;
+bool generated_pointwise_level(const DecoderLevelArgs& level, const Map<const void>& signal,
+                               const GeneratorArgs& generator, Type type, const char* op, Stream stream) {
+  const bool whole_outputs = generator.rows % level.channels() == 0;
+  if (!whole_outputs || generator.width > kMaxWidth || level.out.channels > 8 * 65535) return false;
+  bool launched = false;
   with_type(type, [&](auto value) {
     using T = decltype(value);
     if constexpr (sizeof(T) == 2)
-      served = run<T, 1>(level, signal, generator, op, stream) || run<T, 4>(level, signal, generator, op, stream) ||
-               run<T, 16>(level, signal, generator, op, stream);
+      launched = run<T, 1>(level, signal, generator, op, stream) || run<T, 4>(level, signal, generator, op, stream) ||
+                 run<T, 16>(level, signal, generator, op, stream);
   });
-  return served;
+  return launched;
 }
 
 }  // namespace hyperseg::cuda

@@ -5,10 +5,10 @@
 
 namespace hyperseg::cuda {
 
-// A level without hidden channels, with ReLU, whose weights the generator makes of the signal. False, and nothing done,
-// where they have to be generated first: in float32, where an output's weights come from several groups, or where the
-// patches are of other sizes than 1, 4 and 16 pixels. The level needs no weights, but the grid.
-bool generated_pointwise_level(const Level& level, const Map<const void>& signal, const Generator& generator, Type type,
-                               const char* op, Stream stream);
+// Run a level without hidden channels, with ReLU, from the signal and its generator. Returns false, without launching
+// anything, if the weights must be generated first: for float32, for an output whose weights come from several groups,
+// and for patches that do not have 1, 4 or 16 pixels. The level needs its grid set, but not its weights.
+bool generated_pointwise_level(const DecoderLevelArgs& level, const Map<const void>& signal,
+                               const GeneratorArgs& generator, Type type, const char* op, Stream stream);
 
 }  // namespace hyperseg::cuda

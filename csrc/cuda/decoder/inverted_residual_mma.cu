@@ -2,47 +2,47 @@
 #include "cuda/device/launch.cuh"
 #include "cuda/device/vectors.cuh"
 
-// An inverted residual of half types on tensor cores. A block has a square of a patch's pixels and keeps its input, the
-// patch's weights and the hidden channels, 16 at a time, in shared memory:
+// An inverted residual of 16-bit floats on tensor cores. A block computes a square of a patch's pixels and keeps its
+// input, the patch's weights and 16 hidden channels at a time in shared memory:
 //
-//   expand    [pixels and the one around them, input] x [input, 16 hidden], ReLU6, into shared memory
-//   filter    nine products with diagonal matrices, one for each tap: a shifted pixel is another row address
-//   project   [pixels, 16 hidden] x [16 hidden, outputs]; what the filter leaves in registers is its left side
+//   expand    [pixels and halo, input] x [input, 16 hidden], ReLU6, to shared memory
+//   filter    nine MMAs with diagonal matrices, one per tap: a shifted pixel is another row address
+//   project   [pixels, 16 hidden] x [16 hidden, outputs]; the filter's accumulators are its left operand
 //
-// Where the pixels around a patch are what the neighbours' weights make of them, two kernels do this: one expands and
-// writes the hidden map to memory, the other reads it, filters and projects.
+// With halo "neighbour" the halo of a patch is expanded by its neighbours' weights, and two kernels divide the work:
+// one expands and writes the hidden map to global memory, the other reads it, filters and projects.
 //
-// Rows in shared memory are an odd number of 16 bytes long, so that eight of them lie in different banks.
+// Rows in shared memory are an odd number of 16 bytes long, so that eight of them are in different banks.
 namespace hyperseg::cuda {
 namespace {
 
-constexpr int kMostChannels = 128, kMostHidden = 1024, kMostOutputs = 32;
-constexpr int64_t kMostBytes = 99 << 10;  // of shared memory: what every GPU since sm_80 gives a block
+constexpr int kMaxChannels = 128, kMaxHidden = 1024, kMaxOutputs = 32;
+constexpr int64_t kMaxBytes = 99 << 10;  // bytes of shared memory per block that every GPU since sm_80 has
 
 enum class Part { kAll, kExpand, kRest };
 
 template <int SIDE, Part PART>
-struct Tile {
+struct SquareTile {
   static constexpr int kBorder = PART == Part::kExpand ? 0 : 1;
-  static constexpr int kAround = SIDE + 2 * kBorder, kHalo = kAround * kAround;  // pixels of a row, and of all
-  static constexpr int kRows = (kHalo + 15) / 16;                                // products high, as all `rows` here
+  static constexpr int kAround = SIDE + 2 * kBorder, kHalo = kAround * kAround;  // pixels per row, and in total
+  static constexpr int kRows = (kHalo + 15) / 16;  // tiles of 16 rows, the unit of all `rows` here
   static constexpr int kWarps = SIDE == 16 ? 8 : SIDE * SIDE / 16, kThreads = 32 * kWarps;
   static constexpr int kRowsOfWarp = SIDE * SIDE / 16 / kWarps;  // of outputs
   static constexpr int kHiddenStride = 24;
 };
 
 constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
-constexpr int odd_units(int halves) { return ((halves + 7) / 8 | 1) * 8; }
+constexpr int odd_units(int elements) { return ((elements + 7) / 8 | 1) * 8; }
 
-// Where things lie in shared memory, in halves from its beginning; biases, in float, lie behind.
+// Shared-memory layout: offsets in 2-byte elements. The biases, in float, follow after the last of them.
 template <int SIDE, Part PART>
-struct Places {
-  using Size = Tile<SIDE, PART>;
+struct SharedLayout {
+  using Size = SquareTile<SIDE, PART>;
   int channels, hidden, outputs;  // padded to 8, 16 and 8
   int input_stride, project_stride;
   int expand, filters, project, chunk, biases, bytes;
 
-  Places(int channels_, int hidden_, int outputs_)
+  SharedLayout(int channels_, int hidden_, int outputs_)
       : channels(PART == Part::kRest ? 0 : round_up(channels_, 8)),
         hidden(round_up(hidden_, 16)),
         outputs(PART == Part::kExpand ? 0 : round_up(outputs_, 8)),
@@ -58,7 +58,7 @@ struct Places {
 
 // Whether eight channels of a pixel are one aligned load.
 template <typename T>
-bool by_eights(const Map<const T>& map) {
+bool is_vectorized(const Map<const T>& map) {
   return map && map.stride_c == 1 && map.channels % 8 == 0 && reinterpret_cast<uintptr_t>(map.data) % 16 == 0 &&
          (map.stride_n | map.stride_h | map.stride_w) % 8 == 0;
 }
@@ -77,17 +77,17 @@ HYPERSEG_DEVICE uint4 blend(const uint4& a, const uint4& b, const uint4& c, cons
   return result;
 }
 
-// A pixel's channels in shared memory: previous, so that its eights stay on 16 bytes whatever follows them, skip,
-// coordinates, zeros.
+// Order of a pixel's channels in shared memory: previous, so that its 8-element vectors are 16-byte aligned whatever
+// follows, then skip, coordinates, zeros.
 template <typename T>
 struct Pixels {
-  const LevelInput<T>& input;
-  bool previous_by_eights, skip_by_eights;
+  const LevelInputView<T>& input;
+  bool previous_vectorized, skip_vectorized;
 
   HYPERSEG_DEVICE int first_of_skip() const { return static_cast<int>(input.previous.channels); }
   HYPERSEG_DEVICE int first_coordinate() const { return input.channels - input.coordinates; }
 
-  // Where a channel of shared memory stands in the weights.
+  // Return the position in the weights of a channel in shared memory.
   HYPERSEG_DEVICE int weight_of(int c) const {
     return c < first_of_skip()      ? c + input.coordinates + static_cast<int>(input.skip.channels)
            : c < first_coordinate() ? c + input.coordinates - first_of_skip()
@@ -100,7 +100,7 @@ struct Pixels {
     const Sample column(x, input.scale_x, static_cast<int>(previous.width));
     const T* skip = input.skip.at(n, 0, y, x);
     int c = 0;
-    if (previous_by_eights) {
+    if (previous_vectorized) {
       const T *upper = previous.at(n, 0, row.low, 0), *lower = previous.at(n, 0, row.high, 0);
       const int64_t left = column.low * previous.stride_w, right = column.high * previous.stride_w;
       const auto eight = [&](const T* line, int64_t pixel) {
@@ -110,7 +110,7 @@ struct Pixels {
         *reinterpret_cast<uint4*>(to + c) = blend<T>(eight(upper, left), eight(upper, right), eight(lower, left),
                                                      eight(lower, right), column.weight, row.weight);
     }
-    if (skip_by_eights && c == first_of_skip())
+    if (skip_vectorized && c == first_of_skip())
 #pragma unroll 1
       for (; c < first_coordinate(); c += 8)
         *reinterpret_cast<uint4*>(to + c) = *reinterpret_cast<const uint4*>(skip + c - first_of_skip());
@@ -127,7 +127,7 @@ struct Pixels {
 
 // The hidden map [image, y, x, hidden channels padded to 16], between the two kernels.
 template <typename T>
-struct HiddenMap {
+struct SplitHiddenMap {
   T* data;
   int height, width, channels;
 
@@ -136,7 +136,7 @@ struct HiddenMap {
   }
 };
 
-// Of the scores seen: the largest, or NaN, and of equal ones the lowest class.
+// Running argmax: the largest score or NaN; of equal scores the lowest class.
 struct Best {
   float score = 0.0f;
   uint32_t label = ~0u;  // none yet
@@ -153,15 +153,15 @@ struct Best {
   }
 };
 
-template <typename T, int SIDE, int OUTPUTS, Part PART>  // outputs in eights
-HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
-                                              : SIDE == 8 ? 4
-                                                          : 12)
-    inverted_residual_tensor_kernel(LevelInput<T> input, Patches<T> patches, Map<T> out, int hidden,
-                                    Places<SIDE, PART> places, HiddenMap<T> map, bool previous_by_eights,
-                                    bool skip_by_eights, uint8_t* labels) {
-  using Size = Tile<SIDE, PART>;
-  constexpr int kExpanded = (Size::kRows + Size::kWarps - 1) / Size::kWarps;  // products high, of a warp
+template <typename T, int SIDE, int OUTPUTS, Part PART>  // outputs in 8-element vectors
+HYPERSEG_KERNEL((SquareTile<SIDE, PART>::kThreads), SIDE == 16  ? 2
+                                                    : SIDE == 8 ? 4
+                                                                : 12)
+    inverted_residual_mma_kernel(LevelInputView<T> input, Patches<T> patches, Map<T> out, int hidden,
+                                 SharedLayout<SIDE, PART> places, SplitHiddenMap<T> map, bool previous_vectorized,
+                                 bool skip_vectorized, uint8_t* labels) {
+  using Size = SquareTile<SIDE, PART>;
+  constexpr int kExpanded = (Size::kRows + Size::kWarps - 1) / Size::kWarps;  // MMA row tiles of a warp
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int height = static_cast<int>(input.skip.height), width = static_cast<int>(input.skip.width);
@@ -184,7 +184,7 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
   const auto x_of = [&](int p) { return reflect(left + p % Size::kAround - Size::kBorder, width); };
   const T* weights = patches.of(n, gy, gx);
   if constexpr (PART != Part::kRest) {
-    const Pixels<T> pixels{input, previous_by_eights, skip_by_eights};
+    const Pixels<T> pixels{input, previous_vectorized, skip_vectorized};
     for (int p = thread; p < Size::kRows * 16; p += Size::kThreads) {
       T* to = values + p * places.input_stride;
       if (p < Size::kHalo)
@@ -192,8 +192,8 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
       else
         for (int c = 0; c < places.channels; c += 8) *reinterpret_cast<uint4*>(to + c) = uint4{0, 0, 0, 0};
     }
-    // The hidden channels that fill up the last 16 repeat the last one, and are multiplied by 0 from there on: weights
-    // of 0 would make NaN of an infinite input.
+    // The channels that pad the last 16 repeat the last hidden channel and are multiplied by 0 afterwards: zero weights
+    // would turn an infinite input into NaN.
     for (int k = lane; k < places.channels; k += 32) {
       const T* column = weights + pixels.weight_of(k);
       for (int h = warp; h < places.hidden; h += Size::kWarps)
@@ -216,8 +216,8 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
                                     : 0.0f;
   }
 
-  const int group = lane / 4, pair = lane % 4 * 2;  // the row, and the first column, that a lane has of a product
-  // Of the expansion a warp has every kWarps-th product; only the last of them may lie beyond the pixels.
+  const int group = lane / 4, pair = lane % 4 * 2;  // a lane's row, and its first column, of an accumulator
+  // Each warp expands every kWarps-th row tile; only its last one may be outside the pixels.
   const T* seen[kExpanded];
 #pragma unroll
   for (int i = 0; i < kExpanded; ++i)
@@ -284,7 +284,7 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
       }
     }
     if constexpr (PART == Part::kExpand) continue;
-    sync_block();  // one a chunk, as chunks take turns in two places
+    sync_block();  // one barrier per chunk, because chunks alternate between two buffers
 
     float filtered[Size::kRowsOfWarp][2][4];
 #pragma unroll
@@ -299,7 +299,7 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
     for (int tap = 0; tap < 9; ++tap)
 #pragma unroll
       for (int j = 0; j < 2; ++j) taps[tap][j] = diagonal(&filters[tap * places.hidden + first + j * 8 + group], lane);
-    // A product's 16 pixels are a row of the tile, or several; all that a warp has follow one another.
+    // The 16 pixels of an MMA are one row of the tile, or several; all pixels of a warp are consecutive.
     const int pixel = warp * Size::kRowsOfWarp * 16 + lane % 16;
     const T* corner = chunk + (pixel / SIDE * Size::kAround + pixel % SIDE) * Size::kHiddenStride + lane / 16 * 8;
 #pragma unroll
@@ -361,28 +361,28 @@ HYPERSEG_KERNEL((Tile<SIDE, PART>::kThreads), SIDE == 16  ? 2
 }
 
 template <typename T, int SIDE, int OUTPUTS, Part PART>
-void launch_part(const Level& level, const HiddenMap<T>& map, const char* op, Stream stream) {
-  const LevelInput<T> input(level);
-  const Places<SIDE, PART> places(level.channels(), level.hidden, OUTPUTS * 8);
+void launch_part(const DecoderLevelArgs& level, const SplitHiddenMap<T>& map, const char* op, Stream stream) {
+  const LevelInputView<T> input(level);
+  const SharedLayout<SIDE, PART> places(level.channels(), level.hidden, OUTPUTS * 8);
   const int64_t blocks = level.out.height / SIDE * (level.out.width / SIDE) * level.images;
-  launch<inverted_residual_tensor_kernel<T, SIDE, OUTPUTS, PART>>(
-      op, grid_of(op, blocks), Tile<SIDE, PART>::kThreads, static_cast<size_t>(places.bytes), stream, input,
-      Patches<T>(level), level.out.of<T>(), level.hidden, places, map, by_eights(input.previous), by_eights(input.skip),
-      level.labels);
+  launch<inverted_residual_mma_kernel<T, SIDE, OUTPUTS, PART>>(
+      op, grid_of(op, blocks), SquareTile<SIDE, PART>::kThreads, static_cast<size_t>(places.bytes), stream, input,
+      Patches<T>(level), level.out.of<T>(), level.hidden, places, map, is_vectorized(input.previous),
+      is_vectorized(input.skip), level.labels);
 }
 
 template <typename T, int SIDE, int OUTPUTS>
-bool run_tiles(const Level& level, const char* op, Stream stream) {
-  const auto fits = [&](auto places) { return places.bytes <= kMostBytes; };
+bool run_tiles(const DecoderLevelArgs& level, const char* op, Stream stream) {
+  const auto fits = [&](auto places) { return places.bytes <= kMaxBytes; };
   const int channels = level.channels();
-  const HiddenMap<T> map{static_cast<T*>(level.hidden_map), static_cast<int>(level.out.height),
-                         static_cast<int>(level.out.width), round_up(level.hidden, 16)};
+  const SplitHiddenMap<T> map{static_cast<T*>(level.hidden_map), static_cast<int>(level.out.height),
+                              static_cast<int>(level.out.width), round_up(level.hidden, 16)};
   if (level.own_halo) {
-    if (!fits(Places<SIDE, Part::kAll>(channels, level.hidden, OUTPUTS * 8))) return false;
+    if (!fits(SharedLayout<SIDE, Part::kAll>(channels, level.hidden, OUTPUTS * 8))) return false;
     launch_part<T, SIDE, OUTPUTS, Part::kAll>(level, map, op, stream);
   } else {
-    if (!fits(Places<SIDE, Part::kExpand>(channels, level.hidden, 0)) ||
-        !fits(Places<SIDE, Part::kRest>(channels, level.hidden, OUTPUTS * 8)))
+    if (!fits(SharedLayout<SIDE, Part::kExpand>(channels, level.hidden, 0)) ||
+        !fits(SharedLayout<SIDE, Part::kRest>(channels, level.hidden, OUTPUTS * 8)))
       return false;
     launch_part<T, SIDE, 0, Part::kExpand>(level, map, op, stream);
     launch_part<T, SIDE, OUTPUTS, Part::kRest>(level, map, op, stream);
@@ -391,29 +391,29 @@ bool run_tiles(const Level& level, const char* op, Stream stream) {
 }
 
 template <typename T, int SIDE>
-bool run_sides(const Level& level, const char* op, Stream stream) {
+bool run_sides(const DecoderLevelArgs& level, const char* op, Stream stream) {
   if (level.patch_h() % SIDE || level.patch_w() % SIDE) return false;
-  // Two eights would spare 3 of some 350 instructions: not worth as many kernels again to compile.
+  // A variant for two vectors would save 3 of about 350 instructions, and double the kernels to compile.
   return level.out.channels <= 24 ? run_tiles<T, SIDE, 3>(level, op, stream) : run_tiles<T, SIDE, 4>(level, op, stream);
 }
 
 }  // namespace
 
-int64_t hidden_map_size(const Level& level, Type type) {
+int64_t hidden_map_size(const DecoderLevelArgs& level, Type type) {
   if (level.own_halo || level.hidden == 0 || type == Type::kFloat) return 0;
   return level.out.height * level.out.width * level.images * round_up(level.hidden, 16);
 }
 
-bool inverted_residual_tensor_level(const Level& level, Type type, const char* op, Stream stream) {
-  if (level.channels() > kMostChannels || level.hidden > kMostHidden || level.out.channels > kMostOutputs) return false;
-  bool served = false;
+bool inverted_residual_mma_level(const DecoderLevelArgs& level, Type type, const char* op, Stream stream) {
+  if (level.channels() > kMaxChannels || level.hidden > kMaxHidden || level.out.channels > kMaxOutputs) return false;
+  bool launched = false;
   with_type(type, [&](auto value) {
     using T = decltype(value);
     if constexpr (sizeof(T) == 2)
-      served = run_sides<T, 16>(level, op, stream) || run_sides<T, 8>(level, op, stream) ||
-               run_sides<T, 4>(level, op, stream);
+      launched = run_sides<T, 16>(level, op, stream) || run_sides<T, 8>(level, op, stream) ||
+                 run_sides<T, 4>(level, op, stream);
   });
-  return served;
+  return launched;
 }
 
 }  // namespace hyperseg::cuda

@@ -1,20 +1,21 @@
 #include "cuda/decoder/level.cuh"
 #include "cuda/device/launch.cuh"
 
-// An inverted residual of any shape and type, exact in float32. A block has up to 8 x 8 pixels of a patch and 32
-// outputs, and goes through the hidden channels eight at a time: it expands them for the pixels and the one around
-// them, filters and projects. A thread has a pixel and half of the outputs.
+// An inverted residual of any shape and type, on SIMT cores in float32. A block computes up to 8 x 8 pixels of a patch
+// x 32 outputs, eight hidden channels at a time: it expands them for the pixels and their halo, filters and projects. A
+// thread has one pixel and half of the outputs.
 namespace hyperseg::cuda {
 namespace {
 
 constexpr int kThreads = 128, kSide = 8, kPixels = kSide * kSide, kHalo = (kSide + 2) * (kSide + 2);
 constexpr int kOutputs = 32, kSums = kOutputs * kPixels / kThreads, kHidden = 8;
-constexpr int64_t kMostStaged = 64 << 10;  // bytes of input in shared memory
+constexpr int64_t kMaxStaged = 64 << 10;  // bytes of input in shared memory
 
-// STAGED: the input of the tile is in shared memory; otherwise it has too many channels and is read again and again.
+// STAGED: the tile's input is in shared memory. Otherwise it has too many channels and is read again from global
+// memory.
 template <typename T, bool STAGED>
 HYPERSEG_KERNEL(kThreads, 4)
-inverted_residual_level_kernel(LevelInput<T> input, Patches<T> patches, Map<T> out, int hidden, bool own) {
+inverted_residual_simt_kernel(LevelInputView<T> input, Patches<T> patches, Map<T> out, int hidden, bool own) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int height = static_cast<int>(input.skip.height), width = static_cast<int>(input.skip.width);
@@ -91,7 +92,7 @@ inverted_residual_level_kernel(LevelInput<T> input, Patches<T> patches, Map<T> o
 
 }  // namespace
 
-void inverted_residual_level(const Level& level, Type type, const char* op, Stream stream) {
+void inverted_residual_simt_level(const DecoderLevelArgs& level, Type type, const char* op, Stream stream) {
   const int64_t blocks = static_cast<int64_t>(level.images) * level.grid_h * level.grid_w *
                          blocks_of(level.patch_h(), kSide) * blocks_of(level.patch_w(), kSide);
   const Grid grid = grid_of(op, blocks, blocks_of(level.out.channels, kOutputs));
@@ -99,15 +100,15 @@ void inverted_residual_level(const Level& level, Type type, const char* op, Stre
   const int64_t input_bytes = static_cast<int64_t>(kHalo) * (level.channels() | 1) * sizeof(float);
   with_type(type, [&](auto value) {
     using T = decltype(value);
-    const LevelInput<T> input(level);
+    const LevelInputView<T> input(level);
     const Patches<T> patches(level);
     const Map<T> out = level.out.of<T>();
-    if (input_bytes <= kMostStaged)
-      launch<inverted_residual_level_kernel<T, true>>(op, grid, kThreads, hidden_bytes + input_bytes, stream, input,
-                                                      patches, out, level.hidden, level.own_halo);
+    if (input_bytes <= kMaxStaged)
+      launch<inverted_residual_simt_kernel<T, true>>(op, grid, kThreads, hidden_bytes + input_bytes, stream, input,
+                                                     patches, out, level.hidden, level.own_halo);
     else
-      launch<inverted_residual_level_kernel<T, false>>(op, grid, kThreads, hidden_bytes, stream, input, patches, out,
-                                                       level.hidden, level.own_halo);
+      launch<inverted_residual_simt_kernel<T, false>>(op, grid, kThreads, hidden_bytes, stream, input, patches, out,
+                                                      level.hidden, level.own_halo);
   });
 }
 

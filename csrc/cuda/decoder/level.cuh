@@ -7,21 +7,21 @@ namespace hyperseg::cuda {
 
 HYPERSEG_DEVICE float relu6(float v) { return min_or_nan(max_or_nan(v, 0.0f), 6.0f); }
 
-// The pixel that padding by reflection shows at `i`: -1 is 1, size is size - 2.
+// Return the pixel that reflection padding shows at `i`: 1 for -1, size - 2 for size.
 HYPERSEG_DEVICE int reflect(int i, int size) {
   const int last = size - 1;
   return last - abs(last - abs(i));
 }
 
-// A level's input: coordinates, skip, and previous resized, never put together in memory.
+// A level's input: coordinates, skip and resized previous, computed when read and never stored in global memory.
 template <typename T>
-struct LevelInput {
+struct LevelInputView {
   Map<const T> skip, previous;
-  int coordinates, channels;  // 0 or 2; of all
+  int coordinates, channels;  // 0 or 2 coordinates; all channels
   float step_y, step_x;       // of the coordinates
-  float scale_y, scale_x;     // previous to skip
+  float scale_y, scale_x;     // from skip to previous
 
-  explicit LevelInput(const Level& level)
+  explicit LevelInputView(const DecoderLevelArgs& level)
       : skip(level.skip.of<const T>()),
         previous(level.previous.of<const T>()),
         coordinates(level.coordinates ? 2 : 0),
@@ -51,7 +51,7 @@ struct LevelInput {
   }
 };
 
-// The weights of patches, and the shapes around them.
+// Weights of the patches, and the grid they are in.
 template <typename T>
 struct Patches {
   const T* weights;
@@ -59,7 +59,7 @@ struct Patches {
   const T* bias;
   int grid_h, grid_w, patch_h, patch_w;
 
-  explicit Patches(const Level& level)
+  explicit Patches(const DecoderLevelArgs& level)
       : weights(static_cast<const T*>(level.weights)),
         stride_n(level.weights_n),
         stride_y(level.weights_y),

@@ -1,17 +1,17 @@
 #include "cuda/decoder/level.cuh"
 #include "cuda/device/launch.cuh"
 
-// One matrix a patch. A block has up to 64 pixels of a patch and 32 outputs, and goes through the input channels 64 at
-// a time; a thread sums every 128th (output, pixel).
+// One 1x1 convolution per patch. A block computes up to 64 pixels of a patch x 32 outputs, 64 input channels at a time;
+// a thread accumulates every 128th (output, pixel).
 namespace hyperseg::cuda {
 namespace {
 
 constexpr int kThreads = 128, kPixels = 64, kOutputs = 32, kChannels = 64, kSums = kOutputs * kPixels / kThreads;
-constexpr int kStride = kChannels + 1;  // odd: outputs, or pixels, side by side lie in different banks
+constexpr int kStride = kChannels + 1;  // odd: adjacent outputs, or pixels, are in different banks
 
 template <typename T>
 HYPERSEG_KERNEL(kThreads, 4)
-pointwise_level_kernel(LevelInput<T> input, Patches<T> patches, Map<T> out, bool relu) {
+pointwise_level_kernel(LevelInputView<T> input, Patches<T> patches, Map<T> out, bool relu) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int pixels = patches.patch_h * patches.patch_w, chunks = (pixels + kPixels - 1) / kPixels;
@@ -63,14 +63,14 @@ pointwise_level_kernel(LevelInput<T> input, Patches<T> patches, Map<T> out, bool
 
 }  // namespace
 
-void pointwise_level(const Level& level, Type type, const char* op, Stream stream) {
+void pointwise_level(const DecoderLevelArgs& level, Type type, const char* op, Stream stream) {
   const int64_t blocks = static_cast<int64_t>(level.images) * level.grid_h * level.grid_w *
                          blocks_of(level.patch_h() * level.patch_w(), kPixels);
   const Grid grid = grid_of(op, blocks, blocks_of(level.out.channels, kOutputs));
   with_type(type, [&](auto value) {
     using T = decltype(value);
     launch<pointwise_level_kernel<T>>(op, grid, kThreads, (kPixels + kOutputs) * kStride * sizeof(float), stream,
-                                      LevelInput<T>(level), Patches<T>(level), level.out.of<T>(), level.last_relu);
+                                      LevelInputView<T>(level), Patches<T>(level), level.out.of<T>(), level.last_relu);
   });
 }
 

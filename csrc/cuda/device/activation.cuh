@@ -6,12 +6,12 @@
 
 namespace hyperseg::cuda {
 
-// For large negative values exp is infinite and the quotient -0.
+// For large negative values exp is infinite and the quotient is -0.
 HYPERSEG_DEVICE float silu(float v) { return v / (1.0f + expf(-v)); }
 HYPERSEG_DEVICE float sigmoid(float v) { return 1.0f / (1.0f + expf(-v)); }
 
-// Of both values, as precise as a result of type T needs. A multiprocessor has few units for exponentials and
-// reciprocals: one reciprocal serves both values. Below -40 the result is about 1e-17 of the value, not 0.
+// SiLU of both values, with the precision that type T needs. An SM has few units for exponentials and reciprocals, so
+// both values share one reciprocal. Below -40 the result is about 1e-17 of the value instead of 0.
 template <typename T>
 HYPERSEG_DEVICE void silu2(float& a, float& b) {
   const float p = 1.0f + fast_exp(fminf(-a, 40.0f)), q = 1.0f + fast_exp(fminf(-b, 40.0f));

@@ -4,7 +4,8 @@
 
 namespace hyperseg::cuda {
 
-// Where pixel `o` of an axis samples one of `size` values: half-pixel centres, as F.interpolate(align_corners=False).
+// Where pixel `o` of an axis samples an axis of `size` values: half-pixel centres, as
+// F.interpolate(align_corners=False).
 struct Sample {
   int low, high;
   float weight;  // of high
@@ -17,7 +18,7 @@ struct Sample {
   }
 };
 
-// Not a + (b - a) * weight: beside an infinity that is NaN.
+// Not a + (b - a) * weight, which is NaN next to an infinity.
 HYPERSEG_DEVICE float between(float a, float b, float weight) { return a * (1.0f - weight) + b * weight; }
 
 }  // namespace hyperseg::cuda

@@ -2,10 +2,10 @@
 
 #include "cuda/device/device.cuh"
 
-// Sums over the threads of a block, in an order that does not depend on time.
+// Sums over the threads of a block, in a fixed order.
 namespace hyperseg::cuda {
 
-// For all of them. `scratch`: a float a warp; the block has to meet before it is used again.
+// Return the sum to all threads. `scratch`: one float per warp; synchronise the block before using it again.
 template <int THREADS>
 HYPERSEG_DEVICE float sum_of_block(float value, float* scratch) {
   for (int mask = 16; mask; mask /= 2) value += shuffle_xor(value, mask);
@@ -16,7 +16,7 @@ HYPERSEG_DEVICE float sum_of_block(float value, float* scratch) {
   return total;
 }
 
-// Of any type, for the first thread. `scratch`: one a thread.
+// Return the sum, of any type, to the first thread. `scratch`: one value per thread.
 template <int THREADS, typename V>
 HYPERSEG_DEVICE V sum_for_first(V value, V* scratch) {
   const int thread = threadIdx.x;

@@ -1,7 +1,7 @@
 #pragma once
 
-// What the kernels are written in besides C++ and CUDA's own names. In the shim (csrc/shim) the same names run on a
-// CPU.
+// All device-specific names that kernels use besides C++ and CUDA's own. csrc/shim/device.h defines the same names for
+// a CPU.
 #ifdef HYPERSEG_SHIM
 #include "shim/device.h"
 #else
@@ -19,7 +19,7 @@ using bfloat16 = __nv_bfloat16;
 #define HYPERSEG_DEVICE __device__ __forceinline__
 #define HYPERSEG_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 
-// The shared memory that the launch gave the block, on 16 bytes.
+// The dynamic shared memory of the block, 16-byte aligned.
 HYPERSEG_DEVICE char* shared_memory() {
   extern __shared__ __align__(16) char hyperseg_shared_memory[];
   return hyperseg_shared_memory;
@@ -30,11 +30,11 @@ HYPERSEG_DEVICE void sync_warp() { __syncwarp(); }
 HYPERSEG_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffff, value, mask); }
 HYPERSEG_DEVICE uint32_t shuffle_xor(uint32_t value, int mask) { return __shfl_xor_sync(0xffffffff, value, mask); }
 
-// The warp's number in its block, which the compiler then knows to be the same for all its lanes.
+// The warp's index in its block; the compiler then knows that it is uniform across the warp.
 HYPERSEG_DEVICE int warp_index() { return __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x) / 32, 0); }
 
-// Programmatic dependent launch: a kernel may be on the GPU before the one ahead of it is done. It must wait before it
-// reads what that one wrote, or writes what that one reads; constants it may read at once.
+// Programmatic dependent launch: a kernel may start before the previous kernel of the stream has finished. It must wait
+// before it reads that kernel's outputs or writes its inputs; constants may be read before.
 HYPERSEG_DEVICE void wait_for_previous_kernel() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -66,7 +66,7 @@ HYPERSEG_DEVICE bfloat16 from_float<bfloat16>(float v) {
   return __float2bfloat16_rn(v);
 }
 
-// The larger and the smaller of two values, NaN where one is NaN: fmaxf and fminf would hide it.
+// The larger and the smaller of two values, NaN if either is NaN; fmaxf and fminf would hide it.
 HYPERSEG_DEVICE float max_or_nan(float a, float b) {
   float result;
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
@@ -78,8 +78,8 @@ HYPERSEG_DEVICE float min_or_nan(float a, float b) {
   return result;
 }
 
-// A few units in the last place away, 0 for what is subnormal, and far fewer instructions than expf and a division: for
-// what is rounded to a half type.
+// exp with an error of a few units in the last place, 0 for subnormal results, in far fewer instructions than expf: for
+// results that are rounded to 16 bits.
 HYPERSEG_DEVICE float fast_exp(float v) {
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(v * 1.44269504f));
@@ -93,7 +93,7 @@ HYPERSEG_DEVICE float fast_reciprocal(float v) {
 
 HYPERSEG_DEVICE float as_float(uint32_t bits) { return __uint_as_float(bits); }
 
-// Two values of a half type in a register, the first one in the low half.
+// Two 16-bit values in a register, the first one in the low half.
 template <typename T>
 HYPERSEG_DEVICE uint32_t pack(float low, float high);
 template <>
@@ -107,7 +107,7 @@ HYPERSEG_DEVICE uint32_t pack<bfloat16>(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&v);
 }
 
-// min(max(v, 0), 6) of both values, NaN where one is NaN.
+// min(max(v, 0), 6) of both values, NaN if v is NaN.
 template <typename T>
 HYPERSEG_DEVICE uint32_t relu6_of_two(uint32_t v);
 template <>
@@ -134,7 +134,7 @@ HYPERSEG_DEVICE float2 unpack<bfloat16>(uint32_t v) {
   return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&v));
 }
 
-// Products of the two low and of the two high values.
+// Multiply the two low and the two high values.
 template <typename T>
 HYPERSEG_DEVICE uint32_t multiply2(uint32_t a, uint32_t b);
 template <>
@@ -149,20 +149,20 @@ HYPERSEG_DEVICE uint32_t multiply2<bfloat16>(uint32_t a, uint32_t b) {
   return *reinterpret_cast<const uint32_t*>(&v);
 }
 
-// 16 bytes on 16 bytes from global to shared memory, zeros where they are not `valid`. The thread goes on; its copies
-// since the last close_copies() are a group, and after wait_for_copies<n>() only its last n groups may be under way.
+// Copy 16 bytes, 16-byte aligned, from global to shared memory asynchronously; zeros if not `valid`. A thread's copies
+// since its last commit_copies() form a group; after wait_for_copies<n>() at most its last n groups are in flight.
 HYPERSEG_DEVICE void copy_async(void* shared, const void* global, bool valid) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global), "r"(valid ? 16 : 0)
                : "memory");
 }
-HYPERSEG_DEVICE void close_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+HYPERSEG_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N>
 HYPERSEG_DEVICE void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-// 16 bytes on 16 bytes to global memory by one instruction: where it is left to the compiler, it may take four.
+// Store 16 bytes, 16-byte aligned, by one instruction; the compiler may split an ordinary store into four.
 HYPERSEG_DEVICE void store16(void* global, uint4 v) {
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(global)), "r"(v.x), "r"(v.y),
                "r"(v.z), "r"(v.w)
@@ -174,7 +174,8 @@ HYPERSEG_DEVICE void store16(void* global, float4 v) {
                : "memory");
 }
 
-// Four 8x8 matrices of half types from shared memory: lane i names row i % 8 of matrix i / 8, 16 bytes on 16 bytes.
+// Load four 8x8 matrices of 16-bit values from shared memory: lane i gives the address of row i % 8 of matrix i / 8,
+// 16-byte aligned.
 HYPERSEG_DEVICE void ldmatrix4(uint32_t (&r)[4], const void* row) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -182,29 +183,29 @@ HYPERSEG_DEVICE void ldmatrix4(uint32_t (&r)[4], const void* row) {
                : "r"(address));
 }
 
-// The same matrices, each with its rows and columns exchanged.
-HYPERSEG_DEVICE void ldmatrix4_turned(uint32_t (&r)[4], const void* row) {
+// The same matrices, each transposed.
+HYPERSEG_DEVICE void ldmatrix4_transposed(uint32_t (&r)[4], const void* row) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(address));
 }
 
-// Two of them, not exchanged, named by lanes 0 to 15.
+// Two of them, not transposed, addressed by lanes 0 to 15.
 HYPERSEG_DEVICE void ldmatrix2(uint32_t* r, const void* row) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(address));
 }
 
-// A lane's part of the right side of mma8 that is diagonal, given the value in the lane's column.
+// A lane's part of a diagonal right operand of mma8, given the value in the lane's column.
 HYPERSEG_DEVICE uint32_t diagonal(const void* value, int lane) {
   const uint32_t bits = *static_cast<const uint16_t*>(value);
   const int column = lane / 4;
   return __byte_perm(bits, 0, lane % 4 != column / 2 ? 0x2222 : column % 2 ? 0x1022 : 0x2210);
 }
 
-// c += a b on a tensor core: a [16, 16] by rows, b [16, 8] by columns, c [16, 8]. Lane 4 g + t holds rows g and g + 8,
-// in c columns 2 t and 2 t + 1.
+// c += a b on a tensor core: a [16, 16] row-major, b [16, 8] column-major, c [16, 8]. Lane 4 g + t holds rows g and g +
+// 8, in c columns 2 t and 2 t + 1.
 template <typename T>
 HYPERSEG_DEVICE void mma16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 template <>

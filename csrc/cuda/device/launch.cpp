@@ -13,11 +13,11 @@ constexpr int kDependent = 1, kPlain = 2;
 
 void check_cuda(const char* op, cudaError_t error) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // or the next operator of PyTorch would find this error and take it for its own
-  fail(op, ": CUDA says: ", cudaGetErrorString(error));
+  cudaGetLastError();  // clear it, or PyTorch's next operator would report it
+  fail(op, ": CUDA error: ", cudaGetErrorString(error));
 }
 
-// Once for a kernel and a device: allow it all the shared memory there is.
+// Once per kernel and device: allow it all the shared memory of the device.
 int prepare(const char* op, const void* kernel, int device) {
   int most = 0, major = 0;
   check_cuda(op, cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
@@ -26,14 +26,14 @@ int prepare(const char* op, const void* kernel, int device) {
   check_cuda(op, cudaFuncGetAttributes(&found, kernel));
   check_cuda(op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                       most - static_cast<int>(found.sharedSizeBytes)));
-  // PTX for an older GPU has no wait, wherever it is compiled: see wait_for_previous_kernel.
+  // PTX for an older GPU has no grid-dependency wait, wherever it is compiled: see wait_for_previous_kernel.
   return major >= 9 && found.ptxVersion >= 90 ? kDependent : kPlain;
 }
 
 }  // namespace
 
-void launch_kernel(const char* op, const void* kernel, Prepared& prepared, Grid grid, unsigned threads, size_t shared,
-                   Stream stream, void** args) {
+void launch_kernel(const char* op, const void* kernel, LaunchModes& prepared, Grid grid, unsigned threads,
+                   size_t shared, Stream stream, void** args) {
   int device = 0;
   check_cuda(op, cudaGetDevice(&device));
   int how = device < kDevices ? std::atomic_ref(prepared[device]).load(std::memory_order_relaxed) : 0;

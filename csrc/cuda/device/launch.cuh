@@ -13,17 +13,17 @@
 namespace hyperseg::cuda {
 
 template <typename... Params>
-void launch_with(const char* op, void (*kernel)(Params...), Prepared& prepared, Grid grid, unsigned threads,
+void launch_with(const char* op, void (*kernel)(Params...), LaunchModes& prepared, Grid grid, unsigned threads,
                  size_t shared, Stream stream, std::type_identity_t<Params>... args) {
   void* pointers[] = {&args...};
   launch_kernel(op, reinterpret_cast<const void*>(kernel), prepared, grid, threads, shared, stream, pointers);
 }
 
-// Launch `kernel` with so many threads a block and bytes of shared memory, as part of a chain: see
-// wait_for_previous_kernel.
+// Launch `kernel` with `threads` threads and `shared` bytes of shared memory per block, as a programmatic dependent of
+// the previous kernel: see wait_for_previous_kernel.
 template <auto kernel, typename... Args>
 void launch(const char* op, Grid grid, unsigned threads, size_t shared, Stream stream, const Args&... args) {
-  static Prepared prepared;
+  static LaunchModes prepared;
   launch_with(op, kernel, prepared, grid, threads, shared, stream, args...);
 }
 
@@ -33,7 +33,7 @@ void launch(const char* op, Grid grid, unsigned threads, size_t shared, Stream s
 
 namespace hyperseg::cuda {
 
-// body(value of the type).
+// Call body(value of the C++ type).
 template <typename Body>
 void with_type(Type type, Body&& body) {
   switch (type) {
@@ -46,7 +46,7 @@ void with_type(Type type, Body&& body) {
   }
 }
 
-// As many blocks as a launch asks for, in a row or in several.
+// A grid of `rows` x `blocks` blocks.
 inline Grid grid_of(const char* op, int64_t blocks, int64_t rows = 1) {
   check(blocks < int64_t{1} << 31 && rows < 1 << 16, op, ": too large for a GPU, it would take ", rows, " x ", blocks,
         " blocks");

@@ -16,11 +16,11 @@ struct Grid {
 inline unsigned blocks_of(int64_t count, int64_t size) { return static_cast<unsigned>((count + size - 1) / size); }
 
 constexpr int kDevices = 64;
-// How a kernel is to be launched on each device, 0 where that is not known yet.
-using Prepared = int[kDevices];
+// How a kernel is launched on each device; 0 if not yet known.
+using LaunchModes = int[kDevices];
 
-// `args` as cudaLaunchKernel takes them.
-void launch_kernel(const char* op, const void* kernel, Prepared& prepared, Grid grid, unsigned threads, size_t shared,
-                   Stream stream, void** args);
+// `args` as for cudaLaunchKernel.
+void launch_kernel(const char* op, const void* kernel, LaunchModes& prepared, Grid grid, unsigned threads,
+                   size_t shared, Stream stream, void** args);
 
 }  // namespace hyperseg::cuda

@@ -5,25 +5,26 @@
 #include "common/map.h"
 #include "cuda/device/device.cuh"
 
-// The product of two matrices, of which a block computes a tile: for half types on tensor cores, in float32 exactly.
+// GEMM of one block: it computes one tile, of 16-bit floats on tensor cores, of float32 on SIMT cores.
 namespace hyperseg::cuda {
 
-constexpr int kProductThreads = 128;
+constexpr int kGemmThreads = 128;
 
-namespace tile_product_detail {
+namespace mma_tile_detail {
 
-constexpr int kDepth = 32;        // of what is in shared memory at once
-constexpr int kRow = kDepth + 8;  // of half types: rows on 16 bytes, eight of them in banks of their own
+constexpr int kDepth = 32;  // staged in shared memory at once
+constexpr int kRow =
+    kDepth + 8;  // of 16-bit operands: rows are 16-byte aligned and eight of them are in different banks
 
-// Where a value lies in shared memory: float32 a row after the depth it belongs to, the other types as ldmatrix wants.
+// Offset of a value in shared memory: depth-major for float32, as ldmatrix needs it for 16-bit types.
 template <typename T, int ROWS>
 HYPERSEG_DEVICE int place(int row, int k) {
   return std::is_same_v<T, float> ? k * (ROWS + 1) + row : row * kRow + k;
 }
 
-// The values of some rows from depth `first` on, `steps` deep; half types with zeros up to a multiple of 16. Threads go
-// along the depth, or from row to row, whichever lies side by side in memory. AHEAD: as many loads a thread waits for
-// at once.
+// Load the values of some rows from depth `first` on, `steps` deep; 16-bit types are zero-padded to a multiple of 16.
+// Threads go along the depth or along the rows, whichever is contiguous in global memory. AHEAD: loads in flight per
+// thread.
 template <typename T, int ROWS, int AHEAD, typename Values>
 HYPERSEG_DEVICE void fill(T* shared, const Values& values, int first, int steps, bool along_depth) {
   const int padded = std::is_same_v<T, float> ? steps : (steps + 15) / 16 * 16, thread = threadIdx.x;
@@ -31,20 +32,20 @@ HYPERSEG_DEVICE void fill(T* shared, const Values& values, int first, int steps,
     const int k = thread % kDepth;
     if (k >= padded) return;
 #pragma unroll AHEAD
-    for (int row = thread / kDepth; row < ROWS; row += kProductThreads / kDepth)
+    for (int row = thread / kDepth; row < ROWS; row += kGemmThreads / kDepth)
       shared[place<T, ROWS>(row, k)] = k < steps ? values(row, first + k) : from_float<T>(0.0f);
   } else {
     const int row = thread % ROWS;
 #pragma unroll AHEAD
-    for (int k = thread / ROWS; k < padded; k += kProductThreads / ROWS)
+    for (int k = thread / ROWS; k < padded; k += kGemmThreads / ROWS)
       shared[place<T, ROWS>(row, k)] = k < steps ? values(row, first + k) : from_float<T>(0.0f);
   }
 }
 
-// Sums of products of a thread: rows and columns that lie apart, so that threads side by side have columns side by
-// side.
+// Accumulators of one thread in float32. Its rows and columns are strided, so that adjacent threads have adjacent
+// columns.
 template <int M, int N>
-class Exact {
+class SimtAccumulators {
  public:
   HYPERSEG_DEVICE void add(const float* a, const float* b, int steps) {
     const int row = threadIdx.x / kAcross, column = threadIdx.x % kAcross;
@@ -70,31 +71,31 @@ class Exact {
   }
 
  private:
-  static constexpr int kAcross = N == 64 ? 16 : 8, kDown = kProductThreads / kAcross;
+  static constexpr int kAcross = N == 64 ? 16 : 8, kDown = kGemmThreads / kAcross;
   static constexpr int kRows = M / kDown, kColumns = N / kAcross;
   float sums_[kRows][kColumns] = {};
 };
 
-// How an operand of half types lies in shared memory: each row with its depth side by side, or each depth with its rows
-// side by side, which ldmatrix turns. Lines are an odd number of 16 bytes, so eight of them are in banks of their own.
+// Layout of a 16-bit operand in shared memory: depth contiguous per row, or rows contiguous per depth, which ldmatrix
+// transposes. Lines are an odd number of 16 bytes, so that eight of them are in different banks.
 template <int DEPTH>
-struct Rows {
-  static constexpr bool kTurned = false;
+struct RowMajor {
+  static constexpr bool kTransposed = false;
   static constexpr int kStride = DEPTH + 8;
   HYPERSEG_DEVICE static int place(int row, int k) { return row * kStride + k; }
 };
 template <int ROWS>
-struct Depths {
-  static constexpr bool kTurned = true;
+struct DepthMajor {
+  static constexpr bool kTransposed = true;
   static constexpr int kStride = ROWS + 8;
   HYPERSEG_DEVICE static int place(int row, int k) { return k * kStride + row; }
 };
 
-// The same of a warp: fragments of tensor cores.
-template <typename T, int M, int N, typename A = Rows<kDepth>, typename B = Rows<kDepth>>
-class Fragments {
+// Accumulators of one warp: fragments of tensor cores.
+template <typename T, int M, int N, typename A = RowMajor<kDepth>, typename B = RowMajor<kDepth>>
+class MmaAccumulators {
  public:
-  // Rows and columns from the given numbers on are not needed: most of them are left out.
+  // Rows and columns from the given numbers on are not needed; most of them are skipped.
   HYPERSEG_DEVICE void add(const T* a, const T* b, int steps, int rows = M, int columns = N) {
     static_assert(A::kStride % 16 == 8 && B::kStride % 16 == 8);
     if (row() >= rows) return;
@@ -110,7 +111,7 @@ class Fragments {
       store(row, column + 1, second);
     });
   }
-  // store(row, even column, its value, the next column's); columns as for add.
+  // Call store(row, even column, its value, the next column's value); columns as for add.
   template <typename Store>
   HYPERSEG_DEVICE void store_pairs(const Store& store, int columns = N) const {
     const int lane = threadIdx.x % 32;
@@ -127,30 +128,30 @@ class Fragments {
   }
 
  private:
-  // How the four warps share a tile.
+  // How the four warps divide a tile.
   static constexpr int kWarpsAcross = M == 16 ? 4 : N == 64 ? 2 : 1, kWarpsDown = 4 / kWarpsAcross;
   static constexpr int kDown = M / kWarpsDown / 16, kAcross = N / kWarpsAcross / 16, kFew = kAcross < 3 ? kAcross : 3;
-  static constexpr int kUnrolled = kAcross > 1 ? 1 : 2;  // the sums of a large tile leave few registers
+  static constexpr int kUnrolled = kAcross > 1 ? 1 : 2;  // the accumulators of a large tile leave few registers
   HYPERSEG_DEVICE static int row() { return threadIdx.x / 32 / kWarpsAcross * (M / kWarpsDown); }
   HYPERSEG_DEVICE static int column() { return threadIdx.x / 32 % kWarpsAcross * (N / kWarpsAcross); }
 
   template <int ACROSS>
   HYPERSEG_DEVICE void add_some(const T* a, const T* b, int steps) {
     const int lane = threadIdx.x % 32;
-    // Four 8x8 matrices each: of a the upper and the lower rows, then those 8 deeper; of b the first 8 columns, then 8
-    // deeper, then the next 8 columns likewise.
-    const int a_row = A::kTurned ? lane / 8 % 2 * 8 : lane % 16;
-    const int a_depth = A::kTurned ? lane / 16 * 8 + lane % 8 : lane / 16 * 8;
-    const int b_column = B::kTurned ? lane / 16 * 8 : lane / 16 * 8 + lane % 8;
-    const int b_depth = B::kTurned ? lane / 8 % 2 * 8 + lane % 8 : lane / 8 % 2 * 8;
+    // Four 8x8 matrices each: of a the upper and the lower rows, then the same rows 8 deeper; of b the first 8 columns,
+    // the same 8 deeper, then the next 8 columns likewise.
+    const int a_row = A::kTransposed ? lane / 8 % 2 * 8 : lane % 16;
+    const int a_depth = A::kTransposed ? lane / 16 * 8 + lane % 8 : lane / 16 * 8;
+    const int b_column = B::kTransposed ? lane / 16 * 8 : lane / 16 * 8 + lane % 8;
+    const int b_depth = B::kTransposed ? lane / 8 % 2 * 8 + lane % 8 : lane / 8 % 2 * 8;
 #pragma unroll kUnrolled
     for (int k = 0; k < steps; k += 16) {
       uint32_t left[kDown][4];
 #pragma unroll
       for (int i = 0; i < kDown; ++i) {
         const T* from = &a[A::place(row() + 16 * i + a_row, k + a_depth)];
-        if constexpr (A::kTurned)
-          ldmatrix4_turned(left[i], from);
+        if constexpr (A::kTransposed)
+          ldmatrix4_transposed(left[i], from);
         else
           ldmatrix4(left[i], from);
       }
@@ -158,8 +159,8 @@ class Fragments {
       for (int j = 0; j < ACROSS; ++j) {
         uint32_t right[4];
         const T* from = &b[B::place(column() + 16 * j + b_column, k + b_depth)];
-        if constexpr (B::kTurned)
-          ldmatrix4_turned(right, from);
+        if constexpr (B::kTransposed)
+          ldmatrix4_transposed(right, from);
         else
           ldmatrix4(right, from);
 #pragma unroll
@@ -174,19 +175,19 @@ class Fragments {
   float sums_[kDown][2 * kAcross][4] = {};
 };
 
-}  // namespace tile_product_detail
+}  // namespace mma_tile_detail
 
-// store(m, n, sum over k of a(m, k) * b(n, k)) for all m < M and n < N; both in {16, 64}, and not 16 at once. All
-// kProductThreads threads of the block; a and b answer with a T for every row, also beside the matrix, and any k below
+// Call store(m, n, sum over k of a(m, k) * b(n, k)) for all m < M and n < N; both in {16, 64}, and not both 16. For all
+// kGemmThreads threads of the block. a and b return a T for every row, also outside the matrix, and any k below
 // `depth`.
 template <typename T, int M, int N, typename A, typename B, typename Store>
-HYPERSEG_DEVICE void tile_product(int depth, const A& a, bool a_along_depth, const B& b, bool b_along_depth,
-                                  const Store& store) {
-  using namespace tile_product_detail;
+HYPERSEG_DEVICE void mma_tile(int depth, const A& a, bool a_along_depth, const B& b, bool b_along_depth,
+                              const Store& store) {
+  using namespace mma_tile_detail;
   T* left = reinterpret_cast<T*>(shared_memory());
   T* right = left + (std::is_same_v<T, float> ? kDepth * (M + 1) : M * kRow);
-  std::conditional_t<std::is_same_v<T, float>, Exact<M, N>, Fragments<T, M, N>> sums;
-  constexpr int kAhead = M + N < 128 ? 8 : 4;  // a large tile's sums leave fewer registers
+  std::conditional_t<std::is_same_v<T, float>, SimtAccumulators<M, N>, MmaAccumulators<T, M, N>> sums;
+  constexpr int kAhead = M + N < 128 ? 8 : 4;  // the accumulators of a large tile leave fewer registers
   for (int first = 0; first < depth; first += kDepth) {
     const int steps = min(kDepth, depth - first);
     if (first > 0) sync_block();
@@ -199,12 +200,12 @@ HYPERSEG_DEVICE void tile_product(int depth, const A& a, bool a_along_depth, con
 }
 
 template <typename T, int M, int N>
-HYPERSEG_ANYWHERE constexpr size_t tile_product_bytes() {
-  using namespace tile_product_detail;
+HYPERSEG_HOST_DEVICE constexpr size_t mma_tile_bytes() {
+  using namespace mma_tile_detail;
   return std::is_same_v<T, float> ? kDepth * (M + N + 2) * sizeof(float) : (M + N) * kRow * sizeof(T);
 }
 
-// body(M, N as integral constants): the tile for matrices with so many rows and columns.
+// Call body(M, N as integral constants) with the tile for matrices of that many rows and columns.
 template <typename Body>
 void with_tile(int64_t rows, int64_t columns, Body&& body) {
   using Few = std::integral_constant<int, 16>;

@@ -6,35 +6,35 @@
 #include "cuda/device/device.cuh"
 #include "cuda/device/vectors.cuh"
 
-// Products of matrices: c[r, o] = sum over k of a[r, k] b[o, k]. A block computes a tile of c from chunks of both
-// operands that pass through a ring of stages in shared memory; half types are multiplied on tensor cores, floats are
-// not, and all sums are float.
+// GEMM: c[r, o] = sum over k of a[r, k] b[o, k]. A block computes a tile of c; chunks of both operands pass through a
+// ring of stages in shared memory. 16-bit operands use tensor cores, float32 operands do not; all sums are float32.
 namespace hyperseg::cuda {
 
-constexpr int kChunkBytes = 128, kStepBytes = 32;  // of the depth: what a stage holds, what a warp multiplies at once
+constexpr int kChunkBytes = 128, kStepBytes = 32;  // bytes of depth: per stage, and per step of a warp
 constexpr int kRowBytes = kChunkBytes + 16;        // an odd number of 16 bytes: eight rows are in different banks
 
 template <typename T>
 constexpr int kChunk = kChunkBytes / sizeof(T);
 
-// A warp computes 32 rows and columns of a tile; several share the depth where there are few tiles.
+// A warp computes 32 rows x 32 columns of a tile; several warps split the depth where there are few tiles.
 template <int ROW_WARPS, int COLUMN_WARPS, int DEPTH_WARPS>
-struct Tile {
+struct GemmTile {
   static constexpr int kColumnWarps = COLUMN_WARPS, kDepthWarps = DEPTH_WARPS;
   static constexpr int kRows = 32 * ROW_WARPS, kColumns = 32 * COLUMN_WARPS;
   static constexpr int kThreads = 32 * ROW_WARPS * COLUMN_WARPS * DEPTH_WARPS;
-  static constexpr int kStages = 512 / (kRows + kColumns);            // so that three blocks fit a multiprocessor
+  static constexpr int kStages = 512 / (kRows + kColumns);            // so that three blocks fit per SM
   static constexpr int kStageBytes = (kRows + kColumns) * kRowBytes;  // the rows of a, then those of b
 
-  // Sums on their way from the warps that added them up to the threads that store them. Rows of a warp's fragment are 8
-  // banks apart; 8 rows, and 32 columns, further on 4 more, so that 8 threads may read 32 bytes each from there.
+  // Layout of the sums in shared memory, from the warps that accumulated them to the threads that store them. Rows of a
+  // warp's fragment are 8 banks apart; every 8 rows and every 32 columns add 4 more, so that 8 threads can read 32
+  // bytes each without conflicts.
   static constexpr int kStagedStride = kColumns + 8, kStaged = (kRows / 8) * (8 * kStagedStride + 4);
   static constexpr int kStagedBytes = 4 * DEPTH_WARPS * kStaged;
-  HYPERSEG_ANYWHERE static constexpr int staged(int row, int column) {
+  HYPERSEG_HOST_DEVICE static constexpr int staged(int row, int column) {
     return row * kStagedStride + row / 8 * 4 + column + column / 32 * 4;
   }
-  // The row of the group of threads that reads a row's columns, for the first pass over them.
-  HYPERSEG_ANYWHERE static constexpr int row_of_group(int group) {
+  // The first row that a group of threads reads.
+  HYPERSEG_HOST_DEVICE static constexpr int row_of_group(int group) {
     return kColumns == 32 ? group % 2 * 8 + group / 2 % 8 + group / 16 * 16 : group;
   }
 
@@ -44,8 +44,8 @@ struct Tile {
   }
 };
 
-// What a warp adds up. A lane names the rows of a and b that it fetches for all, or those of its own sums, and the
-// first of the values that multiply a.
+// Accumulators of a warp. A lane knows the rows of a and b that it loads for the warp, the rows of its own sums, and
+// the first of the factors of a.
 template <typename T, typename TILE, bool SCALED>
 struct Sums {
   float values[2][4][4] = {};
@@ -137,11 +137,10 @@ struct Sums<float, TILE, SCALED> {
   }
 };
 
-// A tile of the product, of which `rows` and `columns` are needed. load(chunk, stage) begins to copy a chunk of the
-// operands: rows of kRowBytes, zeros where a step of kStepBytes has no depth left. SCALED: a's rows are multiplied by
-// `scales` in shared memory, beyond the stages, which prepare() fills while the first copies are under way; zeros where
-// a chunk has no depth left. Returns sums that are left to add up, kDepthWarps times kStaged, and that all threads may
-// read.
+// Compute a tile, of which `rows` and `columns` are needed. load(chunk, stage) starts to copy a chunk of the operands:
+// rows of kRowBytes, zeros in a step of kStepBytes beyond the depth. SCALED: the rows of a are multiplied by `scales`
+// in shared memory, after the stages, which prepare() fills while the first copies are in flight; zeros beyond the
+// depth. Returns kDepthWarps partial sums of kStaged values each, which all threads may read.
 template <typename T, typename TILE, bool SCALED, typename Load, typename Prepare>
 HYPERSEG_DEVICE const float* multiply_tile(int depth, int rows, int columns, const Load& load, const char* scales,
                                            const Prepare& prepare) {
@@ -159,16 +158,16 @@ HYPERSEG_DEVICE const float* multiply_tile(int depth, int rows, int columns, con
 #pragma unroll 1
   for (int chunk = 0; chunk < TILE::kStages - 1; ++chunk) {
     if (chunk < chunks) load(chunk, memory + chunk * TILE::kStageBytes);
-    close_copies();
+    commit_copies();
   }
   if constexpr (SCALED) prepare();
   int stage = 0, next = TILE::kStages - 1;
 #pragma unroll 1
   for (int chunk = 0; chunk < chunks; ++chunk) {
     wait_for_copies<TILE::kStages - 2>();
-    sync_block();  // and everybody is done with the stage that is filled now
+    sync_block();  // and all threads have finished with the stage that is filled next
     if (chunk + TILE::kStages - 1 < chunks) load(chunk + TILE::kStages - 1, memory + next * TILE::kStageBytes);
-    close_copies();
+    commit_copies();
     const char* filled = memory + stage * TILE::kStageBytes;
     const int bytes = needed ? (depth - chunk * kChunk<T>)*static_cast<int>(sizeof(T)) : 0;
 #pragma unroll

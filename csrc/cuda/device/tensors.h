@@ -9,7 +9,7 @@
 #include "cuda/decoder/generator.h"
 #include "cuda/device/type.h"
 
-// From tensors to what the kernels take.
+// From tensors to the arguments of kernels.
 #ifdef HYPERSEG_SHIM
 #define HYPERSEG_DISPATCH CPU
 #else
@@ -33,7 +33,7 @@ inline Type type_of(const char* op, const Tensor& t) {
   }
 }
 
-inline Generator generator_of(const Tensor& t, int64_t offset, int64_t groups, int64_t size) {
+inline GeneratorArgs generator_of(const Tensor& t, int64_t offset, int64_t groups, int64_t size) {
   return {.data = t.const_data_ptr(),
           .stride_row = t.stride(0),
           .stride_column = t.stride(1),
@@ -44,18 +44,18 @@ inline Generator generator_of(const Tensor& t, int64_t offset, int64_t groups, i
           .size = static_cast<int>(size)};
 }
 
-// While it lives, the device of a tensor is the current one; kernels go into the stream that is current there.
-class OnDeviceOf {
+// Makes the tensor's device current while this object lives; stream() is PyTorch's current stream there.
+class DeviceGuard {
  public:
 #ifdef HYPERSEG_SHIM
-  explicit OnDeviceOf(const Tensor&) {}
+  explicit DeviceGuard(const Tensor&) {}
   Stream stream() const { return nullptr; }
 #else
-  explicit OnDeviceOf(const Tensor& t) : index_(t.get_device_index()), guard_(index_) {}
+  explicit DeviceGuard(const Tensor& t) : index_(t.get_device_index()), guard_(index_) {}
   Stream stream() const {
     void* stream = nullptr;
     check(aoti_torch_get_current_cuda_stream(index_, &stream) == AOTI_TORCH_SUCCESS,
-          "hyperseg: PyTorch did not tell its current CUDA stream");
+          "hyperseg: could not get the current CUDA stream of PyTorch");
     return static_cast<Stream>(stream);
   }
 

@@ -1,6 +1,6 @@
 #pragma once
 
-// What the hosts of the kernels know of CUDA, so that they compile without its headers.
+// The CUDA names that hosts use, so that they compile without CUDA's headers.
 struct CUstream_st;
 
 namespace hyperseg::cuda {

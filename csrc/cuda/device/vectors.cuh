@@ -8,7 +8,7 @@ namespace hyperseg::cuda {
 template <typename T>
 constexpr int kVector = 16 / sizeof(T);  // values in 16 bytes
 
-// Eight values as they lie in memory: a load does not wait until they are used.
+// Eight values in their storage type: a load does not stall until they are unpacked.
 template <typename T>
 struct Packed8 {
   uint4 parts[sizeof(T) / 2] = {};
@@ -38,7 +38,7 @@ HYPERSEG_DEVICE void load8(const T* from, float (&v)[8]) {
   packed.load(from);
   packed.unpack_to(v);
 }
-// The first `count` of them one by one, `stride` apart; zeros for the others.
+// Load the first `count` of them one by one, `stride` apart; zeros for the others.
 template <typename T>
 HYPERSEG_DEVICE void load8(const T* from, int64_t stride, int count, float (&v)[8]) {
 #pragma unroll
@@ -55,7 +55,7 @@ HYPERSEG_DEVICE void store8(T* to, const float (&v)[8]) {
       uint4{pack<T>(v[0], v[1]), pack<T>(v[2], v[3]), pack<T>(v[4], v[5]), pack<T>(v[6], v[7])};
 }
 
-// Two values side by side.
+// Two adjacent values.
 HYPERSEG_DEVICE float2 load2(const float* from) { return *reinterpret_cast<const float2*>(from); }
 template <typename T>
 HYPERSEG_DEVICE float2 load2(const T* from) {

@@ -9,14 +9,14 @@
 #include "cuda/encoder/mbconv_plan.h"
 #include "cuda/encoder/mbconv_pointwise.cuh"
 
-// Three launches: expand, depthwise, project; or two, where the depthwise convolution expands its windows itself. The
-// squeeze needs every pixel before the projection may begin. A launch more for gates where each block of the projection
-// would compute too many.
+// Three launches: expand, depthwise, project; or two, if the depthwise kernel expands its windows itself.
+// Squeeze-excite needs every pixel before the projection can start. A separate launch computes the gates if each block
+// of the projection would take too long for them.
 namespace hyperseg::cuda {
 namespace {
 
 template <typename TILE, bool PROJECT, typename T>
-void launch_pointwise(Pointwise<T> problem, int64_t images, Stream stream) {
+void launch_pointwise(MbconvPointwise<T> problem, int64_t images, Stream stream) {
   problem.row_tiles = static_cast<int>(blocks_of(problem.pixels, TILE::kRows));
   problem.column_tiles = static_cast<int>(blocks_of(problem.out_channels, TILE::kColumns));
   const int64_t blocks = images * problem.row_tiles * problem.column_tiles;
@@ -33,18 +33,18 @@ void launch_pointwise(Pointwise<T> problem, int64_t images, Stream stream) {
                                     problem.gate);
     }
   }
-  check(static_cast<int64_t>(shared) <= kMostShared, kOp, ": ", problem.depth, PROJECT ? " hidden" : " input",
+  check(static_cast<int64_t>(shared) <= kMaxShared, kOp, ": ", problem.depth, PROJECT ? " hidden" : " input",
         " channels take more shared memory than the CUDA kernels may have; use the backend triton or reference");
   const Grid grid = grid_of(kOp, blocks);
   launch<mbconv_pointwise_kernel<T, TILE, PROJECT>>(kOp, grid, TILE::kThreads, shared, stream, problem);
 }
 
 template <bool PROJECT, typename T>
-void pointwise(const Pointwise<T>& problem, int64_t images, Stream stream) {
-  using Tall = Tile<4, 1, 1>;
-  using Square = Tile<2, 2, 1>;
-  using Wide = Tile<1, 2, 2>;
-  using Small = Tile<1, 1, 4>;
+void pointwise(const MbconvPointwise<T>& problem, int64_t images, Stream stream) {
+  using Tall = GemmTile<4, 1, 1>;
+  using Square = GemmTile<2, 2, 1>;
+  using Wide = GemmTile<1, 2, 2>;
+  using Small = GemmTile<1, 1, 4>;
   const auto takes = [&]<typename TILE>() {
     return cost<TILE>(images, problem.pixels, problem.out_channels, problem.depth);
   };
@@ -64,7 +64,7 @@ const T* typed(const void* data) {
   return static_cast<const T*>(data);
 }
 
-// What is hidden, as a map of all its channels and the zeros beyond.
+// A hidden map with its zero-padded channels.
 template <typename T>
 Map<T> hidden_map(const Mbconv& block, void* data, int64_t height, int64_t width) {
   const int64_t stride = block.hidden_stride;
@@ -73,11 +73,11 @@ Map<T> hidden_map(const Mbconv& block, void* data, int64_t height, int64_t width
 
 template <typename T>
 void expand(const Mbconv& block, Stream stream) {
-  Pointwise<T> problem{};
-  problem.in = Rows<const T>(block.x.of<const T>());
+  MbconvPointwise<T> problem{};
+  problem.in = PixelRows<const T>(block.x.of<const T>());
   problem.weights = typed<T>(block.expand);
   problem.bias = typed<T>(block.expand_bias);
-  problem.out = Rows<T>(hidden_map<T>(block, block.expanded, block.x.height, block.x.width));
+  problem.out = PixelRows<T>(hidden_map<T>(block, block.expanded, block.x.height, block.x.width));
   problem.pixels = static_cast<int>(block.x.height * block.x.width);
   problem.depth = static_cast<int>(block.x.channels);
   problem.columns = static_cast<int>(block.hidden);
@@ -87,8 +87,8 @@ void expand(const Mbconv& block, Stream stream) {
 }
 
 template <typename T>
-Depthwise<T> depthwise_of(const Mbconv& block, const MbconvTiling& tiling) {
-  Depthwise<T> problem{};
+MbconvDepthwise<T> depthwise_of(const Mbconv& block, const MbconvTiling& tiling) {
+  MbconvDepthwise<T> problem{};
   problem.weights = typed<T>(block.depthwise);
   problem.bias = typed<T>(block.depthwise_bias);
   problem.reduce = typed<T>(block.reduce);
@@ -113,14 +113,15 @@ Depthwise<T> depthwise_of(const Mbconv& block, const MbconvTiling& tiling) {
 
 template <typename T>
 void filter(const Mbconv& block, const MbconvTiling& tiling, Stream stream) {
-  Depthwise<T> problem = depthwise_of<T>(block, tiling);
+  MbconvDepthwise<T> problem = depthwise_of<T>(block, tiling);
   problem.in =
       block.expand ? hidden_map<const T>(block, block.expanded, block.x.height, block.x.width) : block.x.of<const T>();
   problem.in_vectors = in_vectors(problem.in);
   const Grid grid{static_cast<unsigned>(block.images * tiling.sums())};
   with_window(block, [&]<int SIZE, int STRIDE>() {
     const auto shared = [&](int64_t staged) {
-      return depthwise_shared_bytes<kDepthwiseThreads>(sizeof(T), block.size, Window<SIZE, STRIDE>::kValues, staged);
+      return depthwise_shared_bytes<kDepthwiseThreads>(sizeof(T), block.size, DepthwiseWindow<SIZE, STRIDE>::kValues,
+                                                       staged);
     };
     problem.staged = static_cast<int>(staged_rows(block, shared));
     launch<mbconv_depthwise_kernel<T, SIZE, STRIDE>>(kOp, grid, kDepthwiseThreads, shared(problem.staged), stream,
@@ -130,7 +131,7 @@ void filter(const Mbconv& block, const MbconvTiling& tiling, Stream stream) {
 
 template <typename T>
 void expand_and_filter(const Mbconv& block, const MbconvPlan& plan, Stream stream) {
-  Depthwise<T> problem = depthwise_of<T>(block, plan.tiling);
+  MbconvDepthwise<T> problem = depthwise_of<T>(block, plan.tiling);
   problem.in = block.x.of<const T>();
   problem.staged = static_cast<int>(plan.staged);
   Expansion<T> expansion{};
@@ -150,8 +151,8 @@ void expand_and_filter(const Mbconv& block, const MbconvPlan& plan, Stream strea
 }
 
 template <typename T>
-Gate<T> gate_of(const Mbconv& block, const MbconvTiling& tiling) {
-  Gate<T> problem{};
+SqueezeExciteGate<T> gate_of(const Mbconv& block, const MbconvTiling& tiling) {
+  SqueezeExciteGate<T> problem{};
   problem.partials = block.partials;
   problem.reduce_bias = typed<T>(block.reduce_bias);
   problem.weights = typed<T>(block.gate);
@@ -168,13 +169,13 @@ Gate<T> gate_of(const Mbconv& block, const MbconvTiling& tiling) {
 
 template <typename T>
 void project(const Mbconv& block, const MbconvTiling& tiling, Stream stream) {
-  Pointwise<T> problem{};
-  problem.in = Rows<const T>(hidden_map<const T>(block, block.filtered, block.out.height, block.out.width));
+  MbconvPointwise<T> problem{};
+  problem.in = PixelRows<const T>(hidden_map<const T>(block, block.filtered, block.out.height, block.out.width));
   problem.weights = typed<T>(block.project);
   problem.bias = typed<T>(block.project_bias);
   problem.gate = gate_of<T>(block, tiling);
-  if (block.residual) problem.added = Rows<const T>(block.x.of<const T>());
-  problem.out = Rows<T>(block.out.of<T>());
+  if (block.residual) problem.added = PixelRows<const T>(block.x.of<const T>());
+  problem.out = PixelRows<T>(block.out.of<T>());
   problem.pixels = static_cast<int>(block.out.height * block.out.width);
   problem.depth = static_cast<int>(block.hidden);
   problem.columns = static_cast<int>(block.out.channels);

@@ -6,19 +6,20 @@
 
 namespace hyperseg::cuda {
 
-// See hyperseg/ops/mbconv.py. The weights are dense; what is hidden is [images, pixels, stride] with zeros beyond the
-// hidden channels, so that eight channels are always 16 bytes on 16 bytes (or twice that).
+// Arguments of mbconv; see hyperseg/ops/mbconv.py. The weights are dense. Hidden maps are [images, pixels,
+// hidden_stride], zero-padded after the hidden channels, so that eight channels are always 16-byte aligned.
 struct Mbconv : MbconvShape {
-  Type type;
-  int64_t hidden_stride;
-  Map<const void> x;
-  Map<void> out;
-  const void *expand, *expand_bias;  // null where nothing is expanded
-  const void *depthwise, *depthwise_bias, *reduce, *reduce_bias, *gate, *gate_bias, *project, *project_bias;
-  bool residual;
-  void *expanded, *filtered;  // before, where it is needed, and after the depthwise convolution
-  void* gates;                // [images, hidden_stride]
-  float* partials;            // [images, sums, squeezed]
+  Type type = Type::kFloat;
+  int64_t hidden_stride = 0;
+  Map<const void> x{};
+  Map<void> out{};
+  const void *expand = nullptr, *expand_bias = nullptr;  // null without an expansion
+  const void *depthwise = nullptr, *depthwise_bias = nullptr, *reduce = nullptr, *reduce_bias = nullptr;
+  const void *gate = nullptr, *gate_bias = nullptr, *project = nullptr, *project_bias = nullptr;
+  bool residual = false;
+  void *expanded = nullptr, *filtered = nullptr;  // before (if it is stored) and after the depthwise convolution
+  void* gates = nullptr;                          // [images, hidden_stride]
+  float* partials = nullptr;                      // [images, sums, squeezed]
 };
 
 struct MbconvPlan;  // see mbconv_plan.h

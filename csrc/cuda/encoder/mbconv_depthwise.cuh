@@ -5,28 +5,28 @@
 #include "cuda/device/vectors.cuh"
 #include "cuda/encoder/mbconv_plan.h"
 
-// The depthwise convolution of a block with SiLU, and what each tile of it adds to the squeezed channels: a mean over
-// pixels and a product with `reduce` are sums over both pixels and channels, of which a block has its part.
+// The depthwise convolution of a block with SiLU, and each tile's contribution to the squeezed channels: the mean over
+// pixels and the multiplication with `reduce` are sums over pixels and channels, of which a block computes its share.
 namespace hyperseg::cuda {
 
 template <typename T>
-struct Depthwise {
+struct MbconvDepthwise {
   Map<const T> in;
   const T *weights, *bias, *reduce;  // [channels, size, size], [channels], [squeezed, channels]
-  T* out;                            // [images, height, width, stride of a pixel]; zeros beyond the channels
+  T* out;                            // [images, height, width, stride per pixel]; zero-padded channels
   float* partials;                   // [images, groups * slices, squeezed]
   int64_t out_stride;
   int height, width, channels, squeezed, size, stride, top, left, tiles_down, tiles, steps, groups, slices;
-  int staged;       // rows of `reduce` that are copied to shared memory: all or none
-  bool in_vectors;  // eight channels may be copied at once
+  int staged;       // rows of `reduce` in shared memory: all or none
+  bool in_vectors;  // whether eight channels can be copied at once
 };
 
-// Copies the window of a tile whose first value is at (y, x), zeros around the map.
+// Copy the window of a tile whose first value is at (y, x), with zeros around the map.
 template <typename T, typename W>
 HYPERSEG_DEVICE void copy_window(const Map<const T>& in, bool vectors, int64_t n, int first, int y, int x, T* window) {
   constexpr int kVectors = kSlice / kVector<T>;
   const int part = threadIdx.x % kVectors * kVector<T>, c = first + part;
-  // Columns by threads and rows by steps: no index is divided.
+  // Threads go along columns and steps along rows, which avoids divisions of indices.
   for (int column = threadIdx.x / kVectors; column < W::kColumns; column += kDepthwiseThreads / kVectors) {
     const bool inside = x + column >= 0 && x + column < in.width && c < in.channels;
     T* to = window + W::slot(column) * kSlice + part;
@@ -45,8 +45,8 @@ HYPERSEG_DEVICE void copy_window(const Map<const T>& in, bool vectors, int64_t n
   }
 }
 
-// What a block does to its slice of the channels, from a window in shared memory on. SIZE and STRIDE 0: whatever the
-// problem says, without a window.
+// The work of a block on its slice of the channels, from the window in shared memory on. With SIZE and STRIDE 0 the
+// sizes are read from the arguments and there is no window.
 template <typename T, int SIZE, int STRIDE, int THREADS>
 class Slice {
  public:
@@ -54,7 +54,7 @@ class Slice {
   int n, first;  // image and channel
   T* window;
 
-  HYPERSEG_DEVICE explicit Slice(const Depthwise<T>& problem)
+  HYPERSEG_DEVICE explicit Slice(const MbconvDepthwise<T>& problem)
       : n(blockIdx.x / problem.slices / problem.groups),
         first(blockIdx.x % problem.slices * kSlice),
         problem_(problem),
@@ -68,15 +68,15 @@ class Slice {
     window = reduce_ + problem.staged * kSlice;
   }
 
-  // Where the tile of a step lies; false where there is none. Down the map: the rows that two tiles share are still in
-  // the cache.
+  // Return the position of a step's tile in `top` and `left`; false if there is none. Tiles go down the map, so that
+  // the rows that two of them share are still in the cache.
   HYPERSEG_DEVICE bool tile(int step, int& top, int& left) const {
     const int tile = group_ * problem_.steps + step;
     top = tile % problem_.tiles_down * kTileRows, left = tile / problem_.tiles_down * kTileColumns;
     return tile < problem_.tiles;
   }
 
-  // Begins to put what does not depend on the tile into shared memory.
+  // Start to stage the operands that do not depend on the tile.
   HYPERSEG_DEVICE void stage() {
     constexpr int kVectors = kSlice / kVector<T>;
     for (int i = threadIdx.x; i < problem_.staged * kVectors; i += THREADS) {
@@ -96,7 +96,7 @@ class Slice {
     if (threadIdx.x < kSlice) bias_[threadIdx.x] = own < problem_.channels ? to_float(problem_.bias[own]) : 0.0f;
   }
 
-  // The outputs of a tile, and what they add to the totals.
+  // Compute the outputs of a tile and add them to the totals.
   HYPERSEG_DEVICE void filter(int top, int left) {
     const int run_y = run() / kRunsAcross * Share::kRows, run_x = run() % kRunsAcross * kRun;
     const int c = first + pair(), y = top + run_y, x = left + run_x;
@@ -106,7 +106,7 @@ class Slice {
     const int64_t next_row = problem_.width * problem_.out_stride;
     const float2 start = load2(bias_ + pair());
     if constexpr (SIZE > 0) {
-      using W = Window<SIZE, STRIDE>;
+      using W = DepthwiseWindow<SIZE, STRIDE>;
       float2 taps[SIZE][SIZE], sums[Share::kRows][kRun];
 #pragma unroll
       for (int i = 0; i < SIZE * SIZE; ++i) taps[i / SIZE][i % SIZE] = load2(weights_ + i * kSlice + pair());
@@ -162,7 +162,7 @@ class Slice {
     }
   }
 
-  // The block's share of the squeezed channels.
+  // Write the block's share of the squeezed channels.
   HYPERSEG_DEVICE void squeeze() {
     const int thread = threadIdx.x;
     store2(totals_ + run() * kSlice + pair(), total_);
@@ -174,10 +174,10 @@ class Slice {
     }
     sync_block();
     float* partials = problem_.partials + static_cast<int64_t>(blockIdx.x) * problem_.squeezed;
-    const int part = thread % 4 * 8, count = problem_.channels - first - part;  // four threads a squeezed channel
+    const int part = thread % 4 * 8, count = problem_.channels - first - part;  // four threads per squeezed channel
     for (int begin = 0; begin < problem_.squeezed; begin += THREADS / 4) {
       const int s = begin + thread / 4;
-      float product = 0.0f;
+      float dot = 0.0f;
       if (s < problem_.squeezed) {
         float reduce[8];
         if (problem_.staged)
@@ -185,11 +185,11 @@ class Slice {
         else
           load8(problem_.reduce + static_cast<int64_t>(s) * problem_.channels + first + part, 1, count, reduce);
 #pragma unroll
-        for (int e = 0; e < 8; ++e) product += reduce[e] * totals_[part + e];
+        for (int e = 0; e < 8; ++e) dot += reduce[e] * totals_[part + e];
       }
-      product += shuffle_xor(product, 1);
-      product += shuffle_xor(product, 2);
-      if (part == 0 && s < problem_.squeezed) partials[s] = product;
+      dot += shuffle_xor(dot, 1);
+      dot += shuffle_xor(dot, 2);
+      if (part == 0 && s < problem_.squeezed) partials[s] = dot;
     }
   }
 
@@ -197,14 +197,14 @@ class Slice {
   HYPERSEG_DEVICE static int pair() { return threadIdx.x % (kSlice / 2) * 2; }
   HYPERSEG_DEVICE static int run() { return threadIdx.x / (kSlice / 2); }
 
-  // What comes of a sum, of a pixel of the map.
+  // Apply SiLU to the sums of a pixel, add them to the totals and store them.
   HYPERSEG_DEVICE void finish(T* to, float2 v) {
     silu2<T>(v.x, v.y);
     total_.x += v.x, total_.y += v.y;
     store2(to, v);
   }
 
-  const Depthwise<T>& problem_;
+  const MbconvDepthwise<T>& problem_;
   int size_, stride_, group_;
   float *weights_, *bias_, *totals_;  // [size * size, kSlice], [kSlice], [runs, kSlice]
   T* reduce_;                         // [staged, kSlice]
@@ -213,17 +213,18 @@ class Slice {
 
 template <typename T, int SIZE, int STRIDE>
 HYPERSEG_KERNEL(kDepthwiseThreads, 4)
-mbconv_depthwise_kernel(Depthwise<T> problem) {
+mbconv_depthwise_kernel(MbconvDepthwise<T> problem) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   Slice<T, SIZE, STRIDE, kDepthwiseThreads> slice(problem);
   for (int step = 0, top, left; step < problem.steps && slice.tile(step, top, left); ++step) {
-    if (step) sync_block();  // everybody is done with the window
+    if (step) sync_block();  // all threads have finished with the window
     if constexpr (SIZE > 0)
-      copy_window<T, Window<SIZE, STRIDE>>(problem.in, problem.in_vectors, slice.n, slice.first,
-                                           top * STRIDE - problem.top, left * STRIDE - problem.left, slice.window);
+      copy_window<T, DepthwiseWindow<SIZE, STRIDE>>(problem.in, problem.in_vectors, slice.n, slice.first,
+                                                    top * STRIDE - problem.top, left * STRIDE - problem.left,
+                                                    slice.window);
     if (!step) slice.stage();
-    close_copies();
+    commit_copies();
     wait_for_copies<0>();
     sync_block();
     slice.filter(top, left);

@@ -3,9 +3,8 @@
 #include "cuda/device/pipelined_gemm.cuh"
 #include "cuda/encoder/mbconv_depthwise.cuh"
 
-// The depthwise convolution of what it expands itself: the window of a tile is not copied but multiplied out of the
-// block's input, so that the hidden map before it exists nowhere else. What neighbouring tiles share of it is computed
-// by each.
+// Expansion and depthwise convolution in one kernel: the window of a tile is computed from the block's input by MMA, so
+// the expanded map is never stored in global memory. Pixels shared by neighbouring tiles are expanded by each of them.
 namespace hyperseg::cuda {
 
 template <typename T>
@@ -13,11 +12,11 @@ struct Expansion {
   const T *weights, *bias;  // [channels, depth], [channels]
   int depth, stride_n, stride_h, stride_w, stages;
 
-  HYPERSEG_ANYWHERE static int padded(int depth) { return padded_depth(depth); }
-  HYPERSEG_ANYWHERE static int weight_bytes(int depth) { return expansion_weight_bytes(sizeof(T), depth); }
+  HYPERSEG_HOST_DEVICE static int padded(int depth) { return padded_depth(depth); }
+  HYPERSEG_HOST_DEVICE static int weight_bytes(int depth) { return expansion_weight_bytes(sizeof(T), depth); }
 };
 
-// As wait_for_copies, for a count of at most 2 that a launch decides.
+// wait_for_copies for a count known at run time, at most 2.
 HYPERSEG_DEVICE void wait_for_all_copies_but(int count) {
   if (count == 0)
     wait_for_copies<0>();
@@ -27,12 +26,12 @@ HYPERSEG_DEVICE void wait_for_all_copies_but(int count) {
     wait_for_copies<2>();
 }
 
-// Column n of part j of a product is this channel of the slice: what a lane then has of a pixel are eight side by side.
+// Map column n of MMA part j to a channel of the slice, such that a lane has eight contiguous channels of a pixel.
 HYPERSEG_DEVICE int channel_of_column(int column) { return column % 8 / 2 * 8 + column / 8 * 2 + column % 2; }
 
-// Expands the window of a tile whose first pixel is at (y, x); zeros around the map. Each warp has stripes of those of
-// its pixels that lie in the map, of which chunks of the depth pass through a ring of its own. `bias` and `weights`
-// need not have arrived, but the thread's copies of them have to be closed.
+// Expand the window of a tile whose first pixel is at (y, x), with zeros around the map. Each warp computes stripes of
+// the window's pixels inside the map; chunks of their depth pass through a ring of the warp's own. The copies of `bias`
+// and `weights` may be in flight, but the thread must have closed them.
 template <typename T, typename W>
 HYPERSEG_DEVICE void expand_window(const Map<const T>& in, const Expansion<T>& expansion, int n, int y, int x,
                                    const float* bias, const char* weights, char* rings, T* window) {
@@ -48,8 +47,8 @@ HYPERSEG_DEVICE void expand_window(const Map<const T>& in, const Expansion<T>& e
   const int weight_pitch = Expansion<T>::weight_bytes(depth), ring_bytes = stages * kStripeBytes;
   char* const ring = rings + warp * ring_bytes;
 
-  // A lane copies 16 bytes of every eighth pixel. Of the two pixels that eight lanes fill at once, one is four further
-  // on than the other, in other banks.
+  // A lane copies 16 bytes of every eighth pixel. The two pixels that eight lanes fill at once are four apart, in
+  // different banks.
   const int part = lane % 4, copied_row = lane / 8 + lane / 4 % 2 * 4;
   const int origin = n * expansion.stride_n + (y + top) * expansion.stride_h + (x + left) * expansion.stride_w;
   int from[kStripe / 8];
@@ -58,7 +57,7 @@ HYPERSEG_DEVICE void expand_window(const Map<const T>& in, const Expansion<T>& e
     if (next_depth == 0) {
 #pragma unroll
       for (int i = 0; i < kStripe / 8; ++i) {
-        // Beyond the last pixel that one again: its sums are not used.
+        // After the last pixel repeat it: its sums are not used.
         const int pixel = min(next_stripe + copied_row + 8 * i, pixels - 1);
         const int row = pixel * reciprocal >> 16, column = pixel - row * columns;
         from[i] = origin + row * expansion.stride_h + column * expansion.stride_w;
@@ -85,28 +84,28 @@ HYPERSEG_DEVICE void expand_window(const Map<const T>& in, const Expansion<T>& e
   for (int item = 1 - stages; item < max(items, 1); ++item) {
     if (item >= 0) wait_for_all_copies_but(stages - 2);
     if (item == 0)
-      sync_block();  // the weights are there, and everybody is done with the window
+      sync_block();  // the weights have arrived, and all threads have finished with the window
     else if (item > 0)
       sync_warp();
     if (item + stages - 1 < items) copy();
-    close_copies();
+    commit_copies();
     if (item < 0 || item >= items) continue;
 #pragma unroll
     for (int step = 0; step < kStripeDepth / kStripeStep; ++step) {
       const int done = chunk * (kStripeDepth / kStripeStep) + step;
       if (done >= steps) break;
       constexpr int kBytes = kStripeStep * sizeof(T);
-      uint32_t left_side[2][4], right_side[2][4];
+      uint32_t left_operand[2][4], right_operand[2][4];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        ldmatrix4(left_side[i], a + stage + 16 * i * kPixelBytes + step * kBytes);
-        ldmatrix4(right_side[i], b + 16 * i * weight_pitch + done * kBytes);
+        ldmatrix4(left_operand[i], a + stage + 16 * i * kPixelBytes + step * kBytes);
+        ldmatrix4(right_operand[i], b + 16 * i * weight_pitch + done * kBytes);
       }
 #pragma unroll
       for (int i = 0; i < 2; ++i)
 #pragma unroll
         for (int j = 0; j < 4; ++j)
-          mma16<T>(sums[i][j], left_side[i], right_side[j / 2][j % 2 * 2], right_side[j / 2][j % 2 * 2 + 1]);
+          mma16<T>(sums[i][j], left_operand[i], right_operand[j / 2][j % 2 * 2], right_operand[j / 2][j % 2 * 2 + 1]);
     }
     stage = stage + kStripeBytes == ring_bytes ? 0 : stage + kStripeBytes;
     if (++chunk < chunks) continue;
@@ -144,13 +143,13 @@ HYPERSEG_DEVICE void expand_window(const Map<const T>& in, const Expansion<T>& e
       *reinterpret_cast<uint4*>(to) = uint4{0, 0, 0, 0};
 }
 
-// `problem.in` is what is expanded, in vectors.
+// `problem.in` is the input of the expansion, with vectorized channels.
 template <typename T, int SIZE, int STRIDE>
 HYPERSEG_KERNEL(kExpandingThreads, 3)
-mbconv_expand_depthwise_kernel(Depthwise<T> problem, Expansion<T> expansion) {
+mbconv_expand_depthwise_kernel(MbconvDepthwise<T> problem, Expansion<T> expansion) {
   wait_for_previous_kernel();
   let_next_kernel_start();
-  using W = Window<SIZE, STRIDE>;
+  using W = DepthwiseWindow<SIZE, STRIDE>;
   Slice<T, SIZE, STRIDE, kExpandingThreads> slice(problem);
   float* bias = reinterpret_cast<float*>(slice.window + W::kValues);  // [kSlice]
   char* weights = reinterpret_cast<char*>(bias + kSlice);             // [kSlice] rows
@@ -165,7 +164,7 @@ mbconv_expand_depthwise_kernel(Depthwise<T> problem, Expansion<T> expansion) {
     copy_async(to + k * sizeof(T), valid ? from + k : expansion.weights, valid);
   }
   slice.stage();
-  close_copies();
+  commit_copies();
   if (thread < kSlice) bias[thread] = own < problem.channels ? to_float(expansion.bias[own]) : 0.0f;
 
 #pragma unroll 1

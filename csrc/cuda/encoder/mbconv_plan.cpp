@@ -8,15 +8,15 @@
 namespace hyperseg::cuda {
 namespace {
 
-// What HYPERSEG_MBCONV asks for instead of the estimates below, so that both can be measured: as few launches as the
-// kernels allow, or one for each step.
+// Value of HYPERSEG_MBCONV, which overrides the estimates below so that both can be measured: as few launches as the
+// kernels allow, or one per step.
 enum class Launches { kEstimated, kFewest, kMost };
 Launches launches() {
   static const Launches wish = [] {
-    const char* const asked = std::getenv("HYPERSEG_MBCONV");
-    if (!asked || !*asked) return Launches::kEstimated;
-    const bool fewest = !std::strcmp(asked, "fewest");
-    check(fewest || !std::strcmp(asked, "most"), "HYPERSEG_MBCONV must be fewest or most, got ", asked);
+    const char* const requested = std::getenv("HYPERSEG_MBCONV");
+    if (!requested || !*requested) return Launches::kEstimated;
+    const bool fewest = !std::strcmp(requested, "fewest");
+    check(fewest || !std::strcmp(requested, "most"), "HYPERSEG_MBCONV must be fewest or most, got ", requested);
     return fewest ? Launches::kFewest : Launches::kMost;
   }();
   return wish;
@@ -27,12 +27,12 @@ MbconvTiling tiling_of(const Mbconv& block) {
   tiling.down = blocks_of(block.out.height, kTileRows);
   tiling.tiles = tiling.down * blocks_of(block.out.width, kTileColumns);
   tiling.slices = blocks_of(block.hidden, kSlice);
-  tiling.steps = std::max<int64_t>(1, block.images * tiling.tiles * tiling.slices / (kProcessors * kResident));
+  tiling.steps = std::max<int64_t>(1, block.images * tiling.tiles * tiling.slices / (kSms * kResidentBlocks));
   tiling.groups = blocks_of(tiling.tiles, tiling.steps);
   return tiling;
 }
 
-// Pixels along an axis that the windows of all tiles have in the map.
+// Total number of map pixels along an axis in the windows of all tiles.
 int64_t in_windows(int64_t tiles, int64_t step, int64_t window, int64_t padding, int64_t extent) {
   int64_t sum = 0;
   for (int64_t tile = 0; tile < tiles; ++tile) {
@@ -42,16 +42,17 @@ int64_t in_windows(int64_t tiles, int64_t step, int64_t window, int64_t padding,
   return sum;
 }
 
-// Whether the windows of the tiles are sooner expanded where they are filtered, each pixel as often as there are
-// windows that see it, than in a launch of its own. In instructions, as counted in sm_90's code: of a warp for 32
-// pixels x 32 channels, and of a block for a tile without them.
+// Estimate whether expanding the windows in the depthwise kernel, each pixel once per window that contains it, is
+// faster than a separate launch. In instructions counted in sm_90's code: per warp for 32 pixels x 32 channels, and per
+// block for the rest of a tile.
 template <int SIZE, int STRIDE>
 bool expands_within(const Mbconv& block, const MbconvTiling& tiling) {
-  constexpr double kCycle = 2.4, kLaunch = 2600, kLeast = 4400;  // instructions; cycles of a launch beside its work
+  constexpr double kCycle = 2.4, kLaunch = 2600,
+                   kLeast = 4400;  // instructions per cycle; cycles per launch besides its work
   constexpr double kStripe = 460, kChunk = 100, kStep = 12, kOwn = 700, kOwnChunk = 110, kOwnStep = 20;
   constexpr double kFilter = SIZE == 3 ? (STRIDE == 1 ? 5130 : 5610) : (STRIDE == 1 ? 8020 : 8610);
   constexpr double kOwnFilter = SIZE == 3 ? (STRIDE == 1 ? 5070 : 6940) : (STRIDE == 1 ? 7800 : 9920);
-  using W = Window<SIZE, STRIDE>;
+  using W = DepthwiseWindow<SIZE, STRIDE>;
   if (launches() != Launches::kEstimated) return launches() == Launches::kFewest;
   const int64_t depth = block.x.channels, across = tiling.tiles / tiling.down;
   const double pixels =
@@ -63,18 +64,18 @@ bool expands_within(const Mbconv& block, const MbconvTiling& tiling) {
   const double own_stripe = kOwn + kOwnChunk * blocks_of(depth, 2 * kStripeDepth) + kOwnStep * steps;
   const double own_stripes = static_cast<double>(block.images) * blocks_of(block.x.height * block.x.width, 32) *
                              blocks_of(block.hidden, kSlice);
-  const double tiles = static_cast<double>(blocks_of(block.images * tiling.sums(), kProcessors) * tiling.steps);
+  const double tiles = static_cast<double>(blocks_of(block.images * tiling.sums(), kSms) * tiling.steps);
   const auto launched = [&](double instructions) { return std::max(kLeast, kLaunch + instructions / kCycle); };
   const double within = launched(tiles * ((pixels / 32 + 0.5) * stripe + kFilter));  // the last stripe is not full
-  return within < launched(tiles * kOwnFilter) + launched(own_stripes * own_stripe / kProcessors);
+  return within < launched(tiles * kOwnFilter) + launched(own_stripes * own_stripe / kSms);
 }
 
 }  // namespace
 
 MbconvPlan mbconv_plan(const Mbconv& block) {
   MbconvPlan plan{tiling_of(block)};
-  constexpr int64_t kMostValues = int64_t{1} << 29;  // of the input, which the kernel counts in 32 bits
-  const auto few = [](int64_t count, int64_t stride) { return stride >= 0 && count * stride < kMostValues; };
+  constexpr int64_t kMaxValues = int64_t{1} << 29;  // limit of the input: the kernel uses 32-bit offsets
+  const auto few = [](int64_t count, int64_t stride) { return stride >= 0 && count * stride < kMaxValues; };
   const Map<const void>& x = block.x;
   if (!block.expand || block.type == Type::kFloat || !in_vectors(block.expand, x.channels) || !in_vectors(x) ||
       !few(block.images, x.stride_n) || !few(x.height, x.stride_h) || !few(x.width, x.stride_w))
@@ -82,21 +83,21 @@ MbconvPlan mbconv_plan(const Mbconv& block) {
   with_window(block, [&]<int SIZE, int STRIDE>() {
     if constexpr (SIZE > 0) {
       const auto bytes = [&](int64_t staged, int64_t stages) {
-        return depthwise_shared_bytes<kExpandingThreads>(2, SIZE, Window<SIZE, STRIDE>::kValues, staged) +
-               expansion_shared_bytes(2, static_cast<int>(std::min(x.channels, kMostShared)), stages);
+        return depthwise_shared_bytes<kExpandingThreads>(2, SIZE, DepthwiseWindow<SIZE, STRIDE>::kValues, staged) +
+               expansion_shared_bytes(2, static_cast<int>(std::min(x.channels, kMaxShared)), stages);
       };
       const auto fewest = [&](int64_t staged) { return bytes(staged, kFewestStages); };
-      if (fewest(0) > kMostShared || !expands_within<SIZE, STRIDE>(block, plan.tiling)) return;
+      if (fewest(0) > kMaxShared || !expands_within<SIZE, STRIDE>(block, plan.tiling)) return;
       plan.within = true;
       plan.staged = staged_rows(block, fewest);
       plan.stages = kFewestStages;
       plan.shared = fewest(plan.staged);
-      // More of them where that leaves room for as many blocks as there are.
-      const auto resident = [](int64_t shared) { return kProcessorShared / (shared + kReservedShared); };
-      const int64_t blocks = blocks_of(block.images * plan.tiling.sums(), kProcessors);
-      for (int64_t stages = kFewestStages + 1; stages <= kMostStages; ++stages) {
+      // Use more stages as long as the same number of blocks stays resident.
+      const auto resident = [](int64_t shared) { return kSharedPerSm / (shared + kSharedReservedPerBlock); };
+      const int64_t blocks = blocks_of(block.images * plan.tiling.sums(), kSms);
+      for (int64_t stages = kFewestStages + 1; stages <= kMaxStages; ++stages) {
         const int64_t more = bytes(plan.staged, stages);
-        if (more > kMostShared || resident(more) < std::min(blocks, resident(plan.shared))) break;
+        if (more > kMaxShared || resident(more) < std::min(blocks, resident(plan.shared))) break;
         plan.stages = stages;
         plan.shared = more;
       }
@@ -106,13 +107,13 @@ MbconvPlan mbconv_plan(const Mbconv& block) {
 }
 
 bool computes_gates(int64_t squeezed, int64_t parts, int64_t channels, int64_t threads, int64_t blocks) {
-  constexpr double kLaunch = 3500, kSixteen = 700, kProduct = 6, kSteps = 400;  // cycles
+  constexpr double kLaunch = 3500, kSixteen = 700, kMultiply = 6, kSteps = 400;  // cycles
   if (squeezed > threads) return false;
   if (launches() != Launches::kEstimated) return launches() == Launches::kFewest;
   const double sums = static_cast<double>(parts) * squeezed / threads / 16;
-  const double products = static_cast<double>(channels) * squeezed / threads;
-  const double rounds = static_cast<double>(blocks_of(blocks, 3 * kProcessors));
-  return rounds * (kSteps + kSixteen * sums + kProduct * products) < kLaunch;
+  const double multiplies = static_cast<double>(channels) * squeezed / threads;
+  const double rounds = static_cast<double>(blocks_of(blocks, 3 * kSms));
+  return rounds * (kSteps + kSixteen * sums + kMultiply * multiplies) < kLaunch;
 }
 
 }  // namespace hyperseg::cuda

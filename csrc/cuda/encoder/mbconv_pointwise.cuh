@@ -6,19 +6,19 @@
 #include "cuda/encoder/mbconv_gate.cuh"
 #include "cuda/encoder/mbconv_plan.h"
 
-// The 1x1 convolutions of a block: expand with SiLU, and project what is gated.
+// The 1x1 convolutions of a block: expand with SiLU, and project the gated channels.
 namespace hyperseg::cuda {
 
 // The pixels of a map as the rows of a matrix.
 template <typename S>
-struct Rows {
+struct PixelRows {
   S* data = nullptr;
   int64_t stride_n = 0, stride_c = 0, stride_h = 0, stride_w = 0;
   int width = 0;
-  bool vectors = false;  // eight channels lie side by side, on 16 bytes, and stride_w leads through all pixels
+  bool vectors = false;  // eight channels are contiguous and 16-byte aligned, and stride_w steps through all pixels
 
-  Rows() = default;
-  explicit Rows(const Map<S>& map)
+  PixelRows() = default;
+  explicit PixelRows(const Map<S>& map)
       : data(map.data),
         stride_n(map.stride_n),
         stride_c(map.stride_c),
@@ -30,28 +30,28 @@ struct Rows {
   HYPERSEG_DEVICE S* at(int64_t n, int pixel) const {
     return data + n * stride_n + pixel / width * stride_h + pixel % width * stride_w;
   }
-  // The same, of rows in vectors.
+  // The same, for vectorized rows.
   HYPERSEG_DEVICE S* vector_at(int64_t n, int pixel) const { return data + n * stride_n + pixel * stride_w; }
 };
 
 template <typename T>
-struct Pointwise {
-  Rows<const T> in;
-  const T *weights, *bias;  // [columns, depth], [columns]
-  Gate<T> gate;             // multiplies the channels of `in`
-  Rows<const T> added;      // to the result, where there is any
-  Rows<T> out;              // of which channels beyond `columns` get the activation of 0
+struct MbconvPointwise {
+  PixelRows<const T> in;
+  const T *weights, *bias;    // [columns, depth], [columns]
+  SqueezeExciteGate<T> gate;  // factors of the channels of `in`
+  PixelRows<const T> added;   // optional: added to the output
+  PixelRows<T> out;           // channels after `columns` get the activation of 0
   int pixels, depth, columns, out_channels, row_tiles, column_tiles, stages_bytes;
-  bool weight_vectors;  // rows of the weights and the bias are whole vectors
+  bool weight_vectors;  // whether rows of the weights and the bias are whole vectors
 };
 
-// Copies what a block multiplies to a stage in shared memory: COUNT rows of a chunk of the depth, 16 bytes a thread.
+// Copy COUNT rows of a chunk of the depth to a stage in shared memory, 16 bytes per thread.
 template <typename T, int COUNT, int THREADS>
 struct Copier {
   static constexpr int kAtOnce = THREADS / 8;
-  int valid, depth;      // rows and values of each that there are
-  const T* first;        // what the thread begins with, of rows in vectors
-  int64_t stride_bytes;  // from row to row, of those
+  int valid, depth;      // number of rows, and of values per row
+  const T* first;        // the thread's first value, for vectorized rows
+  int64_t stride_bytes;  // between rows, likewise
 
   HYPERSEG_DEVICE void vectors(char* stage, int chunk) const {
     const int row = threadIdx.x / 8, part = threadIdx.x % 8;
@@ -67,7 +67,7 @@ struct Copier {
     }
   }
 
-  // at(row): its first value; the others are `stride` further on.
+  // at(row): its first value; the others are `stride` apart.
   template <typename At>
   HYPERSEG_DEVICE void values(char* stage, int chunk, int64_t stride, const At& at) const {
     const int k = chunk * kChunk<T> + threadIdx.x % 8 * kVector<T>;
@@ -81,21 +81,21 @@ struct Copier {
   }
 };
 
-// What lies behind the stages: gates for whole chunks of the depth, and room to compute them in.
+// Shared memory after the stages: gates for whole chunks of the depth, and the workspace to compute them.
 template <typename T>
 struct Gates {
-  HYPERSEG_ANYWHERE static int padded(int depth) { return (depth + kChunk<T> - 1) / kChunk<T> * kChunk<T>; }
-  HYPERSEG_ANYWHERE static size_t bytes(int depth) { return padded(depth) * sizeof(T); }
+  HYPERSEG_HOST_DEVICE static int padded(int depth) { return (depth + kChunk<T> - 1) / kChunk<T> * kChunk<T>; }
+  HYPERSEG_HOST_DEVICE static size_t bytes(int depth) { return padded(depth) * sizeof(T); }
 };
 
-// PROJECT: the input is gated, and there is no activation. Otherwise SiLU and nothing to add.
+// PROJECT: gated input, no activation, optional residual. Otherwise: SiLU and no residual.
 template <typename T, typename TILE, bool PROJECT>
 HYPERSEG_KERNEL(TILE::kThreads, 3)
-mbconv_pointwise_kernel(Pointwise<T> problem) {
+mbconv_pointwise_kernel(MbconvPointwise<T> problem) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int thread = threadIdx.x;
-  // Tiles of the same pixels follow one another: what the first of them reads the others find in the cache.
+  // Tiles of the same pixels are adjacent, so that all but the first find their input in the cache.
   const unsigned tile = blockIdx.x / problem.column_tiles;
   const int64_t image = tile / problem.row_tiles;
   const int first_column = blockIdx.x % problem.column_tiles * TILE::kColumns;
@@ -123,25 +123,25 @@ mbconv_pointwise_kernel(Pointwise<T> problem) {
       copy_weights.values(stage, chunk, 1,
                           [&](int row) { return weights + static_cast<int64_t>(row) * problem.depth; });
   };
-  char* const behind = shared_memory() + problem.stages_bytes;
+  char* const after_stages = shared_memory() + problem.stages_bytes;
   const auto gates = [&] {
-    T* to = reinterpret_cast<T*>(behind);
+    T* to = reinterpret_cast<T*>(after_stages);
     const int padded = Gates<T>::padded(problem.depth);
     if (!problem.gate.gates)
       return gates_of<TILE::kThreads>(problem.gate, image, to, padded,
-                                      reinterpret_cast<float*>(behind + Gates<T>::bytes(problem.depth)));
+                                      reinterpret_cast<float*>(after_stages + Gates<T>::bytes(problem.depth)));
     const T* from = problem.gate.gates + image * problem.gate.stride;
     for (int k = thread; k < padded; k += TILE::kThreads) to[k] = k < problem.depth ? from[k] : from_float<T>(0.0f);
   };
 
-  // What the sums are added to is asked for now, if in vectors, and arrives during the product.
+  // Start the loads of the residual, if vectorized, so that they arrive during the GEMM.
   constexpr int kAcross = TILE::kColumns / 8, kDown = TILE::kThreads / kAcross, kPasses = TILE::kRows / kDown;
   const int inside = thread % kAcross * 8, column = first_column + inside, count = problem.out_channels - column;
   const int first_row = TILE::row_of_group(thread / kAcross);
-  const bool whole_bias = problem.weight_vectors && column < problem.columns;
+  const bool vector_bias = problem.weight_vectors && column < problem.columns;
   const bool added_vectors = PROJECT && problem.added.vectors && count > 0;
   Packed8<T> packed_bias, added[kPasses];
-  if (whole_bias) packed_bias.load(problem.bias + column);
+  if (vector_bias) packed_bias.load(problem.bias + column);
 #pragma unroll
   for (int pass = 0; pass < kPasses; ++pass) {
     const int pixel = first_pixel + first_row + pass * kDown;
@@ -149,10 +149,10 @@ mbconv_pointwise_kernel(Pointwise<T> problem) {
   }
 
   const float* sums = multiply_tile<T, TILE, PROJECT>(problem.depth, problem.pixels - first_pixel,
-                                                      problem.columns - first_column, load, behind, gates);
+                                                      problem.columns - first_column, load, after_stages, gates);
   if (count <= 0) return;
   float bias[8];
-  if (whole_bias)
+  if (vector_bias)
     packed_bias.unpack_to(bias);
   else
     load8(problem.bias + column, 1, problem.columns - column, bias);

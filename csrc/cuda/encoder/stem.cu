@@ -6,20 +6,20 @@
 #include "cuda/device/launch.cuh"
 #include "cuda/device/vectors.cuh"
 
-// A block normalises the pixels under its tile into shared memory, once, and convolves from there. For 3x3 taps at
-// stride 2, which all published networks have; any other convolution reads the frames itself.
+// A block normalises the pixels of its tile once, into shared memory, and convolves from there. This is for 3x3 taps at
+// stride 2, as in all published networks; any other convolution reads the frames directly.
 namespace hyperseg::cuda {
 namespace {
 
 constexpr const char* kOp = "stem";
 constexpr int kStemThreads = 128, kTaps = 3, kStep = 2;
-constexpr int kTileRows = 4;                                  // of the result: a warp each
-constexpr int kWindowRows = (kTileRows - 1) * kStep + kTaps;  // that they see
+constexpr int kTileRows = 4;                                  // of the output: one per warp
+constexpr int kWindowRows = (kTileRows - 1) * kStep + kTaps;  // input rows of a tile
 constexpr int kGroup = 32;                                    // channels at a time
-constexpr size_t kMostShared = 99 * 1024;
+constexpr size_t kMaxShared = 99 * 1024;
 
 template <typename T>
-struct Problem {
+struct StemArgs {
   Map<const uint8_t> frames;
   const float *scale, *shift;
   Map<const T> weight;
@@ -30,9 +30,9 @@ struct Problem {
 
 // Pixels of the padded image, normalised but not yet rounded, with zeros around them.
 template <typename T>
-class Image {
+class NormalisedImage {
  public:
-  HYPERSEG_DEVICE Image(const Problem<T>& problem, int64_t n)
+  HYPERSEG_DEVICE NormalisedImage(const StemArgs<T>& problem, int64_t n)
       : frames_(problem.frames), first_(frames_.at(n, 0, 0, 0)), height_(problem.height), width_(problem.width) {
 #pragma unroll
     for (int c = 0; c < 3; ++c) scale_[c] = problem.scale[c], shift_[c] = problem.shift[c];
@@ -57,35 +57,35 @@ class Image {
   float scale_[3], shift_[3];
 };
 
-// Where a block's tile lies.
-struct Place {
+// Position of a block's tile.
+struct TilePosition {
   int64_t n;
   int y, x;
 
   template <typename T>
-  HYPERSEG_DEVICE Place(const Problem<T>& problem, int columns)
+  HYPERSEG_DEVICE TilePosition(const StemArgs<T>& problem, int columns)
       : n(blockIdx.x / problem.tiles_across / problem.tiles_down),
         y(blockIdx.x / problem.tiles_across % problem.tiles_down * kTileRows),
         x(blockIdx.x % problem.tiles_across * columns) {}
 };
 
-// Half types. Pixels take four values, the fourth of which is 0, so that the four pixels from a tap row's first one on
-// are the 16 values that a tensor core sums at once, and begin 16 bytes after those of the pixel before: rows of a
-// product that overlap in memory. The weights of the fourth pixel and of the fourth value are 0.
-constexpr int kTensorColumns = 64, kTensorWindow = kTensorColumns * kStep + 2, kPixelValues = 4;
-constexpr int kTensorPitch = kTensorWindow * kPixelValues;
-constexpr int kFragment = kTaps * 8;  // registers that hold the weights of a group
+// 16-bit floats, on tensor cores. A pixel takes four values, the fourth of which is 0, so the four pixels from the
+// first tap of a row on are the 16 values of an MMA's depth, and the next pixel's begin 16 bytes later: rows of the
+// left operand overlap in memory. The weights of the fourth pixel and of the fourth value are 0.
+constexpr int kMmaColumns = 64, kMmaWindow = kMmaColumns * kStep + 2, kPixelValues = 4;
+constexpr int kMmaPitch = kMmaWindow * kPixelValues;
+constexpr int kFragment = kTaps * 8;  // registers for the weights of a group
 
 template <typename T>
-size_t tensor_bytes(int64_t channels) {
-  return kWindowRows * kTensorPitch * sizeof(T) + (channels + kGroup - 1) / kGroup * kFragment * 32 * sizeof(uint32_t);
+size_t mma_bytes(int64_t channels) {
+  return kWindowRows * kMmaPitch * sizeof(T) + (channels + kGroup - 1) / kGroup * kFragment * 32 * sizeof(uint32_t);
 }
 
-// Weights as the lanes of a warp hold them, in an order of channels in which what a lane adds up are eight consecutive
-// ones: column n of the product's part j is channel n / 2 * 8 + 2 * j + n % 2 of its group.
+// Weights in the order of the MMA's right operand. Channels are permuted such that a lane's sums are eight consecutive
+// channels: column n of part j is channel n / 2 * 8 + 2 * j + n % 2 of its group.
 template <typename T>
-HYPERSEG_DEVICE void stage_weights(const Problem<T>& problem, uint32_t* staged) {
-  // Four threads fill the registers of a lane: of two channels and two pairs of values each, for each tap row.
+HYPERSEG_DEVICE void stage_weights(const StemArgs<T>& problem, uint32_t* staged) {
+  // Four threads fill the registers of a lane, each with two channels and two pairs of values per tap row.
   const int lane = threadIdx.x / 4, part = threadIdx.x % 4, n = lane / 4, pair = lane % 4;
   const int kx = pair / 2 + part % 2 * 2, colour = pair % 2 * 2;
   const Map<const T>& weight = problem.weight;
@@ -105,17 +105,17 @@ HYPERSEG_DEVICE void stage_weights(const Problem<T>& problem, uint32_t* staged) 
 
 template <typename T>
 HYPERSEG_KERNEL(kStemThreads, 4)
-stem_tensor_kernel(Problem<T> problem) {
+stem_mma_kernel(StemArgs<T> problem) {
   wait_for_previous_kernel();
   let_next_kernel_start();
-  const Place tile(problem, kTensorColumns);
+  const TilePosition tile(problem, kMmaColumns);
   T* window = reinterpret_cast<T*>(shared_memory());
-  uint32_t* staged = reinterpret_cast<uint32_t*>(window + kWindowRows * kTensorPitch);
-  const Image<T> image(problem, tile.n);
+  uint32_t* staged = reinterpret_cast<uint32_t*>(window + kWindowRows * kMmaPitch);
+  const NormalisedImage<T> image(problem, tile.n);
   const int top = tile.y * kStep - problem.top, left = tile.x * kStep - problem.left;
 #pragma unroll 2
-  for (int i = threadIdx.x; i < kWindowRows * kTensorWindow / 2; i += kStemThreads) {
-    const int row = i / (kTensorWindow / 2), column = i % (kTensorWindow / 2) * 2;
+  for (int i = threadIdx.x; i < kWindowRows * kMmaWindow / 2; i += kStemThreads) {
+    const int row = i / (kMmaWindow / 2), column = i % (kMmaWindow / 2) * 2;
     float a[3], b[3];
     image.load(top + row, left + column, a);
     image.load(top + row, left + column + 1, b);
@@ -127,7 +127,7 @@ stem_tensor_kernel(Problem<T> problem) {
 
   const int warp = warp_index(), lane = threadIdx.x % 32, y = tile.y + warp;
   if (y >= problem.out_height) return;
-  const T* from = window + warp * kStep * kTensorPitch + (lane % 16 + lane / 16) * kStep * kPixelValues;
+  const T* from = window + warp * kStep * kMmaPitch + (lane % 16 + lane / 16) * kStep * kPixelValues;
   T* const out_row = problem.out + (tile.n * problem.out_height + y) * problem.out_width * problem.channels;
 #pragma unroll 1
   for (int first = 0; first < problem.channels; first += kGroup) {
@@ -142,7 +142,7 @@ stem_tensor_kernel(Problem<T> problem) {
     float bias[8];
     load8(problem.bias + c, 1, problem.channels - c, bias);
 #pragma unroll 1
-    for (int column = 0; column < kTensorColumns && tile.x + column < problem.out_width; column += 16) {
+    for (int column = 0; column < kMmaColumns && tile.x + column < problem.out_width; column += 16) {
       float sums[4][4];
 #pragma unroll
       for (int j = 0; j < 4; ++j)
@@ -151,7 +151,7 @@ stem_tensor_kernel(Problem<T> problem) {
 #pragma unroll
       for (int ky = 0; ky < kTaps; ++ky) {
         uint32_t pixels[4];
-        ldmatrix4(pixels, from + ky * kTensorPitch + column * kStep * kPixelValues);
+        ldmatrix4(pixels, from + ky * kMmaPitch + column * kStep * kPixelValues);
 #pragma unroll
         for (int j = 0; j < 4; ++j) mma16<T>(sums[j], pixels, weights[ky * 8 + j * 2], weights[ky * 8 + j * 2 + 1]);
       }
@@ -172,33 +172,33 @@ stem_tensor_kernel(Problem<T> problem) {
   }
 }
 
-// float32: a thread adds up eight channels of four pixels side by side.
-constexpr int kExactColumns = 32, kRun = 4, kRuns = kExactColumns / kRun;
-constexpr int kExactWindow = (kExactColumns - 1) * kStep + kTaps;
-// One value is left out before each run, so that runs are in banks of their own.
-HYPERSEG_ANYWHERE constexpr int exact_place(int column) { return 3 * column + column / (kRun * kStep); }
-constexpr int kExactPitch = exact_place(kExactWindow - 1) + 3;
-constexpr int kExactValues = (kWindowRows * kExactPitch + 3) / 4 * 4;
+// float32, without tensor cores: a thread computes eight channels of four adjacent pixels.
+constexpr int kSimtColumns = 32, kRun = 4, kRuns = kSimtColumns / kRun;
+constexpr int kSimtWindow = (kSimtColumns - 1) * kStep + kTaps;
+// One slot is left empty before each run, so that runs are in different banks.
+HYPERSEG_HOST_DEVICE constexpr int simt_slot(int column) { return 3 * column + column / (kRun * kStep); }
+constexpr int kSimtPitch = simt_slot(kSimtWindow - 1) + 3;
+constexpr int kSimtValues = (kWindowRows * kSimtPitch + 3) / 4 * 4;
 
-inline size_t exact_bytes(int64_t channels) {
-  return (kExactValues + (channels + kGroup - 1) / kGroup * kGroup * 3 * kTaps * kTaps) * sizeof(float);
+inline size_t simt_bytes(int64_t channels) {
+  return (kSimtValues + (channels + kGroup - 1) / kGroup * kGroup * 3 * kTaps * kTaps) * sizeof(float);
 }
 
 template <bool VECTORS>
 HYPERSEG_KERNEL(kStemThreads, 4)
-stem_exact_kernel(Problem<float> problem) {
+stem_simt_kernel(StemArgs<float> problem) {
   wait_for_previous_kernel();
   let_next_kernel_start();
-  const Place tile(problem, kExactColumns);
+  const TilePosition tile(problem, kSimtColumns);
   float* window = reinterpret_cast<float*>(shared_memory());
-  float* staged = window + kExactValues;  // [tap row, tap, colour, channels up to a whole group]
-  const Image<float> image(problem, tile.n);
+  float* staged = window + kSimtValues;  // [tap row, tap, colour, channels padded to a group]
+  const NormalisedImage<float> image(problem, tile.n);
   const int top = tile.y * kStep - problem.top, left = tile.x * kStep - problem.left;
 #pragma unroll 2
-  for (int i = threadIdx.x; i < kWindowRows * kExactWindow; i += kStemThreads) {
+  for (int i = threadIdx.x; i < kWindowRows * kSimtWindow; i += kStemThreads) {
     float v[3];
-    image.load(top + i / kExactWindow, left + i % kExactWindow, v);
-    float* to = window + i / kExactWindow * kExactPitch + exact_place(i % kExactWindow);
+    image.load(top + i / kSimtWindow, left + i % kSimtWindow, v);
+    float* to = window + i / kSimtWindow * kSimtPitch + simt_slot(i % kSimtWindow);
     to[0] = v[0], to[1] = v[1], to[2] = v[2];
   }
   const int padded = (problem.channels + kGroup - 1) / kGroup * kGroup;
@@ -215,7 +215,7 @@ stem_exact_kernel(Problem<float> problem) {
   if (y >= problem.out_height || x >= problem.out_width) return;
   float* const out = problem.out + ((tile.n * problem.out_height + y) * problem.out_width + x) *
                                        static_cast<int64_t>(problem.channels);
-  const float* from = window + run_y * kStep * kExactPitch + exact_place(run_x * kStep);
+  const float* from = window + run_y * kStep * kSimtPitch + simt_slot(run_x * kStep);
 #pragma unroll 1
   for (int c = threadIdx.x % 4 * 8; c < problem.channels; c += kGroup) {
     float bias[8], sums[kRun][8];
@@ -228,7 +228,7 @@ stem_exact_kernel(Problem<float> problem) {
 #pragma unroll
       for (int column = 0; column < (kRun - 1) * kStep + kTaps; ++column)
 #pragma unroll
-        for (int i = 0; i < 3; ++i) seen[column][i] = from[ky * kExactPitch + exact_place(column) + i];
+        for (int i = 0; i < 3; ++i) seen[column][i] = from[ky * kSimtPitch + simt_slot(column) + i];
 #pragma unroll
       for (int kx = 0; kx < kTaps; ++kx)
 #pragma unroll
@@ -260,10 +260,10 @@ stem_exact_kernel(Problem<float> problem) {
   }
 }
 
-// Whatever else: a thread adds up eight channels of a pixel.
+// Any other convolution: a thread computes eight channels of a pixel.
 template <typename T>
 HYPERSEG_KERNEL(kStemThreads, 4)
-stem_general_kernel(Problem<T> problem, int64_t count) {
+stem_general_kernel(StemArgs<T> problem, int64_t count) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kStemThreads + threadIdx.x;
@@ -271,7 +271,7 @@ stem_general_kernel(Problem<T> problem, int64_t count) {
   const int parts = (problem.channels + 7) / 8, c = static_cast<int>(index % parts) * 8;
   const int64_t pixel = index / parts, row = pixel / problem.out_width;
   const int y = static_cast<int>(row % problem.out_height), x = static_cast<int>(pixel % problem.out_width);
-  const Image<T> image(problem, row / problem.out_height);
+  const NormalisedImage<T> image(problem, row / problem.out_height);
   const int some = problem.channels - c;
   float sums[8];
   load8(problem.bias + c, 1, some, sums);
@@ -297,7 +297,7 @@ stem_general_kernel(Problem<T> problem, int64_t count) {
 
 template <typename T>
 void run(const Stem& stem, Stream stream) {
-  Problem<T> problem{};
+  StemArgs<T> problem{};
   problem.frames = stem.frames;
   problem.scale = stem.scale;
   problem.shift = stem.shift;
@@ -320,18 +320,18 @@ void run(const Stem& stem, Stream stream) {
   };
   const bool usual = stem.size == kTaps && stem.stride == kStep, vectors = stem.channels % 8 == 0;
   if constexpr (std::is_same_v<T, float>) {
-    const size_t shared = exact_bytes(stem.channels);
-    if (usual && shared <= kMostShared) {
-      const Grid blocks = grid(kExactColumns);
+    const size_t shared = simt_bytes(stem.channels);
+    if (usual && shared <= kMaxShared) {
+      const Grid blocks = grid(kSimtColumns);
       const auto start =
-          vectors ? launch<stem_exact_kernel<true>, Problem<float>> : launch<stem_exact_kernel<false>, Problem<float>>;
+          vectors ? launch<stem_simt_kernel<true>, StemArgs<float>> : launch<stem_simt_kernel<false>, StemArgs<float>>;
       return start(kOp, blocks, kStemThreads, shared, stream, problem);
     }
   } else {
-    const size_t shared = tensor_bytes<T>(stem.channels);
-    if (usual && vectors && shared <= kMostShared) {
-      const Grid blocks = grid(kTensorColumns);
-      return launch<stem_tensor_kernel<T>>(kOp, blocks, kStemThreads, shared, stream, problem);
+    const size_t shared = mma_bytes<T>(stem.channels);
+    if (usual && vectors && shared <= kMaxShared) {
+      const Grid blocks = grid(kMmaColumns);
+      return launch<stem_mma_kernel<T>>(kOp, blocks, kStemThreads, shared, stream, problem);
     }
   }
   const int64_t count = stem.images * stem.out_height * stem.out_width * ((stem.channels + 7) / 8);

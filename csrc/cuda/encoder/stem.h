@@ -6,14 +6,14 @@
 
 namespace hyperseg::cuda {
 
-// See hyperseg/ops/stem.py.
+// Arguments of stem; see hyperseg/ops/stem.py.
 struct Stem : StemShape {
-  Type type;                  // of weight, bias and out
-  Map<const uint8_t> frames;  // as [N, 3, H, W]
-  const float *scale, *shift;
-  Map<const void> weight;  // [channels, 3, size, size]
-  const void* bias;
-  void* out;  // [images, out_height, out_width, channels]
+  Type type = Type::kFloat;     // of weight, bias and out
+  Map<const uint8_t> frames{};  // as [N, 3, H, W]
+  const float *scale = nullptr, *shift = nullptr;
+  Map<const void> weight{};  // [channels, 3, size, size]
+  const void* bias = nullptr;
+  void* out = nullptr;  // [images, out_height, out_width, channels]
 };
 
 void stem(const Stem& stem, Stream stream);

@@ -6,32 +6,31 @@
 #include "cuda/device/block_reduce.cuh"
 #include "cuda/device/launch.cuh"
 
-// The loss at which an image is cut is found digit by digit, from the highest: how many losses have each value of the
-// digit says which one the cut has, and the next launch looks at those losses alone that begin as the cut does. Without
-// atomics, in whole numbers, and without a word to the host.
+// Radix select of the k-th largest loss of each image: each pass histograms 4 bits of the float's bit pattern over the
+// losses that match the prefix found so far. Integer counts, no atomics, no host synchronisation.
 namespace hyperseg::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32, kTotalThreads = 1024;
 constexpr int kDigitBits = 4, kDigits = 1 << kDigitBits, kPasses = 32 / kDigitBits;
-constexpr int kCounters = kDigits + 1;   // and how many are above the threshold
-constexpr int kLosses = 4096;            // that a block looks at, at least
-constexpr int64_t kMostBlocks = 64;      // that look at an image
-constexpr uint32_t kIgnored = 1u << 31;  // as bits: -0
+constexpr int kCounters = kDigits + 1;   // a histogram, and the number of losses above the threshold
+constexpr int kLosses = 4096;            // minimum pixels per block
+constexpr int64_t kMaxBlocks = 64;       // maximum blocks per image
+constexpr uint32_t kIgnored = 1u << 31;  // the bits of -0
 
-// What is known of an image's cut before a pass.
-struct Cut {
-  uint32_t bits;  // its digits so far
-  int many;       // more are above the threshold than have to count: that is the cut
-  int64_t rank;   // among the losses that begin as it does, the largest being 1
-  int64_t above;  // how many losses are
-  int64_t ties;   // how many equal it as far as it is known
+// What is known of an image's cut-off before a pass.
+struct SelectState {
+  uint32_t bits;  // its bits so far
+  int many;       // more losses than `count` are above the threshold, which is then the cut-off
+  int64_t rank;   // rank of the cut-off among the losses that match the prefix, from 1
+  int64_t above;  // number of losses above the threshold
+  int64_t ties;   // number of losses that match the prefix
 };
 
-struct Problem {
+struct RankingArgs {
   int64_t pixels, count;
   float threshold;
-  int blocks;  // that look at an image
+  int blocks;  // blocks per image
 };
 
 HYPERSEG_DEVICE uint32_t bits_of(float v) {
@@ -46,8 +45,9 @@ HYPERSEG_DEVICE float from_bits(uint32_t bits) {
   return v;
 }
 
-// The cut after a pass, from what it counted: [blocks, kCounters] of this image. All threads of the block.
-HYPERSEG_DEVICE Cut narrowed(Cut cut, int pass, const uint32_t* counts, const Problem& problem, int64_t* scratch) {
+// Compute the cut-off after a pass from its counts [blocks, kCounters] of this image. For all threads of the block.
+HYPERSEG_DEVICE SelectState narrowed(SelectState cut, int pass, const uint32_t* counts, const RankingArgs& problem,
+                                     int64_t* scratch) {
   if (cut.many) return cut;
   const int counter = threadIdx.x % 32, warp = threadIdx.x / 32;
   if (counter < kCounters) {
@@ -76,29 +76,29 @@ HYPERSEG_DEVICE Cut narrowed(Cut cut, int pass, const uint32_t* counts, const Pr
 
 constexpr size_t kNarrowing = (kWarps + 1) * kCounters * sizeof(int64_t);
 
-// counts [images, blocks, kCounters] of this pass; `cuts` [kPasses, images]: what was known before each of them.
+// counts [images, blocks, kCounters] of this pass; `cuts` [kPasses, images]: the state before each pass.
 HYPERSEG_KERNEL(kThreads, 1)
-count_digits_kernel(const float* losses, Problem problem, int pass, int64_t images, const uint32_t* counted,
-                    uint32_t* counts, Cut* cuts) {
+radix_histogram_kernel(const float* losses, RankingArgs problem, int pass, int64_t images, const uint32_t* counted,
+                       uint32_t* counts, SelectState* cuts) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int64_t n = blockIdx.x / problem.blocks;
   const int block = blockIdx.x % problem.blocks, thread = threadIdx.x;
-  Cut cut{0, 0, problem.count, 0, 0};
+  SelectState cut{0, 0, problem.count, 0, 0};
   if (pass > 0)
     cut = narrowed(cuts[(pass - 1) * images + n], pass - 1, counted + n * problem.blocks * kCounters, problem,
                    reinterpret_cast<int64_t*>(shared_memory()));
   if (block == 0 && thread == 0) cuts[pass * images + n] = cut;
   if (cut.many) return;
   sync_block();
-  // A column of counters a thread, each in a bank of its own.
+  // One column of counters per thread, each in its own bank.
   uint32_t* own = reinterpret_cast<uint32_t*>(shared_memory()) + thread;
   for (int i = 0; i < kCounters; ++i) own[i * kThreads] = 0;
   const int shift = 32 - kDigitBits * (pass + 1);
   for (int64_t i = static_cast<int64_t>(block) * kThreads + thread; i < problem.pixels;
        i += problem.blocks * kThreads) {
     const float loss = losses[n * problem.pixels + i];
-    const uint32_t bits = bits_of(loss) & ~kIgnored;  // in the order of losses, NaN last
+    const uint32_t bits = bits_of(loss) & ~kIgnored;  // a key that orders losses, NaN last
     if (pass == 0) {
       own[(bits >> shift) * kThreads] += 1;
       if (loss > problem.threshold) own[kDigits * kThreads] += 1;
@@ -107,7 +107,7 @@ count_digits_kernel(const float* losses, Problem problem, int pass, int64_t imag
     }
   }
   sync_block();
-  // A warp adds up one counter after the other.
+  // A warp sums one counter after the other.
   for (int counter = thread / 32; counter < kCounters; counter += kWarps) {
     const uint32_t* column = reinterpret_cast<uint32_t*>(shared_memory()) + counter * kThreads;
     uint32_t sum = 0;
@@ -117,20 +117,21 @@ count_digits_kernel(const float* losses, Problem problem, int pass, int64_t imag
   }
 }
 
-// weights [images, pixels] and the sum of losses by them of each block.
+// Write weights [images, pixels] and each block's sum of weighted losses.
 HYPERSEG_KERNEL(kThreads, 1)
-bootstrap_weights_kernel(const float* losses, Problem problem, int64_t images, const uint32_t* counted, const Cut* cuts,
-                         float* weights, float* sums) {
+bootstrap_weights_kernel(const float* losses, RankingArgs problem, int64_t images, const uint32_t* counted,
+                         const SelectState* cuts, float* weights, float* sums) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int64_t n = blockIdx.x / problem.blocks;
   const int block = blockIdx.x % problem.blocks, thread = threadIdx.x;
-  const Cut cut = narrowed(cuts[(kPasses - 1) * images + n], kPasses - 1, counted + n * problem.blocks * kCounters,
-                           problem, reinterpret_cast<int64_t*>(shared_memory()));
+  const SelectState cut =
+      narrowed(cuts[(kPasses - 1) * images + n], kPasses - 1, counted + n * problem.blocks * kCounters, problem,
+               reinterpret_cast<int64_t*>(shared_memory()));
   const float value = cut.many ? problem.threshold : from_bits(cut.bits);
   const float all = static_cast<float>(problem.count), share = 1.0f / static_cast<float>(images);
   const float above = (cut.many ? 1.0f / static_cast<float>(cut.above) : 1.0f / all) * share;
-  // What is left is shared by those that tie.
+  // Tied losses share the remaining weight.
   const float at =
       cut.many ? 0.0f : static_cast<float>(problem.count - cut.above) / (all * static_cast<float>(cut.ties)) * share;
   float sum = 0.0f;
@@ -139,7 +140,7 @@ bootstrap_weights_kernel(const float* losses, Problem problem, int64_t images, c
     const float loss = losses[n * problem.pixels + i];
     const float weight = bits_of(loss) == kIgnored ? 0.0f : loss > value ? above : loss == value ? at : 0.0f;
     weights[n * problem.pixels + i] = weight;
-    sum += loss * weight;  // NaN however little it weighs
+    sum += loss * weight;  // NaN even with a weight of 0
   }
   float* scratch = reinterpret_cast<float*>(shared_memory() + kNarrowing);
   sum = sum_of_block<kThreads>(sum, scratch);
@@ -156,26 +157,26 @@ total_kernel(const float* sums, int64_t count, float* total) {
   if (threadIdx.x == 0) *total = static_cast<float>(sum);
 }
 
-int64_t blocks_an_image(const Bootstrap& bootstrap) {
+int64_t blocks_per_image(const BootstrapSpec& bootstrap) {
   const int64_t blocks = (bootstrap.pixels + kLosses - 1) / kLosses;
-  return blocks < kMostBlocks ? blocks : kMostBlocks;
+  return blocks < kMaxBlocks ? blocks : kMaxBlocks;
 }
 
 }  // namespace
 
-// Cuts, then two sets of counts that passes take in turn, then sums.
-int64_t Bootstrap::room() const {
-  const int64_t blocks = images * blocks_an_image(*this);
-  return kPasses * images * sizeof(Cut) + blocks * (2 * kCounters * sizeof(uint32_t) + sizeof(float));
+// Workspace: cut-offs, then two sets of counts between which the passes alternate, then sums.
+int64_t BootstrapSpec::workspace() const {
+  const int64_t blocks = images * blocks_per_image(*this);
+  return kPasses * images * sizeof(SelectState) + blocks * (2 * kCounters * sizeof(uint32_t) + sizeof(float));
 }
 
-void bootstrapped(const char* op, const Bootstrap& bootstrap, const float* losses, void* room, float* weights,
+void bootstrapped(const char* op, const BootstrapSpec& bootstrap, const float* losses, void* workspace, float* weights,
                   float* loss, Stream stream) {
   const int64_t images = bootstrap.images;
-  const Problem problem{bootstrap.pixels, bootstrap.count, bootstrap.threshold,
-                        static_cast<int>(blocks_an_image(bootstrap))};
+  const RankingArgs problem{bootstrap.pixels, bootstrap.count, bootstrap.threshold,
+                            static_cast<int>(blocks_per_image(bootstrap))};
   const int64_t blocks = images * problem.blocks;
-  Cut* const cuts = static_cast<Cut*>(room);
+  SelectState* const cuts = static_cast<SelectState*>(workspace);
   uint32_t* counts = reinterpret_cast<uint32_t*>(cuts + kPasses * images);
   uint32_t* counted = counts + blocks * kCounters;
   float* const sums = reinterpret_cast<float*>(counted + blocks * kCounters);
@@ -183,8 +184,8 @@ void bootstrapped(const char* op, const Bootstrap& bootstrap, const float* losse
   constexpr size_t kCounting = kCounters * kThreads * sizeof(uint32_t);
   static_assert(kCounting >= kNarrowing);
   for (int pass = 0; pass < kPasses; ++pass) {
-    launch<count_digits_kernel>(op, grid, kThreads, kCounting, stream, losses, problem, pass, images, counted, counts,
-                                cuts);
+    launch<radix_histogram_kernel>(op, grid, kThreads, kCounting, stream, losses, problem, pass, images, counted,
+                                   counts, cuts);
     std::swap(counts, counted);
   }
   launch<bootstrap_weights_kernel>(op, grid, kThreads, kNarrowing + kWarps * sizeof(float), stream, losses, problem,

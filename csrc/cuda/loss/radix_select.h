@@ -4,21 +4,21 @@
 
 #include "cuda/device/type.h"
 
-// Which pixels are among the worst of their image, and so count in a bootstrapped loss (SPEC A.3).
+// Selection of the pixels that count in a bootstrapped loss: the largest losses of each image (SPEC A.3).
 namespace hyperseg::cuda {
 
-struct Bootstrap {
-  int64_t images, pixels;  // of an image
-  int64_t count;           // of pixels that count at least, 1 to `pixels`
-  float threshold;         // all above it count if they are more than that
+struct BootstrapSpec {
+  int64_t images, pixels;  // per image
+  int64_t count;           // minimum number of pixels that count, 1 to `pixels`
+  float threshold;         // if more losses than `count` are above it, all of those count
 
-  // So many bytes it needs to work in.
-  int64_t room() const;
+  // Return the bytes of workspace needed.
+  int64_t workspace() const;
 };
 
-// How much each pixel counts, 0 where it was ignored; and the sum of losses by these weights. The losses are not
-// negative: -0 is the loss of an ignored pixel, which takes part in the ranking.
-void bootstrapped(const char* op, const Bootstrap& bootstrap, const float* losses, void* room, float* weights,
+// Write the weight of each pixel, 0 if it was ignored, and the weighted sum of the losses. Losses are not negative; -0
+// marks an ignored pixel, which takes part in the ranking.
+void bootstrapped(const char* op, const BootstrapSpec& bootstrap, const float* losses, void* workspace, float* weights,
                   float* loss, Stream stream);
 
 }  // namespace hyperseg::cuda

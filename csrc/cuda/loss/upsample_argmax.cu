@@ -3,11 +3,11 @@
 #include "cuda/device/launch.cuh"
 #include "cuda/loss/upsampled.cuh"
 
-// Compiled without contraction: labels must not depend on which products a compiler fuses.
+// Compiled without contraction: labels must not depend on the multiplications that a compiler fuses.
 namespace hyperseg::cuda {
 namespace {
 
-// One label a thread.
+// One thread per label.
 template <typename T, bool STAGED>
 HYPERSEG_KERNEL(kTileThreads, 1)
 upsample_argmax_kernel(Map<const T> logits, Resizing resizing, uint8_t* labels) {
@@ -21,7 +21,7 @@ upsample_argmax_kernel(Map<const T> logits, Resizing resizing, uint8_t* labels) 
   int label = 0;
   for (int c = 0; c < resizing.channels; ++c) {
     const float value = logit(c);
-    // Greater, or NaN where the best is not: the first NaN wins, as in torch.argmax.
+    // Greater, or NaN if the best is not NaN: the first NaN wins, as in torch.argmax.
     const bool better = !(value <= best) && best == best;
     if (c == 0 || better) best = value, label = c;
   }

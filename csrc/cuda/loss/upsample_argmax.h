@@ -5,7 +5,7 @@
 
 namespace hyperseg::cuda {
 
-// labels [images, height, width] = the first class with the largest logit there; see hyperseg/ops/upsample_argmax.py.
+// labels [images, height, width] = the first class with the largest resized logit; see hyperseg/ops/upsample_argmax.py.
 void upsample_argmax(const Map<const void>& logits, Type type, int64_t images, uint8_t* labels, int64_t height,
                      int64_t width, Stream stream);
 

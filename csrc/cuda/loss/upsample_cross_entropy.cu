@@ -5,8 +5,8 @@
 #include "cuda/loss/softmax.cuh"
 #include "cuda/loss/upsampled.cuh"
 
-// A label that is neither a class nor the ignored one makes the loss NaN: asking the device whether there is one would
-// wait for it. The public function asks before it calls.
+// A label that is neither a class nor ignore_index makes the loss NaN: an error would need host synchronisation. The
+// public function checks the labels before the call.
 namespace hyperseg::cuda {
 namespace {
 
@@ -15,14 +15,14 @@ constexpr int kWarps = kTileThreads / 32;
 constexpr int kScratch = 2 * kWarps * sizeof(float);
 constexpr int kTotalThreads = 1024, kEachThreads = 256;
 
-// What a plain loss is made of: a sum and a count of each block, and for each pixel whether it counts.
+// Intermediate results of the plain loss: a sum and a count per block, and for each pixel whether it counts.
 struct Plain {
   float* sums;
   int* counts;
   float* counted;
 };
 
-// One pixel a thread. Either `losses` or what is in `plain` is written.
+// One thread per pixel. Writes either `losses` or the fields of `plain`.
 template <typename T, bool STAGED>
 HYPERSEG_KERNEL(kTileThreads, 1)
 pixel_losses_kernel(Map<const T> logits, Resizing resizing, Plane<int64_t> labels, int64_t ignore_index, float* losses,
@@ -49,7 +49,7 @@ pixel_losses_kernel(Map<const T> logits, Resizing resizing, Plane<int64_t> label
   if (threadIdx.x == 0) plain.sums[blockIdx.x] = sum, plain.counts[blockIdx.x] = static_cast<int>(count);
 }
 
-// One block: the loss from all sums and counts, and how much each pixel that counts does.
+// One block: the loss from all sums and counts, and the weight of each pixel that counts.
 HYPERSEG_KERNEL(kTotalThreads, 1)
 plain_total_kernel(const float* sums, const int* counts, int64_t blocks, float* loss, float* each) {
   wait_for_previous_kernel();
@@ -74,16 +74,16 @@ plain_weights_kernel(float* weights, int64_t pixels, const float* each) {
   if (i < pixels) weights[i] *= *each;
 }
 
-void launch_losses(const Compared& compared, int64_t ignore_index, float* losses, const Plain& plain, Stream stream) {
-  const Resizing resizing(compared.logits, compared.height, compared.width);
+void launch_losses(const LossInputs& inputs, int64_t ignore_index, float* losses, const Plain& plain, Stream stream) {
+  const Resizing resizing(inputs.logits, inputs.height, inputs.width);
   const int64_t staged = resizing.staged_bytes();
-  const Grid grid = grid_of(kName, loss_blocks(compared));
-  with_type(compared.type, [&](auto value) {
+  const Grid grid = grid_of(kName, loss_blocks(inputs));
+  with_type(inputs.type, [&](auto value) {
     using T = decltype(value);
-    const Map<const T> logits = compared.logits.of<const T>();
+    const Map<const T> logits = inputs.logits.of<const T>();
     const auto run = [&](auto is_staged) {
       launch<pixel_losses_kernel<T, is_staged.value>>(kName, grid, kTileThreads, kScratch + staged, stream, logits,
-                                                      resizing, compared.labels, ignore_index, losses, plain);
+                                                      resizing, inputs.labels, ignore_index, losses, plain);
     };
     staged ? run(std::true_type{}) : run(std::false_type{});
   });
@@ -91,23 +91,22 @@ void launch_losses(const Compared& compared, int64_t ignore_index, float* losses
 
 }  // namespace
 
-int64_t loss_blocks(const Compared& compared) {
-  return compared.images * Resizing(compared.logits, compared.height, compared.width).tiles();
+int64_t loss_blocks(const LossInputs& inputs) {
+  return inputs.images * Resizing(inputs.logits, inputs.height, inputs.width).tiles();
 }
 
-void plain_cross_entropy(const Compared& compared, int64_t ignore_index, float* sums, int* counts, float* each,
+void plain_cross_entropy(const LossInputs& inputs, int64_t ignore_index, float* sums, int* counts, float* each,
                          float* loss, float* weights, Stream stream) {
-  launch_losses(compared, ignore_index, nullptr, {sums, counts, weights}, stream);
+  launch_losses(inputs, ignore_index, nullptr, {sums, counts, weights}, stream);
   constexpr size_t kShared = kTotalThreads * (sizeof(double) + sizeof(int64_t));
-  launch<plain_total_kernel>(kName, {1}, kTotalThreads, kShared, stream, sums, counts, loss_blocks(compared), loss,
-                             each);
-  const int64_t pixels = compared.images * compared.height * compared.width;
+  launch<plain_total_kernel>(kName, {1}, kTotalThreads, kShared, stream, sums, counts, loss_blocks(inputs), loss, each);
+  const int64_t pixels = inputs.images * inputs.height * inputs.width;
   launch<plain_weights_kernel>(kName, grid_of(kName, (pixels + kEachThreads - 1) / kEachThreads), kEachThreads, 0,
                                stream, weights, pixels, each);
 }
 
-void pixel_losses(const Compared& compared, int64_t ignore_index, float* losses, Stream stream) {
-  launch_losses(compared, ignore_index, losses, {}, stream);
+void pixel_losses(const LossInputs& inputs, int64_t ignore_index, float* losses, Stream stream) {
+  launch_losses(inputs, ignore_index, losses, {}, stream);
 }
 
 }  // namespace hyperseg::cuda

@@ -5,15 +5,15 @@
 #include "cuda/loss/upsample_cross_entropy.h"
 #include "cuda/loss/upsampled.cuh"
 
-// Each logit gathers from the pixels that sample it, in a fixed order. A label that is no class makes the gradient of
-// the logits that its pixel samples NaN, if it counts.
+// Each logit gathers, in a fixed order, from the pixels that sample it. If a pixel that counts has a label that is not
+// a class, the gradients of the logits that it samples become NaN.
 namespace hyperseg::cuda {
 namespace {
 
 constexpr char kName[] = "upsample_cross_entropy_backward";
 constexpr int kScratch = kTileThreads / 32 * sizeof(float);
 
-// log_sums [images, height, width]: of exp(score); of pixels that do not count it may be left out.
+// log_sums [images, height, width]: log of the sum of exp(score); may be skipped for pixels that do not count.
 template <typename T, bool STAGED>
 HYPERSEG_KERNEL(kTileThreads, 1)
 log_sums_kernel(Map<const T> logits, Resizing resizing, Plane<float> weights, float* log_sums) {
@@ -25,7 +25,7 @@ log_sums_kernel(Map<const T> logits, Resizing resizing, Plane<float> weights, fl
   const int64_t y = static_cast<int64_t>(tile / across) * kTileHeight + thread / kTileWidth;
   const int64_t x = static_cast<int64_t>(tile % across) * kTileWidth + thread % kTileWidth;
   const bool counts = y < resizing.rows.out && x < resizing.columns.out && weights.at(n, y, x) != 0.0f;
-  // Few pixels of a bootstrapped loss count: most blocks end here.
+  // In a bootstrapped loss few pixels count, so most blocks end here.
   if (sum_of_block<kTileThreads>(counts ? 1.0f : 0.0f, reinterpret_cast<float*>(shared_memory())) == 0.0f) return;
   const Resized<T, STAGED> scores(logits.at(n, 0, 0, 0), logits, resizing, tile,
                                   reinterpret_cast<float*>(shared_memory() + kScratch));
@@ -33,18 +33,18 @@ log_sums_kernel(Map<const T> logits, Resizing resizing, Plane<float> weights, fl
   if (counts) log_sums[(n * resizing.rows.out + y) * resizing.columns.out + x] = softmax.maximum + softmax.logarithm;
 }
 
-struct Pixels {
+struct LabelPixels {
   Plane<int64_t> labels;
   Plane<float> weights;
   const float* log_sums;
 };
 
-// A pixel of the label map: what it pulls at the score of each class.
+// A pixel of the label map: its gradient with respect to the score of each class.
 template <typename T>
-class Pull {
+class ScoreGradient {
  public:
-  HYPERSEG_DEVICE Pull(const Pixels& pixels, const T* image, const Map<const T>& logits, const Resizing& resizing,
-                       int64_t n, int y, int x)
+  HYPERSEG_DEVICE ScoreGradient(const LabelPixels& pixels, const T* image, const Map<const T>& logits,
+                                const Resizing& resizing, int64_t n, int y, int x)
       : copy_(resizing.copy), weight_(pixels.weights.at(n, y, x)) {
     if (weight_ == 0.0f) return;
     const int64_t label = pixels.labels.at(n, y, x);
@@ -79,14 +79,14 @@ class Pull {
   int64_t right_ = 0, down_ = 0;
 };
 
-// A tile of logits where at most kReaders x kReaders pixels sample one, which then lie in a window of this size.
+// A tile of logits, each sampled by at most kReaders x kReaders pixels; these pixels form a window of this size.
 constexpr int kReaders = 4, kClasses = 8;
 constexpr int kWindow = (2 * kTileHeight + kReaders) * (2 * kTileWidth + kReaders);
 
-// The block first computes what each pixel of the window pulls at some classes, once, then gathers.
+// The block first computes the gradient of each window pixel for some classes, once, then gathers.
 template <typename T>
 HYPERSEG_KERNEL(kTileThreads, 2)
-gather_window_kernel(const float* grad, Map<const T> logits, Resizing resizing, Pixels pixels, T* d_logits) {
+gather_window_kernel(const float* grad, Map<const T> logits, Resizing resizing, LabelPixels pixels, T* d_logits) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int h = static_cast<int>(resizing.rows.in), w = static_cast<int>(resizing.columns.in);
@@ -100,7 +100,7 @@ gather_window_kernel(const float* grad, Map<const T> logits, Resizing resizing, 
   const int top = block % tiles / across * kTileHeight, left = block % tiles % across * kTileWidth;
   const int window_y = earliest_reader(top, resizing.rows.scale),
             window_x = earliest_reader(left, resizing.columns.scale);
-  // One more than readers: the first of them may be the one behind the earliest.
+  // One more than readers, because the first may be one before the earliest reader.
   const int last_y = earliest_reader(min(top + kTileHeight, h) - 1, resizing.rows.scale) + 1 + kReaders;
   const int last_x = earliest_reader(min(left + kTileWidth, w) - 1, resizing.columns.scale) + 1 + kReaders;
   const int rows = min(last_y, height) - window_y, columns = min(last_x, width) - window_x;
@@ -110,7 +110,7 @@ gather_window_kernel(const float* grad, Map<const T> logits, Resizing resizing, 
   float counted = 0.0f;
   const T* image = logits.at(n, 0, 0, 0);
   for (int i = thread; i < rows * columns; i += kTileThreads) {
-    const Pull<T> pull(pixels, image, logits, resizing, n, window_y + i / columns, window_x + i % columns);
+    const ScoreGradient<T> pull(pixels, image, logits, resizing, n, window_y + i / columns, window_x + i % columns);
     if (pull.counts()) counted = 1.0f;
 #pragma unroll
     for (int c = 0; c < kClasses; ++c)
@@ -133,7 +133,7 @@ gather_window_kernel(const float* grad, Map<const T> logits, Resizing resizing, 
 #pragma unroll
       for (int b = 0; b < kReaders; ++b) {
         const float share = share_y * shares[b];
-        if (share == 0.0f) continue;  // of NaN nothing is nothing, too
+        if (share == 0.0f) continue;  // a weight of 0 excludes NaN, too
 #pragma unroll
         for (int c = 0; c < kClasses; ++c) sums[c] += share * row[c * kWindow + b];
       }
@@ -148,11 +148,11 @@ gather_window_kernel(const float* grad, Map<const T> logits, Resizing resizing, 
 
 constexpr int kThreads = 256;
 
-// Any sizes: one logit a thread, for which scores are computed again.
+// Any sizes: one thread per logit, which recomputes the scores of its readers.
 template <typename T>
 HYPERSEG_KERNEL(kThreads, 2)
-gather_kernel(const float* grad, Map<const T> logits, Resizing resizing, Pixels pixels, int readers_h, int readers_w,
-              int64_t count, T* d_logits) {
+gather_kernel(const float* grad, Map<const T> logits, Resizing resizing, LabelPixels pixels, int readers_h,
+              int readers_w, int64_t count, T* d_logits) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int64_t place = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -171,7 +171,7 @@ gather_kernel(const float* grad, Map<const T> logits, Resizing resizing, Pixels 
     for (int x = first_x; x < min(first_x + readers_w, width); ++x) {
       const float share = share_y * share_of(j, x, resizing.columns.scale, w);
       if (share == 0.0f) continue;
-      const Pull<T> pull(pixels, image, logits, resizing, n, y, x);
+      const ScoreGradient<T> pull(pixels, image, logits, resizing, n, y, x);
       if (pull.counts()) sum += share * pull.at(c, logits.stride_c);
     }
   }
@@ -180,30 +180,29 @@ gather_kernel(const float* grad, Map<const T> logits, Resizing resizing, Pixels 
 
 }  // namespace
 
-void upsample_cross_entropy_backward(const Compared& compared, const float* grad, const Plane<float>& weights,
+void upsample_cross_entropy_backward(const LossInputs& inputs, const float* grad, const Plane<float>& weights,
                                      float* log_sums, void* d_logits, Stream stream) {
-  const Resizing resizing(compared.logits, compared.height, compared.width);
-  const int64_t h = compared.logits.height, w = compared.logits.width, staged = resizing.staged_bytes();
-  const int64_t readers_h = readers(h, compared.height), readers_w = readers(w, compared.width);
-  const Pixels pixels{compared.labels, weights, log_sums};
-  with_type(compared.type, [&](auto value) {
+  const Resizing resizing(inputs.logits, inputs.height, inputs.width);
+  const int64_t h = inputs.logits.height, w = inputs.logits.width, staged = resizing.staged_bytes();
+  const int64_t readers_h = readers(h, inputs.height), readers_w = readers(w, inputs.width);
+  const LabelPixels pixels{inputs.labels, weights, log_sums};
+  with_type(inputs.type, [&](auto value) {
     using T = decltype(value);
-    const Map<const T> logits = compared.logits.of<const T>();
+    const Map<const T> logits = inputs.logits.of<const T>();
     T* const target = static_cast<T*>(d_logits);
     const auto run = [&](auto is_staged) {
-      launch<log_sums_kernel<T, is_staged.value>>(kName, grid_of(kName, compared.images * resizing.tiles()),
-                                                  kTileThreads, kScratch + staged, stream, logits, resizing, weights,
-                                                  log_sums);
+      launch<log_sums_kernel<T, is_staged.value>>(kName, grid_of(kName, inputs.images * resizing.tiles()), kTileThreads,
+                                                  kScratch + staged, stream, logits, resizing, weights, log_sums);
     };
     staged ? run(std::true_type{}) : run(std::false_type{});
     if (readers_h <= kReaders && readers_w <= kReaders) {
       const int64_t tiles = int64_t{blocks_of(h, kTileHeight)} * blocks_of(w, kTileWidth);
-      const Grid grid = grid_of(kName, compared.images * tiles * blocks_of(resizing.channels, kClasses));
+      const Grid grid = grid_of(kName, inputs.images * tiles * blocks_of(resizing.channels, kClasses));
       constexpr size_t kShared = kScratch + kClasses * kWindow * sizeof(float);
       launch<gather_window_kernel<T>>(kName, grid, kTileThreads, kShared, stream, grad, logits, resizing, pixels,
                                       target);
     } else {
-      const int64_t count = compared.images * resizing.channels * h * w;
+      const int64_t count = inputs.images * resizing.channels * h * w;
       launch<gather_kernel<T>>(kName, grid_of(kName, (count + kThreads - 1) / kThreads), kThreads, 0, stream, grad,
                                logits, resizing, pixels, static_cast<int>(readers_h), static_cast<int>(readers_w),
                                count, target);

@@ -5,20 +5,20 @@
 #include "common/map.h"
 #include "cuda/device/bilinear.cuh"
 
-// Maps that are resized where they are read: a block is a tile of pixels of the result, one a thread.
+// Maps that are resized when read: a block computes a tile of output pixels, one per thread.
 namespace hyperseg::cuda {
 
 constexpr int kTileHeight = 8, kTileWidth = 32, kTileThreads = kTileHeight * kTileWidth;
-constexpr int64_t kMostStaged = 46 << 10;  // bytes of shared memory that any block may have, but for a few
+constexpr int64_t kMaxStaged = 46 << 10;  // bytes of shared memory that a block can have by default, with some to spare
 
-struct Axis {
+struct ResizeAxis {
   int64_t in, out;
   float scale;
 
-  Axis() = default;
-  Axis(int64_t in, int64_t out) : in(in), out(out), scale(static_cast<float>(in) / static_cast<float>(out)) {}
+  ResizeAxis() = default;
+  ResizeAxis(int64_t in, int64_t out) : in(in), out(out), scale(static_cast<float>(in) / static_cast<float>(out)) {}
 
-  // So many values are sampled by `tile` pixels side by side.
+  // Number of values that `tile` adjacent pixels sample.
   int64_t reach(int64_t tile) const {
     const int64_t needed = static_cast<int64_t>(static_cast<float>(tile) * scale) + 3;
     return needed < in ? needed : in;
@@ -26,9 +26,9 @@ struct Axis {
 };
 
 struct Resizing {
-  Axis rows, columns;
+  ResizeAxis rows, columns;
   int channels, staged_width;
-  bool copy;  // the map keeps its size: nothing is sampled, and no neighbour's infinity times 0 is NaN
+  bool copy;  // same size: nothing is sampled, so no neighbour's infinity is multiplied by 0
 
   template <typename S>
   Resizing(const Map<S>& map, int64_t height, int64_t width)
@@ -38,33 +38,32 @@ struct Resizing {
         staged_width(static_cast<int>(columns.reach(kTileWidth))),
         copy(map.height == height && map.width == width) {}
 
-  // Of an image. Its tiles are numbered row after row.
-  HYPERSEG_ANYWHERE unsigned tiles() const {
+  // Of one image. Tiles are numbered row by row.
+  HYPERSEG_HOST_DEVICE unsigned tiles() const {
     return static_cast<unsigned>((rows.out + kTileHeight - 1) / kTileHeight * tiles_across());
   }
-  HYPERSEG_ANYWHERE unsigned tiles_across() const {
+  HYPERSEG_HOST_DEVICE unsigned tiles_across() const {
     return static_cast<unsigned>((columns.out + kTileWidth - 1) / kTileWidth);
   }
 
-  // Shared memory for what a tile samples; 0 where that is too much, and is read as it is needed.
+  // Shared memory for the values that a tile samples; 0 if that is too much and they are read from global memory.
   int64_t staged_bytes() const {
     const int64_t down = rows.reach(kTileHeight), across = columns.reach(kTileWidth);
-    if (down >= kMostStaged || across >= kMostStaged) return 0;
+    if (down >= kMaxStaged || across >= kMaxStaged) return 0;
     const int64_t bytes = 4 * down * across * (channels | 1);
-    return bytes <= kMostStaged ? bytes : 0;
+    return bytes <= kMaxStaged ? bytes : 0;
   }
 };
 
-// The values at this thread's pixel of a tile, which may lie beside the map: `inside`. STAGED: what the block samples
-// is in shared memory, as float, pixel after pixel; the odd number of values a pixel keeps threads out of each other's
-// banks.
+// The values at this thread's pixel of a tile; `inside` is false if the pixel is outside the map. STAGED: the samples
+// of the block are in shared memory as float, pixel by pixel; an odd number of values per pixel avoids bank conflicts.
 template <typename T, bool STAGED>
 class Resized {
  public:
   int y, x;  // the nearest pixel inside
   bool inside;
 
-  // All threads of the block. `image`: one of the map.
+  // For all threads of the block. `image`: an image of the map.
   HYPERSEG_DEVICE Resized(const T* image, const Map<const T>& map, const Resizing& resizing, int tile, float* staged)
       : image_(image), map_(map), resizing_(resizing), staged_(staged) {
     const int height = static_cast<int>(resizing.rows.out), width = static_cast<int>(resizing.columns.out);
@@ -117,12 +116,12 @@ class Resized {
       return to_float(image_[at_[corner] + c * map_.stride_c]);
   }
 
-  using Place = std::conditional_t<STAGED, int, int64_t>;
+  using Offset = std::conditional_t<STAGED, int, int64_t>;
   const T* image_;
   const Map<const T>& map_;
   const Resizing& resizing_;
   const float* staged_;
-  Place at_[4];  // of upper left, upper right, lower left and lower right value
+  Offset at_[4];  // of the upper left, upper right, lower left and lower right value
   float row_weight_, column_weight_;
 };
 

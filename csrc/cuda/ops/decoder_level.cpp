@@ -8,17 +8,17 @@
 namespace hyperseg::cuda {
 namespace {
 
-// A level, and the tensors that its pointers lead to.
-struct Prepared {
-  Level level;
+// Level arguments and the tensors that their pointers refer to.
+struct PreparedLevel {
+  DecoderLevelArgs level;
   Type type;
   Tensor shift, weights;
 };
 
-Prepared prepare(const char* op, const Tensor& skip, const std::optional<Tensor>& previous, const Tensor& bias,
-                 int64_t out_channels, int64_t hidden, const std::string& halo) {
-  const Tensor shift = side_by_side(bias, 0);
-  Level level;
+PreparedLevel prepare(const char* op, const Tensor& skip, const std::optional<Tensor>& previous, const Tensor& bias,
+                      int64_t out_channels, int64_t hidden, const std::string& halo) {
+  const Tensor shift = contiguous_along(bias, 0);
+  DecoderLevelArgs level;
   level.skip = read<void>(skip);
   if (previous) level.previous = read<void>(*previous);
   level.coordinates = true;
@@ -31,12 +31,13 @@ Prepared prepare(const char* op, const Tensor& skip, const std::optional<Tensor>
   return {level, type_of(op, skip), shift, shift};
 }
 
-// Sets the level's weights: those that were given, or those that the generator makes from the signal.
-void give_weights(Prepared& prepared, const std::optional<Tensor>& signal, const std::optional<Tensor>& generator,
-                  const std::optional<Tensor>& weights, int64_t offset, int64_t groups, Stream stream) {
-  Level& level = prepared.level;
+// Set the weights of the level: the given ones, or the ones that the generator makes from the signal.
+void prepare_weights(PreparedLevel& prepared, const std::optional<Tensor>& signal,
+                     const std::optional<Tensor>& generator, const std::optional<Tensor>& weights, int64_t offset,
+                     int64_t groups, Stream stream) {
+  DecoderLevelArgs& level = prepared.level;
   if (weights) {
-    prepared.weights = side_by_side(*weights, 3);
+    prepared.weights = contiguous_along(*weights, 3);
   } else {
     const int64_t outputs = level.out.channels;
     const int64_t size = level.hidden ? (level.channels() + 9 + outputs) * level.hidden : level.channels() * outputs;
@@ -53,17 +54,17 @@ Tensor decoder_level(const Tensor& skip, std::optional<Tensor> previous, std::op
   constexpr const char* op = "decoder_level";
   check_decoder_level(op, skip, previous, signal, generator, weights, bias, offset, groups, out_channels, hidden, halo);
   Tensor out = new_map(skip, out_channels);
-  const OnDeviceOf device(skip);
-  Prepared prepared = prepare(op, skip, previous, bias, out_channels, hidden, halo);
-  Level& level = prepared.level;
+  const DeviceGuard device(skip);
+  PreparedLevel prepared = prepare(op, skip, previous, bias, out_channels, hidden, halo);
+  DecoderLevelArgs& level = prepared.level;
   level.out = write<void>(out);
   if (signal && !hidden) {
     level.grid_h = static_cast<int>(signal->size(2));
     level.grid_w = static_cast<int>(signal->size(3));
-    const Generator maker = generator_of(*generator, offset, groups, level.channels() * out_channels);
+    const GeneratorArgs maker = generator_of(*generator, offset, groups, level.channels() * out_channels);
     if (generated_pointwise_level(level, read<void>(*signal), maker, prepared.type, op, device.stream())) return out;
   }
-  give_weights(prepared, signal, generator, weights, offset, groups, device.stream());
+  prepare_weights(prepared, signal, generator, weights, offset, groups, device.stream());
   run_level(level, prepared.type, skip, op, device.stream());
   return out;
 }
@@ -76,13 +77,13 @@ Tensor decoder_level_argmax(const Tensor& skip, std::optional<Tensor> previous, 
   check(out_channels <= 256, op, ": labels are uint8, so out_channels can be 256 at most, got ", out_channels);
   const int64_t images = skip.size(0), height = skip.size(2), width = skip.size(3);
   Tensor labels = torch::stable::new_empty(skip, {images, height, width}, ScalarType::Byte);
-  const OnDeviceOf device(skip);
+  const DeviceGuard device(skip);
   if (hidden) {
-    Prepared prepared = prepare(op, skip, previous, bias, out_channels, hidden, halo);
+    PreparedLevel prepared = prepare(op, skip, previous, bias, out_channels, hidden, halo);
     prepared.level.labels = static_cast<uint8_t*>(labels.mutable_data_ptr());
-    give_weights(prepared, signal, generator, weights, offset, groups, device.stream());
-    const Room room(prepared.level, prepared.type, skip);
-    if (inverted_residual_tensor_level(prepared.level, prepared.type, op, device.stream())) return labels;
+    prepare_weights(prepared, signal, generator, weights, offset, groups, device.stream());
+    const LevelWorkspace workspace(prepared.level, prepared.type, skip);
+    if (inverted_residual_mma_level(prepared.level, prepared.type, op, device.stream())) return labels;
     // The fused kernel does not support this level: go on with the weights that were generated for it.
     weights = prepared.weights;
     signal = generator = std::nullopt;

@@ -16,7 +16,7 @@ Tensor contiguous_like(const Tensor& t) {
   return torch::stable::new_empty(t, sizes);
 }
 
-// A 1x1 level: its gradients of input and weights; returns that of the bias.
+// Compute the gradients of input and weights of a 1x1 level; returns the gradient of the bias.
 Tensor pointwise_backward(const Tensor& grad, const Tensor& x, const Tensor& weights, const Tensor& bias,
                           const InputGradient& d_x, void* d_weights, Stream stream) {
   const Type type = type_of(kName, x);
@@ -27,7 +27,7 @@ Tensor pointwise_backward(const Tensor& grad, const Tensor& x, const Tensor& wei
   Tensor norms = floats(grad, 2 * outputs), d_y = values(grad, grad.numel());
   folded_norms(vector_of(kName, bias), outputs, data(norms), data(norms) + outputs, kName, stream);
 
-  PatchProduct forward;
+  PatchGemm forward;
   forward.grid = grid, forward.pixels = pixels;
   forward.matrix = matrix_at(weights, type, 0, outputs, inputs);
   forward.input = patches_of(input, grid);
@@ -37,7 +37,7 @@ Tensor pointwise_backward(const Tensor& grad, const Tensor& x, const Tensor& wei
   forward.stored = forward.split = outputs;
   const PartialRows rows = rows_of(forward);
   Tensor partial = floats(grad, rows.rows * 2 * outputs);
-  patch_product(forward, Product::kThroughRelu, data(partial), type, kName, stream);
+  patch_gemm(forward, Epilogue::kThroughRelu, data(partial), type, kName, stream);
 
   ChannelSums sums{nullptr, chunks_of(rows), outputs};
   Tensor added = torch::stable::new_empty(grad, {int64_t{2} * sums.chunks * outputs}, ScalarType::Double);
@@ -47,17 +47,17 @@ Tensor pointwise_backward(const Tensor& grad, const Tensor& x, const Tensor& wei
   bias_gradients({sums, {}, {}}, {outputs, 0, 0}, vector_of(kName, d_bias), kName, stream);
 
   const PatchedMap<const void> pulled = pixel_by_pixel<const void>(d_y.const_data_ptr(), grid, pixels, outputs);
-  PatchOuter outer{grid, pixels, pulled, forward.input, {}, outputs, inputs, d_weights};
-  outer.parameters = int64_t{outputs} * inputs;
-  patch_outer(outer, type, kName, stream);
+  PatchWgrad wgrad{grid, pixels, pulled, forward.input, {}, outputs, inputs, d_weights};
+  wgrad.parameters = int64_t{outputs} * inputs;
+  patch_wgrad(wgrad, type, kName, stream);
 
-  PatchProduct back;
+  PatchGemm back;
   back.grid = grid, back.pixels = pixels;
   back.matrix = transposed(forward.matrix, d_x.first, type);
   back.input = pulled;
-  back.out = patches_of(d_x.skip, grid), back.behind = patches_of(d_x.previous, grid);
+  back.out = patches_of(d_x.skip, grid), back.rest = patches_of(d_x.previous, grid);
   back.split = d_x.split, back.stored = back.matrix.outputs;
-  patch_product(back, Product::kPlain, nullptr, type, kName, stream);
+  patch_gemm(back, Epilogue::kPlain, nullptr, type, kName, stream);
   return d_bias;
 }
 
@@ -69,7 +69,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> decoder_level_backwar
                       hidden, halo);
   check_gradient(kName, grad, skip, out_channels);
   const Type type = type_of(kName, skip);
-  const OnDeviceOf device(skip);
+  const DeviceGuard device(skip);
   const Stream stream = device.stream();
   const int64_t images = skip.size(0), height = skip.size(2), width = skip.size(3);
   const int64_t channels = 2 + skip.size(1) + (previous ? previous->size(1) : 0);
@@ -77,12 +77,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> decoder_level_backwar
   Tensor d_skip = contiguous_like(skip), d_previous = previous ? contiguous_like(*previous) : values(grad, 0);
 
   Tensor weights = signal ? torch::stable::new_empty(*signal, {images, signal->size(2), signal->size(3), size})
-                          : side_by_side(*given_weights, 3);
+                          : contiguous_along(*given_weights, 3);
   if (signal) {
     generate_weights(read<void>(*signal), type, images, {generator_of(*generator, offset, groups, size)},
                      weights.mutable_data_ptr(), stream);
   }
-  Level level;
+  DecoderLevelArgs level;
   level.skip = read<void>(skip);
   if (previous) level.previous = read<void>(*previous);
   level.coordinates = true;
@@ -90,7 +90,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> decoder_level_backwar
   Tensor x = new_map(skip, channels);
   level_input(level, write<void>(x), type, kName, stream);
 
-  // The gradient of what previous was resized to.
+  // The gradient of the resized previous.
   const bool resized = previous && (previous->size(2) != height || previous->size(3) != width);
   Tensor d_resized = resized ? torch::stable::new_empty(skip, {images, previous->size(1), height, width}) : d_previous;
   InputGradient d_x{2, static_cast<int>(skip.size(1)), write<void>(d_skip), {}};
@@ -99,7 +99,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> decoder_level_backwar
   Tensor d_weights = contiguous_like(weights);
   Tensor d_bias = values(bias, 0);
   if (hidden) {
-    const TrainedBlock block(kName, skip, read<void>(x), weights, hidden, out_channels, halo, stream);
+    const TrainingBlock block(kName, skip, read<void>(x), weights, hidden, out_channels, halo, stream);
     d_bias = folded_backward(kName, block, grad, bias, d_x, d_weights.mutable_data_ptr(), stream);
   } else {
     d_bias = pointwise_backward(grad, x, weights, bias, d_x, d_weights.mutable_data_ptr(), stream);
@@ -111,7 +111,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> decoder_level_backwar
   const auto signal_map = read<void>(*signal);
   const int64_t area = signal_map.height * signal_map.width;
   const GenerationBackward problem{
-      type, images * area, Divisor(area), Divisor(signal_map.width), read<void>(d_weights), signal_map};
+      type, images * area, FastDivmod(area), FastDivmod(signal_map.width), read<void>(d_weights), signal_map};
   Generators generators;
   generators.list[0] = {generator_of(*generator, offset, groups, size), d_generator.mutable_data_ptr(), 0};
   generators.count = 1;

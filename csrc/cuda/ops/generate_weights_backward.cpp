@@ -24,14 +24,14 @@ std::tuple<Tensor, std::vector<Tensor>> generate_weights_backward_op(const Tenso
   const int64_t area = signal.size(2) * signal.size(3), patches = signal.size(0) * area;
   check(patches < int64_t{1} << 31, kName, ": a signal may have at most 2^31 patches, got ", patches);
 
-  const GenerationBackward problem{type_of(kName, signal),  patches,          Divisor(area),
-                                   Divisor(signal.size(3)), read<void>(grad), read<void>(signal)};
+  const GenerationBackward problem{type_of(kName, signal),     patches,          FastDivmod(area),
+                                   FastDivmod(signal.size(3)), read<void>(grad), read<void>(signal)};
   const auto floats = [&](int64_t count) { return torch::stable::new_empty(signal, {count}, ScalarType::Float); };
   const auto data = [](Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); };
   const auto shape = signal.sizes();
   Tensor d_signal = torch::stable::new_empty(signal, shape);
   std::vector<Tensor> d_generators;
-  const OnDeviceOf device(signal);
+  const DeviceGuard device(signal);
   const size_t count = generators.size();
   Tensor sum = floats(count > Generators::kMost ? signal.numel() : 0);
   int64_t start = 0;

@@ -9,7 +9,7 @@
 namespace hyperseg::cuda {
 namespace {
 
-constexpr int64_t kMostPixels = int64_t{1} << 30;  // of a map: the kernels count them in 32 bits
+constexpr int64_t kMaxPixels = int64_t{1} << 30;  // per map: the kernels count them in 32 bits
 
 Tensor mbconv_op(const Tensor& x, std::optional<Tensor> expand, std::optional<Tensor> expand_bias,
                  const Tensor& depthwise, const Tensor& depthwise_bias, const Tensor& reduce, const Tensor& reduce_bias,
@@ -20,16 +20,16 @@ Tensor mbconv_op(const Tensor& x, std::optional<Tensor> expand, std::optional<Te
   const Type type = type_of("mbconv", x);
   const MbconvShape shape = mbconv_shape(x, depthwise, reduce, project, stride, padding);
   const int64_t images = shape.images, height = shape.out_height, width = shape.out_width;
-  check(x.size(2) * x.size(3) <= kMostPixels && height * width <= kMostPixels,
+  check(x.size(2) * x.size(3) <= kMaxPixels && height * width <= kMaxPixels,
         "mbconv: the CUDA kernels take maps of at most 2^30 pixels");
-  const OnDeviceOf device(x);
+  const DeviceGuard device(x);
 
   const int64_t hidden_stride = (shape.hidden + 7) / 8 * 8;
   Tensor out = new_map(x, shape.out_channels, height, width);
   Tensor filtered = torch::stable::new_empty(x, {images * height * width, hidden_stride});
   Tensor gates = torch::stable::new_empty(x, {images, hidden_stride});
   std::vector<Tensor>
-      held;  // dense copies, until the kernels are launched: memory is reused in the order of the stream
+      held;  // dense copies, kept until the kernels are launched: the allocator reuses memory in stream order
   const auto weights = [&](const std::optional<Tensor>& t) -> const void* {
     if (!t) return nullptr;
     if (t->is_contiguous()) return t->const_data_ptr();
@@ -52,10 +52,8 @@ Tensor mbconv_op(const Tensor& x, std::optional<Tensor> expand, std::optional<Te
   block.project = weights(project);
   block.project_bias = weights(project_bias);
   block.residual = residual;
-  block.expanded = nullptr;
   block.filtered = filtered.mutable_data_ptr();
   block.gates = gates.mutable_data_ptr();
-  block.partials = nullptr;
   const MbconvPlan plan = mbconv_plan(block);
   const int64_t expanded_pixels = expand && !plan.within ? images * x.size(2) * x.size(3) : 0;
   Tensor expanded = torch::stable::new_empty(x, {expanded_pixels, hidden_stride});

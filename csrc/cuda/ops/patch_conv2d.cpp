@@ -32,7 +32,7 @@ PatchConvolution convolution_of(const char* op, const Tensor& x, const Tensor& w
       .padding = padding_of(padding_mode),
   };
   check(int64_t{convolution.rows.window()} * convolution.columns.window() < int64_t{1} << 31, op,
-        ": a patch with what the kernel sees around it may have at most 2^31 pixels; cut the map into more");
+        ": a patch with its halo may have at most 2^31 pixels; divide the map into more");
   return convolution;
 }
 
@@ -43,7 +43,7 @@ Tensor patch_conv2d_op(const Tensor& x, const Tensor& weights, std::optional<Ten
   const PatchConvolution convolution =
       convolution_of(kName, x, weights, out_channels, kernel_size, groups, dilation, padding_mode);
   Tensor out = new_map(x, out_channels);
-  const OnDeviceOf device(x);
+  const DeviceGuard device(x);
   patch_conv2d(convolution, read<void>(x), read<void>(weights), bias ? bias->const_data_ptr() : nullptr,
                bias ? bias->stride(0) : 0, write<void>(out), device.stream());
   return out;
@@ -60,7 +60,7 @@ std::tuple<Tensor, Tensor, Tensor> patch_conv2d_backward_op(const Tensor& grad, 
   const auto sizes = x.sizes(), weight_sizes = weights.sizes();
   Tensor d_x = torch::stable::new_empty(x, sizes), d_weights = torch::stable::new_empty(weights, weight_sizes);
   Tensor windows = torch::stable::new_empty(x, {convolution.window_values()}, ScalarType::Float);
-  const OnDeviceOf device(x);
+  const DeviceGuard device(x);
   patch_conv2d_backward(convolution, read<void>(grad), read<void>(x), read<void>(weights),
                         static_cast<float*>(windows.mutable_data_ptr()), d_x.mutable_data_ptr(),
                         d_weights.mutable_data_ptr(), device.stream());

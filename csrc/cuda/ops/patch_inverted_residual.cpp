@@ -11,9 +11,9 @@ Tensor patch_inverted_residual(const Tensor& x, const Tensor& weights, std::opti
   check_patch_inverted_residual(op, x, weights, bias, hidden, out_channels, halo);
   const Type type = type_of(op, x);
   Tensor out = new_map(x, out_channels);
-  const OnDeviceOf device(x);
-  const Tensor parameters = side_by_side(weights, 3), shift = bias ? side_by_side(*bias, 0) : weights;
-  Level level;
+  const DeviceGuard device(x);
+  const Tensor parameters = contiguous_along(weights, 3), shift = bias ? contiguous_along(*bias, 0) : weights;
+  DecoderLevelArgs level;
   level.skip = read<void>(x);
   level.out = write<void>(out);
   set_weights(level, parameters);

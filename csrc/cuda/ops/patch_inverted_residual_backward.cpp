@@ -16,9 +16,9 @@ std::tuple<Tensor, Tensor, Tensor> patch_inverted_residual_backward(const Tensor
   check_gradient(op, grad, x, out_channels);
   const auto sizes = x.sizes(), weight_sizes = weights.sizes();
   Tensor d_x = torch::stable::new_empty(x, sizes), d_weights = torch::stable::new_empty(weights, weight_sizes);
-  const OnDeviceOf device(x);
-  const Tensor parameters = side_by_side(weights, 3);
-  const TrainedBlock block(op, x, read<void>(x), parameters, hidden, out_channels, halo, device.stream());
+  const DeviceGuard device(x);
+  const Tensor parameters = contiguous_along(weights, 3);
+  const TrainingBlock block(op, x, read<void>(x), parameters, hidden, out_channels, halo, device.stream());
   const InputGradient gradient{0, static_cast<int>(x.size(1)), write<void>(d_x), {}};
   Tensor d_bias = folded_backward(op, block, grad, bias, gradient, d_weights.mutable_data_ptr(), device.stream());
   return {d_x, d_weights, d_bias};

@@ -8,13 +8,13 @@
 namespace hyperseg::cuda {
 namespace {
 
-// The three norms, and where their scale and shift lie.
+// The three batch norms, and the memory of their scale and shift.
 struct BatchNorms {
   BatchNorm each[3];
-  Norm norm[3];
+  ScaleShift norm[3];
   Tensor memory;
 
-  BatchNorms(const char* op, const TrainedBlock& block, const Tensor& gamma, const Tensor& beta, const Tensor& mean,
+  BatchNorms(const char* op, const TrainingBlock& block, const Tensor& gamma, const Tensor& beta, const Tensor& mean,
              const Tensor& variance, double eps)
       : memory(floats(gamma, 2 * gamma.size(0))) {
     const int64_t counts[3] = {block.pixels_before(), block.pixels(), block.pixels()};
@@ -34,7 +34,7 @@ struct BatchNorms {
   float* shift(int i) { return scale(i) + memory.numel() / 2; }
 };
 
-// A float map [N, channels, H, W] that lies in memory as `like`.
+// A float map [N, channels, H, W] in the memory format of `like`.
 Tensor float_map(const Tensor& like, int64_t channels) {
   const Tensor one = torch::stable::new_empty(like, {1}, ScalarType::Float);
   const int64_t n = like.size(0), height = like.size(2), width = like.size(3);
@@ -51,12 +51,12 @@ std::tuple<Tensor, Tensor, Tensor> patch_inverted_residual_batch_norm(const Tens
   check_patch_inverted_residual_batch_norm(op, x, weights, hidden, out_channels, halo,
                                            {{"scale", scale}, {"shift", shift}});
   Tensor y = new_map(x, out_channels), mean = values(scale, scale.size(0)), variance = values(scale, scale.size(0));
-  const OnDeviceOf device(x);
+  const DeviceGuard device(x);
   const Stream stream = device.stream();
-  const Tensor parameters = side_by_side(weights, 3);
-  const TrainedBlock block(op, x, read<void>(x), parameters, hidden, out_channels, halo, stream);
+  const Tensor parameters = contiguous_along(weights, 3);
+  const TrainingBlock block(op, x, read<void>(x), parameters, hidden, out_channels, halo, stream);
   BatchNorms norms(op, block, scale, shift, mean, variance, eps);
-  TrainedBlock::Partial partial{scale, {}};
+  TrainingBlock::Partial partial{scale, {}};
   const auto finish = [&](int i) {
     const auto [memory, sums] = block.add(partial, true);
     batch_statistics(norms.each[i], sums, norms.scale(i), norms.shift(i), op, stream);
@@ -83,18 +83,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> patch_inverted_residual_batch_norm_ba
   const auto sizes = x.sizes(), weight_sizes = weights.sizes();
   Tensor d_x = torch::stable::new_empty(x, sizes), d_weights = torch::stable::new_empty(weights, weight_sizes);
   Tensor d_scale = values(scale, scale.size(0)), d_shift = values(shift, shift.size(0));
-  const OnDeviceOf device(x);
+  const DeviceGuard device(x);
   const Stream stream = device.stream();
-  const Tensor parameters = side_by_side(weights, 3);
-  const TrainedBlock block(op, x, read<void>(x), parameters, hidden, out_channels, halo, stream);
+  const Tensor parameters = contiguous_along(weights, 3);
+  const TrainingBlock block(op, x, read<void>(x), parameters, hidden, out_channels, halo, stream);
   BatchNorms norms(op, block, scale, shift, mean, variance, eps);
-  // All three norms are one vector: what they count does not matter here.
+  // All three batch norms are one vector here, as their pixel counts are not used.
   BatchNorm together = norms.each[0];
   together.channels = static_cast<int>(scale.size(0));
   batch_norms(together, norms.scale(0), norms.shift(0), op, stream);
 
   Tensor factors = floats(x, 3 * std::max<int64_t>(block.stored(), out_channels));
-  const auto find = [&](int i, TrainedBlock::Partial& partial) {
+  const auto find = [&](int i, TrainingBlock::Partial& partial) {
     const auto [memory, sums] = block.add(partial, false);
     const int first = norms.each[i].gamma.first;
     batch_norm_gradients(norms.each[i], sums, vector_of(op, d_scale).from(first), vector_of(op, d_shift).from(first),
@@ -102,13 +102,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> patch_inverted_residual_batch_norm_ba
   };
   const Tensor z1 = block.expand(nullptr), z2 = block.filter(z1, norms.norm[0], nullptr);
   Tensor z3 = float_map(grad, out_channels), d3 = new_map(grad, out_channels);
-  TrainedBlock::Partial partial{scale, {}};
+  TrainingBlock::Partial partial{scale, {}};
   const Map<const void> pulled = read<void>(grad);
   block.project(z2, norms.norm[1], &pulled, write<float>(z3), partial);
   find(2, partial);
   pass_batch_norm(pulled, read<float>(z3), data(factors), block.outputs(), x.size(0), write<void>(d3), block.type(), op,
                   stream);
-  const auto through = [&](int i, Tensor& d, const Tensor& z, TrainedBlock::Partial& sums) {
+  const auto through = [&](int i, Tensor& d, const Tensor& z, TrainingBlock::Partial& sums) {
     find(i, sums);
     pass_batch_norm(d.mutable_data_ptr(), z.const_data_ptr(), data(factors), d.numel() / block.stored(), block.stored(),
                     block.type(), op, stream);

@@ -8,18 +8,18 @@
 namespace hyperseg::cuda {
 namespace {
 
-constexpr int64_t kMostPixels = int64_t{1} << 30;  // of a map: the kernels count them in 32 bits
+constexpr int64_t kMaxPixels = int64_t{1} << 30;  // per map: the kernels count them in 32 bits
 
 Tensor stem_op(const Tensor& frames, const Tensor& scale, const Tensor& shift, const Tensor& weight, const Tensor& bias,
                int64_t height, int64_t width, int64_t stride, std::vector<int64_t> padding) {
   check_stem(frames, scale, shift, weight, bias, height, width, stride, padding);
   const Type type = type_of("stem", weight);
   const StemShape shape = stem_shape(frames, weight, height, width, stride, padding);
-  check(height * width <= kMostPixels && shape.out_height * shape.out_width <= kMostPixels,
+  check(height * width <= kMaxPixels && shape.out_height * shape.out_width <= kMaxPixels,
         "stem: the CUDA kernels take images of at most 2^30 pixels");
-  const OnDeviceOf device(frames);
+  const DeviceGuard device(frames);
   Tensor out = torch::stable::new_empty(weight, {shape.images, shape.out_height, shape.out_width, shape.channels});
-  std::vector<Tensor> held;  // until the kernel is launched
+  std::vector<Tensor> held;  // kept until the kernel is launched
   const auto dense = [&](const Tensor& t) -> const void* {
     if (t.is_contiguous()) return t.const_data_ptr();
     held.push_back(torch::stable::contiguous(t));

@@ -11,7 +11,7 @@ Tensor upsample_argmax_op(const Tensor& logits, int64_t height, int64_t width) {
   const Type type = type_of("upsample_argmax", logits);
   Tensor labels = torch::stable::new_empty(logits, {logits.size(0), height, width}, ScalarType::Byte);
   if (labels.numel() == 0) return labels;
-  const OnDeviceOf device(logits);
+  const DeviceGuard device(logits);
   upsample_argmax(read<void>(logits), type, logits.size(0), static_cast<uint8_t*>(labels.mutable_data_ptr()), height,
                   width, device.stream());
   return labels;

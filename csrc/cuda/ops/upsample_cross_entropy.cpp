@@ -17,7 +17,7 @@ Plane<S> plane_of(const Tensor& t) {
   return {static_cast<const S*>(t.const_data_ptr()), t.stride(0), t.stride(1), t.stride(2)};
 }
 
-Compared compared_of(const char* op, const Tensor& logits, const Tensor& labels) {
+LossInputs loss_inputs_of(const char* op, const Tensor& logits, const Tensor& labels) {
   return {read<void>(logits), type_of(op, logits), plane_of<int64_t>(labels),
           labels.size(0),     labels.size(1),      labels.size(2)};
 }
@@ -30,25 +30,25 @@ S* data_of(Tensor& t) {
 std::tuple<Tensor, Tensor> upsample_cross_entropy_op(const Tensor& logits, const Tensor& labels, int64_t ignore_index,
                                                      int64_t bootstrap, double threshold) {
   check_upsample_cross_entropy(kName, logits, labels, bootstrap);
-  const Compared compared = compared_of(kName, logits, labels);
-  const int64_t pixels = compared.height * compared.width;
+  const LossInputs inputs = loss_inputs_of(kName, logits, labels);
+  const int64_t pixels = inputs.height * inputs.width;
   const auto floats = [&](const std::vector<int64_t>& sizes) {
     return torch::stable::new_empty(logits, sizes, ScalarType::Float);
   };
-  Tensor loss = floats({}), weights = floats({compared.images, compared.height, compared.width});
-  const OnDeviceOf device(logits);
+  Tensor loss = floats({}), weights = floats({inputs.images, inputs.height, inputs.width});
+  const DeviceGuard device(logits);
   if (bootstrap) {
-    const Bootstrap problem{compared.images, pixels, std::min(bootstrap, pixels), static_cast<float>(threshold)};
-    Tensor losses = floats({compared.images * pixels});
-    Tensor room = torch::stable::new_empty(logits, {problem.room()}, ScalarType::Byte);
-    pixel_losses(compared, ignore_index, data_of<float>(losses), device.stream());
-    bootstrapped(kName, problem, data_of<float>(losses), data_of<uint8_t>(room), data_of<float>(weights),
+    const BootstrapSpec problem{inputs.images, pixels, std::min(bootstrap, pixels), static_cast<float>(threshold)};
+    Tensor losses = floats({inputs.images * pixels});
+    Tensor workspace = torch::stable::new_empty(logits, {problem.workspace()}, ScalarType::Byte);
+    pixel_losses(inputs, ignore_index, data_of<float>(losses), device.stream());
+    bootstrapped(kName, problem, data_of<float>(losses), data_of<uint8_t>(workspace), data_of<float>(weights),
                  data_of<float>(loss), device.stream());
   } else {
-    const int64_t blocks = loss_blocks(compared);
+    const int64_t blocks = loss_blocks(inputs);
     Tensor sums = floats({blocks + 1}), counts = torch::stable::new_empty(logits, {blocks}, ScalarType::Int);
     float* const partial = data_of<float>(sums);
-    plain_cross_entropy(compared, ignore_index, partial, data_of<int>(counts), partial + blocks, data_of<float>(loss),
+    plain_cross_entropy(inputs, ignore_index, partial, data_of<int>(counts), partial + blocks, data_of<float>(loss),
                         data_of<float>(weights), device.stream());
   }
   return {loss, weights};
@@ -57,13 +57,12 @@ std::tuple<Tensor, Tensor> upsample_cross_entropy_op(const Tensor& logits, const
 Tensor upsample_cross_entropy_backward_op(const Tensor& grad, const Tensor& logits, const Tensor& labels,
                                           const Tensor& weights) {
   check_upsample_cross_entropy_backward(kBackward, grad, logits, labels, weights);
-  const Compared compared = compared_of(kBackward, logits, labels);
+  const LossInputs inputs = loss_inputs_of(kBackward, logits, labels);
   const auto sizes = logits.sizes();
   Tensor d_logits = torch::stable::new_empty(logits, sizes);
-  Tensor log_sums =
-      torch::stable::new_empty(logits, {compared.images, compared.height, compared.width}, ScalarType::Float);
-  const OnDeviceOf device(logits);
-  upsample_cross_entropy_backward(compared, static_cast<const float*>(grad.const_data_ptr()), plane_of<float>(weights),
+  Tensor log_sums = torch::stable::new_empty(logits, {inputs.images, inputs.height, inputs.width}, ScalarType::Float);
+  const DeviceGuard device(logits);
+  upsample_cross_entropy_backward(inputs, static_cast<const float*>(grad.const_data_ptr()), plane_of<float>(weights),
                                   data_of<float>(log_sums), d_logits.mutable_data_ptr(), device.stream());
   return d_logits;
 }

@@ -7,17 +7,17 @@
 namespace hyperseg::cuda {
 namespace {
 
-constexpr int kChannels = 32, kLanes = 8, kThreads = kChannels * kLanes;  // of a block that adds up rows
-constexpr int64_t kMostChunks = 256, kLeastRows = 64;
+constexpr int kChannels = 32, kLanes = 8, kThreads = kChannels * kLanes;  // per block that sums rows
+constexpr int64_t kMaxChunks = 256, kLeastRows = 64;
 
-HYPERSEG_DEVICE float load(const Vector& vector, int i) {
+HYPERSEG_DEVICE float load(const ChannelVector& vector, int i) {
   const int64_t at = (vector.first + i) * vector.stride;
   if (vector.type == Type::kFloat) return static_cast<const float*>(vector.data)[at];
   if (vector.type == Type::kHalf) return to_float(static_cast<const half*>(vector.data)[at]);
   return to_float(static_cast<const bfloat16*>(vector.data)[at]);
 }
 
-HYPERSEG_DEVICE void store(const Vector& vector, int i, float v) {
+HYPERSEG_DEVICE void store(const ChannelVector& vector, int i, float v) {
   const int64_t at = (vector.first + i) * vector.stride;
   if (vector.type == Type::kFloat)
     static_cast<float*>(vector.data)[at] = v;
@@ -31,8 +31,8 @@ struct TwoSums {
   double first = 0, second = 0;
 };
 
-// The sums over rows begin to end - 1 of read(row), which answers for the thread's channel: for the threads of the
-// first lane, in a fixed order.
+// Sum rows begin to end - 1 of read(row), which returns the value of the thread's channel; the result goes to the
+// threads of the first lane. Fixed order.
 template <typename Read>
 HYPERSEG_DEVICE TwoSums sum_of_rows(int64_t begin, int64_t end, const Read& read) {
   TwoSums* shared = reinterpret_cast<TwoSums*>(shared_memory());
@@ -53,7 +53,7 @@ HYPERSEG_DEVICE TwoSums sum_of_rows(int64_t begin, int64_t end, const Read& read
   return sums;
 }
 
-// The same of chunks; of sums that have no second ones, only the first.
+// The same for chunks; where there are no second sums, only the first.
 template <bool SECOND = true>
 HYPERSEG_DEVICE TwoSums sum_of_chunks(const ChannelSums& sums, int channel) {
   return sum_of_rows(0, sums.chunks, [&](int64_t chunk) {
@@ -79,7 +79,7 @@ add_rows_kernel(const float* partial, PartialRows rows, int64_t rows_of_chunk, b
     const float* values = partial + row * 2 * sums.stored + channel;
     const double first = values[0], second = values[sums.stored];
     if (!moments) return TwoSums{first, second};
-    // Mean and squared deviations become sums of values and of squares: in double, nothing of a float gets lost.
+    // Turn mean and squared deviations into sums of values and of squares: in double this loses nothing of a float.
     const int count = min(rows.step, rows.pixels - static_cast<int>(row % rows.tiles) * rows.step);
     return TwoSums{count * first, second + count * first * first};
   });
@@ -88,7 +88,7 @@ add_rows_kernel(const float* partial, PartialRows rows, int64_t rows_of_chunk, b
   sums.data[(chunk * 2 + 1) * sums.stored + channel] = found.second;
 }
 
-HYPERSEG_KERNEL(kThreads, 1) folded_norms_kernel(Vector bias, int channels, float* scale, float* shift) {
+HYPERSEG_KERNEL(kThreads, 1) folded_norms_kernel(ChannelVector bias, int channels, float* scale, float* shift) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int c = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
@@ -112,7 +112,7 @@ batch_statistics_kernel(BatchNorm norm, ChannelSums sums, float* scale, float* s
   const TwoSums found = sum_of_chunks(sums, c);
   if (threadIdx.x >= kChannels || c >= norm.channels) return;
   const double mean = found.first / norm.count, difference = found.second / norm.count - mean * mean;
-  const double variance = difference < 0 ? 0 : difference;  // which keeps NaN
+  const double variance = difference < 0 ? 0 : difference;  // keeps NaN
   store(norm.mean, c, static_cast<float>(mean));
   store(norm.variance, c, static_cast<float>(variance));
   store_norm(norm, c, mean, variance, scale, shift);
@@ -126,7 +126,8 @@ HYPERSEG_KERNEL(kThreads, 1) batch_norms_kernel(BatchNorm norm, float* scale, fl
 }
 
 HYPERSEG_KERNEL(kThreads, 1)
-batch_norm_gradients_kernel(BatchNorm norm, ChannelSums sums, Vector d_gamma, Vector d_beta, float* factors) {
+batch_norm_gradients_kernel(BatchNorm norm, ChannelSums sums, ChannelVector d_gamma, ChannelVector d_beta,
+                            float* factors) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int c = static_cast<int>(blockIdx.x) * kChannels + static_cast<int>(threadIdx.x) % kChannels;
@@ -147,20 +148,20 @@ batch_norm_gradients_kernel(BatchNorm norm, ChannelSums sums, Vector d_gamma, Ve
   factors[2 * sums.stored + c] = static_cast<float>(offset);
 }
 
-// Vectors one after the other, and the first block and channel of each.
+// The vectors in sequence, and the first block and channel of each.
 struct BiasParts {
   ChannelSums sums[3];
   int channels[3], blocks[3], first[3];
 };
 
-HYPERSEG_KERNEL(kThreads, 1) bias_gradients_kernel(BiasParts parts, Vector d_bias) {
+HYPERSEG_KERNEL(kThreads, 1) bias_gradients_kernel(BiasParts parts, ChannelVector d_bias) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int block = static_cast<int>(blockIdx.x);
   ChannelSums sums = parts.sums[0];
   int channels = parts.channels[0], own_block = block, first = 0;
 #pragma unroll
-  for (int i = 1; i < 3; ++i) {  // an index that the compiler does not know would put them on the stack
+  for (int i = 1; i < 3; ++i) {  // a run-time index would put them on the stack
     if (block < parts.blocks[i]) break;
     sums = parts.sums[i], channels = parts.channels[i], own_block = block - parts.blocks[i], first = parts.first[i];
   }
@@ -174,7 +175,7 @@ constexpr size_t kSumBytes = kThreads * sizeof(TwoSums);
 Grid groups_of(int channels) { return {blocks_of(channels, kChannels)}; }
 
 int64_t rows_of_chunk(const PartialRows& rows) {
-  return std::max(kLeastRows, (rows.rows + kMostChunks - 1) / kMostChunks);
+  return std::max(kLeastRows, (rows.rows + kMaxChunks - 1) / kMaxChunks);
 }
 
 }  // namespace
@@ -190,7 +191,7 @@ void add_rows(const float* partial, const PartialRows& rows, bool moments, const
   launch<add_rows_kernel>(op, grid, kThreads, kSumBytes, stream, partial, rows, rows_of_chunk(rows), moments, sums);
 }
 
-void folded_norms(const Vector& bias, int channels, float* scale, float* shift, const char* op, Stream stream) {
+void folded_norms(const ChannelVector& bias, int channels, float* scale, float* shift, const char* op, Stream stream) {
   const Grid grid{blocks_of(channels, kThreads)};
   launch<folded_norms_kernel>(op, grid, kThreads, 0, stream, bias, channels, scale, shift);
 }
@@ -205,13 +206,13 @@ void batch_norms(const BatchNorm& norm, float* scale, float* shift, const char* 
   launch<batch_norms_kernel>(op, grid, kThreads, 0, stream, norm, scale, shift);
 }
 
-void batch_norm_gradients(const BatchNorm& norm, const ChannelSums& sums, const Vector& d_gamma, const Vector& d_beta,
-                          float* factors, const char* op, Stream stream) {
+void batch_norm_gradients(const BatchNorm& norm, const ChannelSums& sums, const ChannelVector& d_gamma,
+                          const ChannelVector& d_beta, float* factors, const char* op, Stream stream) {
   launch<batch_norm_gradients_kernel>(op, groups_of(sums.stored), kThreads, kSumBytes, stream, norm, sums, d_gamma,
                                       d_beta, factors);
 }
 
-void bias_gradients(const ChannelSums (&sums)[3], const int (&channels)[3], const Vector& d_bias, const char* op,
+void bias_gradients(const ChannelSums (&sums)[3], const int (&channels)[3], const ChannelVector& d_bias, const char* op,
                     Stream stream) {
   BiasParts parts;
   int blocks = 0, first = 0;

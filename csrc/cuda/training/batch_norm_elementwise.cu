@@ -2,7 +2,7 @@
 #include "cuda/device/vectors.cuh"
 #include "cuda/training/batch_norm.h"
 
-// What norms do to maps.
+// Elementwise kernels of batch norm: apply it, and its gradient, to a feature map.
 namespace hyperseg::cuda {
 namespace {
 
@@ -10,12 +10,12 @@ constexpr int kThreads = 256;
 
 template <typename T>
 HYPERSEG_KERNEL(kThreads, 2)
-pass_hidden_kernel(T* gradient, const T* values, const float* factors, int64_t count, int eights) {
+pass_hidden_kernel(T* gradient, const T* values, const float* factors, int64_t count, int vectors) {
   wait_for_previous_kernel();
   let_next_kernel_start();
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;  // of eight values
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;  // vectors of eight values
   if (i >= count) return;
-  const int stored = 8 * eights, c = static_cast<int>(i % eights) * 8;
+  const int stored = 8 * vectors, c = static_cast<int>(i % vectors) * 8;
   Packed8<T> packed_d, packed_z;
   packed_d.load(gradient + 8 * i);
   packed_z.load(values + 8 * i);
@@ -40,7 +40,7 @@ pass_map_kernel(EachValue each, Map<const T> gradient, Map<const float> values, 
                 Map<T> out) {
   wait_for_previous_kernel();
   let_next_kernel_start();
-  const Place at = each.place();
+  const MapIndex at = each.place();
   if (!at.exists) return;
   const float d = to_float(*gradient.at(at.n, at.c, at.y, at.x)), z = *values.at(at.n, at.c, at.y, at.x);
   const float v = fmaf(d, factors[at.c], fmaf(z, factors[stored + at.c], factors[2 * stored + at.c]));
@@ -52,7 +52,7 @@ HYPERSEG_KERNEL(kValueThreads, 2)
 normalise_kernel(EachValue each, Map<const float> values, const float* scale, const float* shift, Map<T> out) {
   wait_for_previous_kernel();
   let_next_kernel_start();
-  const Place at = each.place();
+  const MapIndex at = each.place();
   if (!at.exists) return;
   const float v = fmaf(*values.at(at.n, at.c, at.y, at.x), scale[at.c], shift[at.c]);
   *out.at(at.n, at.c, at.y, at.x) = from_float<T>(v);

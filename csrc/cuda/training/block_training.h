@@ -10,8 +10,8 @@
 #include "cuda/training/level_gradient.h"
 #include "cuda/training/patch_gemm.h"
 
-// An inverted residual in training: the kernels in their order, and the memory between them. The hidden values are made
-// again from the input in the backward pass.
+// An inverted residual in training: the sequence of its kernels and their workspaces. The backward pass recomputes the
+// hidden maps from the input.
 namespace hyperseg::cuda {
 
 inline int64_t bytes_of(Type type) { return type == Type::kFloat ? 4 : 2; }
@@ -20,7 +20,7 @@ inline Tensor floats(const Tensor& like, int64_t count) {
 }
 inline Tensor values(const Tensor& like, int64_t count) { return torch::stable::new_empty(like, {count}); }
 inline float* data(Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }
-inline Vector vector_of(const char* op, const Tensor& t) {
+inline ChannelVector vector_of(const char* op, const Tensor& t) {
   return {const_cast<void*>(t.const_data_ptr()), type_of(op, t), t.stride(0), 0};
 }
 inline PatchGrid grid_of(const Tensor& weights, const Map<const void>& x) {
@@ -29,7 +29,7 @@ inline PatchGrid grid_of(const Tensor& weights, const Map<const void>& x) {
           static_cast<int>(x.width / columns)};
 }
 
-// Of parameters side by side, from parameter `first` on; a row of inputs for each output.
+// A matrix of contiguous parameters, from parameter `first` on, with one row of inputs per output.
 inline PatchMatrix matrix_at(const Tensor& weights, Type type, int64_t first, int64_t outputs, int64_t inputs) {
   return {static_cast<const char*>(weights.const_data_ptr()) + first * bytes_of(type),
           weights.stride(0),
@@ -40,49 +40,49 @@ inline PatchMatrix matrix_at(const Tensor& weights, Type type, int64_t first, in
           static_cast<int>(outputs),
           static_cast<int>(inputs)};
 }
-// From outputs back to inputs, of which those from `first` on are wanted.
+// The transposed matrix, from outputs to inputs, without the inputs before `first`.
 PatchMatrix transposed(const PatchMatrix& matrix, int first, Type type);
 
-class TrainedBlock {
+class TrainingBlock {
  public:
-  // What a norm turns a map's values, or their gradients, into; with partial sums there is something to do about it.
+  // Partial sums of a norm's input, or of its gradient.
   struct Partial {
     Tensor values;
     PartialRows rows;
   };
-  // From the gradient behind the first (0) or second (1) norm to that before it, in place; `z`: what the norm saw.
+  // Turn the gradient after the first (0) or second (1) norm into that before it, in place; `z`: the norm's input.
   using Through = std::function<void(int norm, Tensor& d, const Tensor& z, Partial& partial)>;
 
-  // `like`: of the type and the device; `weights`: with parameters side by side.
-  TrainedBlock(const char* op, const Tensor& like, const Map<const void>& x, const Tensor& weights, int64_t hidden,
-               int64_t outputs, const std::string& halo, Stream stream);
+  // `like`: a tensor of the type and on the device of the block; `weights`: with contiguous parameters.
+  TrainingBlock(const char* op, const Tensor& like, const Map<const void>& x, const Tensor& weights, int64_t hidden,
+                int64_t outputs, const std::string& halo, Stream stream);
 
   Type type() const { return type_; }
   int hidden() const { return filter_.hidden; }
   int outputs() const { return outputs_; }
   int stored() const { return filter_.stored; }
   const PatchGrid& grid() const { return filter_.grid; }
-  int64_t pixels_before() const { return grid().patches() * window_.count(); }  // that the first norm sees
+  int64_t pixels_before() const { return grid().patches() * window_.count(); }  // pixels of the first norm's input
   int64_t pixels() const { return grid().patches() * patch_.count(); }
 
-  // What the three norms see. `partial`: moments are wanted; none for the last one.
+  // The inputs of the three norms. `partial`: receives their moments if given; not for the last one.
   Tensor expand(Partial* partial) const;
-  Tensor filter(const Tensor& z1, const Norm& norm, Partial* partial) const;
-  // Into a float map; with the sums of `paired` and its product with the map, if there is one, or else moments.
-  void project(const Tensor& z2, const Norm& norm, const Map<const void>* paired, const Map<float>& z3,
+  Tensor filter(const Tensor& z1, const ScaleShift& norm, Partial* partial) const;
+  // Write a float map, with the sums of `paired` and of `paired` times the map if it is given, else with moments.
+  void project(const Tensor& z2, const ScaleShift& norm, const Map<const void>* paired, const Map<float>& z3,
                Partial& partial) const;
 
-  // Partial sums added up; they live as long as the tensor.
+  // Sum the partial sums; the sums are valid as long as the returned tensor.
   std::pair<Tensor, ChannelSums> add(Partial& partial, bool moments) const;
 
-  // Gradients of input and weights, contiguous, given that before the last norm.
-  void backward(const Map<const void>& d3, Tensor z1, Tensor z2, const Norm& norm1, const Norm& norm2,
+  // Compute the gradients of input and weights, contiguous, from the gradient before the last norm.
+  void backward(const Map<const void>& d3, Tensor z1, Tensor z2, const ScaleShift& norm1, const ScaleShift& norm2,
                 const Through& through, const InputGradient& d_x, void* d_weights) const;
 
  private:
   Partial partial_of(const PartialRows& rows, int channels) const;
-  PatchProduct product(const PatchPixels& pixels, const PatchMatrix& matrix) const;
-  Depthwise filter_with(const Norm& norm) const;
+  PatchGemm gemm(const PatchPixels& pixels, const PatchMatrix& matrix) const;
+  PatchDepthwise filter_with(const ScaleShift& norm) const;
 
   const char* op_;
   Tensor like_;
@@ -91,8 +91,8 @@ class TrainedBlock {
   Type type_;
   int outputs_;
   Stream stream_;
-  Depthwise filter_;
-  PatchPixels patch_, window_;  // of the outputs, of the hidden map before the filter
+  PatchDepthwise filter_;
+  PatchPixels patch_, window_;  // of the outputs, and of the hidden map before the filter
   PatchMatrix expand_, project_;
 };
 

@@ -2,12 +2,12 @@
 
 #include "cuda/device/device.cuh"
 
-// What the threads of a block find out about the same channel, put together in a fixed order: a row of partial sums.
+// Reduction of per-thread results for the same channel, in a fixed order, to a row of partial sums.
 namespace hyperseg::cuda {
 
-// Mean and squared deviations from it.
+// Mean, and squared deviations from it.
 struct Moments {
-  float count = 0.0f, first = 0.0f, sum = 0.0f, squares = 0.0f;  // sums of what is left without the first value
+  float count = 0.0f, first = 0.0f, sum = 0.0f, squares = 0.0f;  // sums of deviations from the first value
 
   HYPERSEG_DEVICE void add(float v) {
     if (count == 0.0f) first = v;
@@ -30,13 +30,13 @@ struct Moments {
     for (int i = 0; i < number; ++i) {
       const Moments& part = parts[i * step];
       if (part.count == 0.0f) continue;
-      const float apart = part.mean() - mean;
-      deviations += part.squares - part.sum * (part.sum / part.count) + part.count * (apart * apart);
+      const float difference = part.mean() - mean;
+      deviations += part.squares - part.sum * (part.sum / part.count) + part.count * (difference * difference);
     }
   }
 };
 
-// Of gradients, and of gradients times the value that they belong to.
+// Sums of gradients, and of gradients times the value that they belong to.
 struct GradientSums {
   float total = 0.0f, by_value = 0.0f;
 
@@ -45,23 +45,24 @@ struct GradientSums {
     by_value += gradient * value;
   }
   HYPERSEG_DEVICE static void merge(const GradientSums* parts, int number, int step, float& total, float& by_value) {
-    float sum = 0.0f, product = 0.0f;  // the results may be in global memory
+    float sum = 0.0f, weighted = 0.0f;  // the results may be in global memory
     for (int i = 0; i < number; ++i) {
       sum += parts[i * step].total;
-      product += parts[i * step].by_value;
+      weighted += parts[i * step].by_value;
     }
-    total = sum, by_value = product;
+    total = sum, by_value = weighted;
   }
 };
 
-// All threads of the block, which have met since `shared`, room for slots * channels of them, was used; threads of the
-// first slot put the sums of the `wanted` first channels, from `first` on, into a row of [2, stored].
+// For all threads of the block, which must be synchronised after the last use of `shared` (slots * channels elements).
+// The threads of the first slot write the sums of the `needed` first channels, from `first` on, to a row of [2,
+// stored].
 template <typename Sums>
-HYPERSEG_DEVICE void store_row(const Sums* shared, int slots, int channels, int wanted, float* row, int first,
+HYPERSEG_DEVICE void store_row(const Sums* shared, int slots, int channels, int needed, float* row, int first,
                                int stored) {
   sync_block();
   const int c = threadIdx.x;
-  if (c >= wanted) return;
+  if (c >= needed) return;
   Sums::merge(shared + c, slots, channels, row[first + c], row[stored + first + c]);
 }
 

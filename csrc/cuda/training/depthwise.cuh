@@ -5,42 +5,43 @@
 #include "cuda/training/depthwise.h"
 #include "cuda/training/patches.cuh"
 
-// What the kernels of the depthwise filter share: a block has some rows of a patch and some channels; a thread has two
-// channels and every so many columns, down which it slides.
+// Shared parts of the kernels of the depthwise filter: a block has some rows of a patch and some channels; a thread has
+// two channels and slides down its columns.
 namespace hyperseg::cuda {
 
 constexpr int kDepthwiseThreads = 256, kPixelsOfBlock = 384;
 
 struct DepthwiseBlocks {
-  int groups, pairs;  // of channels; pairs of a block
-  int slots;          // columns that a block goes down at once
-  int strips, rows;   // of a patch; rows of a strip
+  int groups, pairs;  // channels per block; pairs of channels
+  int slots;          // columns that a block processes at once
+  int strips, rows;   // strips per patch; rows per strip
   int64_t patches;
 
-  DepthwiseBlocks(const Depthwise& filter, const PatchPixels& pixels, bool whole) : patches(filter.grid.patches()) {
+  DepthwiseBlocks(const PatchDepthwise& filter, const PatchPixels& pixels, bool whole_patch)
+      : patches(filter.grid.patches()) {
     const int all = filter.stored / 2;
     groups = (all + 63) / 64;
     pairs = (all + groups - 1) / groups;
     slots = kDepthwiseThreads / pairs;
     slots = slots < pixels.width ? slots : pixels.width;
-    strips = whole ? 1 : pixels.count() / kPixelsOfBlock;
+    strips = whole_patch ? 1 : pixels.count() / kPixelsOfBlock;
     strips = strips < 1 ? 1 : strips < pixels.height ? strips : pixels.height;
     rows = (pixels.height + strips - 1) / strips;
     strips = (pixels.height + rows - 1) / rows;
   }
   int64_t blocks() const { return patches * strips * groups; }
   unsigned threads() const { return (slots * pairs + 31) / 32 * 32; }
-  HYPERSEG_ANYWHERE int channels() const { return 2 * pairs; }
+  HYPERSEG_HOST_DEVICE int channels() const { return 2 * pairs; }
 };
 
-// A thread's part.
+// The part of a patch that a thread processes.
 struct DepthwisePart {
   int strip, first_row, last_row;
-  int first_channel, count;  // of the block: channels that are stored
+  int first_channel, count;  // of the block: stored channels
   int pair, slot, channel;   // of the thread
   bool working;
 
-  HYPERSEG_DEVICE DepthwisePart(const Depthwise& filter, const DepthwiseBlocks& blocks, int height) {
+  HYPERSEG_DEVICE DepthwisePart(const PatchDepthwise& filter, const DepthwiseBlocks& blocks, int height) {
     const int group = static_cast<int>(blockIdx.x % blocks.groups), thread = threadIdx.x;
     strip = static_cast<int>(blockIdx.x / blocks.groups % blocks.strips);
     first_row = strip * blocks.rows, last_row = min(first_row + blocks.rows, height);
@@ -54,21 +55,21 @@ struct DepthwisePart {
   }
 };
 
-// A value for each of a thread's two channels.
+// One value for each of a thread's two channels.
 HYPERSEG_DEVICE float2 of_channels(const float* values, int channel, int channels) {
   return {channel < channels ? values[channel] : 0.0f, channel + 1 < channels ? values[channel + 1] : 0.0f};
 }
 HYPERSEG_DEVICE float2 multiply_add(float2 a, float2 b, float2 c) { return {fmaf(a.x, b.x, c.x), fmaf(a.y, b.y, c.y)}; }
 
-// The block's taps, as float in shared memory: [tap][channel].
+// The taps of the block as float in shared memory: [tap][channel].
 template <typename T>
-HYPERSEG_DEVICE void stage_taps(const Depthwise& filter, const DepthwisePart& part, const Patch& patch, int channels,
-                                float* shared) {
+HYPERSEG_DEVICE void stage_taps(const PatchDepthwise& filter, const DepthwisePart& part, const Patch& patch,
+                                int channels, float* shared) {
   const T* taps = matrix_of<T>(filter.taps, patch) + part.first_channel * 9;
-  const int wanted = min(channels, filter.hidden - part.first_channel);
+  const int needed = min(channels, filter.hidden - part.first_channel);
   for (int i = threadIdx.x; i < channels * 9; i += blockDim.x) {
     const int channel = i / 9, tap = i - channel * 9;
-    shared[tap * channels + channel] = channel < wanted ? to_float(taps[i]) : 0.0f;
+    shared[tap * channels + channel] = channel < needed ? to_float(taps[i]) : 0.0f;
   }
 }
 
@@ -80,14 +81,15 @@ HYPERSEG_DEVICE float2 tap_of(const float* shared, int tap, int channels, int pa
 template <typename T, bool OWN>
 class HiddenMap {
  public:
-  HYPERSEG_DEVICE HiddenMap(const Depthwise& filter, const DepthwisePart& part, const Patch& patch, const void* data)
+  HYPERSEG_DEVICE HiddenMap(const PatchDepthwise& filter, const DepthwisePart& part, const Patch& patch,
+                            const void* data)
       : filter_(filter),
         patch_(patch),
         image_(static_cast<const T*>(data) + part.channel),
         scale_(of_channels(filter.norm.scale, part.channel, filter.hidden)),
         shift_(of_channels(filter.norm.shift, part.channel, filter.hidden)) {}
 
-  // At pixel (y, x) of the patch, of which either may be one outside.
+  // Value at pixel (y, x) of the patch; both may be one outside.
   HYPERSEG_DEVICE float2 operator()(int y, int x) const {
     const float2 v = multiply_add(load2(image_ + place(y, x) * filter_.stored), scale_, shift_);
     return {relu6(v.x), relu6(v.y)};
@@ -107,13 +109,13 @@ class HiddenMap {
            (y - row * grid.patch_h) * grid.patch_w + x - column * grid.patch_w;
   }
 
-  const Depthwise& filter_;
+  const PatchDepthwise& filter_;
   const Patch& patch_;
   const T* image_;
   float2 scale_, shift_;
 };
 
-// body(y, values around (y, x)) for rows first to last - 1; load(y, x) is asked for each value once.
+// Call body(y, values around (y, x)) for rows first to last - 1; load(y, x) is called once per value.
 template <typename Load, typename Body>
 HYPERSEG_DEVICE void slide(int first, int last, int x, const Load& load, const Body& body) {
   float2 around[3][3];
@@ -129,9 +131,9 @@ HYPERSEG_DEVICE void slide(int first, int last, int x, const Load& load, const B
   }
 }
 
-// A row of partial sums, of what each thread found for its two channels.
+// Write a row of partial sums from each thread's results for its two channels.
 template <typename Sums>
-HYPERSEG_DEVICE void store_row(const Depthwise& filter, const DepthwiseBlocks& blocks, const DepthwisePart& part,
+HYPERSEG_DEVICE void store_row(const PatchDepthwise& filter, const DepthwiseBlocks& blocks, const DepthwisePart& part,
                                const Patch& patch, const Sums& a, const Sums& b, Sums* shared, float* partial) {
   sync_block();
   const int channels = blocks.channels();
@@ -140,9 +142,9 @@ HYPERSEG_DEVICE void store_row(const Depthwise& filter, const DepthwiseBlocks& b
     shared[part.slot * channels + 2 * part.pair + 1] = b;
   }
   float* row = partial + (patch.index * blocks.strips + part.strip) * 2 * filter.stored;
-  const int wanted = min(channels, filter.hidden - part.first_channel);
+  const int needed = min(channels, filter.hidden - part.first_channel);
   sync_block();
-  for (int c = threadIdx.x; c < wanted; c += blockDim.x)
+  for (int c = threadIdx.x; c < needed; c += blockDim.x)
     Sums::merge(shared + c, blocks.slots, channels, row[part.first_channel + c],
                 row[filter.stored + part.first_channel + c]);
 }

@@ -4,19 +4,19 @@
 #include "cuda/training/depthwise.cuh"
 #include "cuda/training/depthwise.h"
 
-// The gradient of the hidden map: each of its pixels gathers from the outputs that saw it.
+// Gradient of the hidden map: each of its pixels gathers from the outputs that read it.
 namespace hyperseg::cuda {
 namespace {
 
-// Takes the gradient of two channels back through ReLU6, stores it and counts it.
+// Multiply the gradient of two channels by the derivative of ReLU6, store it and add it to the sums.
 template <typename T>
-struct Gate {
+struct Relu6Gate {
   const T* hidden;
   T* gradient;
   float2 scale, shift;
   GradientSums a, b;
 
-  HYPERSEG_DEVICE Gate(const Depthwise& filter, const DepthwisePart& part, const void* hidden, T* gradient)
+  HYPERSEG_DEVICE Relu6Gate(const PatchDepthwise& filter, const DepthwisePart& part, const void* hidden, T* gradient)
       : hidden(static_cast<const T*>(hidden) + part.channel),
         gradient(gradient + part.channel),
         scale(of_channels(filter.norm.scale, part.channel, filter.hidden)),
@@ -32,11 +32,11 @@ struct Gate {
   }
 };
 
-// With the halo "own" those outputs are in the same patch: the filter, turned around.
+// With halo "own" those outputs are in the same patch: the flipped filter.
 template <typename T>
 HYPERSEG_KERNEL(kDepthwiseThreads, 2)
-depthwise_gradient_own_kernel(Depthwise filter, DepthwiseBlocks blocks, const T* d, const void* hidden, T* gradient,
-                              float* partial) {
+depthwise_gradient_own_kernel(PatchDepthwise filter, DepthwiseBlocks blocks, const T* d, const void* hidden,
+                              T* gradient, float* partial) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int height = filter.grid.patch_h, width = filter.grid.patch_w, channels = blocks.channels();
@@ -45,14 +45,14 @@ depthwise_gradient_own_kernel(Depthwise filter, DepthwiseBlocks blocks, const T*
   float* taps = reinterpret_cast<float*>(shared_memory());
   stage_taps<T>(filter, part, patch, channels, taps);
   sync_block();
-  Gate<T> gate(filter, part, hidden, gradient);
+  Relu6Gate<T> gate(filter, part, hidden, gradient);
   if (part.working) {
     float2 weights[9];
 #pragma unroll
     for (int t = 0; t < 9; ++t) weights[t] = tap_of(taps, t, channels, part.pair);
     const T* pulled = d + patch.index * height * width * filter.stored + part.channel;
     const int64_t window = patch.index * (height + 2) * (width + 2);
-    // Behind pixel (y - 1, x - 1) of the window.
+    // The value after pixel (y - 1, x - 1) of the window.
     const auto pull = [&](int y, int x) {
       if (y < 1 || y > height || x < 1 || x > width) return float2{0.0f, 0.0f};
       return load2(pulled + (static_cast<int64_t>(y - 1) * width + x - 1) * filter.stored);
@@ -69,7 +69,8 @@ depthwise_gradient_own_kernel(Depthwise filter, DepthwiseBlocks blocks, const T*
   store_row(filter, blocks, part, patch, gate.a, gate.b, reinterpret_cast<GradientSums*>(shared_memory()), partial);
 }
 
-// Which outputs of an axis saw a pixel: by each of three taps, and reflected, by the one tap that reaches there.
+// Return the outputs along an axis that read a pixel: one per tap and, through reflection, one for the tap that reaches
+// it.
 struct Reader {
   int output, tap;
   bool exists;
@@ -85,10 +86,10 @@ struct Reader {
   }
 };
 
-// With the halo "neighbour" they are in several patches, whose taps differ, and beside the reflected border.
+// With halo "neighbour" they are in several patches with different taps, and include the reflected border.
 template <typename T>
 HYPERSEG_KERNEL(kDepthwiseThreads, 2)
-depthwise_gradient_neighbour_kernel(Depthwise filter, DepthwiseBlocks blocks, const T* d, const void* hidden,
+depthwise_gradient_neighbour_kernel(PatchDepthwise filter, DepthwiseBlocks blocks, const T* d, const void* hidden,
                                     T* gradient, float* partial) {
   wait_for_previous_kernel();
   let_next_kernel_start();
@@ -99,7 +100,7 @@ depthwise_gradient_neighbour_kernel(Depthwise filter, DepthwiseBlocks blocks, co
   float* taps = reinterpret_cast<float*>(shared_memory());
   stage_taps<T>(filter, part, patch, channels, taps);
   sync_block();
-  Gate<T> gate(filter, part, hidden, gradient);
+  Relu6Gate<T> gate(filter, part, hidden, gradient);
   const int64_t pixels = height * width;
   const int own_row = patch.row * height, own_column = patch.column * width;
   if (part.working) {
@@ -136,13 +137,13 @@ depthwise_gradient_neighbour_kernel(Depthwise filter, DepthwiseBlocks blocks, co
 
 }  // namespace
 
-PartialRows rows_of_gradient(const Depthwise& filter) {
+PartialRows rows_of_gradient(const PatchDepthwise& filter) {
   const PatchPixels pixels(filter.grid, filter.own);
   const DepthwiseBlocks blocks(filter, pixels, false);
   return PartialRows(filter.grid.patches(), pixels.count(), blocks.rows * pixels.width);
 }
 
-void depthwise_gradient(const Depthwise& filter, const void* d, const void* hidden, void* gradient, float* partial,
+void depthwise_gradient(const PatchDepthwise& filter, const void* d, const void* hidden, void* gradient, float* partial,
                         Type type, const char* op, Stream stream) {
   const DepthwiseBlocks blocks(filter, PatchPixels(filter.grid, filter.own), false);
   const size_t shared = std::max(9 * sizeof(float), blocks.slots * sizeof(GradientSums)) * blocks.channels();

@@ -11,7 +11,8 @@ namespace {
 
 template <typename T, bool OWN, bool MOMENTS>
 HYPERSEG_KERNEL(kDepthwiseThreads, 2)
-depthwise_filter_kernel(Depthwise filter, DepthwiseBlocks blocks, const void* hidden, T* filtered, float* partial) {
+depthwise_filter_kernel(PatchDepthwise filter, DepthwiseBlocks blocks, const void* hidden, T* filtered,
+                        float* partial) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int height = filter.grid.patch_h, width = filter.grid.patch_w, channels = blocks.channels();
@@ -46,8 +47,8 @@ depthwise_filter_kernel(Depthwise filter, DepthwiseBlocks blocks, const void* hi
 
 template <typename T, bool OWN>
 HYPERSEG_KERNEL(kDepthwiseThreads, 2)
-depthwise_taps_gradient_kernel(Depthwise filter, DepthwiseBlocks blocks, const T* d, const void* hidden, T* gradient,
-                               int64_t parameters) {
+depthwise_wgrad_kernel(PatchDepthwise filter, DepthwiseBlocks blocks, const T* d, const void* hidden, T* gradient,
+                       int64_t parameters) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int height = filter.grid.patch_h, width = filter.grid.patch_w, channels = blocks.channels();
@@ -72,9 +73,9 @@ depthwise_taps_gradient_kernel(Depthwise filter, DepthwiseBlocks blocks, const T
     for (int t = 0; t < 9; ++t) own[t] = sums[t].x, own[9 + t] = sums[t].y;
   }
   sync_block();
-  const int wanted = min(channels, filter.hidden - part.first_channel) * 9;
+  const int needed = min(channels, filter.hidden - part.first_channel) * 9;
   T* target = gradient + patch.index * parameters + part.first_channel * 9;
-  for (int i = threadIdx.x; i < wanted; i += blockDim.x) {
+  for (int i = threadIdx.x; i < needed; i += blockDim.x) {
     float sum = 0.0f;
     for (int slot = 0; slot < blocks.slots; ++slot) sum += shared[slot * channels * 9 + i];
     target[i] = from_float<T>(sum);
@@ -87,13 +88,13 @@ size_t bytes_of_rows(const DepthwiseBlocks& blocks, size_t size) { return blocks
 
 }  // namespace
 
-PartialRows rows_of_filtered(const Depthwise& filter) {
+PartialRows rows_of_filtered(const PatchDepthwise& filter) {
   const PatchPixels pixels(filter.grid, false);
   const DepthwiseBlocks blocks(filter, pixels, false);
   return PartialRows(filter.grid.patches(), pixels.count(), blocks.rows * pixels.width);
 }
 
-void depthwise_filter(const Depthwise& filter, const void* hidden, void* filtered, float* partial, Type type,
+void depthwise_filter(const PatchDepthwise& filter, const void* hidden, void* filtered, float* partial, Type type,
                       const char* op, Stream stream) {
   const DepthwiseBlocks blocks(filter, PatchPixels(filter.grid, false), false);
   const size_t shared = std::max(bytes_of_taps(blocks), partial ? bytes_of_rows(blocks, sizeof(Moments)) : size_t{0});
@@ -111,13 +112,13 @@ void depthwise_filter(const Depthwise& filter, const void* hidden, void* filtere
   });
 }
 
-void depthwise_taps_gradient(const Depthwise& filter, const void* d, const void* hidden, void* gradient, int64_t first,
-                             int64_t parameters, Type type, const char* op, Stream stream) {
+void depthwise_wgrad(const PatchDepthwise& filter, const void* d, const void* hidden, void* gradient, int64_t first,
+                     int64_t parameters, Type type, const char* op, Stream stream) {
   const DepthwiseBlocks blocks(filter, PatchPixels(filter.grid, false), true);
   with_type(type, [&](auto value) {
     using T = decltype(value);
     const auto run = [&](auto own) {
-      launch<depthwise_taps_gradient_kernel<T, own.value>>(
+      launch<depthwise_wgrad_kernel<T, own.value>>(
           op, grid_of(op, blocks.blocks()), blocks.threads(), bytes_of_rows(blocks, 9 * sizeof(float)), stream, filter,
           blocks, static_cast<const T*>(d), hidden, static_cast<T*>(gradient) + first, parameters);
     };

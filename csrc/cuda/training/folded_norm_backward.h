@@ -7,19 +7,19 @@
 
 namespace hyperseg::cuda {
 
-// The gradients of input and weights of a block with folded norms; returns that of the bias, or an empty tensor if
-// there is none.
-inline Tensor folded_backward(const char* op, const TrainedBlock& block, const Tensor& grad,
+// Compute the gradients of input and weights of a block with folded norms; returns the gradient of the bias, or an
+// empty tensor without a bias.
+inline Tensor folded_backward(const char* op, const TrainingBlock& block, const Tensor& grad,
                               const std::optional<Tensor>& bias, const InputGradient& d_x, void* d_weights,
                               Stream stream) {
   const int hidden = block.hidden();
   Tensor norms = floats(grad, 4 * hidden);
   float *scale = data(norms), *shift = scale + 2 * hidden;
-  folded_norms(bias ? vector_of(op, *bias) : Vector{}, 2 * hidden, scale, shift, op, stream);
-  const Norm norm1{scale, shift}, norm2{scale + hidden, shift + hidden};
+  folded_norms(bias ? vector_of(op, *bias) : ChannelVector{}, 2 * hidden, scale, shift, op, stream);
+  const ScaleShift norm1{scale, shift}, norm2{scale + hidden, shift + hidden};
   Tensor memory[3] = {grad, grad, grad};
   ChannelSums sums[3];
-  const auto through = [&](int norm, Tensor&, const Tensor&, TrainedBlock::Partial& partial) {
+  const auto through = [&](int norm, Tensor&, const Tensor&, TrainingBlock::Partial& partial) {
     if (bias) std::tie(memory[norm], sums[norm]) = block.add(partial, false);
   };
   Tensor z1 = block.expand(nullptr), z2 = block.filter(z1, norm1, nullptr);

@@ -6,12 +6,12 @@
 
 namespace hyperseg::cuda {
 
-struct DifferentiatedGenerator : Generator {
+struct DifferentiatedGenerator : GeneratorArgs {
   void* gradient;  // [groups * rows, width], contiguous
-  int64_t start;   // the first parameter it makes
+  int64_t start;   // the first parameter it generates
 };
 
-// An argument of a kernel: a table in the GPU's memory would have to be copied there, which a CUDA graph cannot do.
+// A kernel argument rather than a table in global memory, which would need a copy that a CUDA graph cannot capture.
 struct Generators {
   static constexpr int kMost = 32;
   DifferentiatedGenerator list[kMost];
@@ -22,18 +22,18 @@ struct Generators {
 struct GenerationBackward {
   Type type;
   int64_t patches;         // of all images
-  Divisor area, width;     // of the grid of an image
+  FastDivmod area, width;  // of the grid of an image
   Map<const void> grad;    // [N, grid height, grid width, parameters]
   Map<const void> signal;  // [N, channels, grid height, grid width]
 };
 
-// The generators' gradients. `partial`: room for so many sums.
+// Compute the gradients of the generators. `partial`: workspace of partial_sums() floats.
 int64_t partial_sums(const GenerationBackward& problem, const Generators& generators);
 void generator_gradients(const GenerationBackward& problem, const Generators& generators, float* partial,
                          Stream stream);
 
-// Add to `sum` [N, channels, grid], float32, what these generators pass back to the signal, or begin with it; with the
-// last ones, put it into d_signal, contiguous. `parts`: room for passed_values().
+// Add the gradients from these generators to `sum` [N, channels, grid], float32, or start it with them (`first`); with
+// the `last` ones write d_signal, contiguous. `parts`: workspace of passed_values() floats.
 struct SignalGradient {
   float* sum;
   void* d_signal;

@@ -5,16 +5,16 @@
 #include "cuda/device/launch.cuh"
 #include "cuda/device/mma_tile.cuh"
 
-// The products of all generators' groups are cut into tiles, numbered through: one launch computes them.
+// The GEMMs of all generators and groups are divided into tiles with consecutive numbers, and one launch computes them.
 namespace hyperseg::cuda {
 namespace {
 
 constexpr char kName[] = "generate_weights_backward";
 constexpr int kThreads = 256;
-constexpr int64_t kBlocks = 1024;       // that keep a GPU busy
-constexpr int64_t kLeastPatches = 256;  // that a block sums over, where there are more blocks than tiles
+constexpr int64_t kBlocks = 1024;       // enough to keep a GPU busy
+constexpr int64_t kLeastPatches = 256;  // minimum patches per block where the sum is split
 
-// Where patch number `p`, counted through all images, lies in a map with these strides.
+// Return the offset of patch number `p`, counted through all images, in a map with these strides.
 HYPERSEG_DEVICE int64_t patch_offset(const GenerationBackward& problem, int p, int64_t stride_n, int64_t stride_y,
                                      int64_t stride_x) {
   const int n = problem.area.quotient(p), pixel = p - n * problem.area.value();
@@ -22,7 +22,7 @@ HYPERSEG_DEVICE int64_t patch_offset(const GenerationBackward& problem, int p, i
   return n * stride_n + y * stride_y + x * stride_x;
 }
 
-// The generator of a tile, of those that have `tiles` each, and how many tiles come before its own.
+// The generator of a tile, and the number of tiles before those of this generator.
 template <typename Tiles>
 HYPERSEG_DEVICE int generator_of(const Generators& generators, int64_t& tile, const Tiles& tiles) {
   int i = 0;
@@ -34,24 +34,24 @@ HYPERSEG_DEVICE int generator_of(const Generators& generators, int64_t& tile, co
   return i;
 }
 
-HYPERSEG_ANYWHERE int64_t tiles_of(int64_t size, int tile) { return (size + tile - 1) / tile; }
+HYPERSEG_HOST_DEVICE int64_t tiles_of(int64_t size, int tile) { return (size + tile - 1) / tile; }
 
 template <int M, int N>
 struct GeneratorTiles {
-  HYPERSEG_ANYWHERE int64_t operator()(const Generator& g) const {
+  HYPERSEG_HOST_DEVICE int64_t operator()(const GeneratorArgs& g) const {
     return g.groups * tiles_of(g.rows, M) * tiles_of(g.width, N);
   }
 };
 
-// How the sum over patches is split: so many of them a block, in so many parts.
+// How the sum over patches is split: patches per block, and number of parts.
 struct Split {
   int patches, parts;
 };
 
-// gradient[r, k] = sum over p of grad[p, start + r] * signal[p, offset + group(r) * width + k], p in order; where it is
-// split, sums go to `partial` [parts, all generators' values].
+// gradient[r, k] = sum over p of grad[p, start + r] * signal[p, offset + group(r) * width + k], p in order. Where it is
+// split, sums go to `partial` [parts, values of all generators].
 template <typename T, int M, int N>
-HYPERSEG_KERNEL(kProductThreads, 4)
+HYPERSEG_KERNEL(kGemmThreads, 4)
 generator_gradients_kernel(GenerationBackward problem, Generators generators, Split split, int64_t values,
                            float* partial) {
   wait_for_previous_kernel();
@@ -74,7 +74,7 @@ generator_gradients_kernel(GenerationBackward problem, Generators generators, Sp
 
   const auto pull = [&](int m, int p) {
     const int r = group * g.rows + row + m;
-    if (row + m >= g.rows || r >= g.size) return zero;  // the gradients of rows that are not used are 0
+    if (row + m >= g.rows || r >= g.size) return zero;  // the gradients of unused rows are 0
     const int64_t patch = patch_offset(problem, first + p, grad.stride_n, grad.stride_c, grad.stride_h);
     return pulled[r * grad.stride_w + patch];
   };
@@ -93,7 +93,7 @@ generator_gradients_kernel(GenerationBackward problem, Generators generators, Sp
     else
       partial[part * values + before + place] = sum;
   };
-  tile_product<T, M, N>(depth, pull, grad.stride_w != 1, read, signal.stride_c != 1, store);
+  mma_tile<T, M, N>(depth, pull, grad.stride_w != 1, read, signal.stride_c != 1, store);
 }
 
 template <typename T>
@@ -106,20 +106,20 @@ add_parts_kernel(Generators generators, int parts, int64_t values, const float* 
   float sum = 0.0f;
   for (int part = 0; part < parts; ++part) sum += partial[part * values + value];
   int64_t place = value;
-  const int index =
-      generator_of(generators, place, [](const Generator& g) { return static_cast<int64_t>(g.channels()) * g.rows; });
+  const int index = generator_of(generators, place,
+                                 [](const GeneratorArgs& g) { return static_cast<int64_t>(g.channels()) * g.rows; });
   static_cast<T*>(generators.list[index].gradient)[place] = from_float<T>(sum);
 }
 
 template <int M>
 struct ChannelTiles {
-  HYPERSEG_ANYWHERE int64_t operator()(const Generator& g) const { return g.groups * tiles_of(g.width, M); }
+  HYPERSEG_HOST_DEVICE int64_t operator()(const GeneratorArgs& g) const { return g.groups * tiles_of(g.width, M); }
 };
 
-// parts[channel, p] = sum over the rows r of its group of grad[p, start + r] * generator[r, k]; the channels that the
-// first generator reads, then those of the second and so on.
+// parts[channel, p] = sum over the rows r of its group of grad[p, start + r] * generator[r, k]; first the channels that
+// the first generator reads, then those of the second and so on.
 template <typename T, int M, int N>
-HYPERSEG_KERNEL(kProductThreads, 4)
+HYPERSEG_KERNEL(kGemmThreads, 4)
 passed_back_kernel(GenerationBackward problem, Generators generators, float* parts) {
   wait_for_previous_kernel();
   let_next_kernel_start();
@@ -151,10 +151,10 @@ passed_back_kernel(GenerationBackward problem, Generators generators, float* par
     const int k = row + m, p = column + n;
     if (k < g.width && p < patches) parts[(before + group * g.width + k) * problem.patches + p] = sum;
   };
-  tile_product<T, M, N>(depth, weight, g.stride_column != 1, pull, grad.stride_w == 1, store);
+  mma_tile<T, M, N>(depth, weight, g.stride_column != 1, pull, grad.stride_w == 1, store);
 }
 
-// d_signal[n, c, pixel] = sum over the generators that read channel c of their parts, in their order.
+// d_signal[n, c, pixel] = sum of the parts of the generators that read channel c, in order.
 template <typename T>
 HYPERSEG_KERNEL(kThreads, 1)
 signal_gradient_kernel(GenerationBackward problem, Generators generators, const float* parts, SignalGradient result) {
@@ -167,7 +167,7 @@ signal_gradient_kernel(GenerationBackward problem, Generators generators, const 
   const int64_t p = n * problem.area.value() + (value - plane * problem.area.value());
   float sum = result.first ? 0.0f : result.sum[value];
   for (int i = 0; i < generators.count; ++i) {
-    const Generator& g = generators.list[i];
+    const GeneratorArgs& g = generators.list[i];
     const int64_t channel = c - g.offset;
     if (channel >= 0 && channel < g.channels()) sum += parts[channel * problem.patches + p];
     parts += g.channels() * problem.patches;
@@ -192,17 +192,17 @@ int64_t largest(const Generators& generators, const Size& size) {
   return most;
 }
 
-int64_t rows_of(const Generator& g) { return g.rows; }
-int64_t width_of(const Generator& g) { return g.width; }
-int64_t values_of(const Generator& g) { return g.count(); }
+int64_t rows_of(const GeneratorArgs& g) { return g.rows; }
+int64_t width_of(const GeneratorArgs& g) { return g.width; }
+int64_t values_of(const GeneratorArgs& g) { return g.count(); }
 
-// body(M, N) of the tiles of the generators' gradients, and how the sum over patches is split for so many of them.
+// Call body(M, N) with the tile size of the generators' gradients; also chooses how the sum over patches is split.
 template <typename Body>
 void with_split(const GenerationBackward& problem, const Generators& generators, Body&& body) {
   with_tile(largest(generators, rows_of), largest(generators, width_of), [&](auto m, auto n) {
     const int64_t tiles = total(generators, GeneratorTiles<m.value, n.value>{});
-    const int64_t wanted = std::max<int64_t>(1, kBlocks / tiles);
-    const int64_t most = std::max(problem.patches / wanted, kLeastPatches);
+    const int64_t needed = std::max<int64_t>(1, kBlocks / tiles);
+    const int64_t most = std::max(problem.patches / needed, kLeastPatches);
     const int64_t patches = std::min(problem.patches, (most + 31) / 32 * 32);
     body(m, n, tiles, Split{static_cast<int>(patches), static_cast<int>(tiles_of(problem.patches, patches))});
   });
@@ -225,9 +225,9 @@ void generator_gradients(const GenerationBackward& problem, const Generators& ge
     using T = decltype(value);
     with_split(problem, generators, [&](auto m, auto n, int64_t tiles, const Split& split) {
       constexpr int M = m.value, N = n.value;
-      launch<generator_gradients_kernel<T, M, N>>(kName, grid_of(kName, tiles * split.parts), kProductThreads,
-                                                  tile_product_bytes<T, M, N>(), stream, problem, generators, split,
-                                                  values, partial);
+      launch<generator_gradients_kernel<T, M, N>>(kName, grid_of(kName, tiles * split.parts), kGemmThreads,
+                                                  mma_tile_bytes<T, M, N>(), stream, problem, generators, split, values,
+                                                  partial);
       if (split.parts > 1)
         launch<add_parts_kernel<T>>(kName, grid_of(kName, tiles_of(values, kThreads)), kThreads, 0, stream, generators,
                                     split.parts, values, partial);
@@ -236,7 +236,7 @@ void generator_gradients(const GenerationBackward& problem, const Generators& ge
 }
 
 int64_t passed_values(const GenerationBackward& problem, const Generators& generators) {
-  return problem.patches * total(generators, [](const Generator& g) { return int64_t{g.channels()}; });
+  return problem.patches * total(generators, [](const GeneratorArgs& g) { return int64_t{g.channels()}; });
 }
 
 void signal_gradient(const GenerationBackward& problem, const Generators& generators, float* parts,
@@ -246,8 +246,8 @@ void signal_gradient(const GenerationBackward& problem, const Generators& genera
     with_tile(largest(generators, width_of), problem.patches, [&](auto m, auto n) {
       constexpr int M = m.value, N = n.value;
       const int64_t tiles = total(generators, ChannelTiles<M>{}) * tiles_of(problem.patches, N);
-      launch<passed_back_kernel<T, M, N>>(kName, grid_of(kName, tiles), kProductThreads, tile_product_bytes<T, M, N>(),
-                                          stream, problem, generators, parts);
+      launch<passed_back_kernel<T, M, N>>(kName, grid_of(kName, tiles), kGemmThreads, mma_tile_bytes<T, M, N>(), stream,
+                                          problem, generators, parts);
     });
     const int64_t values = problem.patches * problem.signal.channels;
     launch<signal_gradient_kernel<T>>(kName, grid_of(kName, tiles_of(values, kThreads)), kThreads, 0, stream, problem,

@@ -10,10 +10,10 @@ namespace {
 
 template <typename T>
 HYPERSEG_KERNEL(kValueThreads, 2)
-level_input_kernel(EachValue each, LevelInput<T> input, bool resized, Map<T> out) {
+level_input_kernel(EachValue each, LevelInputView<T> input, bool resized, Map<T> out) {
   wait_for_previous_kernel();
   let_next_kernel_start();
-  const Place at = each.place();
+  const MapIndex at = each.place();
   if (!at.exists) return;
   const int previous = at.c - input.coordinates - static_cast<int>(input.skip.channels);
   T* target = out.at(at.n, at.c, at.y, at.x);
@@ -23,7 +23,7 @@ level_input_kernel(EachValue each, LevelInput<T> input, bool resized, Map<T> out
     *target = from_float<T>(input.at(at.n, at.c, at.y, at.x));
 }
 
-// Of a map of the input's size, seen through windows of one pixel more.
+// Axes of a map of the input's size, read through windows with a halo of one pixel.
 struct WindowAxes {
   PatchAxis rows, columns;
 };
@@ -34,17 +34,17 @@ collect_level_windows_kernel(EachValue each, WindowAxes axes, const T* windows, 
                              Map<T> previous) {
   wait_for_previous_kernel();
   let_next_kernel_start();
-  const Place at = each.place();
+  const MapIndex at = each.place();
   if (!at.exists) return;
   const PatchAxis &rows = axes.rows, &columns = axes.columns;
   const int64_t pixels = static_cast<int64_t>(rows.window()) * columns.window();
   const int64_t image = static_cast<int64_t>(at.n) * rows.patches * columns.patches;
   float sum = 0.0f;
   for (int i = 0; i < 3; ++i) {
-    const Image image_row(at.y, i, rows, Padding::kReflect);
+    const PaddedPosition image_row(at.y, i, rows, Padding::kReflect);
     if (!image_row.shown) continue;
     for (int j = 0; j < 3; ++j) {
-      const Image image_column(at.x, j, columns, Padding::kReflect);
+      const PaddedPosition image_column(at.x, j, columns, Padding::kReflect);
       if (!image_column.shown) continue;
       each_window(image_row.position, rows, [&](int top, int place_y) {
         each_window(image_column.position, columns, [&](int left, int place_x) {
@@ -62,7 +62,7 @@ collect_level_windows_kernel(EachValue each, WindowAxes axes, const T* windows, 
 
 struct Readers {
   float scale_y, scale_x;
-  int rows, columns;  // that at most read a value
+  int rows, columns;  // maximum number of pixels that read a value
 };
 
 template <typename T>
@@ -70,7 +70,7 @@ HYPERSEG_KERNEL(kValueThreads, 2)
 resize_gradient_kernel(EachValue each, Map<const T> d, Readers readers, Map<T> out) {
   wait_for_previous_kernel();
   let_next_kernel_start();
-  const Place at = each.place();
+  const MapIndex at = each.place();
   if (!at.exists) return;
   const int height = static_cast<int>(d.height), width = static_cast<int>(d.width);
   const int h = static_cast<int>(out.height), w = static_cast<int>(out.width);
@@ -90,12 +90,12 @@ resize_gradient_kernel(EachValue each, Map<const T> d, Readers readers, Map<T> o
 
 }  // namespace
 
-void level_input(const Level& level, const Map<void>& out, Type type, const char* op, Stream stream) {
+void level_input(const DecoderLevelArgs& level, const Map<void>& out, Type type, const char* op, Stream stream) {
   const EachValue each(op, level.images, out);
   const bool resized = level.previous.height != level.skip.height || level.previous.width != level.skip.width;
   with_type(type, [&](auto value) {
     using T = decltype(value);
-    launch<level_input_kernel<T>>(op, each.grid(), kValueThreads, 0, stream, each, LevelInput<T>(level), resized,
+    launch<level_input_kernel<T>>(op, each.grid(), kValueThreads, 0, stream, each, LevelInputView<T>(level), resized,
                                   out.of<T>());
   });
 }

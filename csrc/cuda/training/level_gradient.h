@@ -3,24 +3,24 @@
 #include "cuda/decoder/level.h"
 #include "cuda/training/patches.h"
 
-// Around the gradients of a level: its input put together, and its input's gradient taken apart.
+// The input of a level as one map, and its gradient distributed to the tensors that it came from.
 namespace hyperseg::cuda {
 
-// Two coordinates, skip, and previous resized, side by side.
-void level_input(const Level& level, const Map<void>& out, Type type, const char* op, Stream stream);
+// Write two coordinates, skip and resized previous as consecutive channels.
+void level_input(const DecoderLevelArgs& level, const Map<void>& out, Type type, const char* op, Stream stream);
 
-// Where the gradient of an input goes: channels before `first` nowhere, `count` of them, or all, into `skip`, those
-// behind into `previous`; both of the size of the input.
+// Destination of an input gradient. Channels before `first` are dropped; the next `split`, or all, go to `skip` and the
+// following ones to `previous`; both have the size of the input.
 struct InputGradient {
-  int first = 0, split = 0;  // split: counted from `first` on
+  int first = 0, split = 0;  // split is relative to `first`
   Map<void> skip, previous;
 };
 
-// Each pixel collects from the windows [patch][channel][pixel] that show it.
+// Each pixel gathers from the windows [patch][channel][pixel] that contain it.
 void collect_windows(const void* windows, const PatchGrid& grid, int64_t channels, const InputGradient& gradient,
                      Type type, const char* op, Stream stream);
 
-// The gradient of a map that was resized to one with gradient `d`.
+// Compute the gradient of a map from the gradient `d` of its resized version.
 void resize_gradient(const Map<const void>& d, int64_t images, const Map<void>& out, Type type, const char* op,
                      Stream stream);
 

@@ -6,9 +6,9 @@
 
 namespace hyperseg::cuda {
 
-// Which patch.
+// Index of a patch: image, row, column.
 struct Patch {
-  int64_t index;  // of all
+  int64_t index;  // in all images
   int n, row, column;
 
   HYPERSEG_DEVICE Patch(unsigned number, const PatchGrid& grid)
@@ -18,7 +18,7 @@ struct Patch {
         column(static_cast<int>(number % grid.columns)) {}
 };
 
-// How far from the beginning of a map pixel (y, x) of a patch, or of its window, lies.
+// Return the offset in a map of pixel (y, x) of a patch, or of its window.
 template <typename S>
 HYPERSEG_DEVICE int64_t offset_of(const PatchedMap<S>& map, const Patch& patch, int y, int x) {
   const int64_t image = patch.n * map.stride_n;
@@ -34,7 +34,7 @@ HYPERSEG_DEVICE const T* matrix_of(const PatchMatrix& matrix, const Patch& patch
          patch.column * matrix.stride_column;
 }
 
-// The derivative of ReLU6 is 0 on both flat sides; NaN passes.
+// The derivative of ReLU6 is 0 on both flat sides; NaN is not flat.
 HYPERSEG_DEVICE bool flat_in_relu6(float v) { return v <= 0.0f || v >= 6.0f; }
 
 }  // namespace hyperseg::cuda

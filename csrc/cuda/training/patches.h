@@ -4,7 +4,7 @@
 #include "cuda/device/fast_divmod.h"
 #include "cuda/device/type.h"
 
-// Maps cut into patches, as the kernels of training see them.
+// Maps divided into patches, for the training kernels.
 namespace hyperseg::cuda {
 
 struct PatchGrid {
@@ -15,29 +15,29 @@ struct PatchGrid {
   int64_t patches() const { return images * rows * columns; }
 };
 
-// The pixels of a patch, or of its window, which also has those around it.
+// The pixels of a patch, or of its window, which includes the halo.
 struct PatchPixels {
   int height = 0, width = 0;
-  Divisor across;
+  FastDivmod across;
 
   PatchPixels() = default;
   PatchPixels(const PatchGrid& grid, bool window)
       : height(grid.patch_h + 2 * window), width(grid.patch_w + 2 * window), across(width) {}
-  HYPERSEG_ANYWHERE int count() const { return height * width; }
+  HYPERSEG_HOST_DEVICE int count() const { return height * width; }
 };
 
-// Where the pixels of each patch lie.
+// Addresses of the pixels of each patch.
 template <typename S>
 struct PatchedMap {
   S* data = nullptr;
   int64_t stride_n = 0, stride_row = 0, stride_column = 0;  // of images and patches
   int64_t stride_y = 0, stride_x = 0, stride_c = 0;
-  // Of a map whose windows are read, reflected at its border; 0: patches as they are.
+  // Of a map that is read as windows, reflected at its border; 0: patches only.
   int height = 0, width = 0, patch_h = 0, patch_w = 0;
-  bool padded = false;  // what lies between the last channel of a pixel and the next pixel are zeros
+  bool padded = false;  // zero-padded between the last channel of a pixel and the next pixel
 
   template <typename T>
-  HYPERSEG_ANYWHERE T* as() const {
+  HYPERSEG_HOST_DEVICE T* as() const {
     return static_cast<T*>(data);
   }
 };
@@ -49,7 +49,7 @@ PatchedMap<S> patches_of(const Map<S>& map, const PatchGrid& grid) {
           map.stride_w, map.stride_c};
 }
 
-// The windows of its patches.
+// The windows of the patches of a map.
 template <typename S>
 PatchedMap<S> windows_of(const Map<S>& map, const PatchGrid& grid) {
   PatchedMap<S> windows{map.data, map.stride_n, 0, 0, map.stride_h, map.stride_w, map.stride_c};
@@ -75,8 +75,8 @@ PatchedMap<S> channel_by_channel(S* data, const PatchGrid& grid, const PatchPixe
   return {data, patch * grid.rows * grid.columns, patch * grid.columns, patch, pixels.width, 1, pixels.count()};
 }
 
-// A matrix of each patch: value (output, input) of patch (n, row, column) is at
-// data + n * stride_n + row * stride_row + column * stride_column + output * stride_output + input * stride_input.
+// One matrix per patch: value (output, input) of patch (n, row, column) is at data + n * stride_n + row * stride_row +
+// column * stride_column + output * stride_output + input * stride_input.
 struct PatchMatrix {
   const void* data = nullptr;
   int64_t stride_n = 0, stride_row = 0, stride_column = 0;
@@ -84,15 +84,15 @@ struct PatchMatrix {
   int outputs = 0, inputs = 0;
 };
 
-// Scale and shift of each channel, before a ReLU6.
-struct Norm {
+// Scale and shift per channel, followed by ReLU6.
+struct ScaleShift {
   const float *scale = nullptr, *shift = nullptr;
 };
 
-// Sums over pixels, in parts: a row of two numbers a channel for every `step` pixels of every patch.
+// Partial sums over pixels: a row of two numbers per channel for every `step` pixels of every patch.
 struct PartialRows {
   int64_t rows = 0;
-  int tiles = 1, step = 1, pixels = 1;  // of a patch
+  int tiles = 1, step = 1, pixels = 1;  // per patch
 
   PartialRows() = default;
   PartialRows(int64_t patches, int pixels, int step)

@@ -4,29 +4,30 @@
 #include "cuda/device/device.cuh"
 #include "cuda/training/patches.h"
 
-// Operands of products in half types, laid into shared memory by eight values of 16 bytes.
+// Staging of 16-bit GEMM operands in shared memory, in 8-element (16-byte) vectors.
 namespace hyperseg::cuda {
 
-// How the values of a line lie: side by side, each eight on 16 bytes, with zeros up to the end of the last eight; side
-// by side; or apart, where values of lines side by side lie side by side.
-enum class Side { kWhole, kBeside, kApart };
+// Memory layout of a row: kVectorized (contiguous, 16-byte aligned, zero-padded to a multiple of 8), kContiguous, or
+// kTransposed (the other dimension is contiguous).
+enum class Layout { kVectorized, kContiguous, kTransposed };
 
-template <Side SIDE, typename T>
-HYPERSEG_DEVICE uint4 eight_of(const T* line, int first, int count, int stride) {
-  if constexpr (SIDE == Side::kWhole) {
+template <Layout LAYOUT, typename T>
+HYPERSEG_DEVICE uint4 load_vector(const T* line, int first, int count, int stride) {
+  if constexpr (LAYOUT == Layout::kVectorized) {
     return first < count ? *reinterpret_cast<const uint4*>(line + first) : uint4{};
   } else {
-    const int64_t apart = SIDE == Side::kApart ? stride : 1;
+    const int64_t step = LAYOUT == Layout::kTransposed ? stride : 1;
     const uint16_t* from = reinterpret_cast<const uint16_t*>(line);
-    from += SIDE == Side::kApart ? uint64_t{static_cast<uint32_t>(first)} * static_cast<uint32_t>(stride) : first;
+    from +=
+        LAYOUT == Layout::kTransposed ? uint64_t{static_cast<uint32_t>(first)} * static_cast<uint32_t>(stride) : first;
     const int left = count - first;
     uint16_t one[8];
     if (left >= 8) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i, from += apart) one[i] = *from;
+      for (int i = 0; i < 8; ++i, from += step) one[i] = *from;
     } else {
 #pragma unroll
-      for (int i = 0; i < 8; ++i, from += apart) one[i] = i < left ? *from : 0;
+      for (int i = 0; i < 8; ++i, from += step) one[i] = i < left ? *from : 0;
     }
     uint32_t two[4];
 #pragma unroll
@@ -35,45 +36,45 @@ HYPERSEG_DEVICE uint4 eight_of(const T* line, int first, int count, int stride) 
   }
 }
 
-// Lays `groups` times eight values of `lines` lines from `shared` on, STRIDE apart; zeros in lines from `known` on, and
-// after `count` values. A line's values begin at line(number), a pointer; finish(eight, first value's number) is laid.
-// Threads go along what lies side by side.
-template <Side SIDE, int THREADS, int STRIDE, typename T, typename Line, typename Finish>
-HYPERSEG_DEVICE void lay_eights(T* shared, int lines, int known, int groups, int count, int stride, const Line& line,
-                                const Finish& finish) {
-  constexpr bool kAlong = SIDE != Side::kApart;
+// Stage `groups` vectors of each of `lines` rows at `shared`, STRIDE apart; zeros in rows from `known` on and after
+// `count` values. line(number) is a pointer to a row; finish(vector, index of its first value) is stored. Threads go
+// along the contiguous dimension.
+template <Layout LAYOUT, int THREADS, int STRIDE, typename T, typename Line, typename Finish>
+HYPERSEG_DEVICE void stage_vectors(T* shared, int lines, int known, int groups, int count, int stride, const Line& line,
+                                   const Finish& finish) {
+  constexpr bool kAlong = LAYOUT != Layout::kTransposed;
   const int across = kAlong ? groups : lines, down = kAlong ? lines : groups, thread = threadIdx.x;
-  const float part = fast_reciprocal(static_cast<float>(across));  // of numbers this small the quotient is exact
+  const float part = fast_reciprocal(static_cast<float>(across));  // the quotient is exact for numbers this small
   const int steps_up = static_cast<int>((THREADS + 0.5f) * part), steps_on = THREADS - steps_up * across;
   int up = static_cast<int>((thread + 0.5f) * part), on = thread - up * across;
 #pragma unroll 2
   while (up < down) {
     const int number = kAlong ? up : on, first = 8 * (kAlong ? on : up);
     uint4 v{};
-    if (number < known) v = finish(eight_of<SIDE>(line(number), first, count, stride), first);
+    if (number < known) v = finish(load_vector<LAYOUT>(line(number), first, count, stride), first);
     *reinterpret_cast<uint4*>(shared + number * STRIDE + first) = v;
     on += steps_on, up += steps_up;
     if (on >= across) on -= across, ++up;
   }
 }
 
-// The same for a map or matrix that lies as it may.
-template <int THREADS, int STRIDE, bool EVER_WHOLE, typename T, typename Line, typename Finish>
-HYPERSEG_DEVICE void lay_eights(T* shared, int lines, int known, int groups, int count, int stride, bool whole,
-                                const Line& line, const Finish& finish) {
-  if (EVER_WHOLE && whole)
-    lay_eights<Side::kWhole, THREADS, STRIDE>(shared, lines, known, groups, count, 1, line, finish);
+// The same for a map or matrix in any of the layouts.
+template <int THREADS, int STRIDE, bool MAY_BE_VECTORIZED, typename T, typename Line, typename Finish>
+HYPERSEG_DEVICE void stage_vectors(T* shared, int lines, int known, int groups, int count, int stride, bool vectorized,
+                                   const Line& line, const Finish& finish) {
+  if (MAY_BE_VECTORIZED && vectorized)
+    stage_vectors<Layout::kVectorized, THREADS, STRIDE>(shared, lines, known, groups, count, 1, line, finish);
   else if (stride == 1)
-    lay_eights<Side::kBeside, THREADS, STRIDE>(shared, lines, known, groups, count, 1, line, finish);
+    stage_vectors<Layout::kContiguous, THREADS, STRIDE>(shared, lines, known, groups, count, 1, line, finish);
   else
-    lay_eights<Side::kApart, THREADS, STRIDE>(shared, lines, known, groups, count, stride, line, finish);
+    stage_vectors<Layout::kTransposed, THREADS, STRIDE>(shared, lines, known, groups, count, stride, line, finish);
 }
 
-struct AsItIs {
+struct Identity {
   HYPERSEG_DEVICE uint4 operator()(uint4 v, int) const { return v; }
 };
 
-// relu6 of the norm of eight channels, whose scale and shift lie in shared memory.
+// relu6(norm) of eight channels, with scale and shift in shared memory.
 template <typename T>
 struct Normalised8 {
   const float *scale, *shift;
@@ -87,22 +88,22 @@ struct Normalised8 {
   }
 
  private:
-  // The corners are exact in half types: it does not matter whether they are rounded before or after.
+  // 0 and 6 are exact in 16-bit floats, so rounding may come before or after.
   HYPERSEG_DEVICE static uint32_t two(uint32_t v, float scale0, float shift0, float scale1, float shift1) {
     const float2 both = unpack<T>(v);
     return relu6_of_two<T>(pack<T>(fmaf(both.x, scale0, shift0), fmaf(both.y, scale1, shift1)));
   }
 };
 
-// A stride as 32 bits, with which an address takes one instruction and not three.
+// A stride of 32 bits, with which an address takes one instruction instead of three.
 inline int stride_of(const char* op, int64_t stride) {
   check(stride < int64_t{1} << 31, op, ": a stride of ", stride, " is too large for a GPU; make its tensor contiguous");
   return static_cast<int>(stride);
 }
 
-// Whether eight channels of every pixel of a map may be read at once.
+// Whether eight channels of every pixel of a map are one aligned load.
 template <typename S>
-bool by_eights(const PatchedMap<S>& map, int channels) {
+bool is_vectorized(const PatchedMap<S>& map, int channels) {
   const int64_t all = map.stride_n | map.stride_row | map.stride_column | map.stride_y | map.stride_x;
   return map.stride_c == 1 && all % 8 == 0 && (channels % 8 == 0 || map.padded) &&
          reinterpret_cast<uintptr_t>(map.data) % 16 == 0;
