@@ -11,7 +11,7 @@ EXTENSION := build/.extension-built
 SHIM := build/shim/hyperseg/_C.abi3.so
 CSRC := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 OLDEST_TRITON := build/triton-3.6
-# A process a core, so a thread each; tests of threads ask for theirs.
+# One process per core with one thread each; tests of threads set their own number.
 PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help

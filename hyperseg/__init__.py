@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 _here = Path(__file__).resolve().parent
 if not (_here / "kernels").is_dir():
-    # A source checkout: kernels/ lies beside hyperseg/ and an installation puts it inside.
+    # A source checkout: kernels/ is a sibling of hyperseg/; an installation puts it inside.
     __path__.append(str(_here.parent))
 
 # Loaded on first use: torch and timm take seconds to import, `hyperseg --help` should not.
