@@ -1,7 +1,7 @@
-"""EfficientNet's block for inference in Triton: expand, depthwise, squeeze-and-excite, project; four launches.
+"""``mbconv`` in Triton, EfficientNet's block for inference: expand, depthwise, squeeze-excite, project; four launches.
 
-The two hidden maps go through memory, channels-last, in the type of x: the squeeze needs every pixel of the second one
-before the project may begin, and recomputing the first one in each depthwise tile would cost more than it saves.
+Both hidden maps go through memory, channels-last, in the dtype of x: the squeeze needs every pixel of the second one
+before the project can start, and recomputing the first one in each depthwise tile costs more than it saves.
 """
 
 import os
@@ -12,14 +12,15 @@ import triton.language as tl
 from torch import Tensor
 
 from hyperseg.kernels import launch
+from hyperseg.kernels.language import silu
 from hyperseg.kernels.launch import DTYPES, block, precision
 from hyperseg.kernels.parts.maps import output_map
 
 TENSOR_CORES = ("_mbconv_fwd_expand_kernel", "_mbconv_fwd_project_kernel")
 
-# About what fills a GPU: where there would be fewer, tiles are made smaller. The interpreter takes its time a program.
+# Enough programs to fill a GPU: with fewer, tiles are made smaller. In the interpreter each program costs time.
 PROGRAMS = 1 if os.environ.get("TRITON_INTERPRET") == "1" else 128
-PARTIALS = 256  # sums that the squeeze adds up for each image and channel
+PARTIALS = 256  # at most this many partial sums per image and channel, which the squeeze adds
 
 _TILES = [
     {"BLOCK_P": pixels, "BLOCK_O": columns, "BLOCK_K": depth, "num_warps": warps, "num_stages": 3}
@@ -52,9 +53,10 @@ CANDIDATES = {
 
 
 @triton.jit
-def _silu(x):
-    """Without overflow: exp(-x) may be infinite, and x / infinity is 0."""
-    return x / (1.0 + tl.exp(-x))
+def _pixel_offsets(o_p, width, strides, ALIGN: tl.constexpr):
+    """Return the offsets of pixels ``o_p``, counted along rows of ``width``, where ALIGN divides the strides."""
+    rows, columns = (o_p // width).to(tl.int64), (o_p % width).to(tl.int64)
+    return rows * (strides[2] // ALIGN * ALIGN) + columns * (strides[3] // ALIGN * ALIGN)
 
 
 @triton.jit
@@ -67,36 +69,32 @@ def _mbconv_fwd_expand_kernel(
     hidden,
     width,
     pixels,
-    stride_n,
-    stride_c,
-    stride_h,
-    stride_w,
-    ALIGN: tl.constexpr,  # divides C and the strides of pixels, so that loads may be as wide
+    x_strides,
+    ALIGN: tl.constexpr,  # divides C and the strides of pixels: vectorized loads
     PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_O: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """y[p, h] = silu(sum over c of x[p, c] w[h, c], plus b[h])"""
+    """y[p, h] = silu(b[h] + sum over c of x[p, c] * w[h, c])."""
     n = tl.program_id(2).to(tl.int64)
     o_p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     o_h = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
     m_p, m_h = o_p < pixels, o_h < hidden
     C = C // ALIGN * ALIGN
-    rows, columns = (o_p // width).to(tl.int64), (o_p % width).to(tl.int64)
-    o_x = rows * (stride_h // ALIGN * ALIGN) + columns * (stride_w // ALIGN * ALIGN)
-    x_rows = x_ptr + n * stride_n + o_x[:, None]
+    o_x = _pixel_offsets(o_p, width, x_strides, ALIGN)
+    x_rows = x_ptr + n * x_strides[0] + o_x[:, None]
     w_rows = w_ptr + o_h.to(tl.int64)[None, :] * C
     total = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
     for c in range(0, C, BLOCK_K):
         o_c = c + tl.arange(0, BLOCK_K)
         m_c = o_c < C
-        b_x = tl.load(x_rows + o_c.to(tl.int64)[None, :] * stride_c, mask=m_p[:, None] & m_c[None, :], other=0.0)
+        b_x = tl.load(x_rows + o_c.to(tl.int64)[None, :] * x_strides[1], mask=m_p[:, None] & m_c[None, :], other=0.0)
         b_w = tl.load(w_rows + o_c[:, None], mask=m_c[:, None] & m_h[None, :], other=0.0)
         total = tl.dot(b_x, b_w, total, input_precision=PRECISION)
     total += tl.load(b_ptr + o_h, mask=m_h, other=0.0).to(tl.float32)[None, :]
     y = y_ptr + (n * pixels + o_p[:, None]) * hidden + o_h[None, :]
-    tl.store(y, _silu(total).to(y_ptr.dtype.element_ty), mask=m_p[:, None] & m_h[None, :])
+    tl.store(y, silu(total).to(y_ptr.dtype.element_ty), mask=m_p[:, None] & m_h[None, :])
 
 
 @triton.jit(do_not_specialize=["H", "W", "height", "width", "top", "left", "steps"])
@@ -113,12 +111,9 @@ def _mbconv_fwd_depthwise_kernel(
     width,
     top,
     left,
-    steps,  # tiles of a group
-    taps,  # SIZE, at run time: a loop that is unrolled has all loads in flight at once and takes 250 registers
-    stride_n,
-    stride_c,
-    stride_h,
-    stride_w,
+    steps,  # tiles per group
+    taps,  # SIZE, at run time: unrolled, the loop has all loads in flight and takes 250 registers
+    x_strides,
     ALIGN: tl.constexpr,
     SIZE: tl.constexpr,
     STRIDE: tl.constexpr,
@@ -126,20 +121,20 @@ def _mbconv_fwd_depthwise_kernel(
     BLOCK_X: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """y[p, h] = silu(sum over taps of x[STRIDE * p + tap, h] w[h, tap], plus b[h]), and its sums over the pixels"""
+    """y[p, h] = silu(b[h] + sum over taps of x[STRIDE * p + tap, h] * w[h, tap]), and sums of y over the pixels."""
     n = tl.program_id(2).to(tl.int64)
     o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     hidden = hidden // ALIGN * ALIGN
     m_c = (o_c < hidden)[None, :]
-    stride_h, stride_w = stride_h // ALIGN * ALIGN, stride_w // ALIGN * ALIGN
-    x_map = x_ptr + n * stride_n + o_c.to(tl.int64)[None, :] * stride_c
+    stride_h, stride_w = x_strides[2] // ALIGN * ALIGN, x_strides[3] // ALIGN * ALIGN
+    x_map = x_ptr + n * x_strides[0] + o_c.to(tl.int64)[None, :] * x_strides[1]
     w_rows = w_ptr + o_c * (SIZE * SIZE)
     b_b = tl.load(b_ptr + o_c, mask=o_c < hidden, other=0.0).to(tl.float32)[None, :]
     tiles_y = tl.cdiv(height, BLOCK_Y)
     o_t = tl.arange(0, BLOCK_Y * BLOCK_X)
     sums = tl.zeros((BLOCK_Y * BLOCK_X, BLOCK_C), tl.float32)
     for step in range(steps):
-        # Down the map: the rows that two tiles share are still in the cache.
+        # Down the map: rows that two tiles share are still in the cache.
         tile = tl.program_id(0) * steps + step
         o_y = tile % tiles_y * BLOCK_Y + o_t // BLOCK_X
         o_x = tile // tiles_y * BLOCK_X + o_t % BLOCK_X
@@ -154,7 +149,7 @@ def _mbconv_fwd_depthwise_kernel(
                 b_x = tl.load(x_tile + (dy * stride_h + dx * stride_w), mask=m[:, None] & m_c, other=0.0)
                 b_w = tl.load(w_rows + (dy * SIZE + dx), mask=o_c < hidden, other=0.0)
                 total += b_x.to(tl.float32) * b_w.to(tl.float32)[None, :]
-        y = _silu(total + b_b)
+        y = silu(total + b_b)
         y_rows = y_ptr + ((n * height + o_y) * width + o_x)[:, None] * hidden
         tl.store(y_rows + o_c[None, :], y.to(y_ptr.dtype.element_ty), mask=m_p[:, None] & m_c)
         sums += tl.where(m_p[:, None], y, 0.0)
@@ -178,11 +173,11 @@ def _mbconv_fwd_gate_kernel(
     BLOCK_S: tl.constexpr,
     BLOCK_H: tl.constexpr,
 ):
-    """gate = sigmoid(expand silu(reduce mean + reduce_bias) + expand_bias); a program is an image"""
+    """gate = sigmoid(expand silu(reduce mean + reduce_bias) + expand_bias); one program per image."""
     n = tl.program_id(0).to(tl.int64)
     o_s, o_g = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_G)
     m_s = o_s < squeezed
-    products = tl.zeros((BLOCK_S, BLOCK_H), tl.float32)
+    partial = tl.zeros((BLOCK_S, BLOCK_H), tl.float32)
     for h in range(0, hidden, BLOCK_H):
         o_h = h + tl.arange(0, BLOCK_H)
         m_h = o_h < hidden
@@ -194,8 +189,8 @@ def _mbconv_fwd_gate_kernel(
         mean = tl.sum(sums, 0) / pixels
         o_w = o_s[:, None] * hidden + o_h[None, :]
         b_w = tl.load(reduce_ptr + o_w, mask=m_s[:, None] & m_h[None, :], other=0.0)
-        products += b_w.to(tl.float32) * mean[None, :]
-    z = _silu(tl.sum(products, 1) + tl.load(reduce_bias_ptr + o_s, mask=m_s, other=0.0).to(tl.float32))
+        partial += b_w.to(tl.float32) * mean[None, :]
+    z = silu(tl.sum(partial, 1) + tl.load(reduce_bias_ptr + o_s, mask=m_s, other=0.0).to(tl.float32))
     for h in range(0, hidden, BLOCK_H):
         o_h = h + tl.arange(0, BLOCK_H)
         m_h = o_h < hidden
@@ -212,20 +207,14 @@ def _mbconv_fwd_project_kernel(
     gate_ptr,  # [N, hidden], float32
     w_ptr,  # [out, hidden]
     b_ptr,  # [out]
-    x_ptr,  # [N, out, height, width], any strides: what RESIDUAL adds
+    x_ptr,  # [N, out, height, width], any strides; added with RESIDUAL
     out_ptr,  # [N, out, height, width], any strides
     hidden,
     out,
     width,
     pixels,
-    stride_n,
-    stride_c,
-    stride_h,
-    stride_w,
-    out_stride_n,
-    out_stride_c,
-    out_stride_h,
-    out_stride_w,
+    x_strides,
+    out_strides,
     RESIDUAL: tl.constexpr,
     ALIGN: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -233,7 +222,7 @@ def _mbconv_fwd_project_kernel(
     BLOCK_O: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """out[p, o] = sum over h of y[p, h] gate[h] w[o, h], plus b[o], plus x[p, o]"""
+    """out[p, o] = b[o] + sum over h of y[p, h] * gate[h] * w[o, h], plus x[p, o] with RESIDUAL."""
     n = tl.program_id(2).to(tl.int64)
     o_p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     o_o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
@@ -252,14 +241,15 @@ def _mbconv_fwd_project_kernel(
         total = tl.dot(gated, b_w, total, input_precision=PRECISION)
     total += tl.load(b_ptr + o_o, mask=m_o, other=0.0).to(tl.float32)[None, :]
     m = m_p[:, None] & m_o[None, :]
-    rows, columns, o_o = (o_p // width).to(tl.int64), (o_p % width).to(tl.int64), o_o.to(tl.int64)
+    o_o = o_o.to(tl.int64)
     if RESIDUAL:
-        o_x = rows * (stride_h // ALIGN * ALIGN) + columns * (stride_w // ALIGN * ALIGN)
-        b_x = tl.load(x_ptr + n * stride_n + o_x[:, None] + o_o[None, :] * stride_c, mask=m, other=0.0)
+        o_x = _pixel_offsets(o_p, width, x_strides, ALIGN)
+        x_rows = x_ptr + n * x_strides[0] + o_x[:, None]
+        b_x = tl.load(x_rows + o_o[None, :] * x_strides[1], mask=m, other=0.0)
         total += b_x.to(tl.float32)
-    o_out = rows * (out_stride_h // ALIGN * ALIGN) + columns * (out_stride_w // ALIGN * ALIGN)
-    out_rows = out_ptr + n * out_stride_n + o_out[:, None]
-    tl.store(out_rows + o_o[None, :] * out_stride_c, total.to(out_ptr.dtype.element_ty), mask=m)
+    o_out = _pixel_offsets(o_p, width, out_strides, ALIGN)
+    out_rows = out_ptr + n * out_strides[0] + o_out[:, None]
+    tl.store(out_rows + o_o[None, :] * out_strides[1], total.to(out_ptr.dtype.element_ty), mask=m)
 
 
 def mbconv(
@@ -288,8 +278,10 @@ def mbconv(
     out = output_map(x, project.shape[0], (height, width))
     if x.shape[0] == 0:
         return out
-    with torch.cuda.device_of(x):  # Triton launches on the current device, whatever the tensors' is
-        y = x if expand is None else _expand(x, expand.contiguous(), expand_bias.contiguous())
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        y = x
+        if expand is not None and expand_bias is not None:
+            y = _expand(x, expand.contiguous(), expand_bias.contiguous())
         y, sums = _depthwise(y, depthwise.contiguous(), depthwise_bias.contiguous(), stride, top, left, height, width)
         scale = _gate(sums, [t.contiguous() for t in (reduce, reduce_bias, gate, gate_bias)], height * width)
         _project(y, scale, project.contiguous(), project_bias.contiguous(), x if residual else None, out)
@@ -297,7 +289,7 @@ def mbconv(
 
 
 def _expand(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The hidden map, ``[N, hidden, H, W]`` in channels-last memory."""
+    """Return the hidden map [N, hidden, H, W] in channels-last memory."""
     n, channels, h, w = x.shape
     hidden = weight.shape[0]
     y = x.new_empty((n, h, w, hidden))
@@ -305,25 +297,19 @@ def _expand(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     chosen = launch.options("_mbconv_fwd_expand_kernel", x, default, channels=channels, hidden=hidden)
     grid = (triton.cdiv(h * w, chosen["BLOCK_P"]), triton.cdiv(hidden, chosen["BLOCK_O"]), n)
     _mbconv_fwd_expand_kernel[grid](
-        x,
-        weight,
-        bias,
-        y,
-        channels,
-        hidden,
-        w,
-        h * w,
-        *x.stride(),
+        x, weight, bias, y, channels, hidden, w, h * w, x.stride(),
         ALIGN=_align(channels, x),
         PRECISION=precision(x.dtype),
         enable_fp_fusion=True,
         **chosen,
-    )
+    )  # fmt: skip
     return y.permute(0, 3, 1, 2)
 
 
-def _depthwise(x, weight, bias, stride: int, top: int, left: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The second hidden map, ``[N, height, width, hidden]``, and partial sums of its channels."""
+def _depthwise(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: int, top: int, left: int, height: int, width: int
+) -> tuple[Tensor, Tensor]:
+    """Return the second hidden map [N, height, width, hidden] and partial sums of its channels."""
     n, hidden, h, w = x.shape
     size = weight.shape[1]
     default = _window(n, height, width, hidden)
@@ -334,56 +320,36 @@ def _depthwise(x, weight, bias, stride: int, top: int, left: int, height: int, w
     y = x.new_empty((n, height, width, hidden))
     sums = x.new_empty((n, groups, hidden), dtype=torch.float32)
     _mbconv_fwd_depthwise_kernel[(groups, triton.cdiv(hidden, chosen["BLOCK_C"]), n)](
-        x,
-        weight,
-        bias,
-        y,
-        sums,
-        hidden,
-        h,
-        w,
-        height,
-        width,
-        top,
-        left,
-        steps,
-        size,
-        *x.stride(),
+        x, weight, bias, y, sums, hidden, h, w, height, width, top, left, steps, size, x.stride(),
         ALIGN=_align(hidden, x),
         SIZE=size,
         STRIDE=stride,
         enable_fp_fusion=True,
         **chosen,
-    )
+    )  # fmt: skip
     return y, sums
 
 
 def _gate(sums: Tensor, weights: list[Tensor], pixels: int) -> Tensor:
-    """What each channel is multiplied by, ``[N, hidden]`` in float32."""
+    """Return the factor of each channel, [N, hidden] in float32."""
     n, groups, hidden = sums.shape
     squeezed = weights[0].shape[0]
     block_s = triton.next_power_of_2(squeezed)
-    # 2048 products are 16 a thread. With 8 warps, ptxas puts a few values on the stack, whatever the tile.
+    # 2048 weights per block are 16 per thread. With 8 warps ptxas uses the stack, for any tile.
     default = {"BLOCK_S": block_s, "BLOCK_H": block(hidden, 16, max(16, 2048 // block_s)), "num_warps": 4}
     chosen = launch.options("_mbconv_fwd_gate_kernel", weights[0], default, hidden=hidden, squeezed=squeezed)
     gate = torch.empty_like(sums[:, 0])
     _mbconv_fwd_gate_kernel[(n,)](
-        sums,
-        *weights,
-        gate,
-        groups,
-        hidden,
-        squeezed,
-        pixels,
+        sums, *weights, gate, groups, hidden, squeezed, pixels,
         BLOCK_G=16,
         enable_fp_fusion=True,
         **chosen,
-    )
+    )  # fmt: skip
     return gate
 
 
 def _project(y: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, x: Tensor | None, out: Tensor) -> None:
-    """Fill ``out``."""
+    """Fill ``out`` with the projection of the gated map, plus ``x`` if given."""
     n, channels, height, width = out.shape
     hidden = weight.shape[1]
     default = _tile(n, height * width, channels, y.element_size())
@@ -391,28 +357,17 @@ def _project(y: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, x: Tensor | 
     grid = (triton.cdiv(height * width, chosen["BLOCK_P"]), triton.cdiv(channels, chosen["BLOCK_O"]), n)
     added = out if x is None else x
     _mbconv_fwd_project_kernel[grid](
-        y,
-        gate,
-        weight,
-        bias,
-        added,
-        out,
-        hidden,
-        channels,
-        width,
-        height * width,
-        *added.stride(),
-        *out.stride(),
+        y, gate, weight, bias, added, out, hidden, channels, width, height * width, added.stride(), out.stride(),
         RESIDUAL=x is not None,
         ALIGN=min(_align(channels, added), _align(channels, out)),
         PRECISION=precision(y.dtype),
         enable_fp_fusion=True,
         **chosen,
-    )
+    )  # fmt: skip
 
 
 def _tile(n: int, pixels: int, columns: int, bytes_: int) -> launch.Options:
-    """Tiles of a product, smaller where there would be too few."""
+    """Return the tiles of a GEMM, smaller where there would be too few."""
     block_p, block_o = 64, block(columns, 16, 64)
     while block_p > 16 and n * triton.cdiv(pixels, block_p) * triton.cdiv(columns, block_o) < PROGRAMS:
         if block_o > 32:
@@ -423,7 +378,7 @@ def _tile(n: int, pixels: int, columns: int, bytes_: int) -> launch.Options:
 
 
 def _window(n: int, height: int, width: int, channels: int) -> launch.Options:
-    """Tiles of the depthwise convolution, likewise; 16 values a thread."""
+    """Return the tiles of the depthwise convolution, likewise; 16 values per thread."""
     block_y, block_x, block_c = 8, 16, block(channels, 16, 32)
     columns = n * triton.cdiv(width, block_x) * triton.cdiv(channels, block_c)
     while block_y > 2 and columns * triton.cdiv(height, block_y) < PROGRAMS:
@@ -433,5 +388,5 @@ def _window(n: int, height: int, width: int, channels: int) -> launch.Options:
 
 
 def _align(channels: int, x: Tensor) -> int:
-    """8 if every pixel begins at a multiple of 8 values, so that 16 bytes are loaded at once; Triton looks for 16."""
+    """Return 8 if every pixel starts at a multiple of 8 elements, else 1; Triton itself only finds multiples of 16."""
     return 8 if all(value % 8 == 0 for value in (channels, x.stride(2), x.stride(3))) else 1

@@ -1,14 +1,14 @@
-"""Labels at full size straight from small logits, in Triton: the full-size logits never exist."""
+"""``upsample_argmax`` in Triton: labels at full size from small logits; full-size logits are never stored."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from hyperseg.kernels.language import sample
+from hyperseg.kernels.language import corners, load_logits
 from hyperseg.kernels.launch import DTYPES
 
-# One label a thread: 32 registers on sm_80 to sm_100. Two a thread use the stack on sm_90 with Triton 3.6.
+# One label per thread takes 32 registers on sm_80 to sm_100. Two per thread use the stack on sm_90 with Triton 3.6.
 BLOCK_H, BLOCK_W, NUM_WARPS = 8, 32, 8
 
 
@@ -23,11 +23,8 @@ def _upsample_argmax_fwd_kernel(
     width,
     scale_h,  # h / height
     scale_w,
-    stride_n,
-    stride_c,
-    stride_h,
-    stride_w,
-    COPY: tl.constexpr,  # the map keeps its size: nothing is sampled, and no neighbour's infinity times 0 is NaN
+    strides,
+    COPY: tl.constexpr,  # the map keeps its size
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
 ):
@@ -37,35 +34,24 @@ def _upsample_argmax_fwd_kernel(
     o_x = tl.program_id(0) * BLOCK_W + tl.arange(0, BLOCK_W)
     m = (o_y < height)[:, None] & (o_x < width)[None, :]
 
-    y0, y1, w_y = sample(o_y, scale_h, h)
-    x0, x1, w_x = sample(o_x, scale_w, w)
-    row0, row1 = (y0.to(tl.int64) * stride_h)[:, None], (y1.to(tl.int64) * stride_h)[:, None]
-    col0, col1 = (x0.to(tl.int64) * stride_w)[None, :], (x1.to(tl.int64) * stride_w)[None, :]
-    w_y, w_x = w_y[:, None], w_x[None, :]
-
+    row0, row1, col0, col1, w_y, w_x = corners(o_y, o_x, h, w, scale_h, scale_w, strides)
     best = tl.full((BLOCK_H, BLOCK_W), float("-inf"), tl.float32)
     label = tl.zeros((BLOCK_H, BLOCK_W), tl.int32)
-    plane = logits_ptr + n * stride_n
+    plane = logits_ptr + n * strides[0]
     for c in range(C):
-        b00 = tl.load(plane + row0 + col0, mask=m, other=0.0).to(tl.float32)
-        b01 = tl.load(plane + row0 + col1, mask=m, other=0.0).to(tl.float32)
-        b10 = tl.load(plane + row1 + col0, mask=m, other=0.0).to(tl.float32)
-        b11 = tl.load(plane + row1 + col1, mask=m, other=0.0).to(tl.float32)
-        upper = b00 * (1.0 - w_x) + b01 * w_x
-        lower = b10 * (1.0 - w_x) + b11 * w_x
-        value = b00 if COPY else upper * (1.0 - w_y) + lower * w_y
+        value = load_logits(plane, row0, row1, col0, col1, w_y, w_x, m, COPY)
         # Greater, or NaN where the best is not: the first NaN wins, as in torch.argmax.
         better = (value > best) | ((value != value) & (best == best))
         best = tl.where(better, value, best)
         label = tl.where(better, c, label)
-        plane += stride_c
+        plane += strides[1]
 
     out = labels_ptr + (n * height + o_y.to(tl.int64)[:, None]) * width + o_x[None, :]
     tl.store(out, label.to(tl.uint8), mask=m)
 
 
 def upsample_argmax(logits: Tensor, height: int, width: int) -> Tensor:
-    """The class of every pixel of a ``height`` x ``width`` image, as uint8 [N, height, width].
+    """Return the class of every pixel of a ``height`` x ``width`` image, as uint8 [N, height, width].
 
     The logits are sampled as ``F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)`` does it
     and compared in float32; of equal classes the lowest wins, and NaN counts as the largest value.
@@ -84,23 +70,14 @@ def upsample_argmax(logits: Tensor, height: int, width: int) -> Tensor:
     if n == 0:
         return labels
     grid = (triton.cdiv(width, BLOCK_W), triton.cdiv(height, BLOCK_H), n)
-    with torch.cuda.device_of(logits):  # Triton launches on the current device, whatever the tensors' is
+    with torch.cuda.device_of(logits):  # Triton launches on the current device
         _upsample_argmax_fwd_kernel[grid](
-            logits,
-            labels,
-            classes,
-            h,
-            w,
-            height,
-            width,
-            h / height,
-            w / width,
-            *logits.stride(),
+            logits, labels, classes, h, w, height, width, h / height, w / width, logits.stride(),
             COPY=(h, w) == (height, width),
             BLOCK_H=BLOCK_H,
             BLOCK_W=BLOCK_W,
             num_warps=NUM_WARPS,
-            # Labels must not depend on which products a compiler version chose to fuse.
+            # Labels must not depend on which multiplications a compiler version fuses.
             enable_fp_fusion=False,
-        )
+        )  # fmt: skip
     return labels

@@ -1,9 +1,10 @@
-"""The training loss at label size straight from small logits, in Triton: neither they nor their gradient exist there.
+"""``upsample_cross_entropy`` in Triton: the training loss at label size, without full-size logits or their gradient.
 
-A label that is neither a class nor the ignored one makes the loss NaN, and with it, where every pixel counts, the
-gradient of the logits that it samples: asking the device whether there is one would wait for it. The public function
-asks before it calls.
+A label that is neither a class nor the ignored one makes the loss NaN, and, where every pixel counts, also the gradient
+of the logits that it samples: a check would synchronise with the device. The public function checks before it calls.
 """
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -11,60 +12,61 @@ import triton.language as tl
 from torch import Tensor
 
 from hyperseg.kernels import launch
-from hyperseg.kernels.language import first_reader, readers, sample, share_of
+from hyperseg.kernels.language import corners, first_reader, load_logits, readers, share_of
 from hyperseg.kernels.launch import DTYPES
 
 
-@triton.jit
-def _bilinear(plane, row0, row1, col0, col1, w_y, w_x, m, COPY: tl.constexpr):
-    """The scores at some pixels: four logits each, weighted."""
-    b00 = tl.load(plane + row0 + col0, mask=m, other=0.0).to(tl.float32)
-    if COPY:  # nothing is sampled, and no neighbour's infinity times 0 is NaN
-        value = b00
-    else:
-        b01 = tl.load(plane + row0 + col1, mask=m, other=0.0).to(tl.float32)
-        b10 = tl.load(plane + row1 + col0, mask=m, other=0.0).to(tl.float32)
-        b11 = tl.load(plane + row1 + col1, mask=m, other=0.0).to(tl.float32)
-        upper = b00 * (1.0 - w_x) + b01 * w_x
-        lower = b10 * (1.0 - w_x) + b11 * w_x
-        value = upper * (1.0 - w_y) + lower * w_y
-    return value
+class Sizes(NamedTuple):
+    classes: int
+    h: int  # of the logits
+    w: int
+    height: int  # of the labels
+    width: int
+    scale_h: float  # h / height
+    scale_w: float
 
 
 @triton.jit
-def _classes(
+def _block_of_labels(sizes, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
+    """Return the labels of a program: (image, rows, columns, mask)."""
+    across, down = tl.cdiv(sizes.width, BLOCK_W), tl.cdiv(sizes.height, BLOCK_H)
+    tile = tl.program_id(0)
+    n = (tile // (across * down)).to(tl.int64)
+    o_y = tile // across % down * BLOCK_H + tl.arange(0, BLOCK_H)
+    o_x = tile % across * BLOCK_W + tl.arange(0, BLOCK_W)
+    return n, o_y, o_x, (o_y < sizes.height)[:, None] & (o_x < sizes.width)[None, :]
+
+
+@triton.jit
+def _label_offset(n, y, x, strides):
+    """Return the offset of labels or weights [N, height, width]."""
+    return n * strides[0] + y * strides[1] + x * strides[2]
+
+
+@triton.jit
+def _reduce_classes(
     plane,  # of the first class
     label,  # [BLOCK_H, BLOCK_W]
     o_y,
     o_x,
     m,
-    C,
-    h,
-    w,
-    scale_h,
-    scale_w,
-    stride_c,
-    stride_h,
-    stride_w,
+    sizes,
+    strides,
     COPY: tl.constexpr,
 ):
-    """Over the classes' scores at some pixels: (maximum, log of the sum of exp(score - maximum), the label's score)."""
-    y0, y1, w_y = sample(o_y, scale_h, h)
-    x0, x1, w_x = sample(o_x, scale_w, w)
-    row0, row1 = (y0.to(tl.int64) * stride_h)[:, None], (y1.to(tl.int64) * stride_h)[:, None]
-    col0, col1 = (x0.to(tl.int64) * stride_w)[None, :], (x1.to(tl.int64) * stride_w)[None, :]
-    w_y, w_x = w_y[:, None], w_x[None, :]
+    """Reduce the scores of some pixels: (maximum, log of the sum of exp(score - maximum), the label's score)."""
+    row0, row1, col0, col1, w_y, w_x = corners(o_y, o_x, sizes.h, sizes.w, sizes.scale_h, sizes.scale_w, strides)
     maximum = tl.full(label.shape, float("-inf"), tl.float32)
     total = tl.zeros(label.shape, tl.float32)
     score = tl.full(label.shape, float("nan"), tl.float32)  # until the label's class comes
-    for c in range(C):
-        value = _bilinear(plane, row0, row1, col0, col1, w_y, w_x, m, COPY)
-        # One exponential a class, of whichever is smaller; two infinities that are equal differ by nothing.
+    for c in range(sizes.classes):
+        value = load_logits(plane, row0, row1, col0, col1, w_y, w_x, m, COPY)
+        # One exponential per class, of the smaller of the two; the difference of two equal infinities is 0.
         step = tl.where(value == maximum, 1.0, tl.exp(-tl.abs(value - maximum)))
         total = tl.where(value > maximum, total * step + 1.0, total + step)
         maximum = tl.maximum(maximum, value)
         score = tl.where(label == c, value, score)
-        plane += stride_c
+        plane += strides[1]
     return maximum, tl.log(total), score
 
 
@@ -73,41 +75,22 @@ def _upsample_cross_entropy_fwd_kernel(
     logits_ptr,  # [N, C, h, w], any strides
     labels_ptr,  # [N, height, width], int64, any strides
     losses_ptr,  # [N, height, width], float32, contiguous
-    C,
-    h,
-    w,
-    height,
-    width,
-    scale_h,  # h / height
-    scale_w,
+    sizes,
     ignore_index,
-    stride_n,
-    stride_c,
-    stride_h,
-    stride_w,
-    labels_stride_n,
-    labels_stride_h,
-    labels_stride_w,
-    COPY: tl.constexpr,
+    strides,
+    labels_strides,
+    COPY: tl.constexpr,  # the map keeps its size
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
 ):
     """losses[n, y, x] = log(sum over c of exp(score[c])) - score[label], scores sampled at (y, x); 0 where ignored."""
-    across, down = tl.cdiv(width, BLOCK_W), tl.cdiv(height, BLOCK_H)
-    tile = tl.program_id(0)
-    n = (tile // (across * down)).to(tl.int64)
-    o_y = tile // across % down * BLOCK_H + tl.arange(0, BLOCK_H)
-    o_x = tile % across * BLOCK_W + tl.arange(0, BLOCK_W)
-    m = (o_y < height)[:, None] & (o_x < width)[None, :]
+    n, o_y, o_x, m = _block_of_labels(sizes, BLOCK_H, BLOCK_W)
     rows, columns = o_y.to(tl.int64)[:, None], o_x.to(tl.int64)[None, :]
-    o_label = n * labels_stride_n + rows * labels_stride_h + columns * labels_stride_w
-    label = tl.load(labels_ptr + o_label, mask=m, other=0)
-    plane = logits_ptr + n * stride_n
-    maximum, logarithm, score = _classes(
-        plane, label, o_y, o_x, m, C, h, w, scale_h, scale_w, stride_c, stride_h, stride_w, COPY
-    )
+    label = tl.load(labels_ptr + _label_offset(n, rows, columns, labels_strides), mask=m, other=0)
+    plane = logits_ptr + n * strides[0]
+    maximum, logarithm, score = _reduce_classes(plane, label, o_y, o_x, m, sizes, strides, COPY)
     loss = tl.where(label == ignore_index, 0.0, logarithm + (maximum - score))
-    tl.store(losses_ptr + (n * height + rows) * width + columns, loss, mask=m)
+    tl.store(losses_ptr + (n * sizes.height + rows) * sizes.width + columns, loss, mask=m)
 
 
 @triton.jit
@@ -115,40 +98,22 @@ def _upsample_cross_entropy_bwd_sums_kernel(
     logits_ptr,  # [N, C, h, w], any strides
     weights_ptr,  # [N, height, width], float32, any strides
     sums_ptr,  # [N, height, width], float32, contiguous
-    C,
-    h,
-    w,
-    height,
-    width,
-    scale_h,
-    scale_w,
-    stride_n,
-    stride_c,
-    stride_h,
-    stride_w,
-    weights_stride_n,
-    weights_stride_h,
-    weights_stride_w,
+    sizes,
+    strides,
+    weights_strides,
     COPY: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
 ):
     """sums[n, y, x] = log(sum over c of exp(score[c])); logits are read only for pixels that count."""
-    across, down = tl.cdiv(width, BLOCK_W), tl.cdiv(height, BLOCK_H)
-    tile = tl.program_id(0)
-    n = (tile // (across * down)).to(tl.int64)
-    o_y = tile // across % down * BLOCK_H + tl.arange(0, BLOCK_H)
-    o_x = tile % across * BLOCK_W + tl.arange(0, BLOCK_W)
-    m = (o_y < height)[:, None] & (o_x < width)[None, :]
+    n, o_y, o_x, m = _block_of_labels(sizes, BLOCK_H, BLOCK_W)
     rows, columns = o_y.to(tl.int64)[:, None], o_x.to(tl.int64)[None, :]
-    o_weight = n * weights_stride_n + rows * weights_stride_h + columns * weights_stride_w
-    counted = tl.load(weights_ptr + o_weight, mask=m, other=0.0) != 0.0
+    weight = tl.load(weights_ptr + _label_offset(n, rows, columns, weights_strides), mask=m, other=0.0)
+    counted = weight != 0.0
     label = tl.zeros((BLOCK_H, BLOCK_W), tl.int32)
-    plane = logits_ptr + n * stride_n
-    maximum, logarithm, _ = _classes(
-        plane, label, o_y, o_x, counted, C, h, w, scale_h, scale_w, stride_c, stride_h, stride_w, COPY
-    )
-    tl.store(sums_ptr + (n * height + rows) * width + columns, maximum + logarithm, mask=m)
+    plane = logits_ptr + n * strides[0]
+    maximum, logarithm, _ = _reduce_classes(plane, label, o_y, o_x, counted, sizes, strides, COPY)
+    tl.store(sums_ptr + (n * sizes.height + rows) * sizes.width + columns, maximum + logarithm, mask=m)
 
 
 @triton.jit
@@ -160,61 +125,49 @@ def _upsample_cross_entropy_bwd_logits_kernel(
     sums_ptr,  # as above
     d_logits_ptr,  # [N, C, h, w], contiguous
     pixels,  # N * h * w
-    C,
-    h,
-    w,
-    height,
-    width,
-    scale_h,
-    scale_w,
-    steps_h,  # rows of labels that sample a row of logits, at most
-    steps_w,
-    stride_n,
-    stride_c,
-    stride_h,
-    stride_w,
-    labels_stride_n,
-    labels_stride_h,
-    labels_stride_w,
-    weights_stride_n,
-    weights_stride_h,
-    weights_stride_w,
+    sizes,
+    most_readers,  # upper bounds on the rows and columns of labels that sample one of logits
+    strides,
+    labels_strides,
+    weights_strides,
     COPY: tl.constexpr,
     BLOCK_C: tl.constexpr,
-    BLOCK: tl.constexpr,  # logits pixels, row after row and image after image
+    BLOCK: tl.constexpr,  # pixels of the logits, counted through all images
 ):
     """d_logits[n, c, i, j] = grad * sum over the pixels (y, x) that sample (i, j), in order, of
     weights[y, x] * share(i, y) * share(j, x) * (exp(score[c, y, x] - sums[y, x]) - (1 if c is the label else 0))."""
+    C, h, w, height, width, scale_h, scale_w = sizes
     parts = tl.cdiv(C, BLOCK_C)
     o_c = tl.program_id(0) % parts * BLOCK_C + tl.arange(0, BLOCK_C)
     o = tl.program_id(0) // parts * BLOCK + tl.arange(0, BLOCK)
     m_c, m_o = o_c < C, o < pixels
     n, i, j = (o // (h * w)).to(tl.int64), o // w % h, o % w
 
-    plane = logits_ptr + (n * stride_n)[None, :] + (o_c.to(tl.int64) * stride_c)[:, None]
+    plane = logits_ptr + (n * strides[0])[None, :] + (o_c.to(tl.int64) * strides[1])[:, None]
     top, left = first_reader(i, scale_h, h), first_reader(j, scale_w, w)
     acc = tl.zeros((BLOCK_C, BLOCK), tl.float32)
-    for step_h in range(steps_h):
+    for step_h in range(most_readers[0]):
         y = top + step_h
         share_y, y0, y1, w_y = share_of(i, y, scale_h, h)
         m_y = m_o & (y < height) & (share_y != 0.0)
-        row0, row1, w_y = (y0.to(tl.int64) * stride_h)[None, :], (y1.to(tl.int64) * stride_h)[None, :], w_y[None, :]
+        row0, row1 = (y0.to(tl.int64) * strides[2])[None, :], (y1.to(tl.int64) * strides[2])[None, :]
+        w_y = w_y[None, :]
         y = y.to(tl.int64)
-        row_weight = weights_ptr + n * weights_stride_n + y * weights_stride_h
-        row_label = labels_ptr + n * labels_stride_n + y * labels_stride_h
+        row_weight = weights_ptr + n * weights_strides[0] + y * weights_strides[1]
+        row_label = labels_ptr + n * labels_strides[0] + y * labels_strides[1]
         row_sum = sums_ptr + (n * height + y) * width
-        for step_w in range(steps_w):
+        for step_w in range(most_readers[1]):
             x = left + step_w
             share_x, x0, x1, w_x = share_of(j, x, scale_w, w)
             m = m_y & (x < width) & (share_x != 0.0)
             x = x.to(tl.int64)
-            weight = tl.load(row_weight + x * weights_stride_w, mask=m, other=0.0)
-            m = m & (weight != 0.0)  # as nearly no pixel of a bootstrapped loss
-            label = tl.load(row_label + x * labels_stride_w, mask=m, other=0)
+            weight = tl.load(row_weight + x * weights_strides[2], mask=m, other=0.0)
+            m = m & (weight != 0.0)  # few pixels of a bootstrapped loss
+            label = tl.load(row_label + x * labels_strides[2], mask=m, other=0)
             b_sum = tl.load(row_sum + x, mask=m, other=0.0)
             weight = tl.where((label < 0) | (label >= C), float("nan"), weight) * (share_y * share_x)
-            col0, col1, w_x = (x0.to(tl.int64) * stride_w)[None, :], (x1.to(tl.int64) * stride_w)[None, :], w_x[None, :]
-            value = _bilinear(plane, row0, row1, col0, col1, w_y, w_x, m[None, :] & m_c[:, None], COPY)
+            col0, col1 = (x0.to(tl.int64) * strides[3])[None, :], (x1.to(tl.int64) * strides[3])[None, :]
+            value = load_logits(plane, row0, row1, col0, col1, w_y, w_x[None, :], m[None, :] & m_c[:, None], COPY)
             excess = tl.exp(value - b_sum[None, :]) - tl.where(label[None, :] == o_c[:, None], 1.0, 0.0)
             acc += tl.where(m[None, :], weight[None, :] * excess, 0.0)
 
@@ -226,26 +179,27 @@ def _upsample_cross_entropy_bwd_logits_kernel(
 def _check(logits: Tensor, labels: Tensor) -> None:
     if logits.dim() != 4 or labels.dim() != 3 or labels.shape[0] != logits.shape[0] or labels.dtype != torch.int64:
         raise ValueError(
-            "upsample_cross_entropy: takes logits [N, C, h, w] and labels int64 [N, H, W], "
+            "upsample_cross_entropy: expected logits [N, C, h, w] and labels int64 [N, H, W], "
             f"got {list(logits.shape)} and {labels.dtype} {list(labels.shape)}"
         )
     if 0 in logits.shape or 0 in labels.shape:
-        raise ValueError(f"upsample_cross_entropy: nothing to compare in {list(logits.shape)} and {list(labels.shape)}")
+        raise ValueError(
+            f"upsample_cross_entropy: logits {list(logits.shape)} or labels {list(labels.shape)} are empty"
+        )
     if logits.dtype not in DTYPES:
         raise TypeError(
             f"upsample_cross_entropy: logits must be float32, float16 or bfloat16 for Triton, got {logits.dtype}"
         )
 
 
-def _sizes(logits: Tensor, labels: Tensor) -> tuple[int | float, ...]:
-    """C, h, w, height, width, scale_h, scale_w."""
+def _sizes(logits: Tensor, labels: Tensor) -> Sizes:
     _, classes, h, w = logits.shape
     height, width = labels.shape[1:]
-    return classes, h, w, height, width, h / height, w / width
+    return Sizes(classes, h, w, height, width, h / height, w / width)
 
 
 def _pixel_options(kernel: str, logits: Tensor) -> launch.Options:
-    # One pixel a thread, as in upsample_argmax.
+    # One pixel per thread, as in upsample_argmax.
     default = {"BLOCK_H": 8, "BLOCK_W": 32, "num_warps": 8, "num_stages": 1}
     return launch.options(kernel, logits, default, classes=logits.shape[1])
 
@@ -258,36 +212,30 @@ def _pixel_grid(labels: Tensor, options: launch.Options) -> tuple[int]:
 def upsample_cross_entropy(
     logits: Tensor, labels: Tensor, ignore_index: int, bootstrap: int, threshold: float
 ) -> tuple[Tensor, Tensor]:
-    """The loss and how much each pixel counts in it, [N, height, width]; both float32.
+    """Return the loss and the weight of each pixel in it, [N, height, width]; both float32.
 
     Args:
         logits: [N, C, h, w] in float32, float16 or bfloat16, with any strides.
         labels: int64 [N, height, width], with any strides.
-        bootstrap: 0, or how many pixels of an image count at least; then ``threshold`` is the loss above which all do.
+        bootstrap: 0, or the least number of pixels per image that count; then all with a loss above ``threshold`` do.
     """
     _check(logits, labels)
     losses = logits.new_empty(labels.shape, dtype=torch.float32)
-    options = _pixel_options("upsample_cross_entropy_fwd", logits)
+    chosen = _pixel_options("upsample_cross_entropy_fwd", logits)
     with torch.cuda.device_of(logits):
-        _upsample_cross_entropy_fwd_kernel[_pixel_grid(labels, options)](
-            logits,
-            labels,
-            losses,
-            *_sizes(logits, labels),
-            ignore_index,
-            *logits.stride(),
-            *labels.stride(),
+        _upsample_cross_entropy_fwd_kernel[_pixel_grid(labels, chosen)](
+            logits, labels, losses, _sizes(logits, labels), ignore_index, logits.stride(), labels.stride(),
             COPY=logits.shape[2:] == labels.shape[1:],
             enable_fp_fusion=True,
-            **options,
-        )
+            **chosen,
+        )  # fmt: skip
     valid = labels != ignore_index
     weights = _bootstrapped(losses, bootstrap, threshold) * valid if bootstrap else valid / valid.sum().clamp(min=1)
     return (losses * weights).sum(), weights
 
 
 def _bootstrapped(losses: Tensor, bootstrap: int, threshold: float) -> Tensor:
-    """How much each pixel counts, ignored ones included; ranked by PyTorch, without a word to the host."""
+    """Return the weight of each pixel, ignored ones included; ranked by PyTorch without host synchronisation."""
     n, height, width = losses.shape
     losses = losses.view(n, -1)
     pixels = height * width
@@ -303,49 +251,35 @@ def _bootstrapped(losses: Tensor, bootstrap: int, threshold: float) -> Tensor:
 
 
 def upsample_cross_entropy_backward(grad: Tensor, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """The gradient of the logits, contiguous: each gathers from the pixels that sample it, in a fixed order.
+    """Return the gradient of the logits, contiguous: each gathers from the pixels that sample it, in a fixed order.
 
     Args:
         grad: of the loss, float32.
-        weights: what the forward pass returned, with any strides.
+        weights: as the forward pass returned them, with any strides.
     """
     _check(logits, labels)
     (n, classes, h, w), (height, width) = logits.shape, labels.shape[1:]
     sizes = _sizes(logits, labels)
     copy = (h, w) == (height, width)
+    most_readers = (1, 1) if copy else (readers(h, height), readers(w, width))
     sums = logits.new_empty(labels.shape, dtype=torch.float32)
     d_logits = logits.new_empty(logits.shape)
-    options = _pixel_options("upsample_cross_entropy_bwd_sums", logits)
+    chosen = _pixel_options("upsample_cross_entropy_bwd_sums", logits)
     with torch.cuda.device_of(logits):
-        _upsample_cross_entropy_bwd_sums_kernel[_pixel_grid(labels, options)](
-            logits,
-            weights,
-            sums,
-            *sizes,
-            *logits.stride(),
-            *weights.stride(),
+        _upsample_cross_entropy_bwd_sums_kernel[_pixel_grid(labels, chosen)](
+            logits, weights, sums, sizes, logits.stride(), weights.stride(),
             COPY=copy,
             enable_fp_fusion=True,
-            **options,
-        )
+            **chosen,
+        )  # fmt: skip
         default = {"BLOCK_C": 4, "BLOCK": 128, "num_warps": 8, "num_stages": 1}
-        options = launch.options("upsample_cross_entropy_bwd_logits", logits, default, classes=classes)
-        tiles = triton.cdiv(classes, options["BLOCK_C"]) * triton.cdiv(n * h * w, options["BLOCK"])
+        chosen = launch.options("upsample_cross_entropy_bwd_logits", logits, default, classes=classes)
+        tiles = triton.cdiv(classes, chosen["BLOCK_C"]) * triton.cdiv(n * h * w, chosen["BLOCK"])
         _upsample_cross_entropy_bwd_logits_kernel[(tiles,)](
-            grad,
-            logits,
-            labels,
-            weights,
-            sums,
-            d_logits,
-            n * h * w,
-            *sizes,
-            *([1, 1] if copy else [readers(h, height), readers(w, width)]),
-            *logits.stride(),
-            *labels.stride(),
-            *weights.stride(),
+            grad, logits, labels, weights, sums, d_logits, n * h * w, sizes, most_readers,
+            logits.stride(), labels.stride(), weights.stride(),
             COPY=copy,
             enable_fp_fusion=True,
-            **options,
-        )
+            **chosen,
+        )  # fmt: skip
     return d_logits

@@ -13,9 +13,10 @@ from torch import Tensor
 from hyperseg.kernels.language import (
     base,
     block_of_pixels,
-    index,
     load_map,
     normalised,
+    patch_base,
+    pixel_offset,
     place,
     reflections,
     store_map,
@@ -38,13 +39,11 @@ def _depthwise_bwd_weights_kernel(
     scale_ptr,
     shift_ptr,
     d_weights_ptr,  # of a patch: [HIDDEN, 9]
-    height,
-    width,
-    grid_h,
-    grid_w,
+    size,  # (height, width)
+    grid,
     parameters,
-    d_n, d_c, d_h, d_w,
-    hidden_n, hidden_c, hidden_h, hidden_w,
+    d_strides,
+    hidden_strides,
     HIDDEN: tl.constexpr,
     CHANNELS: tl.constexpr,
     PATCH_H: tl.constexpr,
@@ -56,20 +55,20 @@ def _depthwise_bwd_weights_kernel(
 ):  # fmt: skip
     """d_w2[patch][h, t] = sum over the pixels of the patch of d times the hidden value that tap t saw, in order."""
     patch = tl.program_id(0)
-    n, py, px = place(patch, grid_h, grid_w)
+    n, py, px = place(patch, grid)
     o_h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
     o_t = tl.arange(0, 16)
-    d, image = base(d_ptr, n, d_n), base(hidden_ptr, n, hidden_n)
+    d, image = base(d_ptr, n, d_strides[0]), base(hidden_ptr, n, hidden_strides[0])
     b_taps = tl.zeros((16, BLOCK_H), tl.float32)
     for first in range(0, PATCH_H * PATCH_W, BLOCK_M):
         o_r = first + tl.arange(0, BLOCK_M)
         m_r = o_r < PATCH_H * PATCH_W
         y, x = o_r // PATCH_W, o_r % PATCH_W
-        pixel = index(py * PATCH_H + y, WIDE) * d_h + index(px * PATCH_W + x, WIDE) * d_w
-        b_d = load_map(d, pixel, o_h, m_r, CHANNELS, d_c, WIDE).to(tl.float32)
+        pixel = pixel_offset(py * PATCH_H + y, px * PATCH_W + x, d_strides, WIDE)
+        b_d = load_map(d, pixel, o_h, m_r, CHANNELS, d_strides, WIDE).to(tl.float32)
         for t in tl.static_range(9):
             b_a = load_hidden(
-                image, py, px, y + t // 3 - 1, x + t % 3 - 1, o_h, m_r, height, width, hidden_c, hidden_h, hidden_w,
+                image, py, px, y + t // 3 - 1, x + t % 3 - 1, o_h, m_r, size, hidden_strides,
                 CHANNELS, PATCH_H, PATCH_W, OWN, WIDE,
             )  # fmt: skip
             seen = tl.sum(b_d * normalised(b_a, o_h, HIDDEN, scale_ptr, shift_ptr), 0)
@@ -81,15 +80,15 @@ def _depthwise_bwd_weights_kernel(
 
 @triton.jit
 def _finish(
-    b_a, image, out, o_hidden, o_out, o_h, m_r, program, scale_ptr, shift_ptr, partial_ptr, hidden_c, out_c,
+    b_a, image, out, o_hidden, o_out, o_h, m_r, program, scale_ptr, shift_ptr, partial_ptr, hidden_strides, out_strides,
     HIDDEN: tl.constexpr, CHANNELS: tl.constexpr, SUMS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Store the gradient of hidden values, taken back through ReLU6, and its sums."""
-    b_z = load_map(image, o_hidden, o_h, m_r, CHANNELS, hidden_c, WIDE).to(tl.float32)
+    b_z = load_map(image, o_hidden, o_h, m_r, CHANNELS, hidden_strides, WIDE).to(tl.float32)
     b_a = through_relu6(b_a, b_z, o_h, HIDDEN, scale_ptr, shift_ptr)
     if SUMS:
         store_sums(partial_ptr, program, b_a, b_z, m_r, o_h, HIDDEN)
-    store_map(out, b_a, o_out, o_h, m_r, CHANNELS, out_c, WIDE)
+    store_map(out, b_a, o_out, o_h, m_r, CHANNELS, out_strides, WIDE)
 
 
 @triton.jit
@@ -101,12 +100,11 @@ def _depthwise_bwd_own_kernel(
     shift_ptr,
     out_ptr,  # window map
     partial_ptr,
-    grid_h,
-    grid_w,
-    d_n, d_c, d_h, d_w,
-    weights_n, weights_h, weights_w,
-    hidden_n, hidden_c, hidden_h, hidden_w,
-    out_n, out_c, out_h, out_w,
+    grid,
+    d_strides,
+    weights_strides,
+    hidden_strides,
+    out_strides,
     HIDDEN: tl.constexpr,
     CHANNELS: tl.constexpr,
     PATCH_H: tl.constexpr,  # of d; that of the window map is 2 more
@@ -118,21 +116,22 @@ def _depthwise_bwd_own_kernel(
 ):  # fmt: skip
     """The gradient of the hidden windows before norm and ReLU6: a pixel gathers from the outputs that saw it."""
     program = tl.program_id(0)
-    n, py, px, wy, wx, m_r = block_of_pixels(program, grid_h, grid_w, PATCH_H + 2, PATCH_W + 2, BLOCK_M)
+    n, py, px, wy, wx, m_r = block_of_pixels(program, grid, PATCH_H + 2, PATCH_W + 2, BLOCK_M)
     o_h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
-    taps = base(base(base(weights_ptr, n, weights_n), py, weights_h), px, weights_w)
-    d = base(d_ptr, n, d_n)
+    taps = patch_base(weights_ptr, n, py, px, weights_strides)
+    d = base(d_ptr, n, d_strides[0])
     b_a = tl.zeros((BLOCK_M, BLOCK_H), tl.float32)
     for t in tl.static_range(9):
         y, x = wy - t // 3, wx - t % 3
         m = m_r & (y >= 0) & (y < PATCH_H) & (x >= 0) & (x < PATCH_W)
-        pixel = index(py * PATCH_H + y, WIDE) * d_h + index(px * PATCH_W + x, WIDE) * d_w
+        pixel = pixel_offset(py * PATCH_H + y, px * PATCH_W + x, d_strides, WIDE)
         tap = tl.load(taps + o_h * 9 + t, mask=o_h < HIDDEN, other=0.0).to(tl.float32)
-        b_a += load_map(d, pixel, o_h, m, CHANNELS, d_c, WIDE).to(tl.float32) * tap[None, :]
-    row, column = index(py * (PATCH_H + 2) + wy, WIDE), index(px * (PATCH_W + 2) + wx, WIDE)
+        b_a += load_map(d, pixel, o_h, m, CHANNELS, d_strides, WIDE).to(tl.float32) * tap[None, :]
+    y, x = py * (PATCH_H + 2) + wy, px * (PATCH_W + 2) + wx
     _finish(
-        b_a, base(hidden_ptr, n, hidden_n), base(out_ptr, n, out_n), row * hidden_h + column * hidden_w,
-        row * out_h + column * out_w, o_h, m_r, program, scale_ptr, shift_ptr, partial_ptr, hidden_c, out_c,
+        b_a, base(hidden_ptr, n, hidden_strides[0]), base(out_ptr, n, out_strides[0]),
+        pixel_offset(y, x, hidden_strides, WIDE), pixel_offset(y, x, out_strides, WIDE),
+        o_h, m_r, program, scale_ptr, shift_ptr, partial_ptr, hidden_strides, out_strides,
         HIDDEN, CHANNELS, SUMS, WIDE,
     )  # fmt: skip
 
@@ -158,14 +157,12 @@ def _depthwise_bwd_neighbour_kernel(
     shift_ptr,
     out_ptr,  # map
     partial_ptr,
-    height,
-    width,
-    grid_h,
-    grid_w,
-    d_n, d_c, d_h, d_w,
-    weights_n, weights_h, weights_w,
-    hidden_n, hidden_c, hidden_h, hidden_w,
-    out_n, out_c, out_h, out_w,
+    size,  # (height, width)
+    grid,
+    d_strides,
+    weights_strides,
+    hidden_strides,
+    out_strides,
     HIDDEN: tl.constexpr,
     CHANNELS: tl.constexpr,
     PATCH_H: tl.constexpr,
@@ -177,26 +174,27 @@ def _depthwise_bwd_neighbour_kernel(
 ):  # fmt: skip
     """The same of a hidden map: outputs of several patches, and through the reflected border, saw a pixel."""
     program = tl.program_id(0)
-    n, py, px, y, x, m_r = block_of_pixels(program, grid_h, grid_w, PATCH_H, PATCH_W, BLOCK_M)
+    n, py, px, y, x, m_r = block_of_pixels(program, grid, PATCH_H, PATCH_W, BLOCK_M)
     y, x = py * PATCH_H + y, px * PATCH_W + x
     o_h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
-    d, taps = base(d_ptr, n, d_n), base(weights_ptr, n, weights_n)
+    d, taps = base(d_ptr, n, d_strides[0]), base(weights_ptr, n, weights_strides[0])
     b_a = tl.zeros((BLOCK_M, BLOCK_H), tl.float32)
     for i in range(25):
-        v_y, tap_y, m_y = _reader(y, height, i // 5)
-        v_x, tap_x, m_x = _reader(x, width, i % 5)
+        v_y, tap_y, m_y = _reader(y, size[0], i // 5)
+        v_x, tap_x, m_x = _reader(x, size[1], i % 5)
         o_y, o_x = v_y + 1 - tap_y, v_x + 1 - tap_x
-        m = m_r & m_y & m_x & (o_y >= 0) & (o_y < height) & (o_x >= 0) & (o_x < width)
+        m = m_r & m_y & m_x & (o_y >= 0) & (o_y < size[0]) & (o_x >= 0) & (o_x < size[1])
         if tl.max(m.to(tl.int32), 0) > 0:
-            pixel = index(o_y, WIDE) * d_h + index(o_x, WIDE) * d_w
-            patch = (o_y // PATCH_H).to(tl.int64) * weights_h + (o_x // PATCH_W).to(tl.int64) * weights_w
+            pixel = pixel_offset(o_y, o_x, d_strides, WIDE)
+            patch = (o_y // PATCH_H).to(tl.int64) * weights_strides[1]
+            patch += (o_x // PATCH_W).to(tl.int64) * weights_strides[2]
             at = taps + (patch[:, None] + (o_h * 9)[None, :] + (tap_y * 3 + tap_x))
             tap = tl.load(at, mask=m[:, None] & (o_h < HIDDEN)[None, :], other=0.0).to(tl.float32)
-            b_a += load_map(d, pixel, o_h, m, CHANNELS, d_c, WIDE).to(tl.float32) * tap
-    row, column = index(y, WIDE), index(x, WIDE)
+            b_a += load_map(d, pixel, o_h, m, CHANNELS, d_strides, WIDE).to(tl.float32) * tap
     _finish(
-        b_a, base(hidden_ptr, n, hidden_n), base(out_ptr, n, out_n), row * hidden_h + column * hidden_w,
-        row * out_h + column * out_w, o_h, m_r, program, scale_ptr, shift_ptr, partial_ptr, hidden_c, out_c,
+        b_a, base(hidden_ptr, n, hidden_strides[0]), base(out_ptr, n, out_strides[0]),
+        pixel_offset(y, x, hidden_strides, WIDE), pixel_offset(y, x, out_strides, WIDE),
+        o_h, m_r, program, scale_ptr, shift_ptr, partial_ptr, hidden_strides, out_strides,
         HIDDEN, CHANNELS, SUMS, WIDE,
     )  # fmt: skip
 
@@ -212,7 +210,7 @@ def depthwise_backward_weights(
     with torch.cuda.device_of(d):
         _depthwise_bwd_weights_kernel[(n * fh * fw, triton.cdiv(hidden, chosen["BLOCK_H"]))](
             d, hidden_map, *norm, d_weights[..., first:],
-            height, width, fh, fw, parameters, *d.stride(), *hidden_map.stride(),
+            (height, width), (fh, fw), parameters, d.stride(), hidden_map.stride(),
             HIDDEN=hidden,
             CHANNELS=d.shape[1],
             PATCH_H=patch_h,
@@ -253,8 +251,8 @@ def depthwise_backward(
     with torch.cuda.device_of(d):
         kernel[(rows, triton.cdiv(out.shape[1], chosen["BLOCK_H"]))](
             d, weights[..., first:], hidden_map, *norm, out, d if found is None else found,
-            *(() if own else (height, width)), fh, fw,
-            *d.stride(), *weights.stride()[:3], *hidden_map.stride(), *out.stride(),
+            *(() if own else ((height, width),)), (fh, fw),
+            d.stride(), weights.stride(), hidden_map.stride(), out.stride(),
             HIDDEN=hidden,
             CHANNELS=out.shape[1],
             PATCH_H=patch_h,

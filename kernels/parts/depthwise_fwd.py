@@ -15,9 +15,10 @@ from hyperseg.kernels.language import (
     activate,
     base,
     block_of_pixels,
-    index,
     load_map,
     normalised,
+    patch_base,
+    pixel_offset,
     reflect,
     store_map,
     store_moments,
@@ -40,20 +41,20 @@ CANDIDATES = {
 
 @triton.jit
 def load_hidden(
-    image, py, px, y, x, o_h, m_r, height, width, h_c, h_h, h_w,
+    image, py, px, y, x, o_h, m_r, size, strides,
     CHANNELS: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr, OWN: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """[pixels, hidden] at pixels (y, x) of a patch, each from -1 to the patch's size, one beyond the patch."""
     if OWN:
         row, column = py * (PATCH_H + 2) + y + 1, px * (PATCH_W + 2) + x + 1
     else:
-        row, column = reflect(py * PATCH_H + y, height), reflect(px * PATCH_W + x, width)
-    return load_map(image, index(row, WIDE) * h_h + index(column, WIDE) * h_w, o_h, m_r, CHANNELS, h_c, WIDE)
+        row, column = reflect(py * PATCH_H + y, size[0]), reflect(px * PATCH_W + x, size[1])
+    return load_map(image, pixel_offset(row, column, strides, WIDE), o_h, m_r, CHANNELS, strides, WIDE)
 
 
 @triton.jit
 def _filtered(
-    image, taps, py, px, y, x, o_h, m_r, height, width, scale_ptr, shift_ptr, h_c, h_h, h_w,
+    image, taps, py, px, y, x, o_h, m_r, size, strides, scale_ptr, shift_ptr,
     HIDDEN: tl.constexpr, CHANNELS: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr, OWN: tl.constexpr,
     NORMALISED: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_H: tl.constexpr,
 ):  # fmt: skip
@@ -61,7 +62,7 @@ def _filtered(
     b_z = tl.zeros((BLOCK_M, BLOCK_H), tl.float32)
     for t in tl.static_range(9):
         b_a = load_hidden(
-            image, py, px, y + t // 3 - 1, x + t % 3 - 1, o_h, m_r, height, width, h_c, h_h, h_w,
+            image, py, px, y + t // 3 - 1, x + t % 3 - 1, o_h, m_r, size, strides,
             CHANNELS, PATCH_H, PATCH_W, OWN, WIDE,
         )  # fmt: skip
         if NORMALISED:
@@ -77,13 +78,11 @@ def _depthwise_project_kernel(
     weights_ptr,  # of a patch: [HIDDEN, 9], and [OUT, HIDDEN] right behind it
     bias_ptr,  # [HIDDEN + OUT]
     out_ptr,  # [N, OUT, height, width]
-    height,
-    width,
-    grid_h,
-    grid_w,
-    hidden_n, hidden_c, hidden_h, hidden_w,
-    weights_n, weights_h, weights_w,
-    out_n, out_c, out_h, out_w,
+    size,  # (height, width)
+    grid,
+    hidden_strides,
+    weights_strides,
+    out_strides,
     HIDDEN: tl.constexpr,
     CHANNELS: tl.constexpr,
     OUT: tl.constexpr,
@@ -99,16 +98,16 @@ def _depthwise_project_kernel(
 ):  # fmt: skip
     """out = W3 relu6(depthwise(hidden, w2) + b2) + b3 with the weights of each patch."""
     program = tl.program_id(0)
-    n, py, px, y, x, m_r = block_of_pixels(program, grid_h, grid_w, PATCH_H, PATCH_W, BLOCK_M)
+    n, py, px, y, x, m_r = block_of_pixels(program, grid, PATCH_H, PATCH_W, BLOCK_M)
     o_o = tl.arange(0, BLOCK_O)
-    image = base(hidden_ptr, n, hidden_n)
-    taps = base(base(base(weights_ptr, n, weights_n), py, weights_h), px, weights_w)
+    image = base(hidden_ptr, n, hidden_strides[0])
+    taps = patch_base(weights_ptr, n, py, px, weights_strides)
     project = taps + 9 * HIDDEN
     b_out = tl.zeros((BLOCK_M, BLOCK_O), tl.float32)
     for h in range(0, HIDDEN, BLOCK_H):
         o_h = h + tl.arange(0, BLOCK_H)
         b_z = _filtered(
-            image, taps, py, px, y, x, o_h, m_r, height, width, bias_ptr, bias_ptr, hidden_c, hidden_h, hidden_w,
+            image, taps, py, px, y, x, o_h, m_r, size, hidden_strides, bias_ptr, bias_ptr,
             HIDDEN, CHANNELS, PATCH_H, PATCH_W, OWN, False, WIDE, BLOCK_M, BLOCK_H,
         )  # fmt: skip
         if BIAS:
@@ -118,8 +117,8 @@ def _depthwise_project_kernel(
         b_out = tl.dot(activate(b_z, 2).to(b_w.dtype), b_w, b_out, input_precision=PRECISION)
     if BIAS:
         b_out += tl.load(bias_ptr + HIDDEN + o_o, mask=o_o < OUT, other=0.0).to(tl.float32)[None, :]
-    pixel = index(py * PATCH_H + y, WIDE) * out_h + index(px * PATCH_W + x, WIDE) * out_w
-    store_map(base(out_ptr, n, out_n), b_out, pixel, o_o, m_r, OUT, out_c, WIDE)
+    pixel = pixel_offset(py * PATCH_H + y, px * PATCH_W + x, out_strides, WIDE)
+    store_map(base(out_ptr, n, out_strides[0]), b_out, pixel, o_o, m_r, OUT, out_strides, WIDE)
 
 
 @triton.jit
@@ -130,13 +129,11 @@ def _depthwise_fwd_kernel(
     shift_ptr,
     out_ptr,  # [N, CHANNELS >= HIDDEN, height, width], before the norm behind
     partial_ptr,  # float32 [programs, 3, HIDDEN]
-    height,
-    width,
-    grid_h,
-    grid_w,
-    hidden_n, hidden_c, hidden_h, hidden_w,
-    weights_n, weights_h, weights_w,
-    out_n, out_c, out_h, out_w,
+    size,  # (height, width)
+    grid,
+    hidden_strides,
+    weights_strides,
+    out_strides,
     HIDDEN: tl.constexpr,
     CHANNELS: tl.constexpr,
     PATCH_H: tl.constexpr,
@@ -149,17 +146,17 @@ def _depthwise_fwd_kernel(
 ):  # fmt: skip
     """out = depthwise(relu6(scale * hidden + shift), w2), and its moments."""
     program = tl.program_id(0)
-    n, py, px, y, x, m_r = block_of_pixels(program, grid_h, grid_w, PATCH_H, PATCH_W, BLOCK_M)
+    n, py, px, y, x, m_r = block_of_pixels(program, grid, PATCH_H, PATCH_W, BLOCK_M)
     o_h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
-    taps = base(base(base(weights_ptr, n, weights_n), py, weights_h), px, weights_w)
+    taps = patch_base(weights_ptr, n, py, px, weights_strides)
     b_z = _filtered(
-        base(hidden_ptr, n, hidden_n), taps, py, px, y, x, o_h, m_r, height, width, scale_ptr, shift_ptr,
-        hidden_c, hidden_h, hidden_w, HIDDEN, CHANNELS, PATCH_H, PATCH_W, OWN, True, WIDE, BLOCK_M, BLOCK_H,
+        base(hidden_ptr, n, hidden_strides[0]), taps, py, px, y, x, o_h, m_r, size, hidden_strides,
+        scale_ptr, shift_ptr, HIDDEN, CHANNELS, PATCH_H, PATCH_W, OWN, True, WIDE, BLOCK_M, BLOCK_H,
     )  # fmt: skip
     if MOMENTS:
         store_moments(partial_ptr, program, b_z, m_r, o_h, HIDDEN)
-    pixel = index(py * PATCH_H + y, WIDE) * out_h + index(px * PATCH_W + x, WIDE) * out_w
-    store_map(base(out_ptr, n, out_n), b_z, pixel, o_h, m_r, CHANNELS, out_c, WIDE)
+    pixel = pixel_offset(py * PATCH_H + y, px * PATCH_W + x, out_strides, WIDE)
+    store_map(base(out_ptr, n, out_strides[0]), b_z, pixel, o_h, m_r, CHANNELS, out_strides, WIDE)
 
 
 def depthwise_project(
@@ -182,7 +179,7 @@ def depthwise_project(
     with torch.cuda.device_of(out):
         _depthwise_project_kernel[(n * fh * fw * blocks,)](
             hidden_map, weights[..., first:], weights if bias is None else bias, out,
-            height, width, fh, fw, *hidden_map.stride(), *weights.stride()[:3], *out.stride(),
+            (height, width), (fh, fw), hidden_map.stride(), weights.stride(), out.stride(),
             HIDDEN=hidden,
             CHANNELS=hidden_map.shape[1],
             OUT=out_channels,
@@ -223,7 +220,7 @@ def depthwise(
     with torch.cuda.device_of(out):
         _depthwise_fwd_kernel[(rows, triton.cdiv(out.shape[1], chosen["BLOCK_H"]))](
             hidden_map, weights[..., first:], *norm, out, out if found is None else found,
-            height, width, fh, fw, *hidden_map.stride(), *weights.stride()[:3], *out.stride(),
+            (height, width), (fh, fw), hidden_map.stride(), weights.stride(), out.stride(),
             HIDDEN=hidden,
             CHANNELS=out.shape[1],
             PATCH_H=patch_h,

@@ -26,37 +26,41 @@ MOST_WIDTH = 64  # signal channels of a group
 
 
 @triton.jit
-def _generated(b_signal, generator_ptr, row, o_i, COUNT: tl.constexpr, WIDTH: tl.constexpr, stride_r, stride_k,
-               PRECISION: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
-    """The weights of inputs ``o_i`` of one output, whose generator rows begin at ``row``: [patches, inputs]."""
+def _generated(
+    b_signal, generator_ptr, row, o_i, COUNT: tl.constexpr, WIDTH: tl.constexpr, strides, PRECISION: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Return the weights [patches, inputs ``o_i``] of one output, whose generator rows begin at ``row``."""
     o_k = tl.arange(0, BLOCK_K)
-    at = generator_ptr + ((row + o_i).to(tl.int64) * stride_r)[None, :] + (o_k * stride_k)[:, None]
+    at = generator_ptr + ((row + o_i).to(tl.int64) * strides[0])[None, :] + (o_k * strides[1])[:, None]
     b_generator = tl.load(at, mask=(o_k < WIDTH)[:, None] & (o_i < COUNT)[None, :], other=0.0)
     return tl.dot(b_signal, b_generator, input_precision=PRECISION)
 
 
 @triton.jit
+def _offsets(n, y, x, strides, WIDE: tl.constexpr):
+    """Return the offsets of pixels (y, x) [patches, pixels] in images ``n`` [patches]."""
+    return (n.to(tl.int64) * strides[0])[:, None] + index(y, WIDE) * strides[2] + index(x, WIDE) * strides[3]
+
+
+@triton.jit
 def _generated_pointwise_kernel(
     x_ptr,  # [N, SKIP, height, width], any strides
-    previous_ptr,  # [N, PREVIOUS, previous_h, previous_w]
+    previous_ptr,  # [N, PREVIOUS, h, w]
     signal_ptr,  # [N, C, grid_h, grid_w], from the first channel that this level reads
     generator_ptr,  # [groups * ROWS, WIDTH]
     bias_ptr,  # [OUT]
     out_ptr,  # [N, OUT, height, width]
     patches,  # N * grid_h * grid_w
-    height,
-    width,
-    previous_h,
-    previous_w,
-    scale_h,
-    scale_w,
-    grid_h,
-    grid_w,
-    x_n, x_c, x_h, x_w,
-    previous_n, previous_c, previous_sh, previous_sw,
-    signal_n, signal_c, signal_h, signal_w,
-    generator_r, generator_k,
-    out_n, out_c, out_h, out_w,
+    size,  # (height, width)
+    previous_size,
+    scale,  # (previous height / height, previous width / width)
+    grid,
+    x_strides,
+    previous_strides,
+    signal_strides,
+    generator_strides,
+    out_strides,
     SKIP: tl.constexpr,
     PREVIOUS: tl.constexpr,
     OUT: tl.constexpr,
@@ -78,51 +82,51 @@ def _generated_pointwise_kernel(
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     o_p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     m_p = o_p < patches
-    n, py, px = place(tl.minimum(o_p, patches - 1), grid_h, grid_w)
+    n, py, px = place(tl.minimum(o_p, patches - 1), grid)
     o_r = tl.arange(0, PIXELS)
     m = m_p[:, None] & (o_r < PATCH_H * PATCH_W)[None, :]
     y = py[:, None] * PATCH_H + (o_r // PATCH_W)[None, :]
     x = px[:, None] * PATCH_W + (o_r % PATCH_W)[None, :]
     y, x = tl.where(m, y, 0), tl.where(m, x, 0)
-    at_x = (n.to(tl.int64) * x_n)[:, None] + index(y, WIDE) * x_h + index(x, WIDE) * x_w
-    y0, y1, w_y = sample(y, scale_h, previous_h)
-    x0, x1, w_x = sample(x, scale_w, previous_w)
-    image = (n.to(tl.int64) * previous_n)[:, None]
-    at_00 = image + index(y0, WIDE) * previous_sh + index(x0, WIDE) * previous_sw
-    at_01 = image + index(y0, WIDE) * previous_sh + index(x1, WIDE) * previous_sw
-    at_10 = image + index(y1, WIDE) * previous_sh + index(x0, WIDE) * previous_sw
-    at_11 = image + index(y1, WIDE) * previous_sh + index(x1, WIDE) * previous_sw
-    at_signal = n.to(tl.int64) * signal_n + py.to(tl.int64) * signal_h + px.to(tl.int64) * signal_w
+    at_x = _offsets(n, y, x, x_strides, WIDE)
+    y0, y1, w_y = sample(y, scale[0], previous_size[0])
+    x0, x1, w_x = sample(x, scale[1], previous_size[1])
+    at_00 = _offsets(n, y0, x0, previous_strides, WIDE)
+    at_01 = _offsets(n, y0, x1, previous_strides, WIDE)
+    at_10 = _offsets(n, y1, x0, previous_strides, WIDE)
+    at_11 = _offsets(n, y1, x1, previous_strides, WIDE)
+    at_signal = n.to(tl.int64) * signal_strides[0] + py.to(tl.int64) * signal_strides[2]
+    at_signal += px.to(tl.int64) * signal_strides[3]
     first = tl.program_id(1) * BLOCK_O
-    at_out = (n.to(tl.int64) * out_n)[:, None] + index(y, WIDE) * out_h + index(x, WIDE) * out_w
-    at_out += first.to(tl.int64) * out_c
+    at_out = _offsets(n, y, x, out_strides, WIDE)
+    at_out += first.to(tl.int64) * out_strides[1]
     o_k, o_i = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_I)
 
     for o in range(first, tl.minimum(first + BLOCK_O, OUT)):
         row = o * IN
         channel = row // ROWS * WIDTH
         m_k = m_p[:, None] & (o_k < WIDTH)[None, :]
-        o_signal = at_signal[:, None] + ((channel + o_k).to(tl.int64) * signal_c)[None, :]
+        o_signal = at_signal[:, None] + ((channel + o_k).to(tl.int64) * signal_strides[1])[None, :]
         b_signal = tl.load(signal_ptr + o_signal, mask=m_k, other=0.0)
-        weights = _generated(b_signal, generator_ptr, row, o_i, 2, WIDTH, generator_r, generator_k, PRECISION, BLOCK_K)
+        weights = _generated(b_signal, generator_ptr, row, o_i, 2, WIDTH, generator_strides, PRECISION, BLOCK_K)
         w_first = tl.sum(tl.where((o_i == 0)[None, :], weights, 0.0), 1)
         w_second = tl.sum(tl.where((o_i == 1)[None, :], weights, 0.0), 1)
-        b_out = coordinate(x, width) * w_first[:, None] + coordinate(y, height) * w_second[:, None]
+        b_out = coordinate(x, size[1]) * w_first[:, None] + coordinate(y, size[0]) * w_second[:, None]
         for i in range(0, SKIP, BLOCK_I):
             weights = _generated(
-                b_signal, generator_ptr, row + 2, i + o_i, SKIP, WIDTH, generator_r, generator_k, PRECISION, BLOCK_K
+                b_signal, generator_ptr, row + 2, i + o_i, SKIP, WIDTH, generator_strides, PRECISION, BLOCK_K
             )
             m_i = m[:, :, None] & (i + o_i < SKIP)[None, None, :]
-            o_c = (index(i + o_i, WIDE) * x_c)[None, None, :]
+            o_c = (index(i + o_i, WIDE) * x_strides[1])[None, None, :]
             b_x = tl.load(x_ptr + (at_x[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
             b_out += tl.sum(b_x * weights[:, None, :], 2)
         for i in range(0, PREVIOUS, BLOCK_I):
             weights = _generated(
-                b_signal, generator_ptr, row + 2 + SKIP, i + o_i, PREVIOUS, WIDTH, generator_r, generator_k, PRECISION,
+                b_signal, generator_ptr, row + 2 + SKIP, i + o_i, PREVIOUS, WIDTH, generator_strides, PRECISION,
                 BLOCK_K,
             )  # fmt: skip
             m_i = m[:, :, None] & (i + o_i < PREVIOUS)[None, None, :]
-            o_c = (index(i + o_i, WIDE) * previous_c)[None, None, :]
+            o_c = (index(i + o_i, WIDE) * previous_strides[1])[None, None, :]
             b_x = tl.load(previous_ptr + (at_00[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
             if RESIZED:
                 b_01 = tl.load(previous_ptr + (at_01[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
@@ -134,7 +138,7 @@ def _generated_pointwise_kernel(
             b_out += tl.sum(b_x * weights[:, None, :], 2)
         b_out = activate(b_out + tl.load(bias_ptr + o).to(tl.float32), 1)
         tl.store(out_ptr + at_out, b_out.to(DTYPE), mask=m)
-        at_out += out_c
+        at_out += out_strides[1]
 
 
 def fits(x: Tensor, previous: Tensor | None, signal: Tensor, generator: Tensor, groups: int, inputs: int) -> bool:
@@ -163,6 +167,7 @@ def generated_pointwise(
     fh, fw = signal.shape[2:]
     patch_h, patch_w = height // fh, width // fw
     before, extra = (x, 0) if previous is None else (previous, previous.shape[1])
+    h, w = before.shape[2:]
     pixels = block(patch_h * patch_w, 1, MOST_PIXELS)
     scattered = _scattered(x, previous)
     default = {
@@ -177,8 +182,8 @@ def generated_pointwise(
     with torch.cuda.device_of(x):
         _generated_pointwise_kernel[grid](
             x, before, signal, generator, bias, out,
-            n * fh * fw, height, width, *before.shape[2:], before.shape[2] / height, before.shape[3] / width, fh, fw,
-            *x.stride(), *before.stride(), *signal.stride(), *generator.stride(), *out.stride(),
+            n * fh * fw, (height, width), (h, w), (h / height, w / width), (fh, fw),
+            x.stride(), before.stride(), signal.stride(), generator.stride(), out.stride(),
             SKIP=skip,
             PREVIOUS=extra,
             OUT=out.shape[1],

@@ -14,10 +14,11 @@ from hyperseg.kernels.language import (
     base,
     block_of_pixels,
     coordinate,
-    index,
     load_map,
     load_resized,
     normalised,
+    patch_base,
+    pixel_offset,
     place,
     store_map,
     store_moments,
@@ -41,10 +42,10 @@ CANDIDATES = {
 
 
 @triton.jit
-def _inputs(image, pixel, o_k, m_r, scale_ptr, shift_ptr, SKIP: tl.constexpr, stride_c, NORMALISED: tl.constexpr,
+def _inputs(image, pixel, o_k, m_r, scale_ptr, shift_ptr, SKIP: tl.constexpr, strides, NORMALISED: tl.constexpr,
             WIDE: tl.constexpr):  # fmt: skip
     """[pixels, inputs] of x."""
-    b_x = load_map(image, pixel, o_k, m_r, SKIP, stride_c, WIDE)
+    b_x = load_map(image, pixel, o_k, m_r, SKIP, strides, WIDE)
     if NORMALISED:
         b_x = normalised(b_x, o_k, SKIP, scale_ptr, shift_ptr).to(b_x.dtype)
     return b_x
@@ -52,15 +53,15 @@ def _inputs(image, pixel, o_k, m_r, scale_ptr, shift_ptr, SKIP: tl.constexpr, st
 
 @triton.jit
 def _previous(
-    image, y, x, o_k, m_r, h, w, scale_h, scale_w, stride_c, stride_h, stride_w,
+    image, y, x, o_k, m_r, size, scale, strides,
     PREVIOUS: tl.constexpr, RESIZED: tl.constexpr, WIDE: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """[pixels, inputs] of the previous map, resized."""
     if RESIZED:
-        return load_resized(
-            image, y, x, o_k, m_r, PREVIOUS, h, w, scale_h, scale_w, stride_c, stride_h, stride_w, WIDE
-        ).to(DTYPE)
-    return load_map(image, index(y, WIDE) * stride_h + index(x, WIDE) * stride_w, o_k, m_r, PREVIOUS, stride_c, WIDE)
+        return load_resized(image, y, x, o_k, m_r, PREVIOUS, size[0], size[1], scale[0], scale[1], strides, WIDE).to(
+            DTYPE
+        )
+    return load_map(image, pixel_offset(y, x, strides, WIDE), o_k, m_r, PREVIOUS, strides, WIDE)
 
 
 @triton.jit
@@ -81,19 +82,17 @@ def _patch_pointwise_kernel(
     z_ptr,  # with GATED, [N, OUT, ...] as out
     out_ptr,  # [N, OUT, grid_h * patch_h, grid_w * patch_w]
     partial_ptr,  # with MOMENTS float32 [programs, 3, OUT], with SUMS [programs, 2, OUT]
-    height,
-    width,
-    previous_h,
-    previous_w,
-    scale_h,  # previous_h / height
-    scale_w,
-    grid_h,
-    grid_w,
-    x_n, x_c, x_h, x_w,
-    previous_n, previous_c, previous_sh, previous_sw,
-    weights_n, weights_h, weights_w, stride_k, stride_o,
-    z_n, z_c, z_h, z_w,
-    out_n, out_c, out_h, out_w,
+    size,  # (height, width)
+    previous_size,
+    scale,  # (previous height / height, previous width / width)
+    grid,
+    x_strides,
+    previous_strides,
+    weights_strides,  # of patches
+    stride_k,
+    stride_o,
+    z_strides,
+    out_strides,
     SKIP: tl.constexpr,
     PREVIOUS: tl.constexpr,
     OUT: tl.constexpr,
@@ -119,22 +118,22 @@ def _patch_pointwise_kernel(
     """out[p, o] = sum over k of x[p, k] * weights[patch of p][k, o], and what happens to x before and to out after."""
     row = tl.program_id(0)
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
-    n, py, px, own_y, own_x, m_r = block_of_pixels(row, grid_h, grid_w, PATCH_H, PATCH_W, BLOCK_M)
-    y, x = windowed(own_y, py, height, PATCH_H, HALO), windowed(own_x, px, width, PATCH_W, HALO)
-    x_image, previous_image, out = base(x_ptr, n, x_n), base(previous_ptr, n, previous_n), base(out_ptr, n, out_n)
-    weights = base(base(base(weights_ptr, n, weights_n), py, weights_h), px, weights_w)
-    pixel = index(y, WIDE) * x_h + index(x, WIDE) * x_w
-    out_y, out_x = index(py * PATCH_H + own_y, WIDE), index(px * PATCH_W + own_x, WIDE)
+    n, py, px, own_y, own_x, m_r = block_of_pixels(row, grid, PATCH_H, PATCH_W, BLOCK_M)
+    y, x = windowed(own_y, py, size[0], PATCH_H, HALO), windowed(own_x, px, size[1], PATCH_W, HALO)
+    x_image, previous_image = base(x_ptr, n, x_strides[0]), base(previous_ptr, n, previous_strides[0])
+    out = base(out_ptr, n, out_strides[0])
+    weights = patch_base(weights_ptr, n, py, px, weights_strides)
+    pixel = pixel_offset(y, x, x_strides, WIDE)
+    out_y, out_x = py * PATCH_H + own_y, px * PATCH_W + own_x
     o_k = tl.arange(0, BLOCK_K)
     first: tl.constexpr = 2 if COORDINATES else 0
     # Inputs that fit one block are loaded, resized and normalised once for all outputs.
     HELD: tl.constexpr = SKIP <= BLOCK_K and PREVIOUS <= BLOCK_K
     if HELD:
-        held = _inputs(x_image, pixel, o_k, m_r, scale_ptr, shift_ptr, SKIP, x_c, NORMALISED, WIDE)
+        held = _inputs(x_image, pixel, o_k, m_r, scale_ptr, shift_ptr, SKIP, x_strides, NORMALISED, WIDE)
         if PREVIOUS > 0:
             held_previous = _previous(
-                previous_image, y, x, o_k, m_r, previous_h, previous_w, scale_h, scale_w, previous_c, previous_sh,
-                previous_sw, PREVIOUS, RESIZED, WIDE, DTYPE,
+                previous_image, y, x, o_k, m_r, previous_size, scale, previous_strides, PREVIOUS, RESIZED, WIDE, DTYPE,
             )  # fmt: skip
 
     begin = tl.program_id(1) * OUTPUTS
@@ -146,7 +145,7 @@ def _patch_pointwise_kernel(
         if COORDINATES:
             w_x = tl.load(weights + o_w, mask=m_o[None, :], other=0.0).to(tl.float32)
             w_y = tl.load(weights + stride_k + o_w, mask=m_o[None, :], other=0.0).to(tl.float32)
-            b_out += coordinate(x, width)[:, None] * w_x + coordinate(y, height)[:, None] * w_y
+            b_out += coordinate(x, size[1])[:, None] * w_x + coordinate(y, size[0])[:, None] * w_y
         if HELD:
             b_w = _weights(weights, first, o_k, o_w, m_o, stride_k, SKIP, DTYPE)
             b_out = tl.dot(held, b_w, b_out, input_precision=PRECISION)
@@ -155,13 +154,13 @@ def _patch_pointwise_kernel(
                 b_out = tl.dot(held_previous, b_w, b_out, input_precision=PRECISION)
         else:
             for k in range(0, SKIP, BLOCK_K):
-                b_x = _inputs(x_image, pixel, k + o_k, m_r, scale_ptr, shift_ptr, SKIP, x_c, NORMALISED, WIDE)
+                b_x = _inputs(x_image, pixel, k + o_k, m_r, scale_ptr, shift_ptr, SKIP, x_strides, NORMALISED, WIDE)
                 b_w = _weights(weights, first, k + o_k, o_w, m_o, stride_k, SKIP, DTYPE)
                 b_out = tl.dot(b_x, b_w, b_out, input_precision=PRECISION)
             for k in range(0, PREVIOUS, BLOCK_K):
                 b_x = _previous(
-                    previous_image, y, x, k + o_k, m_r, previous_h, previous_w, scale_h, scale_w, previous_c,
-                    previous_sh, previous_sw, PREVIOUS, RESIZED, WIDE, DTYPE,
+                    previous_image, y, x, k + o_k, m_r, previous_size, scale, previous_strides, PREVIOUS, RESIZED, WIDE,
+                    DTYPE,
                 )  # fmt: skip
                 b_w = _weights(weights, first + SKIP, k + o_k, o_w, m_o, stride_k, PREVIOUS, DTYPE)
                 b_out = tl.dot(b_x, b_w, b_out, input_precision=PRECISION)
@@ -170,7 +169,8 @@ def _patch_pointwise_kernel(
             b_out += tl.load(bias_ptr + o_o, mask=m_o, other=0.0).to(tl.float32)[None, :]
         b_out = activate(b_out, ACTIVATION)
         if GATED:
-            b_z = load_map(base(z_ptr, n, z_n), out_y * z_h + out_x * z_w, o_o, m_r, STORED, z_c, WIDE).to(tl.float32)
+            z, o_z = base(z_ptr, n, z_strides[0]), pixel_offset(out_y, out_x, z_strides, WIDE)
+            b_z = load_map(z, o_z, o_o, m_r, STORED, z_strides, WIDE).to(tl.float32)
             b_out = through_relu6(b_out, b_z, o_o, OUT, scale_ptr, shift_ptr)
             if SUMS:
                 store_sums(partial_ptr, row, b_out, b_z, m_r, o_o, OUT)
@@ -178,7 +178,7 @@ def _patch_pointwise_kernel(
             store_moments(partial_ptr, row, b_out, m_r, o_o, OUT)
         if STORED > OUT:  # not 0 already where an input is infinite
             b_out = tl.where(m_o[None, :], b_out, 0.0)
-        store_map(out, b_out, out_y * out_h + out_x * out_w, o_o, m_r, STORED, out_c, WIDE)
+        store_map(out, b_out, pixel_offset(out_y, out_x, out_strides, WIDE), o_o, m_r, STORED, out_strides, WIDE)
 
 
 @triton.jit
@@ -188,13 +188,11 @@ def _patch_outer_kernel(
     scale_ptr,
     shift_ptr,
     out_ptr,  # [N, grid_h, grid_w, P] contiguous; (k, o) of a patch at k * stride_k + o * stride_o
-    height,
-    width,
-    grid_h,
-    grid_w,
+    size,  # (height, width)
+    grid,
     parameters,
-    d_n, d_c, d_h, d_w,
-    x_n, x_c, x_h, x_w,
+    d_strides,
+    x_strides,
     stride_k,
     stride_o,
     IN: tl.constexpr,
@@ -211,7 +209,7 @@ def _patch_outer_kernel(
 ):  # fmt: skip
     """out[patch][k, o] = sum over the pixels p of the patch of x[p, k] * d[p, o]; in order, so always the same bits."""
     patch = tl.program_id(0)
-    n, py, px = place(patch, grid_h, grid_w)
+    n, py, px = place(patch, grid)
     o_k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     o_o = tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)
     b_out = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
@@ -219,13 +217,13 @@ def _patch_outer_kernel(
         o_r = first + tl.arange(0, BLOCK_M)
         m_r = o_r < PATCH_H * PATCH_W
         y, x = o_r // PATCH_W, o_r % PATCH_W
-        x_y, x_x = windowed(y, py, height, PATCH_H, HALO), windowed(x, px, width, PATCH_W, HALO)
-        pixel = index(x_y, WIDE) * x_h + index(x_x, WIDE) * x_w
-        b_x = load_map(base(x_ptr, n, x_n), pixel, o_k, m_r, IN, x_c, WIDE)
+        x_y, x_x = windowed(y, py, size[0], PATCH_H, HALO), windowed(x, px, size[1], PATCH_W, HALO)
+        pixel = pixel_offset(x_y, x_x, x_strides, WIDE)
+        b_x = load_map(base(x_ptr, n, x_strides[0]), pixel, o_k, m_r, IN, x_strides, WIDE)
         if NORMALISED:
             b_x = normalised(b_x, o_k, IN, scale_ptr, shift_ptr).to(x_ptr.dtype.element_ty)
-        pixel = index(py * PATCH_H + y, WIDE) * d_h + index(px * PATCH_W + x, WIDE) * d_w
-        b_d = load_map(base(d_ptr, n, d_n), pixel, o_o, m_r, OUT, d_c, WIDE)
+        pixel = pixel_offset(py * PATCH_H + y, px * PATCH_W + x, d_strides, WIDE)
+        b_d = load_map(base(d_ptr, n, d_strides[0]), pixel, o_o, m_r, OUT, d_strides, WIDE)
         # Rows beyond the patch: d is 0 there, which x, normalised, need not be.
         b_out = tl.dot(tl.trans(b_d), b_x.to(b_d.dtype), b_out, input_precision=PRECISION)
     at = base(out_ptr, patch, parameters) + ((o_o * stride_o)[:, None] + (o_k * stride_k)[None, :])
@@ -292,15 +290,15 @@ def patch_pointwise(
     scale, shift = norm or (gate[1:] if gate else (x, x))
     z = gate[0] if gate else x
     before, extra = (x, 0) if previous is None else (previous, previous.shape[1])
+    (height, width), (h, w) = x.shape[2:], before.shape[2:]
     outputs = chosen.pop("BLOCKS_N") * chosen["BLOCK_N"]
     with torch.cuda.device_of(x):
         _patch_pointwise_kernel[(rows, triton.cdiv(out.shape[1], outputs))](
             x, before, weights[..., matrix.first :], x if bias is None else bias, scale, shift, z, out,
             x if found is None else found,
-            *x.shape[2:], *before.shape[2:], before.shape[2] / x.shape[2], before.shape[3] / x.shape[3],
-            fh, fw,
-            *x.stride(), *before.stride(), *weights.stride()[:3], matrix.stride_k, matrix.stride_o,
-            *z.stride(), *out.stride(),
+            (height, width), (h, w), (h / height, w / width), (fh, fw),
+            x.stride(), before.stride(), weights.stride()[:3], matrix.stride_k, matrix.stride_o,
+            z.stride(), out.stride(),
             SKIP=matrix.inputs - 2 * coordinates - extra,
             PREVIOUS=extra,
             OUT=matrix.outputs,
@@ -355,8 +353,8 @@ def patch_outer(
     with torch.cuda.device_of(x):
         _patch_outer_kernel[grid](
             d, x, scale, shift, d_weights[..., matrix.first :],
-            *x.shape[2:], fh, fw, parameters,
-            *d.stride(), *x.stride(), matrix.stride_k, matrix.stride_o,
+            tuple(x.shape[2:]), (fh, fw), parameters,
+            d.stride(), x.stride(), matrix.stride_k, matrix.stride_o,
             IN=matrix.inputs,
             OUT=matrix.outputs,
             PATCH_H=d.shape[2] // fh,

@@ -30,7 +30,7 @@ _MODULES = {
     "generate_weights_backward": "generate_weights",
     "mbconv": "mbconv",
     "patch_conv2d": "patch_conv2d",
-    "patch_conv2d_backward": "patch_conv2d",
+    "patch_conv2d_backward": "patch_conv2d_backward",
     "patch_inverted_residual": "patch_inverted_residual",
     "patch_inverted_residual_backward": "patch_inverted_residual",
     "patch_inverted_residual_batch_norm": "patch_inverted_residual",
