@@ -161,24 +161,24 @@ class Tuner:
 
     def call(self, run: Callable[[], Any], dtype: str, times: int = 1) -> None:
         """Tune the launches of this call, one kernel after the other."""
-        with launch.asked() as questions:
+        with launch.lookups() as lookups:
             run()
-        for name, question in questions.items():
-            if question.kernel in self.options:
-                self.line(name, question, run, dtype, times)
+        for name, lookup in lookups.items():
+            if lookup.kernel in self.options:
+                self.line(name, lookup, run, dtype, times)
 
-    def line(self, name: str, question: launch.Question, run: Callable[[], Any], dtype: str, times: int) -> None:
-        line = self.lines.setdefault(name, Line(question.default))
+    def line(self, name: str, lookup: launch.Lookup, run: Callable[[], Any], dtype: str, times: int) -> None:
+        line = self.lines.setdefault(name, Line(lookup.default))
         with launch.forced(name, {}):
             expected = [t.clone() for t in tensors(run())]
         cases = [self.case(DEFAULT, name, {}, run)]
         same = []  # candidates that are this call's default: their time is the default's
-        for options in self.options[question.kernel]:
+        for options in self.options[lookup.kernel]:
             text = json.dumps(options, sort_keys=True)
             if text in line.failed:
                 continue
             line.options[text] = options
-            if question.default | options == question.default:
+            if lookup.default | options == lookup.default:
                 same.append(text)
                 continue
             try:

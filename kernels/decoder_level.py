@@ -1,4 +1,4 @@
-"""``decoder_level`` in Triton: upsample, concatenate, coordinates, generated weights, block."""
+"""``decoder_level`` in Triton: chooses among the kernels of parts/, forward and backward."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from hyperseg.kernels.language import RELU
 from hyperseg.kernels.parts.generated_pointwise import fits, generated_pointwise
 from hyperseg.kernels.parts.inverted_residual import Block, backward, forward
 from hyperseg.kernels.parts.maps import output_map, unit_stride
-from hyperseg.kernels.parts.pointwise import matrix_at, patch_outer, patch_pointwise
+from hyperseg.kernels.parts.pointwise import matrix_at, patch_pointwise, patch_wgrad
 from hyperseg.kernels.parts.window_adjoints import resize_backward
 
 
@@ -55,7 +55,7 @@ def decoder_level_backward(
     hidden: int,
     halo: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of skip, previous, signal, generator, weights and bias; empty ones for absent tensors."""
+    """Return the gradients of skip, previous, signal, generator, weights and bias; empty ones for absent tensors."""
     block = _block(skip, previous, hidden, out_channels, halo)
     weights = unit_stride(_weights(block, signal, generator, weights, offset, groups))
     x, bias = _input(skip, previous), bias.contiguous()
@@ -96,7 +96,7 @@ def _weights(
 
 
 def _input(skip: Tensor, previous: Tensor | None) -> Tensor:
-    """What the block sees, [N, 2 + C + D, H, W] in channels-last memory."""
+    """Return the block's input [N, 2 + C + D, H, W] in channels-last memory."""
     n, _, height, width = skip.shape
     x = torch.linspace(-1, 1, width, device=skip.device, dtype=torch.float32).expand(n, 1, height, width)
     y = torch.linspace(-1, 1, height, device=skip.device, dtype=torch.float32)[:, None].expand(n, 1, height, width)
@@ -111,13 +111,13 @@ def _input(skip: Tensor, previous: Tensor | None) -> Tensor:
 def _pointwise_backward(
     block: Block, grad: Tensor, x: Tensor, weights: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weights and bias of a 1x1 level."""
+    """Return the gradients of x, weights and bias of a 1x1 level."""
     matrix = matrix_at(0, block.outputs, block.inputs)
     y = output_map(x, block.outputs)
     patch_pointwise(x, weights, matrix, y, bias=bias, activation=RELU)
     d_y = torch.where(y <= 0, torch.zeros_like(grad), grad)
     d_weights = torch.empty(weights.shape, dtype=weights.dtype, device=weights.device)
-    patch_outer(d_y, x, matrix, d_weights)
+    patch_wgrad(d_y, x, matrix, d_weights)
     d_x = torch.empty_like(x)
     patch_pointwise(d_y, weights, matrix.transposed, d_x)
     return d_x, d_weights, d_y.float().sum((0, 2, 3))

@@ -1,9 +1,9 @@
-"""How large a kernel's blocks are and how many warps it gets: its own default, or what was measured on this GPU.
+"""Launch options of kernels (block sizes, warps, register limits), and other host functions of launchers.
 
-A launcher asks once a call, by a look-up; nothing is tuned at run time. ``tuned/<gpu>.json`` holds what was measured to
-be faster than the default, by kernel, dtype and signature. ``registers.json`` belongs to the defaults: where ptxas
-rather spills a register than have a block fewer on a multiprocessor, it says how many registers keep it from that; the
-command ``python -m tools.gate.budgets --write`` finds them.
+A launcher looks its options up once per call; nothing is tuned at run time. ``tuned/<gpu>.json`` holds the options
+measured to be faster than the defaults, by kernel, dtype and signature. ``registers.json`` goes with the defaults: it
+sets ``maxnreg`` where ptxas would rather spill than lose a resident block per SM; the command
+``python -m tools.gate.budgets --write`` finds the values.
 """
 
 import contextlib
@@ -28,41 +28,41 @@ Options = dict[str, int]  # block sizes by the names of the kernel's parameters,
 
 
 def block(size: int, least: int = 16, most: int = 128) -> int:
-    """The power of two that holds ``size`` values, within what a block may have; ``tl.dot`` needs 16."""
+    """Return the power of two that holds ``size`` values, between ``least`` and ``most``; ``tl.dot`` needs 16."""
     return min(max(triton.next_power_of_2(size), least), most)
 
 
 def precision(dtype: torch.dtype) -> str:
-    """For ``tl.dot``: float32 is multiplied exactly unless PyTorch was told that TF32 will do."""
+    """Return the ``input_precision`` of ``tl.dot``: ``"ieee"``, unless PyTorch allows TF32 for float32."""
     return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a launcher asked for: its kernel and that kernel's default."""
+class Lookup:
+    """A launcher's look-up: its kernel and that kernel's default."""
 
     kernel: str
     default: Options
 
 
-_forced: dict[str, Options] = {}  # by kernel, or by line of a table
-_asked: list[dict[str, Question]] = []
+_forced: dict[str, Options] = {}  # by kernel or table key
+_recorders: list[dict[str, Lookup]] = []
 
 
 def options(kernel: str, x: torch.Tensor, default: Options, **signature: int) -> Options:
-    """What to launch ``kernel`` with, for tensors like ``x`` and these widths and patch sizes."""
+    """Return the options of ``kernel`` for tensors like ``x`` and these widths and patch sizes."""
     line = key(kernel, x.dtype, signature)
-    for questions in _asked:
-        questions.pop(line, None)  # the last question stands last
-        questions[line] = Question(kernel, default)
+    for recorder in _recorders:
+        recorder.pop(line, None)  # the latest look-up is last
+        recorder[line] = Lookup(kernel, default)
     found = _forced.get(line, _forced.get(kernel))
     if found is None and x.device.type == "cuda":
         found = _table(x.device.index or 0).get(line)
-    return default | (found or registers(architecture(x)).get(line, {}))  # which are those of the default's blocks
+    return default | (found or registers(architecture(x)).get(line, {}))  # registers belong to the default's blocks
 
 
 def architecture(x: torch.Tensor) -> int | None:
-    """Of the GPU that holds ``x``: 90 is sm_90."""
+    """Return the compute capability of the GPU that holds ``x``: 90 is sm_90; None for a CPU."""
     return _architecture(x.device.index or 0) if x.device.type == "cuda" else None
 
 
@@ -73,20 +73,20 @@ def _architecture(device: int) -> int:
 
 
 def version() -> str:
-    """Of Triton, as far as code depends on it."""
+    """Return Triton's major and minor version, as the tables name it."""
     return "triton " + ".".join(triton.__version__.split(".")[:2])
 
 
 @functools.cache
 def registers(architecture: int | None) -> dict[str, Options]:
-    """Launches that need ``maxnreg``, by line, for the installed Triton."""
+    """Return the launches that need ``maxnreg``, by table key, for the installed Triton."""
     if not REGISTERS.is_file():
         return {}
     return json.loads(REGISTERS.read_text()).get(version(), {}).get(f"sm_{architecture}", {})
 
 
 def key(kernel: str, dtype: torch.dtype, signature: dict[str, int]) -> str:
-    """The line of a table: ``kernel float16 hidden=68 in=36``."""
+    """Return the key of a launch in tables: ``kernel float16 hidden=68 in=36``."""
     return " ".join([kernel, str(dtype)[6:], *(f"{name}={value}" for name, value in sorted(signature.items()))])
 
 
@@ -99,7 +99,7 @@ def modules() -> list[ModuleType]:
 
 @contextlib.contextmanager
 def forced(name: str, chosen: Options) -> Iterator[None]:
-    """Launch a kernel, or what a line of a table is about, with these options, whatever the table says: for tuning."""
+    """Inside, launch a kernel (by name or table key) with these options instead of the table's: for tuning."""
     before = _forced.get(name)
     _forced[name] = chosen
     try:
@@ -111,18 +111,18 @@ def forced(name: str, chosen: Options) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def asked() -> Iterator[dict[str, Question]]:
-    """What launchers ask for inside, by line of a table."""
-    questions: dict[str, Question] = {}
-    _asked.append(questions)
+def lookups() -> Iterator[dict[str, Lookup]]:
+    """Record the look-ups of launchers inside, by table key."""
+    found: dict[str, Lookup] = {}
+    _recorders.append(found)
     try:
-        yield questions
+        yield found
     finally:
-        _asked.pop()
+        _recorders.pop()
 
 
 def table_path(device_name: str) -> Path:
-    """Where the table of a GPU lies, by the name that CUDA gives it."""
+    """Return the path of the table of a GPU, by the name that CUDA gives it."""
     return TUNED / f"{re.sub(r'[^a-z0-9]+', '-', device_name.lower()).strip('-')}.json"
 
 

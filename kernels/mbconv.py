@@ -268,7 +268,7 @@ def mbconv(
     padding: list[int],
     residual: bool,
 ) -> Tensor:
-    """See ``hyperseg.ops.mbconv``; x in float32, float16 or bfloat16, with any strides."""
+    """Compute ``hyperseg.ops.mbconv``; x in float32, float16 or bfloat16, with any strides."""
     if x.dtype not in DTYPES:
         raise TypeError(f"mbconv: x must be float32, float16 or bfloat16 for Triton, got {x.dtype}")
     left, right, top, bottom = padding

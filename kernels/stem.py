@@ -95,7 +95,7 @@ def stem(
     stride: int,
     padding: list[int],
 ) -> Tensor:
-    """See ``hyperseg.ops.stem``; weight in float32, float16 or bfloat16."""
+    """Compute ``hyperseg.ops.stem``; weight in float32, float16 or bfloat16."""
     if weight.dtype not in DTYPES:
         raise TypeError(f"stem: weight must be float32, float16 or bfloat16 for Triton, got {weight.dtype}")
     n, frame_height, frame_width, _ = frames.shape

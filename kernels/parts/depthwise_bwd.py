@@ -1,8 +1,6 @@
-"""The depthwise 3x3 convolution of an inverted residual with a patch's own taps, in Triton, and its gradients.
+"""Gradients of the depthwise 3x3 convolution (see depthwise_fwd): of its taps, and of the hidden map.
 
-Its input is the hidden map: with halo ``"own"`` a window map, the hidden values around a patch made with its own
-weights; with ``"neighbour"`` a map like any other, whose border is reflected. Triton cannot shift a tile, but loading
-one from another address costs only a load, and what nine loads share lies in the first-level cache.
+Each hidden value gathers its gradient from the outputs that read it, in a fixed order and without atomics.
 """
 
 import torch
@@ -38,7 +36,7 @@ def _depthwise_bwd_weights_kernel(
     hidden_ptr,
     scale_ptr,
     shift_ptr,
-    d_weights_ptr,  # of a patch: [HIDDEN, 9]
+    d_weights_ptr,  # per patch: [HIDDEN, 9]
     size,  # (height, width)
     grid,
     parameters,
@@ -53,7 +51,7 @@ def _depthwise_bwd_weights_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_H: tl.constexpr,
 ):  # fmt: skip
-    """d_w2[patch][h, t] = sum over the pixels of the patch of d times the hidden value that tap t saw, in order."""
+    """d_w2[patch][h, t] = sum over the pixels of the patch of d times the hidden value that tap t read, in order."""
     patch = tl.program_id(0)
     n, py, px = place(patch, grid)
     o_h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
@@ -83,7 +81,7 @@ def _finish(
     b_a, image, out, o_hidden, o_out, o_h, m_r, program, scale_ptr, shift_ptr, partial_ptr, hidden_strides, out_strides,
     HIDDEN: tl.constexpr, CHANNELS: tl.constexpr, SUMS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Store the gradient of hidden values, taken back through ReLU6, and its sums."""
+    """Take the gradient of hidden values back through ReLU6, store it and its sums."""
     b_z = load_map(image, o_hidden, o_h, m_r, CHANNELS, hidden_strides, WIDE).to(tl.float32)
     b_a = through_relu6(b_a, b_z, o_h, HIDDEN, scale_ptr, shift_ptr)
     if SUMS:
@@ -114,7 +112,7 @@ def _depthwise_bwd_own_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_H: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of the hidden windows before norm and ReLU6: a pixel gathers from the outputs that saw it."""
+    """Gradient of the hidden windows before norm and ReLU6: a pixel gathers from the outputs that read it."""
     program = tl.program_id(0)
     n, py, px, wy, wx, m_r = block_of_pixels(program, grid, PATCH_H + 2, PATCH_W + 2, BLOCK_M)
     o_h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
@@ -138,9 +136,9 @@ def _depthwise_bwd_own_kernel(
 
 @triton.jit
 def _reader(i, size, which):
-    """How pixels ``i`` of an axis are read: by each of three taps, and reflected, by the one tap that reaches there.
+    """Enumerate the reads of pixels ``i`` of an axis: by three taps, and of each reflection by one tap.
 
-    Where the pixel is seen, the tap, and for which pixels this is so.
+    Return the position at which the pixel is read, the tap, and for which pixels the read exists.
     """
     reflection = tl.where(which < 3, 0, which - 2)
     tap = tl.where(which < 3, which, tl.where(which == 3, 0, 2))
@@ -172,7 +170,7 @@ def _depthwise_bwd_neighbour_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_H: tl.constexpr,
 ):  # fmt: skip
-    """The same of a hidden map: outputs of several patches, and through the reflected border, saw a pixel."""
+    """The same for a hidden map: outputs of several patches, and through the reflected border, read a pixel."""
     program = tl.program_id(0)
     n, py, px, y, x, m_r = block_of_pixels(program, grid, PATCH_H, PATCH_W, BLOCK_M)
     y, x = py * PATCH_H + y, px * PATCH_W + x
@@ -202,7 +200,7 @@ def _depthwise_bwd_neighbour_kernel(
 def depthwise_backward_weights(
     d: Tensor, hidden_map: Tensor, first: int, norm: tuple[Tensor, Tensor], hidden: int, d_weights: Tensor, halo: str
 ) -> None:
-    """Fill the taps' gradients in ``d_weights`` [N, fh, fw, P], contiguous, from ``first`` on."""
+    """Fill the taps' gradients in ``d_weights`` [N, fh, fw, P], contiguous, starting at ``first``."""
     n, fh, fw, parameters = d_weights.shape
     height, width = d.shape[2:]
     patch_h, patch_w = height // fh, width // fw
@@ -237,7 +235,7 @@ def depthwise_backward(
     """Fill ``out``, like the hidden map, with its gradient before norm and ReLU6.
 
     Returns:
-        With ``partials`` rows of sums of it and of it times the hidden map; see ``hyperseg.kernels.maps``.
+        With ``partials`` rows of sums of it and of it times the hidden map; see ``store_sums``.
     """
     n, fh, fw, _ = weights.shape
     height, width = d.shape[2:]

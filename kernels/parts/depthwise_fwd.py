@@ -1,8 +1,8 @@
-"""The depthwise 3x3 convolution of an inverted residual with a patch's own taps, in Triton, and its gradients.
+"""Depthwise 3x3 convolution of an inverted residual with each patch's own taps, alone or with the projection.
 
-Its input is the hidden map: with halo ``"own"`` a window map, the hidden values around a patch made with its own
-weights; with ``"neighbour"`` a map like any other, whose border is reflected. Triton cannot shift a tile, but loading
-one from another address costs only a load, and what nine loads share lies in the first-level cache.
+The input is the hidden map: with halo ``"own"`` a window map, computed around each patch with its own weights; with
+``"neighbour"`` a plain map whose border is reflected. Triton cannot shift a tile, so each tap loads its own tile; the
+nine overlapping loads hit the L1 cache.
 """
 
 import torch
@@ -27,7 +27,7 @@ from hyperseg.kernels.language import (
 from hyperseg.kernels.launch import block, precision
 
 TENSOR_CORES = ("_depthwise_project_kernel",)
-# Of the kernels without GEMM, here and in depthwise_bwd.
+# For the kernels without a GEMM, here and in depthwise_bwd.
 FILTER_CANDIDATES = [
     {"BLOCK_M": m, "BLOCK_H": h, "num_warps": w} for m in (16, 64) for h in (16, 32, 64) for w in (2, 4)
 ]
@@ -44,7 +44,7 @@ def load_hidden(
     image, py, px, y, x, o_h, m_r, size, strides,
     CHANNELS: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr, OWN: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """[pixels, hidden] at pixels (y, x) of a patch, each from -1 to the patch's size, one beyond the patch."""
+    """Load [pixels, hidden] at pixels (y, x) of a patch, each from -1 to the patch's size inclusive."""
     if OWN:
         row, column = py * (PATCH_H + 2) + y + 1, px * (PATCH_W + 2) + x + 1
     else:
@@ -58,7 +58,7 @@ def _filtered(
     HIDDEN: tl.constexpr, CHANNELS: tl.constexpr, PATCH_H: tl.constexpr, PATCH_W: tl.constexpr, OWN: tl.constexpr,
     NORMALISED: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_H: tl.constexpr,
 ):  # fmt: skip
-    """[pixels, hidden]: nine shifted blocks of hidden values by nine taps."""
+    """Return [pixels, hidden]: the sum of nine shifted blocks of hidden values times nine taps."""
     b_z = tl.zeros((BLOCK_M, BLOCK_H), tl.float32)
     for t in tl.static_range(9):
         b_a = load_hidden(
@@ -75,7 +75,7 @@ def _filtered(
 @triton.jit
 def _depthwise_project_kernel(
     hidden_ptr,  # [N, CHANNELS >= HIDDEN, ...] after ReLU6; a window map where OWN
-    weights_ptr,  # of a patch: [HIDDEN, 9], and [OUT, HIDDEN] right behind it
+    weights_ptr,  # per patch: [HIDDEN, 9], then [OUT, HIDDEN]
     bias_ptr,  # [HIDDEN + OUT]
     out_ptr,  # [N, OUT, height, width]
     size,  # (height, width)
@@ -124,10 +124,10 @@ def _depthwise_project_kernel(
 @triton.jit
 def _depthwise_fwd_kernel(
     hidden_ptr,  # before its norm
-    weights_ptr,  # of a patch: [HIDDEN, 9]
-    scale_ptr,  # [HIDDEN], of the norm before
+    weights_ptr,  # per patch: [HIDDEN, 9]
+    scale_ptr,  # [HIDDEN], of the norm applied to the input
     shift_ptr,
-    out_ptr,  # [N, CHANNELS >= HIDDEN, height, width], before the norm behind
+    out_ptr,  # [N, CHANNELS >= HIDDEN, height, width], before the next norm
     partial_ptr,  # float32 [programs, 3, HIDDEN]
     size,  # (height, width)
     grid,
@@ -165,8 +165,8 @@ def depthwise_project(
     """Fill ``out`` [N, O, H, W] with W3 relu6(depthwise(hidden, w2) + b2) + b3.
 
     Args:
-        hidden_map: after ReLU6, at least ``hidden`` channels wide; for halo ``"own"`` a window map.
-        weights: [N, fh, fw, P] with parameters side by side; the depthwise taps begin at ``first``.
+        hidden_map: after ReLU6, at least ``hidden`` channels; with halo ``"own"`` a window map.
+        weights: [N, fh, fw, P] with contiguous parameters; the depthwise taps start at ``first``.
         bias: [hidden + O] or None.
     """
     n, fh, fw, _ = weights.shape
@@ -209,7 +209,7 @@ def depthwise(
     """Fill ``out`` [N, channels, H, W] with depthwise(relu6(scale * hidden + shift), w2).
 
     Returns:
-        With ``partials`` the moments' rows; see ``hyperseg.kernels.maps``.
+        With ``partials`` rows of moments; see ``store_moments``.
     """
     n, fh, fw, _ = weights.shape
     height, width = out.shape[2:]

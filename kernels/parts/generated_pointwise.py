@@ -1,8 +1,8 @@
-"""A 1x1 level in one kernel, in Triton: the weights of its patches are generated in registers and used at once.
+"""A 1x1 decoder level in one kernel: the weights of its patches are generated in registers and applied at once.
 
-Of the small patches of the first levels each weight is used for a few pixels only, so that writing the weights to
-memory and reading them again costs more than using them. A program makes the weights of one output channel for a block
-of patches, by one product of signal and generator, and multiplies them into the patches' pixels.
+With the small patches of the first levels each weight is applied to a few pixels only, and writing the weights to
+memory and reading them back would cost more than applying them. A program generates the weights of one output channel
+for a block of patches, by one GEMM of signal and generator, and applies them to the patches' pixels.
 """
 
 import torch
@@ -21,8 +21,8 @@ CANDIDATES = {
     ]
 }
 
-MOST_PIXELS = 16  # of a patch
-MOST_WIDTH = 64  # signal channels of a group
+MOST_PIXELS = 16  # per patch
+MOST_WIDTH = 64  # signal channels per group
 
 
 @triton.jit
@@ -65,7 +65,7 @@ def _generated_pointwise_kernel(
     PREVIOUS: tl.constexpr,
     OUT: tl.constexpr,
     WIDTH: tl.constexpr,
-    ROWS: tl.constexpr,  # of a group: whole outputs
+    ROWS: tl.constexpr,  # per group: whole outputs
     PATCH_H: tl.constexpr,
     PATCH_W: tl.constexpr,
     RESIZED: tl.constexpr,
@@ -75,7 +75,7 @@ def _generated_pointwise_kernel(
     BLOCK_P: tl.constexpr,  # patches
     BLOCK_I: tl.constexpr,  # inputs
     BLOCK_K: tl.constexpr,  # signal channels
-    BLOCK_O: tl.constexpr,  # outputs, one after the other
+    BLOCK_O: tl.constexpr,  # outputs, computed one by one
 ):  # fmt: skip
     """out[p, o] = relu(bias[o] + sum over i of x[p, i] * sum over k of generator[o, i, k] * signal[patch of p, k])."""
     IN: tl.constexpr = 2 + SKIP + PREVIOUS
@@ -142,22 +142,22 @@ def _generated_pointwise_kernel(
 
 
 def fits(x: Tensor, previous: Tensor | None, signal: Tensor, generator: Tensor, groups: int, inputs: int) -> bool:
-    """Whether the groups of the generator hold whole outputs, and patches and groups are small enough."""
+    """Return whether the generator's groups hold whole outputs and patches and groups are small enough."""
     pixels = x.shape[2] // signal.shape[2] * (x.shape[3] // signal.shape[3])
     whole = generator.shape[0] // groups % inputs == 0
-    most = MOST_PIXELS // 4 if _scattered(x, previous) else MOST_PIXELS  # more addresses than registers
+    most = MOST_PIXELS // 4 if _scattered(x, previous) else MOST_PIXELS  # else the addresses take too many registers
     return whole and pixels <= most and generator.shape[1] <= MOST_WIDTH
 
 
 def _scattered(x: Tensor, previous: Tensor | None) -> bool:
-    """Whether channels do not lie side by side, so that each takes an address of its own."""
+    """Return whether channels are not contiguous, so that each needs an address of its own."""
     return x.stride(1) != 1 or (previous is not None and previous.stride(1) != 1)
 
 
 def generated_pointwise(
     x: Tensor, previous: Tensor | None, signal: Tensor, generator: Tensor, bias: Tensor, groups: int, out: Tensor
 ) -> None:
-    """Fill ``out`` [N, O, H, W] with relu(W (coordinates, x, previous resized to x) + bias), W made from the signal.
+    """Fill ``out`` [N, O, H, W] with relu(W (coordinates, x, previous resized to x) + bias), W from the signal.
 
     Args:
         signal: [N, C, fh, fw], from the first channel that the generator reads.

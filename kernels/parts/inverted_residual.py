@@ -14,7 +14,7 @@ from hyperseg.kernels.language import RELU6
 from hyperseg.kernels.parts.depthwise_bwd import depthwise_backward, depthwise_backward_weights
 from hyperseg.kernels.parts.depthwise_fwd import depthwise, depthwise_project
 from hyperseg.kernels.parts.maps import channels_last_map, hidden_map, unit_stride
-from hyperseg.kernels.parts.pointwise import Matrix, matrix_at, patch_outer, patch_pointwise
+from hyperseg.kernels.parts.pointwise import Matrix, matrix_at, patch_pointwise, patch_wgrad
 from hyperseg.kernels.parts.window_adjoints import windows_backward
 
 Norm = tuple[Tensor, Tensor]  # scale and shift, float32 [C]
@@ -127,7 +127,7 @@ def backward_steps(
     fh, fw = weights.shape[1:3]
     z1, z2 = hidden or recompute_hidden(block, x, weights, norm1)
     d_weights = torch.empty(weights.shape, dtype=weights.dtype, device=weights.device)
-    patch_outer(d3, z2, block.project, d_weights, norm=norm2)
+    patch_wgrad(d3, z2, block.project, d_weights, norm=norm2)
     d2 = torch.empty_like(z2)
     sums = patch_pointwise(d3, weights, block.project.transposed, d2, gate=(z2, *norm2), partials="sums")
     assert sums is not None
@@ -137,7 +137,7 @@ def backward_steps(
     sums = depthwise_backward(d2, weights, block.taps, z1, norm1, block.hidden, d1, block.halo, partials=True)
     assert sums is not None
     through_norm(0, d1, z1, sums)
-    patch_outer(d1, x, block.expand, d_weights, halo=block.own)
+    patch_wgrad(d1, x, block.expand, d_weights, halo=block.own)
     d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if not block.own:
         patch_pointwise(d1, weights, block.expand.transposed, d_x)

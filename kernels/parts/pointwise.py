@@ -1,4 +1,4 @@
-"""A product with a matrix for every patch, in Triton: 1x1 convolutions by generated weights, and their gradients."""
+"""Per-patch GEMM: 1x1 convolutions with generated weights, and the gradients of x and of the weights."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ from hyperseg.kernels.language import (
 )
 from hyperseg.kernels.launch import block, precision
 
-TENSOR_CORES = ("_patch_pointwise_kernel", "_patch_outer_kernel")
+TENSOR_CORES = ("_patch_pointwise_kernel", "_patch_wgrad_kernel")
 CANDIDATES = {
     "patch_pointwise": [
         {"BLOCK_M": m, "BLOCK_N": n, "BLOCKS_N": b, "num_warps": w}
@@ -44,7 +44,7 @@ CANDIDATES = {
 @triton.jit
 def _inputs(image, pixel, o_k, m_r, scale_ptr, shift_ptr, SKIP: tl.constexpr, strides, NORMALISED: tl.constexpr,
             WIDE: tl.constexpr):  # fmt: skip
-    """[pixels, inputs] of x."""
+    """Load [pixels, inputs] of x."""
     b_x = load_map(image, pixel, o_k, m_r, SKIP, strides, WIDE)
     if NORMALISED:
         b_x = normalised(b_x, o_k, SKIP, scale_ptr, shift_ptr).to(b_x.dtype)
@@ -56,7 +56,7 @@ def _previous(
     image, y, x, o_k, m_r, size, scale, strides,
     PREVIOUS: tl.constexpr, RESIZED: tl.constexpr, WIDE: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """[pixels, inputs] of the previous map, resized."""
+    """Load [pixels, inputs] of the previous map, resized."""
     if RESIZED:
         return load_resized(image, y, x, o_k, m_r, PREVIOUS, size[0], size[1], scale[0], scale[1], strides, WIDE).to(
             DTYPE
@@ -66,21 +66,21 @@ def _previous(
 
 @triton.jit
 def _weights(weights, first, o_k, o_w, m_o, stride_k, COUNT: tl.constexpr, DTYPE: tl.constexpr):
-    """[inputs, outputs] of a patch's matrix."""
+    """Load [inputs, outputs] of a patch's weights."""
     m = (o_k < COUNT)[:, None] & m_o[None, :]
     return tl.load(weights + (((first + o_k) * stride_k)[:, None] + o_w), mask=m, other=0.0).to(DTYPE)
 
 
 @triton.jit
 def _patch_pointwise_kernel(
-    x_ptr,  # [N, SKIP, height, width], any strides; with HALO or not, cut into grid_h x grid_w patches
+    x_ptr,  # [N, SKIP, height, width], any strides
     previous_ptr,  # [N, PREVIOUS, previous_h, previous_w], resized to height x width
-    weights_ptr,  # of a patch: weight (k, o) at k * stride_k + o * stride_o
+    weights_ptr,  # per patch: weight (k, o) at k * stride_k + o * stride_o
     bias_ptr,  # [OUT]
-    scale_ptr,  # with NORMALISED, [SKIP]: of x on its way in; with GATED, [OUT]: of z
+    scale_ptr,  # with NORMALISED [SKIP], applied to x; with GATED [OUT], applied to z
     shift_ptr,
-    z_ptr,  # with GATED, [N, OUT, ...] as out
-    out_ptr,  # [N, OUT, grid_h * patch_h, grid_w * patch_w]
+    z_ptr,  # with GATED, a map like out
+    out_ptr,  # [N, STORED, ...]
     partial_ptr,  # with MOMENTS float32 [programs, 3, OUT], with SUMS [programs, 2, OUT]
     size,  # (height, width)
     previous_size,
@@ -96,10 +96,10 @@ def _patch_pointwise_kernel(
     SKIP: tl.constexpr,
     PREVIOUS: tl.constexpr,
     OUT: tl.constexpr,
-    STORED: tl.constexpr,  # channels of out; those beyond OUT become 0
-    COORDINATES: tl.constexpr,  # two channels before x: where the pixel is
-    RESIZED: tl.constexpr,  # previous has another size than x
-    PATCH_H: tl.constexpr,  # of out: with HALO 2 more than that of x
+    STORED: tl.constexpr,  # channels of out; those after OUT become 0
+    COORDINATES: tl.constexpr,  # two channels before x: the pixel's coordinates
+    RESIZED: tl.constexpr,  # previous and x differ in size
+    PATCH_H: tl.constexpr,  # of out; with HALO 2 more than of x
     PATCH_W: tl.constexpr,
     HALO: tl.constexpr,
     NORMALISED: tl.constexpr,  # x becomes relu6(scale * x + shift)
@@ -110,12 +110,12 @@ def _patch_pointwise_kernel(
     SUMS: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDE: tl.constexpr,  # int64 addresses
-    OUTPUTS: tl.constexpr,  # of a program
+    OUTPUTS: tl.constexpr,  # per program
     BLOCK_M: tl.constexpr,  # pixels
     BLOCK_N: tl.constexpr,  # output channels
     BLOCK_K: tl.constexpr,  # input channels
 ):  # fmt: skip
-    """out[p, o] = sum over k of x[p, k] * weights[patch of p][k, o], and what happens to x before and to out after."""
+    """out[p, o] = sum over k of x[p, k] * weights[patch of p][k, o], with a prologue on x and an epilogue on out."""
     row = tl.program_id(0)
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     n, py, px, own_y, own_x, m_r = block_of_pixels(row, grid, PATCH_H, PATCH_W, BLOCK_M)
@@ -176,18 +176,18 @@ def _patch_pointwise_kernel(
                 store_sums(partial_ptr, row, b_out, b_z, m_r, o_o, OUT)
         if MOMENTS:
             store_moments(partial_ptr, row, b_out, m_r, o_o, OUT)
-        if STORED > OUT:  # not 0 already where an input is infinite
+        if STORED > OUT:  # an infinite input gives NaN there
             b_out = tl.where(m_o[None, :], b_out, 0.0)
         store_map(out, b_out, pixel_offset(out_y, out_x, out_strides, WIDE), o_o, m_r, STORED, out_strides, WIDE)
 
 
 @triton.jit
-def _patch_outer_kernel(
-    d_ptr,  # [N, OUT, grid_h * patch_h, grid_w * patch_w]
+def _patch_wgrad_kernel(
+    d_ptr,  # [N, OUT, ...]
     x_ptr,  # [N, IN, height, width]
     scale_ptr,
     shift_ptr,
-    out_ptr,  # [N, grid_h, grid_w, P] contiguous; (k, o) of a patch at k * stride_k + o * stride_o
+    out_ptr,  # [N, fh, fw, P], contiguous; weight (k, o) of a patch at k * stride_k + o * stride_o
     size,  # (height, width)
     grid,
     parameters,
@@ -207,7 +207,7 @@ def _patch_outer_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """out[patch][k, o] = sum over the pixels p of the patch of x[p, k] * d[p, o]; in order, so always the same bits."""
+    """out[patch][k, o] = sum over the pixels p of the patch of x[p, k] * d[p, o], in order."""
     patch = tl.program_id(0)
     n, py, px = place(patch, grid)
     o_k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -224,7 +224,7 @@ def _patch_outer_kernel(
             b_x = normalised(b_x, o_k, IN, scale_ptr, shift_ptr).to(x_ptr.dtype.element_ty)
         pixel = pixel_offset(py * PATCH_H + y, px * PATCH_W + x, d_strides, WIDE)
         b_d = load_map(base(d_ptr, n, d_strides[0]), pixel, o_o, m_r, OUT, d_strides, WIDE)
-        # Rows beyond the patch: d is 0 there, which x, normalised, need not be.
+        # Rows after the patch: d is 0 there; x, normalised, may not be.
         b_out = tl.dot(tl.trans(b_d), b_x.to(b_d.dtype), b_out, input_precision=PRECISION)
     at = base(out_ptr, patch, parameters) + ((o_o * stride_o)[:, None] + (o_k * stride_k)[None, :])
     tl.store(at, b_out.to(out_ptr.dtype.element_ty), mask=(o_o < OUT)[:, None] & (o_k < IN)[None, :])
@@ -232,7 +232,7 @@ def _patch_outer_kernel(
 
 @dataclass(frozen=True)
 class Matrix:
-    """Where the matrix of a patch lies among its parameters: weight (k, o) at first + k * stride_k + o * stride_o."""
+    """Position of a matrix among a patch's parameters: weight (k, o) is at first + k * stride_k + o * stride_o."""
 
     first: int
     outputs: int
@@ -246,7 +246,7 @@ class Matrix:
 
 
 def matrix_at(first: int, outputs: int, inputs: int) -> Matrix:
-    """A row of inputs for each output, one after the other."""
+    """Return the matrix [outputs, inputs], row-major, that starts at parameter ``first``."""
     return Matrix(first, outputs, inputs, 1, inputs)
 
 
@@ -265,19 +265,19 @@ def patch_pointwise(
     gate: tuple[Tensor, Tensor, Tensor] | None = None,
     partials: str = "",
 ) -> Tensor | None:
-    """Fill ``out`` with x (behind coordinates, before previous) times each patch's matrix.
+    """Fill ``out`` with the GEMM of (coordinates, x, previous) and each patch's matrix.
 
     Args:
-        x: [N, C, H, W], of which the first channels are read; with ``norm`` (scale, shift) it becomes
-            relu6(scale * x + shift) on its way in.
-        weights: [N, fh, fw, P] with parameters side by side.
+        x: [N, C, H, W], of which the first channels are read; with ``norm`` (scale, shift) relu6(scale * x + shift)
+            is read instead.
+        weights: [N, fh, fw, P] with contiguous parameters.
         out: [N, at least outputs, H', W'], a map of the same grid; with ``halo`` a window map. Spare channels become 0.
         previous: [N, D, h, w], resized to x.
-        gate: (z, scale, shift): out becomes 0 where relu6(scale * z + shift) is flat; z is as out.
-        partials: ``"moments"`` of out, or ``"sums"`` of out and out * z; see ``hyperseg.kernels.maps``.
+        gate: (z, scale, shift): out becomes 0 where relu6(scale * z + shift) is flat; z is a map like out.
+        partials: ``"moments"`` of out, or ``"sums"`` of out and out * z; see ``hyperseg.kernels.language``.
 
     Returns:
-        The partial sums, float32 [programs, 3 or 2, outputs], if any were asked for.
+        The partial sums, float32 [programs, 3 or 2, outputs], or None without ``partials``.
     """
     n, fh, fw, _ = weights.shape
     patch_h, patch_w = out.shape[2] // fh, out.shape[3] // fw
@@ -323,7 +323,7 @@ def patch_pointwise(
     return found
 
 
-def patch_outer(
+def patch_wgrad(
     d: Tensor,
     x: Tensor,
     matrix: Matrix,
@@ -332,11 +332,11 @@ def patch_outer(
     halo: bool = False,
     norm: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    """Fill the gradient of a matrix: for each patch the sum over its pixels of d [outputs] times x [inputs].
+    """Fill the gradient of each patch's matrix: the sum over the patch's pixels of d [outputs] times x [inputs].
 
     Args:
         d: [N, outputs, H', W'], a map, or with ``halo`` a window map.
-        x: [N, inputs, H, W]; with ``norm`` (scale, shift) taken as relu6(scale * x + shift).
+        x: [N, inputs, H, W]; with ``norm`` (scale, shift) relu6(scale * x + shift) is read instead.
         d_weights: [N, fh, fw, P], contiguous.
     """
     n, fh, fw, parameters = d_weights.shape
@@ -347,11 +347,11 @@ def patch_outer(
         "num_warps": 4,
         "num_stages": 2,
     }
-    chosen = launch.options("patch_outer", x, default, outputs=matrix.outputs, inputs=matrix.inputs)
+    chosen = launch.options("patch_wgrad", x, default, outputs=matrix.outputs, inputs=matrix.inputs)
     scale, shift = norm or (x, x)
     grid = (n * fh * fw, triton.cdiv(matrix.inputs, chosen["BLOCK_K"]), triton.cdiv(matrix.outputs, chosen["BLOCK_N"]))
     with torch.cuda.device_of(x):
-        _patch_outer_kernel[grid](
+        _patch_wgrad_kernel[grid](
             d, x, scale, shift, d_weights[..., matrix.first :],
             tuple(x.shape[2:]), (fh, fw), parameters,
             d.stride(), x.stride(), matrix.stride_k, matrix.stride_o,
@@ -374,7 +374,7 @@ def _options(x: Tensor, previous: Tensor | None, outputs: int, pixels: int, **ki
     default = {
         "BLOCK_M": block(pixels, 16, 128 if x.dtype.itemsize == 2 else 64),
         "BLOCK_N": block(outputs, 16, 16 if many else 32),
-        "BLOCKS_N": 8 if many else 1,  # few pixels: more programs, as each patch's weights are read once
+        "BLOCKS_N": 8 if many else 1,  # few pixels: more programs, each patch's weights are read once anyway
         "BLOCK_K": block(inputs, 16, 32 if x.dtype.itemsize == 2 else 16),
         "num_warps": 2 if pixels <= 16 and inputs <= 32 else 4,
         "num_stages": 2,

@@ -25,13 +25,13 @@ def test_candidates_compile_and_fit(operator: str):
     candidates, tried, spilled = tuning.candidates(), set(), 0
     for call in (call for call in calls.recorded(NETWORK) if call.operator == operator):
         arguments = calls.arguments(call, torch.float16)
-        with compiling(ARCHITECTURE), launch.asked() as questions:
+        with compiling(ARCHITECTURE), launch.lookups() as lookups:
             function(*arguments)
-        for line, question in questions.items():
+        for line, lookup in lookups.items():
             if line in tried:
                 continue
             tried.add(line)
-            for options in candidates.get(question.kernel, []):
+            for options in candidates.get(lookup.kernel, []):
                 with launch.forced(line, options), compiling(ARCHITECTURE) as launches:
                     function(*arguments)
                 of_line = [found for found in launches if found.line == line]

@@ -53,7 +53,7 @@ def compiling(arch: int) -> Iterator[list[Launch]]:
 
     def compile_only(self, *args, grid, warmup, **options):
         kernel = run(self, *args, grid=grid, warmup=True, **options)
-        found.append(Launch(kernel, next(reversed(asked), "")))
+        found.append(Launch(kernel, next(reversed(lookups), "")))
         return kernel
 
     config = triton.runtime.driver
@@ -63,7 +63,7 @@ def compiling(arch: int) -> Iterator[list[Launch]]:
         with (
             mock.patch.object(JITFunction, "run", compile_only),
             mock.patch.object(launch, "architecture", return_value=arch),
-            launch.asked() as asked,
+            launch.lookups() as lookups,
         ):
             yield found
     finally:
