@@ -1,4 +1,4 @@
-"""The calls recorded without computing are those that a network makes: the same shapes, memory formats and settings."""
+"""Calls recorded on the meta device equal those of a network that computes: shapes, memory formats and settings."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every launch option that ``bench/tune.py`` would try, compiled: what does not compile would only show on a GPU."""
+"""Compile every launch option that ``bench/tune.py`` would try; without this, errors only show on a GPU."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ OPERATORS = [name for name in BACKENDS["triton"].supported if name != "decoder_l
 @pytest.mark.slow
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_candidates_compile_and_fit(operator: str):
-    """Those that spill may be tried, and lose; those that a GPU cannot hold are of no use to anybody."""
+    """Candidates may spill, and lose; they must fit a GPU's shared memory."""
     function = BACKENDS["triton"].supported[operator]
     candidates, tried, spilled = tuning.candidates(), set(), 0
     for call in (call for call in calls.recorded(NETWORK) if call.operator == operator):

@@ -1,7 +1,7 @@
-"""The CUDA kernels of the built extension, for every architecture that it was built for: their machine code is read.
+"""Read the machine code of the built extension's CUDA kernels, for every architecture that it was built for.
 
-No kernel uses the stack or spills; none takes more registers than ``cuda_budgets.json`` says; those that are meant for
-tensor cores have their instructions.
+No kernel uses the stack or spills, none exceeds its registers in ``cuda_budgets.json``, and kernels meant for tensor
+cores have MMA instructions.
 """
 
 import json
@@ -10,7 +10,7 @@ import pytest
 
 from tools.gate import extension, loops
 
-SLACK = 8  # registers: ptxas gives them out in eights, and a release moves a kernel by one such step
+SLACK = 8  # registers: ptxas allocates them in steps of 8, and a release moves a kernel by one step
 RECORD = "If that is meant: build for 8.0, 9.0 and 10.0, then `python -m tools.gate.extension --write`."
 BUDGETS = json.loads(extension.BUDGETS.read_text())
 
@@ -39,10 +39,10 @@ def test_registers_are_within_budget():
 
 @built
 def test_tensor_cores_are_used():
-    """By kernels that are meant for them, for half types, on the first architecture: disassembling takes its time."""
+    """For float16 and bfloat16, and only the first architecture, as disassembling is slow."""
     meant = {name for name, budget in BUDGETS.items() if budget["tensor_cores"]}
     functions = extension.functions(extension.first_architecture())
-    instances = {name: code for name, code in functions.items() if extension.of_half_type(name)}
+    instances = {name: code for name, code in functions.items() if extension.is_16_bit(name)}
     instances = {name: code for name, code in instances.items() if extension.plain(name) in meant}
     assert set(map(extension.plain, instances)) == meant
     without = [f"{extension.plain(name)} ({name})" for name, code in instances.items() if "HMMA" not in code]

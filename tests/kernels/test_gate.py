@@ -1,7 +1,7 @@
-"""Every Triton kernel as the networks launch it, compiled for GPUs that need not be here, and its machine code read.
+"""Compile every Triton kernel as the networks launch it, for GPUs that need not be present, and read its machine code.
 
-No kernel uses the stack or spills; those that are meant for tensor cores use them; none needs more registers or shared
-memory than `budgets.json` says. An operator joins by being registered.
+No kernel uses the stack or spills, kernels meant for tensor cores use them, and none needs more registers or shared
+memory than `budgets.json` allows. Registered operators are included automatically.
 """
 
 import itertools
@@ -43,7 +43,7 @@ def test_kernels_fit_the_gpu(operator: str, network: str, dtype: torch.dtype, ar
 
 
 def test_every_budget_is_of_a_kernel():
-    """The file names what it limits: a renamed kernel takes its budget along."""
+    """A renamed kernel keeps its budget under the new name; no entry is stale."""
     sources = "".join(path.read_text() for path in budgets.SOURCES)
     unknown = [name for name in budgets.read() if f"def {name}(" not in sources]
     assert not unknown, "run python -m tools.gate.budgets --write"

@@ -1,4 +1,4 @@
-"""The gate can fail: kernels made to spill, to avoid tensor cores and to exceed a budget are reported."""
+"""The gate can fail: kernels that spill, avoid tensor cores or exceed a budget are reported."""
 
 import json
 import os
@@ -22,8 +22,8 @@ architectures = pytest.mark.parametrize("arch", ARCHITECTURES)
 
 
 @triton.jit
-def _product_kernel(x_ptr, y_ptr, out_ptr, K, SIZE: tl.constexpr, DOT: tl.constexpr):
-    """A product of square tiles, by tensor cores or by sums of products."""
+def _gemm_kernel(x_ptr, y_ptr, out_ptr, K, SIZE: tl.constexpr, DOT: tl.constexpr):
+    """GEMM of square tiles, by tensor cores or by multiply and sum."""
     o = tl.arange(0, SIZE)
     total = tl.zeros((SIZE, SIZE), tl.float32)
     for k in range(0, K, SIZE):
@@ -46,23 +46,23 @@ def _iterate_kernel(x_ptr, n, SIZE: tl.constexpr):
     tl.store(x_ptr + o, x)
 
 
-def product(arch: int, dot: bool) -> Built:
+def gemm(arch: int, dot: bool) -> Built:
     x, y = torch.empty(16, 64, dtype=torch.float16), torch.empty(64, 16, dtype=torch.float16)
     with compiling(arch) as compiled:
-        _product_kernel[(1,)](x, y, torch.empty(16, 16), 64, SIZE=16, DOT=dot, **FUSION)
-    return Built("_product_kernel", arch, usage(compiled[0].kernel), tensor_cores=True)
+        _gemm_kernel[(1,)](x, y, torch.empty(16, 16), 64, SIZE=16, DOT=dot, **FUSION)
+    return Built("_gemm_kernel", arch, usage(compiled[0].kernel), tensor_cores=True)
 
 
 @architectures
 def test_a_sound_kernel_passes(arch: int):
-    built = product(arch, dot=True)
+    built = gemm(arch, dot=True)
     assert built.usage.tensor_core
     assert not built.problems
 
 
 @architectures
 def test_spilling_is_reported(arch: int):
-    """256 values a thread, all of them needed in every round of a loop."""
+    """256 values per thread, all of them live in every round of a loop."""
     with compiling(arch) as compiled:
         _iterate_kernel[(1,)](torch.empty(2**13), 1000, SIZE=2**13, num_warps=1, **FUSION)
     built = Built("_iterate_kernel", arch, usage(compiled[0].kernel), tensor_cores=False)
@@ -72,12 +72,12 @@ def test_spilling_is_reported(arch: int):
 
 @architectures
 def test_missing_tensor_cores_are_reported(arch: int):
-    built = product(arch, dot=False)
-    assert built.problems == [f"_product_kernel for sm_{arch} has no tensor-core instruction"]
+    built = gemm(arch, dot=False)
+    assert built.problems == [f"_gemm_kernel for sm_{arch} has no tensor-core instruction"]
 
 
 def test_budgets_are_enforced():
-    built = product(90, dot=True)
+    built = gemm(90, dot=True)
     need = {"registers": built.usage.registers, "shared": built.usage.shared}
     assert not built.excess({built.name: need})
     slack = budgets.SLACK["registers"]
@@ -92,7 +92,7 @@ def test_a_launch_is_compiled_as_in_production():
 
     def launch(inner: int) -> None:
         x, y = torch.empty(16, inner, dtype=torch.float16), torch.empty(inner, 16, dtype=torch.float16)
-        _product_kernel[(1,)](x, y, torch.empty(16, 16), inner, SIZE=16, DOT=True, **FUSION)
+        _gemm_kernel[(1,)](x, y, torch.empty(16, 16), inner, SIZE=16, DOT=True, **FUSION)
 
     with compiling(90) as compiled:
         for inner in (64, 128, 40):

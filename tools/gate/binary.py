@@ -1,4 +1,4 @@
-"""What a compiled kernel needs of a GPU: its resources by the tool that comes with Triton, its products by its PTX."""
+"""Resources of a compiled kernel: registers, memory and stack from Triton's cuobjdump, MMA instructions from PTX."""
 
 import functools
 import re
@@ -12,19 +12,19 @@ from triton.compiler import CompiledKernel
 
 TOOL = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
-# Of a warp, of four (sm_90), of tensor memory (sm_100). Each is an instruction of the machine and never emulated, and a
-# disassembler takes longer to start than all else here.
+# MMA of a warp, of four warps (sm_90), of tensor memory (sm_100). Each PTX instruction is one of the machine, never
+# emulated; starting a disassembler would take longer than everything else here.
 _MMA = re.compile(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b")
 
 
 @dataclass(frozen=True)
 class Usage:
-    """``registers`` a thread; ``shared`` bytes a block; ``stack`` bytes a thread, spilled registers among them."""
+    """Registers per thread, bytes of shared memory per block, bytes of stack per thread (spills included)."""
 
     registers: int
     shared: int
     stack: int
-    tensor_core: int  # instructions
+    tensor_core: int  # MMA instructions
 
 
 def usage(kernel: CompiledKernel) -> Usage:
@@ -43,7 +43,7 @@ def _usage(hash_: str, shared: int, cubin: bytes, ptx: str) -> Usage:
         raise RuntimeError(f"unexpected output of {TOOL.name}:\n{printed[:2000]}")
     return Usage(
         registers=int(found["REG"]),
-        shared=shared + int(found["SHARED"]),  # Triton's is dynamic, ptxas adds its own
+        shared=shared + int(found["SHARED"]),  # Triton's is dynamic; ptxas adds static shared memory
         stack=int(found["STACK"]) + int(found["LOCAL"]),
         tensor_core=len(_MMA.findall(ptx)),
     )

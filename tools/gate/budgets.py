@@ -1,9 +1,9 @@
-"""What each kernel may need of a GPU, and the command that records what it needs now.
+"""Budgets of the Triton kernels: registers and shared memory, checked and recorded.
 
     python -m tools.gate.budgets --write
 
 compiles every kernel of the Triton backend at every shape, dtype and architecture of the gate, and rewrites
-``budgets.json`` for the installed version of Triton. A budget that grew is to be explained in the commit.
+``budgets.json`` for the installed version of Triton. A commit that raises a budget says why.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from tools.gate.capture import ARCHITECTURES, Launch, compiling
 FILE = Path(__file__).with_name("budgets.json")
 SOURCES = sorted((FILE.parents[2] / "kernels").rglob("*.py"))
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-# For every change: one network, and of the other version what differs there; for the rest there is `make gate`.
+# `make test` compiles one network, and of a network of the other version the operators that differ.
 QUICK = {
     "hyperseg-m-cityscapes": tuple(BACKENDS["triton"].supported),
     "hyperseg-l-voc": ("decoder_level", "mbconv", "patch_inverted_residual_batch_norm_backward"),
@@ -40,12 +40,12 @@ QUICK = {
 
 
 def is_quick(operator: str, network: str, dtype: torch.dtype, arch: int) -> bool:
-    """Whether ``make test`` compiles it."""
+    """Return whether ``make test`` compiles this case."""
     return (dtype, arch) == (torch.float16, 90) and operator in QUICK.get(network, ())
 
 
-# ptxas gives out registers in eights, and a patch release moves a kernel by one such step. A kilobyte is what sm_90 and
-# later keep for themselves where a kernel has barriers of its own.
+# ptxas allocates registers in steps of 8, and a patch release moves a kernel by one step. sm_90 and later reserve 1 KiB
+# of shared memory for a kernel with barriers of its own.
 SLACK = {"registers": 8, "shared": 1024}
 
 
@@ -56,12 +56,12 @@ class Built:
     name: str
     arch: int
     usage: Usage
-    tensor_cores: bool  # it has to use them
-    line: str = ""  # of launchers' tables
+    tensor_cores: bool  # required
+    line: str = ""  # table key of the launch
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong with it whatever its budget."""
+        """Return its faults that no budget allows."""
         found = []
         if self.usage.stack:
             found.append(f"uses or spills {self.usage.stack} bytes of stack")
@@ -70,7 +70,7 @@ class Built:
         return [f"{self.name} for sm_{self.arch} {problem}" for problem in found]
 
     def excess(self, budgets: dict[str, dict[str, int]]) -> list[str]:
-        """Where it needs more than its budget."""
+        """Return the resources of which it needs more than its budget."""
         if self.name not in budgets:
             return [f"{self.name} has no budget: run python -m tools.gate.budgets --write"]
         return [
@@ -81,10 +81,12 @@ class Built:
 
 
 def build(operator: str, network: str, dtype: torch.dtype, arch: int) -> list[Built]:
-    """Every kernel that this operator launches for this network, once for each line of launchers' tables."""
-    half = dtype != torch.float32
+    """Compile every kernel that this operator launches for this network, once per table key."""
+    is_16_bit = dtype != torch.float32
     once = {(id(launch.kernel), launch.line): launch for launch in compiled(operator, network, dtype, arch)}
-    return [Built(k.name, arch, usage(k), half and k.name in tensor_core_kernels(), line) for k, line in once.values()]
+    return [
+        Built(k.name, arch, usage(k), is_16_bit and k.name in tensor_core_kernels(), line) for k, line in once.values()
+    ]
 
 
 def compiled(operator: str, network: str, dtype: torch.dtype, arch: int) -> list[Launch]:
@@ -97,7 +99,7 @@ def compiled(operator: str, network: str, dtype: torch.dtype, arch: int) -> list
 
 
 def without_stack(operator: str, network: str, dtype: torch.dtype, arch: int, line: str, registers: int) -> int | None:
-    """The fewest registers, above these, with which no launch of this line uses the stack; None if there are none."""
+    """Return the fewest registers, above these, with which no launch of this key uses the stack, or None."""
     for most in range(registers // 8 * 8 + 8, 255, 8):
         with forced(line, {"maxnreg": most}):
             launches = compiled(operator, network, dtype, arch)
@@ -108,19 +110,19 @@ def without_stack(operator: str, network: str, dtype: torch.dtype, arch: int, li
 
 @functools.cache
 def tensor_core_kernels() -> frozenset[str]:
-    """The kernels that their modules say multiply half types on tensor cores."""
+    """Return the kernels whose modules list them in TENSOR_CORES, for float16 and bfloat16."""
     return frozenset(name for module in modules() for name in getattr(module, "TENSOR_CORES", ()))
 
 
 def read(path: Path = FILE) -> dict[str, dict[str, int]]:
-    """The budgets for the installed Triton; of a kernel without one, the most that it needs with another version."""
+    """Return the budgets for the installed Triton; for a kernel without one, the largest of the other versions."""
     document = json.loads(path.read_text())
     others = largest((name, need) for kernels in document.values() for name, need in kernels.items())
     return others | document.get(version(), {})
 
 
 def largest(needs: Iterable[tuple[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
-    """The most that any launch of a kernel needs."""
+    """Return the largest need of any launch, by kernel."""
     found: dict[str, dict[str, int]] = {}
     for name, need in needs:
         most = found.setdefault(name, dict.fromkeys(SLACK, 0))
@@ -133,14 +135,14 @@ Case = tuple[str, str, torch.dtype, int]  # operator, network, dtype, architectu
 
 
 def cases(operators: list[str], quick: bool) -> list[Case]:
-    """What of these operators is compiled, one network after the other."""
+    """Return the cases of these operators, network by network."""
     every = itertools.product(VARIANTS, ARCHITECTURES, DTYPES, operators)
     found = [(operator, network, dtype, arch) for network, arch, dtype, operator in every]
     return [case for case in found if is_quick(*case)] if quick else found
 
 
 class Found(NamedTuple):
-    """Of one case: what each kernel needs, what is wrong, and lines of ``registers.json`` that help."""
+    """Needs, faults, and entries of ``registers.json`` that would mend them, of one case."""
 
     needs: list[tuple[str, dict[str, int]]]
     problems: list[str]
@@ -159,10 +161,10 @@ def examine(case: Case) -> Found:
 
 
 def write(operators: list[str], quick: bool, jobs: int) -> list[str]:
-    """Record these operators for the installed Triton, and return what is wrong with them.
+    """Record the needs of these operators with the installed Triton, and return their faults.
 
-    Kernels that are gone are forgotten when everything was compiled. What is compiled stays in Triton's cache: after an
-    interruption the same command goes on.
+    Removed kernels are dropped if everything was compiled. Compiled kernels stay in Triton's cache: after an
+    interruption the same command continues.
     """
     document = json.loads(FILE.read_text()) if FILE.is_file() else {}
     everything = not quick and set(operators) == set(BACKENDS["triton"].supported)
@@ -188,7 +190,7 @@ def write(operators: list[str], quick: bool, jobs: int) -> list[str]:
 
 
 def record_registers(limits: dict[str, dict[str, int]]) -> None:
-    """Add these lines, by architecture, to what launchers give kernels that would spill."""
+    """Add these register limits, by architecture and table key, to ``registers.json``."""
     document = json.loads(REGISTERS.read_text()) if REGISTERS.is_file() else {}
     mine = document.setdefault(version(), {})
     for arch, lines in limits.items():
@@ -205,7 +207,7 @@ def main() -> None:
     known = list(BACKENDS["triton"].supported)
     parser = argparse.ArgumentParser(prog="python -m tools.gate.budgets", description=__doc__)
     parser.add_argument("--write", action="store_true", required=True, help="rewrite budgets.json")
-    parser.add_argument("--quick", action="store_true", help="only what `make test` compiles; budgets can but grow")
+    parser.add_argument("--quick", action="store_true", help="only what `make test` compiles; budgets only grow")
     parser.add_argument("--op", nargs="+", default=known, choices=known, metavar="NAME", help="only these operators")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compile this many cases at once (all cores)")
     args = parser.parse_args()

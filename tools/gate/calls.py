@@ -1,4 +1,4 @@
-"""The calls that the networks make to our operators at their published sizes, recorded without computing anything."""
+"""Record the operator calls of the networks at their published sizes, on the meta device."""
 
 import copy
 import functools
@@ -17,7 +17,7 @@ CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.conv2d.defaul
 
 
 class LikeCuda(Recorder):
-    """Also lays out what convolutions return as cuDNN does: the meta device forgets channels-last memory."""
+    """Give outputs of convolutions cuDNN's memory format: the meta device loses channels-last memory."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = super().__torch_dispatch__(func, types, args, kwargs)
@@ -28,7 +28,7 @@ class LikeCuda(Recorder):
 
 @functools.cache
 def recorded(network: str) -> tuple[Call, ...]:
-    """Of inference on one frame, of training steps on two, and of the block inside each level; on the meta device."""
+    """Return the calls of inference on one frame, of training steps on two, and of the block inside each level."""
     with torch.device("meta"):
         model = hyperseg.create_model(network)
     calls = [*_inference(model), *_training(model)]
@@ -39,7 +39,7 @@ def recorded(network: str) -> tuple[Call, ...]:
 
 
 def _inference(model) -> list[Call]:
-    """As the engine runs it: folded, fused, channels-last."""
+    """Record the network as the engine runs it: folded, fused, channels-last."""
     frames = torch.empty(1, *model.config.resolution, 3, device="meta", dtype=torch.uint8)
     return folded_calls(FoldedNetwork(model, fuse=True, generate_ahead=True), frames)
 
@@ -52,7 +52,7 @@ def folded_calls(folded: FoldedNetwork, frames: Tensor) -> list[Call]:
 
 
 def _training(model) -> list[Call]:
-    """With batch statistics, then with frozen norms."""
+    """Record training with batch statistics, then with frozen norms."""
     images = torch.empty(2, 3, *model.config.resolution, device="meta")
     labels = torch.empty(2, *model.config.resolution, device="meta", dtype=torch.int64)
     with torch.enable_grad(), LikeCuda() as recorder:
@@ -63,7 +63,7 @@ def _training(model) -> list[Call]:
 
 
 def arguments(call: Call, dtype: torch.dtype) -> tuple:
-    """Those of a recorded call in memory of the CPU that nothing has touched, floating-point ones in this type."""
+    """Return a recorded call's arguments in uninitialised CPU memory, floating-point ones in this dtype."""
     kept = PRECISE.get(call.operator, ())
 
     def allocate(t: Tensor, precise: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""Compile what launchers launch, for a GPU that need not be here: Triton's driver and launch are replaced."""
+"""Compile the kernels that launchers launch, for a GPU that need not be present: driver and launch are replaced."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,18 +14,18 @@ from triton.runtime.jit import JITFunction
 from hyperseg.kernels import launch
 
 ARCHITECTURES = (80, 90, 100)
-SHARED = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes of shared memory that a block may have
+SHARED = {80: 166_912, 90: 232_448, 100: 232_448}  # most bytes of shared memory per block
 
 
 class Launch(NamedTuple):
-    """A kernel compiled for a launch, and the line of tables that the launcher asked for before it."""
+    """A kernel compiled for a launch, and the table key that its launcher looked up before."""
 
     kernel: CompiledKernel
     line: str
 
 
 class StandIn:
-    """The driver of a GPU of this compute capability, as far as compiling asks it anything."""
+    """The driver of a GPU of this compute capability, as far as compiling needs one."""
 
     def __init__(self, arch: int):
         self.arch = arch
@@ -35,7 +35,7 @@ class StandIn:
         return GPUTarget("cuda", self.arch, 32)
 
     def get_current_device(self) -> int:
-        """Triton keeps what it compiled by device: each architecture is one, and none has the number of a real one."""
+        """Triton caches compiled kernels by device: each architecture is one, with the number of no real device."""
         return self.arch
 
     def get_current_stream(self, device: int) -> int:
@@ -46,8 +46,8 @@ class StandIn:
 def compiling(arch: int) -> Iterator[list[Launch]]:
     """Inside, a launch on CPU tensors compiles its kernel for ``arch``, adds it to the list and runs nothing.
 
-    Types, constants, specialisation on divisibility and options are those of the launch: a tensor on the CPU is aligned
-    as one on a GPU is.
+    Types, constants, specialisation on divisibility and options are those of the launch: CPU tensors are aligned like
+    GPU tensors.
     """
     run, found = JITFunction.run, []
 

@@ -1,10 +1,10 @@
-"""The CUDA kernels in the built extension, read by cuobjdump.
+"""Resources of the CUDA kernels in the built extension, read by cuobjdump.
 
     TORCH_CUDA_ARCH_LIST="8.0;9.0;10.0" python setup.py build_ext
     python -m tools.gate.extension --write
 
 records the most registers that any instance of a kernel takes on any of these architectures, and whether it has
-instructions of tensor cores, in ``cuda_budgets.json``. A budget that grew is to be explained in the commit.
+tensor-core instructions, in ``cuda_budgets.json``. A commit that raises a budget says why.
 """
 
 import argparse
@@ -18,22 +18,22 @@ from pathlib import Path
 from hyperseg.ops.backends import native
 
 BUDGETS = Path(__file__).with_name("cuda_budgets.json")
-ARCHITECTURES = ("sm_80", "sm_90", "sm_100")  # that budgets are the most of
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")  # budgets are the maximum over these
 _LENGTH = re.compile(r"L?(\d+)")  # of the name that follows it in a mangled name
 
 
 def missing() -> str | None:
-    """Why there is nothing to read here."""
-    module, sentence = native.extension()
+    """Return why there are no CUDA kernels to read, or None."""
+    module, message = native.extension()
     if module is None:
-        return sentence
+        return message
     if not module.cuda_version or native.emulated():
         return "the extension was built without CUDA kernels"
     return None if _tool() else "there is no cuobjdump: install a CUDA toolkit or Triton"
 
 
 def _tool() -> str | None:
-    """Of a CUDA toolkit, or what Triton brings along."""
+    """Return the cuobjdump of a CUDA toolkit, or that of Triton."""
     if found := shutil.which("cuobjdump"):
         return found
     try:
@@ -45,15 +45,15 @@ def _tool() -> str | None:
 
 
 def dump(*options: str) -> str:
-    if sentence := missing():
-        raise RuntimeError(sentence)
+    if message := missing():
+        raise RuntimeError(message)
     command = [_tool(), *options, native.extension()[0].__file__]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @functools.cache
 def kernels() -> dict[tuple[str, str], tuple[int, int]]:
-    """(registers, bytes of stack) by (architecture, mangled name)."""
+    """Return (registers, bytes of stack) by (architecture, mangled name)."""
     found, arch, name = {}, "", ""
     for line in dump("--dump-resource-usage").splitlines():
         if match := re.match(r"arch = (\w+)", line):
@@ -70,13 +70,13 @@ def first_architecture() -> str:
 
 
 def functions(arch: str) -> dict[str, str]:
-    """The machine code of every kernel for this architecture, by mangled name."""
+    """Return the machine code of every kernel for this architecture, by mangled name."""
     texts = re.split(r"^\s*Function : ", dump("-sass", "-arch", arch), flags=re.MULTILINE)[1:]
     return {text.split(maxsplit=1)[0]: text for text in texts}
 
 
 def plain(mangled: str) -> str:
-    """A kernel's name in the sources: the last of the names that its mangled name lists behind ``_ZN``."""
+    """Return a kernel's name in the sources: the last of the names after ``_ZN`` in its mangled name."""
     name, rest = "", mangled.removeprefix("_ZN")
     while match := _LENGTH.match(rest):
         end = match.end() + int(match[1])
@@ -85,13 +85,13 @@ def plain(mangled: str) -> str:
     return name
 
 
-def of_half_type(mangled: str) -> bool:
-    """Whether an instance of a kernel is for float16 or bfloat16."""
+def is_16_bit(mangled: str) -> bool:
+    """Return whether an instance of a kernel is for float16 or bfloat16."""
     return "__half" in mangled or "__nv_bfloat16" in mangled
 
 
 def most_registers() -> dict[str, int]:
-    """By kernel, of all its instances on all architectures."""
+    """Return the most registers by kernel, over all its instances and architectures."""
     most: dict[str, int] = {}
     for (_, mangled), (registers, _) in kernels().items():
         most[plain(mangled)] = max(registers, most.get(plain(mangled), 0))
@@ -102,15 +102,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.gate.extension", description=__doc__)
     parser.add_argument("--write", action="store_true", required=True, help=f"rewrite {BUDGETS.name}")
     parser.parse_args()
-    if sentence := missing():
-        parser.error(sentence)
+    if message := missing():
+        parser.error(message)
     built = {arch for arch, _ in kernels()}
     if not set(ARCHITECTURES) <= built:
         parser.error(f"budgets are for {', '.join(ARCHITECTURES)}; the extension was built for {', '.join(built)}")
     code = functions(first_architecture())
-    products = {plain(name) for name, text in code.items() if of_half_type(name) and "HMMA" in text}
+    with_mma = {plain(name) for name, text in code.items() if is_16_bit(name) and "HMMA" in text}
     budgets = {
-        name: {"registers": registers, "tensor_cores": name in products}
+        name: {"registers": registers, "tensor_cores": name in with_mma}
         for name, registers in sorted(most_registers().items())
     }
     BUDGETS.write_text(json.dumps(budgets, indent=2) + "\n")

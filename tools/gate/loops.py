@@ -1,10 +1,10 @@
-"""How many instructions the loops of compiled kernels have: what an estimate of a kernel's time multiplies.
+"""Count the instructions in the loops of compiled CUDA kernels, for estimates of their time.
 
     python -m tools.gate.loops inverted_residual_mma half Li16ELi3E
 
-prints, for every kernel of the built extension whose mangled name holds all these words, its length and its loops:
-where it begins, its nesting, its instructions and what they are mostly. A loop's instructions count those of the loops
-inside it once. How often each runs, and which branches of it, is for the reader to say: see docs/kernels/cuda.md.
+prints, for every kernel of the built extension whose mangled name contains all these words, its length and its loops:
+start address, nesting, instruction count and the most frequent instructions. A loop's count includes the loops inside
+it once. Trip counts and taken branches are for the reader to supply: see docs/kernels/cuda.md.
 """
 
 import argparse
@@ -20,7 +20,7 @@ _TARGET = re.compile(r"0x([0-9a-f]+)")
 
 @dataclass(frozen=True)
 class Loop:
-    """From ``first`` to ``last``, addresses of instructions, inside ``depth`` other loops."""
+    """A loop from instruction address ``first`` to ``last``, inside ``depth`` other loops."""
 
     first: int
     last: int
@@ -29,7 +29,7 @@ class Loop:
 
 
 def loops(code: str) -> tuple[int, list[Loop]]:
-    """A kernel's number of instructions and its loops, in the order of their first instruction."""
+    """Return a kernel's number of instructions and its loops, in the order of their first instruction."""
     found = [(int(a, 16), operation, rest) for a, operation, rest in _INSTRUCTION.findall(code)]
     spans = []
     for address, operation, rest in found:
@@ -47,10 +47,10 @@ def loops(code: str) -> tuple[int, list[Loop]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.gate.loops", description=__doc__)
     parser.add_argument("words", nargs="+", help="parts of the mangled name")
-    parser.add_argument("--arch", help="such as sm_90; the first that the extension was built for")
+    parser.add_argument("--arch", help="such as sm_90 (default: the first architecture of the extension)")
     args = parser.parse_args()
-    if sentence := extension.missing():
-        parser.error(sentence)
+    if message := extension.missing():
+        parser.error(message)
     built = dict.fromkeys(arch for arch, _ in extension.kernels())
     arch = args.arch or extension.first_architecture()
     if arch not in built:
