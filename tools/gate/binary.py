@@ -28,6 +28,7 @@ class Usage:
 
 
 def usage(kernel: CompiledKernel) -> Usage:
+    """Return the resources of a compiled kernel; each kernel is read once."""
     return _usage(kernel.hash, kernel.metadata.shared, kernel.asm["cubin"], kernel.asm["ptx"])
 
 
@@ -36,7 +37,7 @@ def _usage(hash_: str, shared: int, cubin: bytes, ptx: str) -> Usage:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [TOOL, "--dump-resource-usage", file.name]
+        command = [str(TOOL), "--dump-resource-usage", file.name]
         printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = dict(re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", printed))
     if len(found) != 4:

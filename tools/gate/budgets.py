@@ -150,7 +150,8 @@ class Found(NamedTuple):
 
 
 def examine(case: Case) -> Found:
-    built, limits = build(*case), {}
+    built = build(*case)
+    limits: dict[str, int] = {}
     for kernel in built:
         if kernel.usage.stack and kernel.line:
             most = without_stack(*case, kernel.line, kernel.usage.registers)

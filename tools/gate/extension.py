@@ -45,9 +45,13 @@ def _tool() -> str | None:
 
 
 def dump(*options: str) -> str:
+    """Return the output of cuobjdump for the built extension. Raises RuntimeError if there is nothing to read."""
+    module, tool = native.extension()[0], _tool()
     if message := missing():
         raise RuntimeError(message)
-    command = [_tool(), *options, native.extension()[0].__file__]
+    assert module is not None
+    assert tool is not None
+    command = [tool, *options, str(module.__file__)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
