@@ -64,7 +64,9 @@ struct Windows {
         ys(padded_axis(height, halo_h, mode)),
         xs(padded_axis(width, halo_w, mode)) {}
 
-  PatchIndex place(int64_t patch) const { return {patch / grid_w / grid_h, patch / grid_w % grid_h, patch % grid_w}; }
+  PatchIndex index_of(int64_t patch) const {
+    return {patch / grid_w / grid_h, patch / grid_w % grid_h, patch % grid_w};
+  }
 
   // The pixels of each row of a patch's window, and of each of its columns; -1 for zero.
   const int64_t* pixel_rows(const PatchIndex& at) const { return &ys[at.gy * ph]; }

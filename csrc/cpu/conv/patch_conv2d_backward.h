@@ -36,7 +36,7 @@ struct PatchConvolutionBackward {
       std::vector<T> window(channels * map + reach), d(outputs * inner + 4 * kPadding), w(weights.parameters),
           w_transposed(weights.parameters), columns(depth * inner + 4 * kPadding), d_window(channels * map + reach);
       for (int64_t patch = begin; patch < end; ++patch) {
-        const Windows::PatchIndex at = windows.place(patch);
+        const Windows::PatchIndex at = windows.index_of(patch);
         windows.read(x, at, window.data());
         windows.read_results(gradient, at, inner, d.data(), inner);
         weights.read(at.n, at.gy, at.gx, 0, weights.parameters, w.data());

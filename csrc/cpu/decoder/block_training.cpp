@@ -35,7 +35,7 @@ class InvertedResidualTraining<S>::Worker {
         reversed_(9 * hidden()) {}
 
   void start(int64_t patch) {
-    at_ = b_.windows_.place(patch);
+    at_ = b_.windows_.index_of(patch);
     b_.weights_.read(at_.n, at_.gy, at_.gx, 0, b_.weights_.parameters, weights_.data());
   }
 
@@ -344,7 +344,7 @@ void InvertedResidualTraining<S>::forward(const std::vector<T>& scale, const std
       for (int64_t o = 0; o < outputs_; ++o)
         for (int64_t p = o * inner_; p < (o + 1) * inner_; ++p)
           values[p] = (values[p] - norm.mean[o]) * norm.factor[o] + norm.shift[o];
-      windows_.write_results(values, inner_, windows_.place(patch), y);
+      windows_.write_results(values, inner_, windows_.index_of(patch), y);
     }
   });
 }

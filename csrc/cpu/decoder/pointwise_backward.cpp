@@ -121,7 +121,7 @@ void PointwiseBackward<S>::backward(const Map<const S>& gradient, T* d_weights) 
   torch::stable::parallel_for(0, windows_.patches, 1, [&](int64_t begin, int64_t end) {
     Memory memory(*this);
     for (int64_t patch = begin; patch < end; ++patch)
-      one(memory, windows_.place(patch), gradient, d_weights + patch * weights_.parameters, d_input, sums.of(patch));
+      one(memory, windows_.index_of(patch), gradient, d_weights + patch * weights_.parameters, d_input, sums.of(patch));
   });
   d_bias = sums.total();
 }

@@ -11,8 +11,8 @@ inline Tensor contiguous_along(const Tensor& t, int64_t dimension) {
   return t.stride(dimension) == 1 || t.size(dimension) == 1 ? t : torch::stable::contiguous(t);
 }
 
-inline void set_weights(DecoderLevelArgs& level,
-                        const Tensor& weights) {  // with contiguous parameters: see contiguous_along
+// Set weights with contiguous parameters: see contiguous_along.
+inline void set_weights(DecoderLevelArgs& level, const Tensor& weights) {
   level.weights = weights.const_data_ptr();
   level.weights_n = weights.stride(0);
   level.weights_y = weights.stride(1);

@@ -18,9 +18,9 @@ constexpr int kLosses = 4096;            // minimum pixels per block
 constexpr int64_t kMaxBlocks = 64;       // maximum blocks per image
 constexpr uint32_t kIgnored = 1u << 31;  // the bits of -0
 
-// What is known of an image's cut-off before a pass.
+// State of an image's selection before a pass.
 struct SelectState {
-  uint32_t bits;  // its bits so far
+  uint32_t bits;  // leading bits of the cut-off found so far
   int many;       // more losses than `count` are above the threshold, which is then the cut-off
   int64_t rank;   // rank of the cut-off among the losses that match the prefix, from 1
   int64_t above;  // number of losses above the threshold
