@@ -4,7 +4,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Maps as small as the tests' cost more on several threads than they gain, most of all on a busy machine."""
+    """Run PyTorch on one thread: the tests' maps are so small that more threads are slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,6 +1,6 @@
-"""How far an operator may be from the float64 reference: the one table, by dtype.
+"""Tolerances of operators against the float64 reference, per dtype.
 
-Errors are measured against the root mean square of what is expected, so that no tolerance depends on a test's scale.
+Errors are relative to the root mean square of the expected values, so no tolerance depends on a test's scale.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class Tolerance:
     median: float
 
 
-# A unit in the last place is 2e-16, 1e-7, 1e-3 and 8e-3. Sums of up to 600 products in another order cost a few of them
-# in the worst element; half types are also rounded between the steps of the reference (expand, depthwise, project).
-# Each bound is two to five times what the reference itself needs over all cases.
+# A unit in the last place is 2e-16, 1e-7, 1e-3 and 8e-3. Summing up to 600 terms in another order costs a few of them
+# in the worst element. 16-bit floats are also rounded between the steps of the reference (expand, depthwise, project).
+# Each bound is two to five times the largest error of the reference itself over all cases.
 FORWARD = {
     torch.float64: Tolerance(1e-11, 1e-13, 1e-13),
     torch.float32: Tolerance(2e-5, 2e-6, 1e-6),
@@ -28,8 +28,9 @@ FORWARD = {
     torch.bfloat16: Tolerance(1.5e-1, 1.5e-2, 1e-2),
 }
 
-# A value that rounding moves across a corner of ReLU or ReLU6 switches its whole gradient on or off: never in these
-# cases in float32, in half types one in some hundred. There the median judges; the rest has to be of the right size.
+# If rounding moves a value across a corner of ReLU or ReLU6, its gradient switches on or off. In these cases this never
+# happens in float32; in 16-bit floats it happens to about one value in a hundred. There the median is the strict
+# bound, and the other two only check the order of magnitude.
 GRADIENT = {
     torch.float64: Tolerance(1e-10, 1e-12, 1e-13),
     torch.float32: Tolerance(5e-5, 5e-6, 1e-6),
@@ -39,7 +40,7 @@ GRADIENT = {
 
 
 def assert_close(name: str, actual: Tensor, expected: Tensor, tolerance: Tolerance) -> None:
-    """``actual`` has the shape of ``expected`` and its values; infinities must be the same, NaN is never right."""
+    """Assert equal shapes, values within the tolerance and equal infinities. NaN on either side is a failure."""
     assert actual.shape == expected.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
     actual, expected = actual.detach().cpu().double(), expected.detach().cpu().double()
     assert not expected.isnan().any(), f"{name}: the expected values have NaN"

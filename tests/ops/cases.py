@@ -1,4 +1,4 @@
-"""The cases of every operator: arguments in the order of its schema, made in float64 and rounded to a dtype."""
+"""Test cases of every operator: arguments in the order of its schema, made in float64 and rounded to a dtype."""
 
 import zlib
 from collections.abc import Callable
@@ -19,7 +19,12 @@ HALOS = ("own", "neighbour")
 
 @dataclass(frozen=True)
 class Case:
-    """``build`` gets a random generator. ``dtypes``: those in which an answer can be compared."""
+    """One call of an operator.
+
+    Attributes:
+        build: Makes the arguments from a random generator.
+        dtypes: The dtypes in which all outputs can be compared.
+    """
 
     operator: str
     name: str
@@ -31,17 +36,20 @@ class Case:
         return f"{self.operator}-{self.name}"
 
     def arguments(self, dtype: torch.dtype, device: str = "cpu") -> tuple:
-        """What the operator is called with; the same at every call."""
+        """Return the operator's arguments. Every call returns the same values."""
         generator = torch.Generator().manual_seed(zlib.crc32(self.id.encode()))
         wide = torch.promote_types(dtype, torch.float32)
-        # Affine parameters stay float32 beside half-precision maps.
+        # Affine parameters stay float32 if the maps are 16-bit floats.
         kept = (2, 3) if self.operator.endswith("batch_norm") else (1, 2) if self.operator == "stem" else ()
         values = enumerate(self.build(generator))
         return tuple(convert(v, wide if i in kept else dtype, device) for i, v in values)
 
 
 def convert(value, dtype: torch.dtype | None = None, device: str | None = None):
-    """Floating-point tensors, also in lists, to ``dtype``; all to ``device``; a slice stays one; the rest as it is."""
+    """Convert floating-point tensors, also in lists, to ``dtype``, and all tensors to ``device``.
+
+    A view keeps its strides. Other values are returned unchanged.
+    """
     if isinstance(value, list) and value and isinstance(value[0], Tensor):
         return [convert(v, dtype, device) for v in value]
     if not isinstance(value, Tensor):
@@ -52,7 +60,7 @@ def convert(value, dtype: torch.dtype | None = None, device: str | None = None):
 
 
 def double(args: tuple) -> tuple:
-    """The same (rounded) arguments for a float64 evaluation on the CPU."""
+    """Return the same (rounded) arguments in float64 on the CPU."""
     return tuple(convert(a, torch.float64, "cpu") for a in args)
 
 
@@ -69,7 +77,7 @@ def normal(g: torch.Generator, *shape: int) -> Tensor:
 
 
 def block_weights(g: torch.Generator, lead: tuple, channels: int, hidden: int, out: int) -> Tensor:
-    """Parameters of an inverted residual whose values stay of order one, on either side of ReLU6's corners."""
+    """Return parameters of an inverted residual with activations of order one, so that ReLU6 clamps some of them."""
     parts = [(channels * hidden, channels / 6), (9 * hidden, 3), (hidden * out, hidden / 2)]
     return torch.cat([normal(g, *lead, n) / fan**0.5 for n, fan in parts], -1)
 
@@ -126,9 +134,12 @@ def generators(n=2, channels=12, grid=(2, 3), parts=((0, 12, 1, 10, 10),)):
 def level(
     n=2, skip=3, previous=4, out=5, hidden=0, grid=(2, 3), patch=(4, 4), size=None, halo="own", signal=None, spare=0
 ):
-    """``size`` of the previous map, by default half; ``signal``: (channels, offset, width, groups, rows) or weights.
+    """Build a decoder level, from a signal if one is described, else from weights.
 
-    ``spare``: weights are a slice of wider ones, with so many parameters on each side.
+    Args:
+        size: Size of the previous map, by default half.
+        signal: (channels, offset, width, groups, rows).
+        spare: The weights are a slice of a wider tensor with this many more parameters on each side.
     """
 
     def build(g):
@@ -145,7 +156,7 @@ def level(
                 weights = wide[..., spare:-spare]
             return *args, None, None, weights, shift, 0, 1, out, hidden, halo
         channels, offset, width, groups, rows = signal
-        # The rows are scaled as the weights would be, so that the block's values stay of order one.
+        # The rows are scaled like the weights, so that the block's activations are of order one.
         generator = torch.zeros(rows, width // groups, dtype=torch.float64)
         size_ = _layout.level_parameters(inputs, hidden, out)
         generator[:size_] = level_weights(g, (width // groups,), inputs, hidden, out).T / (width / groups) ** 0.5
@@ -183,7 +194,7 @@ def mbconv(
 
 
 def stem(n=2, c=8, size=3, stride=2, padding=(0, 1, 0, 1), frame=(9, 13), image=None, layout="dense"):
-    """``image``: (height, width) of the padded image; ``layout``: how the frames lie in memory."""
+    """``image``: (height, width) of the padded image; ``layout``: memory layout of the frames, a key of LAYOUTS."""
 
     def build(g):
         mean, std = (torch.tensor(v, dtype=torch.float64) * 255 for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -203,7 +214,7 @@ def stem(n=2, c=8, size=3, stride=2, padding=(0, 1, 0, 1), frame=(9, 13), image=
 
 
 def cut_from_larger(frames: Tensor) -> Tensor:
-    """A crop of wider frames with a fourth channel, whose other values would show."""
+    """Return a crop of larger frames with a fourth channel. The values outside the crop are 255."""
     n, h, w, _ = frames.shape
     wide = torch.full((n, h + 3, w + 5, 4), 255, dtype=torch.uint8)
     view = wide[:, 1 : h + 1, 2 : w + 2, :3]
@@ -221,7 +232,7 @@ LAYOUTS = {
 
 
 def logits(n=2, classes=5, size=(6, 8), to=(12, 16), whole=False):
-    """``whole``: small whole numbers, which every dtype interpolates exactly at a ratio of two; many of them tie."""
+    """``whole``: small whole numbers. Every dtype interpolates them exactly at a ratio of two, and many of them tie."""
 
     def build(g):
         values = normal(g, n, classes, *size) * 2
@@ -249,7 +260,7 @@ def network_grid(index: int) -> tuple[int, int]:
 
 
 def networks():
-    """``(variant, level index, level, generator, halo, signal channels)`` of every decoder level."""
+    """Yield ``(variant, level index, level, generator, halo, decoder plan)`` of every decoder level."""
     for name, config in VARIANTS.items():
         plan = decoder_plan(config)
         for generator in plan.generators:
@@ -466,7 +477,7 @@ MBCONV = table(
     efficientnet_first=mbconv(1, 32, 32, 16, 8, expand=False, image=(24, 48)),
     efficientnet_middle=mbconv(1, 40, 240, 80, 10, stride=2, padding=(0, 1, 0, 1), image=(16, 32)),
     efficientnet_last=mbconv(1, 192, 1152, 192, 48, size=5, image=(4, 8), add=True),
-    # What is expanded within the depthwise convolution: whole eights of channels.
+    # Multiples of 8 channels in channels-last memory: the depthwise kernel expands them itself.
     nhwc=mbconv(image=(9, 19), add=True, nhwc=True),
     nhwc_kernel_5=mbconv(2, 40, 36, 8, size=5, image=(11, 34), nhwc=True),
     nhwc_stride_2=mbconv(2, 24, 70, 6, stride=2, padding=(0, 1, 0, 1), image=(18, 37), nhwc=True),
@@ -561,16 +572,16 @@ UPSAMPLE_CROSS_ENTROPY = [
         bootstrap_ties_with_ignored=loss(ties=True, ignored=0.9, bootstrap=100, threshold=3.0),
         bootstrap_ties_above=loss(ties=True, bootstrap=30),
     ),
-    # In half types other pixels are among the worst: their losses tie within rounding.
+    # In 16-bit floats losses tie within rounding, so other pixels may be among the worst.
     *[Case("upsample_cross_entropy", k.replace("_", "-"), build, EXACT) for k, build in _BOOTSTRAPPED.items()],
 ]
 
-# Operators whose answers are labels.
+# Operators that return labels.
 LABELLING = ("upsample_argmax", "decoder_level_argmax")
 
 
 def labelled(levels: list[Case]) -> list[Case]:
-    """Levels straight to labels: what differs is how a level ends, so of shapes and halos a few."""
+    """Return decoder_level_argmax cases. Only a level's last step differs, so a few levels are enough."""
     names = ("-weights", "-weights-slice", "-signal", "-signal-first", "-four-patches-signal", "-patch-1")
     last = {variant: index for variant, index, *_ in networks()}
     ends = [f"{variant}-{index}" for variant, index in last.items()]
@@ -594,8 +605,8 @@ CASES += labelled([case for case in CASES if case.operator == "decoder_level"])
 BY_ID = {case.id: case for case in CASES}
 assert len(BY_ID) == len(CASES)
 
-# Triton's interpreter takes a fifth of a millisecond a step, so seconds where a case takes many blocks: of these
-# operators it runs what is listed. Everything runs in it with the tests marked slow, and compiled on GPUs.
+# Triton's interpreter takes 0.2 ms per step, so a case with many blocks takes seconds. Of the operators in LISTED it
+# runs the cases in INTERPRETED; their other cases are marked slow there. On GPUs all cases run compiled.
 LISTED = ("patch_", "decoder_level", "generate_weights-")
 INTERPRETED = (
     *(f"decoder_level-m-cityscapes-{i}" for i in range(4)),
@@ -623,14 +634,14 @@ FORWARD_ONLY = ("cityscapes", "kernel-1", "zeros", "circular", "dilation")
 
 
 def interpreted(case: Case, suffix: str = "") -> bool:
-    """Whether Triton's interpreter is done with it, or with its gradients (``"_backward"``), in a few seconds."""
+    """Whether Triton's interpreter runs the case, or its gradients (suffix ``"_backward"``), in a few seconds."""
     if case.id.startswith(LISTED):
         return case.id in INTERPRETED and not (suffix and any(part in case.name for part in FORWARD_ONLY))
     args = [a for a in case.arguments(torch.float32) if isinstance(a, Tensor)]
     return max(t.numel() for t in args) <= 10_000 and "256" not in case.name
 
 
-# One or two of each operator, for what does not depend on shapes.
+# One or two cases per operator, for tests that do not depend on shapes.
 TYPICAL = [
     BY_ID[i]
     for i in (
@@ -658,7 +669,7 @@ TYPICAL = [
 
 @cache
 def differentiable(operator: str) -> tuple[int, ...]:
-    """The positions of the arguments that get gradients, by the operator's schema: its floating-point tensors."""
+    """Return the positions of the differentiable arguments: the floating-point tensors in the operator's schema."""
     overload = getattr(torch.ops.hyperseg, operator).default
     types = [str(a.type) for a in overload._schema.arguments]
     found = tuple(i for i, kind in enumerate(types) if "Tensor" in kind)

@@ -6,9 +6,9 @@ import torch
 
 @pytest.fixture(autouse=True, scope="session")
 def faster_interpreter():
-    """Triton's interpreter prepares its language anew at every call of a device function, which takes milliseconds.
+    """Make Triton's interpreter patch its language once per module instead of at every call of a device function.
 
-    What a launch prepared serves the functions that it calls; once for each module of the language is enough.
+    A patch takes milliseconds, and it also holds for the functions that are called later.
     """
     if os.environ.get("TRITON_INTERPRET") != "1":
         yield
@@ -33,9 +33,9 @@ def faster_interpreter():
 
 @pytest.fixture(autouse=True, scope="module")
 def poisoned_memory():
-    """Fresh memory holds NaN, or the largest integer, in Python and in C++ alike: an output left unwritten shows.
+    """Fill new memory with NaN or the largest integer, in Python and in C++, so that an unwritten output is noticed.
 
-    HYPERSEG_POISON=0 leaves it as it comes, for tools that look themselves whether it was written.
+    HYPERSEG_POISON=0 turns this off, for tools that detect unwritten memory themselves.
     """
     if os.environ.get("HYPERSEG_POISON") == "0":
         yield
@@ -50,8 +50,8 @@ def poisoned_memory():
 
 @pytest.fixture(autouse=True, scope="module")
 def no_tf32():
-    """float32 means float32."""
-    # By the older interface: torch.export reads it, and cannot once the newer one was used.
+    """Compute in float32 without TF32."""
+    # By the older interface: torch.export reads it, and raises an error if the newer one was used before.
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     yield

@@ -1,4 +1,4 @@
-"""The operators once more, literally from SPEC.md, patch by patch and slowly, so that the reference itself is judged.
+"""A second, slow implementation of the operators, patch by patch as in SPEC.md, to test the reference itself.
 
 Every function takes the arguments of its operator. Nothing here is shared with ``hyperseg.ops``.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def generate_weights(signal, generators, offsets, groups, sizes):
-    """Group q maps its share of a generator's channels to its share of the rows; surplus rows are cut (SPEC D.5)."""
+    """Map each group's share of a generator's channels to its share of the rows; cut surplus rows (SPEC D.5)."""
     n, _, fh, fw = signal.shape
     out = signal.new_zeros(n, fh, fw, sum(sizes))
     for b in range(n):
@@ -30,7 +30,7 @@ def generate_weights(signal, generators, offsets, groups, sizes):
 
 
 def windows(x: Tensor, weights: Tensor, halo: tuple[int, int], mode: str = "reflect"):
-    """``(image, patch row, patch column, window [1, C, ph + 2*hh, pw + 2*hw])`` of every patch of the padded map."""
+    """Yield ``(image, patch row, patch column, window [1, C, ph + 2*hh, pw + 2*hw])`` of every patch."""
     fh, fw = weights.shape[1:3]
     ph, pw = x.shape[2] // fh, x.shape[3] // fw
     hh, hw = halo
@@ -47,7 +47,7 @@ def windows(x: Tensor, weights: Tensor, halo: tuple[int, int], mode: str = "refl
 
 
 def tile(patches: dict, x: Tensor, weights: Tensor) -> Tensor:
-    """``{(image, row, column): [1, C, ph, pw]}`` -> ``[N, C, H, W]``."""
+    """Join patches to a map: ``{(image, row, column): [1, C, ph, pw]}`` -> ``[N, C, H, W]``."""
     fh, fw = weights.shape[1:3]
     images = []
     for b in range(x.shape[0]):
@@ -57,7 +57,7 @@ def tile(patches: dict, x: Tensor, weights: Tensor) -> Tensor:
 
 
 def patch_conv2d(x, weights, bias, out_channels, kernel_size, groups, dilation, padding_mode):
-    """Each window convolved without padding by its patch's own [out, in / groups, kh, kw] (SPEC G)."""
+    """Convolve each window without padding with its patch's own [out, in / groups, kh, kw] (SPEC G)."""
     kh, kw = kernel_size
     inputs = x.shape[1] // groups
     halo = (dilation[0] * (kh // 2), dilation[1] * (kw // 2))
@@ -75,7 +75,7 @@ def patch_conv2d(x, weights, bias, out_channels, kernel_size, groups, dilation, 
 
 
 def split(flat: Tensor, channels: int, hidden: int, out: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Convolution kernels from a patch's parameters: indices c*in + i, c*9 + 3*ky + kx and o*h + c (SPEC E)."""
+    """Cut a patch's parameters into three kernels: indices c*in + i, c*9 + 3*ky + kx and o*h + c (SPEC E)."""
     start2 = channels * hidden
     start3 = start2 + 9 * hidden
     w1 = torch.stack([flat[c * channels : (c + 1) * channels] for c in range(hidden)])
@@ -89,7 +89,7 @@ def relu6(z: Tensor) -> Tensor:
 
 
 def inverted_residual(x, weights, hidden, out_channels, halo, norms):
-    """``norms``: three functions of a list of maps [1, C, *, *], whose statistics run over all of them together."""
+    """``norms``: three functions of a list of maps [1, C, *, *]. Their statistics are over the whole list."""
     kernels = {}
     for b, i, j, _ in windows(x, weights, (0, 0)):
         kernels[b, i, j] = split(weights[b, i, j], x.shape[1], hidden, out_channels)
@@ -115,7 +115,7 @@ def patch_inverted_residual(x, weights, bias, hidden, out_channels, halo):
 
 
 def patch_inverted_residual_batch_norm(x, weights, scale, shift, hidden, out_channels, halo, eps):
-    """Batch norms by ``F.batch_norm`` over the values of all patches; own windows bring their halo along."""
+    """Apply ``F.batch_norm`` to the values of all patches; with halo "own" these include the halos of all windows."""
     means, variances = [], []
 
     def norm(start, stop):
@@ -137,7 +137,7 @@ def patch_inverted_residual_batch_norm(x, weights, scale, shift, hidden, out_cha
 
 
 def axis_weights(size: int, to: int) -> Tensor:
-    """[to, size]: linear interpolation between pixel centres, the border pixels repeated (align_corners=False)."""
+    """Return the matrix [to, size] of a linear interpolation between pixel centres (align_corners=False)."""
     matrix = torch.zeros(to, size, dtype=torch.float64)
     for o in range(to):
         source = max((o + 0.5) * size / to - 0.5, 0.0)
@@ -157,7 +157,7 @@ def coordinate(index: int, size: int) -> float:
 
 
 def decoder_level(skip, previous, signal, generator, weights, bias, offset, groups, out_channels, hidden, halo):
-    """Channels: x, y, skip, previous upsampled (SPEC F); then the block with folded norms (SPEC G)."""
+    """Concatenate x, y, skip and the upsampled previous map (SPEC F), then run the block with folded norms (SPEC G)."""
     n, _, h, w = skip.shape
     xy = [[[coordinate(x, w) for x in range(w)]] * h, [[coordinate(y, h)] * w for y in range(h)]]
     parts = [torch.tensor([xy], dtype=skip.dtype).repeat(n, 1, 1, 1), skip]
@@ -195,7 +195,7 @@ def mbconv(
     padding,
     residual,
 ):
-    """Tap by tap; zeros surround the expanded map, not the input (SPEC B.1)."""
+    """Sum the depthwise convolution tap by tap. Zeros pad the expanded map, not the input (SPEC B.1)."""
     y = x if expand is None else silu(torch.einsum("hc,ncyx->nhyx", expand, x) + expand_bias[:, None, None])
     left, right, top, bottom = padding
     n, hidden, height, width = y.shape
@@ -216,7 +216,7 @@ def mbconv(
 
 
 def stem(frames, scale, shift, weight, bias, height, width, stride, padding):
-    """Pixel by pixel into an image with its border, then tap by tap (SPEC B.1, B.2, C.3)."""
+    """Normalise pixel by pixel into a padded image, then sum the convolution tap by tap (SPEC B.1, B.2, C.3)."""
     n, rows, columns, _ = frames.shape
     left, right, top, bottom = padding
     padded = weight.new_zeros(n, 3, top + height + bottom, left + width + right)
@@ -235,7 +235,7 @@ def stem(frames, scale, shift, weight, bias, height, width, stride, padding):
 
 
 def upsample_argmax(logits, height, width):
-    """Class by class: greater wins, the first of equals stays, NaN beats all numbers and the first NaN stays."""
+    """Compare class by class. The largest score wins, NaN is larger than all numbers, and the first of equals wins."""
     scores = resize(logits, height, width)
     best, label = scores[:, 0].clone(), torch.zeros(scores[:, 0].shape, dtype=torch.uint8)
     for c in range(1, logits.shape[1]):
@@ -250,7 +250,7 @@ def decoder_level_argmax(skip, *args):
 
 
 def pixel_losses(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """-log softmax at the label, [N, H, W]; ignored pixels are 0 and stay in the list."""
+    """Return -log softmax at the label, [N, H, W]; ignored pixels are 0."""
     scores = resize(logits, *labels.shape[1:])
     ignored = labels == ignore_index
     chosen = scores.gather(1, labels.masked_fill(ignored, 0)[:, None])[:, 0]
@@ -258,7 +258,7 @@ def pixel_losses(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
 
 
 def upsample_cross_entropy(logits, labels, ignore_index, bootstrap, threshold):
-    """SPEC A.3, image by image; an image of ``bootstrap`` pixels or fewer counts all of them. The loss alone."""
+    """Return the loss of SPEC A.3, image by image. An image with at most ``bootstrap`` pixels counts all of them."""
     losses = pixel_losses(logits, labels, ignore_index)
     if not bootstrap:
         return losses.sum() / max(int((labels != ignore_index).sum()), 1)

@@ -1,4 +1,4 @@
-"""The backends to test, on each kind of device: parameters made from the registry, so a listed backend is tested."""
+"""Test targets: every backend in the registry on every kind of device, as parameters of tests."""
 
 import functools
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ class Target:
 
     @functools.cache  # noqa: B019 - a handful of targets, kept anyway
     def reasons(self, operator: str) -> list[str]:
-        """Why no call of this operator runs here, whatever its arguments."""
+        """Return the reasons why this target runs no call of this operator, or []."""
         if self.device == "cuda" and not torch.cuda.is_available():
             return ["this machine has no CUDA device that PyTorch can use"]
         return BACKENDS[self.backend].lacks(operator)
@@ -47,14 +47,14 @@ def skip_if_not_supported(target: Target, operator: str, args: tuple) -> None:
 
 
 def targets() -> list[Target]:
-    """Every backend on every kind of device that it is preferred for; on the CPU also the emulated backends."""
+    """Return every backend on every kind of device in its preference list, and the emulated backends on the CPU."""
     found = [Target(name, device) for device, names in _dispatch.PREFERENCE.items() for name in names]
     emulated = {"triton": triton.interpreting(), "cuda": native.emulated()}
     return [*found, *(Target(name, "cpu") for name, here in emulated.items() if here)]
 
 
 def able(operator: str) -> list:
-    """Parameters: the targets that support this operator here. test_parity.py names those that do not."""
+    """Return the targets that support this operator here. test_parity.py skips the others and names their reasons."""
     return [pytest.param(t, id=t.id, marks=t.marks) for t in targets() if not t.reasons(operator)]
 
 
@@ -63,7 +63,7 @@ def on_every_target(operator: str) -> pytest.MarkDecorator:
 
 
 def supported(cases: Iterable[Case], suffix: str = "") -> list:
-    """Parameters ``(target, case)``. Cases that a target does not support are one skipped parameter per reason.
+    """Return parameters ``(target, case)``, and one skipped parameter per reason why a target does not support cases.
 
     Args:
         suffix: ``"_backward"`` to test the backward operators.
@@ -86,7 +86,7 @@ def supported(cases: Iterable[Case], suffix: str = "") -> list:
 
 
 def supported_in(dtypes: Iterable[torch.dtype], cases: Iterable[Case], suffix: str = "") -> list:
-    """Parameters ``(target, case, dtype)``, without the reference in float64: it would be compared with itself."""
+    """Return parameters ``(target, case, dtype)``, without the reference in float64, which is the expected output."""
     parameters = []
     for parameter in supported(cases, suffix):
         target, case = parameter.values

@@ -1,4 +1,4 @@
-"""The choice of a backend: by name, by environment, automatically; and the error messages when none supports a call."""
+"""The choice of a backend: by name, by environment or automatically; error messages if none supports a call."""
 
 import dataclasses
 import logging
@@ -20,18 +20,18 @@ LOGITS = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
 
 
 def constant(value: int):
-    """An implementation of upsample_argmax that is recognised by its output."""
+    """Return an implementation of upsample_argmax that returns this value."""
     return lambda logits, h, w: torch.full((logits.shape[0], h, w), value, dtype=torch.uint8)
 
 
 def label() -> int:
-    """The output of the backend that ran; 1 is the reference's, the correct one."""
+    """Return the label from the backend that ran. The reference returns 1, the correct label."""
     return int(ops.upsample_argmax(LOGITS, (1, 1)))
 
 
 @pytest.fixture(autouse=True)
 def automatic(monkeypatch):
-    """Whatever backend the environment of the test run names."""
+    """Ignore the backend that the environment of the test run names."""
     monkeypatch.delenv("HYPERSEG_BACKEND", raising=False)
     monkeypatch.setattr(_dispatch, "_logged", set())
 
@@ -111,7 +111,7 @@ def test_the_environment_names_a_backend(others, monkeypatch):
 
 
 def test_the_environment_of_a_process():
-    """As a user sets it; the message reaches the user."""
+    """Set the variable as a user does, and read the error message on stderr."""
     code = "import torch; from hyperseg import ops; ops.upsample_argmax(torch.zeros(1, 2, 1, 1), (1, 1))"
     environment = os.environ | {"HYPERSEG_BACKEND": "triton", "CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "0"}
     refused = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
@@ -143,7 +143,7 @@ def test_a_named_backend_without_the_operator(others):
         ops.patch_conv2d(torch.zeros(1, 2, 2, 2), torch.zeros(1, 1, 1, 4), out_channels=2)
 
 
-def test_automatic_takes_the_first_that_can(others, monkeypatch):
+def test_auto_takes_the_first_that_supports_the_call(others, monkeypatch):
     prefer(monkeypatch, "missing", "picky", "working", "reference")
     assert label() == 7
     assert int(ops.upsample_argmax(LOGITS, (2, 1))[0, 0, 0]) == 9
@@ -151,7 +151,7 @@ def test_automatic_takes_the_first_that_can(others, monkeypatch):
     assert label() == 1
 
 
-def test_automatic_logs_once_who_was_passed_over_and_why(others, monkeypatch, caplog):
+def test_auto_logs_each_reason_once(others, monkeypatch, caplog):
     prefer(monkeypatch, "missing", "picky", "reference")
     caplog.set_level(logging.DEBUG, "hyperseg.ops")
     for _ in range(3):
@@ -161,17 +161,17 @@ def test_automatic_logs_once_who_was_passed_over_and_why(others, monkeypatch, ca
         ("DEBUG", "picky passed over for upsample_argmax: one row is too few; 1 columns too"),
     ]
     ops.upsample_argmax(LOGITS, (1, 3))
-    assert caplog.records[-1].message.endswith("3 columns too"), "another reason is worth another line"
+    assert caplog.records[-1].message.endswith("3 columns too"), "another reason is logged too"
 
 
-def test_automatic_is_silent_above_debug(others, monkeypatch, caplog):
+def test_auto_is_silent_above_debug(others, monkeypatch, caplog):
     prefer(monkeypatch, "missing", "reference")
     caplog.set_level(logging.INFO, "hyperseg.ops")
     label()
     assert not caplog.records
 
 
-def test_automatic_without_any_backend_left(others, monkeypatch):
+def test_auto_without_any_supporting_backend(others, monkeypatch):
     prefer(monkeypatch, "missing")
     with pytest.raises(BackendError, match="No backend supports upsample_argmax on cpu"):
         label()
@@ -187,7 +187,7 @@ def test_a_name_holds_in_every_thread(others):
     assert found == [7]
 
 
-def test_the_backward_is_chosen_as_the_forward_is(others, monkeypatch):
+def test_a_named_backend_runs_the_backward_too(others, monkeypatch):
     called = []
 
     def backward(grad, x, weights, bias, *rest):
@@ -230,14 +230,14 @@ def test_a_backend_may_lack_an_operator(name, monkeypatch, caplog):
 
 
 def schema(namespace: str, operator: str) -> str:
-    """Without the namespace; sizes that are symbolic in one and plain in the other are the same."""
+    """Return an operator's schema without its namespace. SymInt is replaced by int, as the native schemas have int."""
     written = str(getattr(getattr(torch.ops, namespace), operator).default._schema)
     return written.removeprefix(f"{namespace}::").replace("SymInt", "int")
 
 
 @pytest.mark.skipif(native.extension()[0] is None, reason="the extension is not built")
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_native_schemas_are_those_of_the_operators(operator):
+def test_native_schemas_match_the_operators(operator):
     assert schema("hyperseg_native", operator) == schema("hyperseg", operator)
 
 

@@ -1,4 +1,4 @@
-"""opcheck, torch.compile without graph breaks or recompilation, torch.export: each operator stays one opaque node."""
+"""opcheck, torch.compile without graph breaks or recompilation, and torch.export: an operator is one graph node."""
 
 import pytest
 import torch
@@ -39,8 +39,8 @@ def test_opcheck_backward(case: Case):
     torch.library.opcheck(operator, backward_arguments(case, F32, "cpu"))
 
 
-# Every public function on a small batch of any image size; what torch.compile and torch.export see of a network. No
-# two dimensions of the first size agree by chance: torch.compile would take it for a rule.
+# One module per public function, to compile and export as in a network. All dimensions of the first size differ,
+# because torch.compile would guard on equal ones.
 
 FIRST, SECOND, THIRD = (2, 7, 9), (8, 11, 10), (9, 5, 13)  # images, rows and columns of patches
 SIGNAL, SKIP, PREVIOUS, OUT, HIDDEN = 12, 3, 4, 5, 6
@@ -110,7 +110,7 @@ class LevelLabels(torch.nn.Module):
 
 class EncoderBlock(torch.nn.Module):
     def forward(self, skip, expand):
-        skip, expand = skip.detach(), expand.detach()  # it has no gradient
+        skip, expand = skip.detach(), expand.detach()  # mbconv has no gradient
         filters = expand[:, :1, None].expand(-1, 3, 3)
         return ops.mbconv(
             skip,
@@ -167,25 +167,26 @@ def arguments(module: torch.nn.Module, *size: int) -> dict[str, Tensor]:
     return {name: inputs(*size)[name] for name in names}
 
 
-def answers(module, given: dict[str, Tensor]) -> list[Tensor]:
-    """The answer and, where it has any, the gradients of all inputs."""
+def output_and_gradients(module, given: dict[str, Tensor]) -> list[Tensor]:
+    """Return the output and, if it is differentiable, the gradients of all inputs."""
     leaves = {k: t.clone().requires_grad_() if t.is_floating_point() else t for k, t in given.items()}
     y = module(**leaves)
     if not y.requires_grad:
         return [y]
-    wanted = [t for t in leaves.values() if t.requires_grad]
-    return [y.detach(), *torch.autograd.grad(y.square().sum(), wanted)]
+    differentiated = [t for t in leaves.values() if t.requires_grad]
+    return [y.detach(), *torch.autograd.grad(y.square().sum(), differentiated)]
 
 
 def compare(compiled, module, *size: int) -> None:
     given = arguments(module, *size)
-    for a, e in zip(answers(compiled, given), answers(module, given), strict=True):
+    actual, expected = output_and_gradients(compiled, given), output_and_gradients(module, given)
+    for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e)
 
 
 @modules
 def test_compiled_for_any_size(name):
-    """Two sizes, forward and backward, from one compilation."""
+    """Compile once; run three sizes forward and backward."""
     module = MODULES[name]()
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
     compare(compiled, module, *FIRST)
@@ -211,7 +212,7 @@ def test_compiled_by_inductor(name):
 
 @modules
 def test_exported(name):
-    """One node an operator."""
+    """The exported graph has one node per operator."""
     module = MODULES[name]()
     given = arguments(module, 1, 2, 3)
     program = torch.export.export(module, (), given)
@@ -238,7 +239,7 @@ def test_every_operator_has_a_module():
 
 @pytest.mark.parametrize("case", TYPICAL, ids=lambda case: case.id)
 def test_meta_tensors(case: Case):
-    """Shapes can be had without memory."""
+    """Operators on meta tensors return outputs with the right shapes and dtypes."""
     args = case.arguments(F32)
     operator = getattr(torch.ops.hyperseg, case.operator).default
     found = outputs(operator(*[convert(a, None, "meta") for a in args]))

@@ -1,4 +1,4 @@
-"""The CUDA kernels without a GPU: the same tests in a process of its own, with the extension built for the shim."""
+"""The CUDA kernels without a GPU: run these tests in a separate process with the extension built for the shim."""
 
 import os
 import re
@@ -18,9 +18,9 @@ WORKERS = str(min(4, os.cpu_count() or 1))
 
 
 pytestmark = [
-    pytest.mark.skipif(not SHIM.is_file(), reason="build it with `make shim`"),
-    pytest.mark.skipif(native.emulated(), reason="this process is that one"),
-    pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are tested on the GPU"),
+    pytest.mark.skipif(not SHIM.is_file(), reason="the shim is not built; run `make shim`"),
+    pytest.mark.skipif(native.emulated(), reason="this process already runs the shim"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are tested on this machine's GPU"),
 ]
 
 
@@ -29,7 +29,7 @@ def test_kernels_in_the_shim():
 
 
 @pytest.mark.parametrize("launches", ["fewest", "most"])
-def test_blocks_in_as_many_launches_as_asked(launches: str):
+def test_encoder_blocks_with_fewest_and_most_launches(launches: str):
     assert passed("cuda-cpu and mbconv", "tests/ops/test_parity.py", HYPERSEG_MBCONV=launches) >= 10
 
 

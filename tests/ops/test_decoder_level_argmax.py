@@ -1,4 +1,4 @@
-"""Labels of a level: equal scores, NaN scores, and agreement with the argmax of the level's own output."""
+"""Labels of a level: equal scores, NaN scores, and agreement with the argmax of decoder_level."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ from hyperseg import ops
 from tests.ops.cases import HALOS, Case, level
 from tests.ops.targets import Target, on_every_target
 
-# test_parity.py names the backends that do not support it, with their reasons.
-on_able = on_every_target("decoder_level_argmax")
+# test_parity.py skips the other backends and names their reasons.
+on_targets = on_every_target("decoder_level_argmax")
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["float32", "float16"])
 halos = pytest.mark.parametrize("halo", HALOS)
 
@@ -18,24 +18,24 @@ def arguments(target: Target, dtype: torch.dtype, halo: str, out: int = 5) -> op
     return ops.LevelArguments(*Case("decoder_level_argmax", "labels", build).arguments(dtype, target.device))
 
 
-@on_able
+@on_targets
 @dtypes
 @halos
 @pytest.mark.parametrize("out", [1, 2, 5, 9, 32, 40])
-def test_labels_are_of_the_levels_own_output(target: Target, dtype: torch.dtype, halo: str, out: int):
+def test_labels_are_the_argmax_of_the_levels_output(target: Target, dtype: torch.dtype, halo: str, out: int):
     args = arguments(target, dtype, halo, out)
     scores = target.run("decoder_level", args)
     labels = target.run("decoder_level_argmax", args)
     assert torch.equal(labels.long(), scores.argmax(1))
 
 
-@on_able
+@on_targets
 @dtypes
 @halos
 def test_of_equal_scores_the_lowest_class_wins(target: Target, dtype: torch.dtype, halo: str):
-    """Wherever the scores are stored: in one thread, or in its neighbours."""
+    """The equal scores may be held by one thread or by several."""
     args = arguments(target, dtype, halo, out=24)
-    args = args._replace(weights=torch.zeros_like(args.weights))  # the scores are the biases
+    args = args._replace(weights=torch.zeros_like(args.weights))  # so the scores are the biases
     for best in ([0, 1], [3, 2, 23], [10, 16, 12], [7, 8], [22, 23]):
         args.bias.zero_()
         args.bias[[12 + o for o in best]] = 1
@@ -44,7 +44,7 @@ def test_of_equal_scores_the_lowest_class_wins(target: Target, dtype: torch.dtyp
     assert (target.run("decoder_level_argmax", args) == 0).all()
 
 
-@on_able
+@on_targets
 @dtypes
 @halos
 def test_nan_counts_as_the_largest_score(target: Target, dtype: torch.dtype, halo: str):

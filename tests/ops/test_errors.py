@@ -1,4 +1,4 @@
-"""Every refusal: which exception, and the sentence that says what was wrong and what was expected."""
+"""Errors of the public functions: the exception's type, and a message with the fault and the expected value."""
 
 import re
 
@@ -112,7 +112,7 @@ WRONG_VALUES = {
         lambda: generate(generators=[]),
         "needs one offset, group count and size for each generator, got 0 generators",
     ),
-    "offsets for other generators": (
+    "more offsets than generators": (
         lambda: generate(offsets=[0, 0]),
         "got 1 generators, 2 offsets, 1 group counts and 1 sizes",
     ),
@@ -129,7 +129,7 @@ WRONG_VALUES = {
         "6 generator rows do not divide into 4 groups",
     ),
     "more parameters than rows": (lambda: generate(sizes=7), "7 parameters are asked of a generator with only 6 rows"),
-    "range beyond the signal": (
+    "channel range beyond the signal": (
         lambda: generate(offsets=1),
         "a generator reads signal channels 1 to 9, but the signal has 8",
     ),
@@ -165,7 +165,7 @@ WRONG_VALUES = {
         lambda: level(weights=t(2, 2, 3, 21)),
         "weights have 21 parameters per patch, expected 20 = the parameters of 5 -> 4 channels",
     ),
-    "level whose previous is not counted": (
+    "level weights without parameters for previous": (
         lambda: level(previous=t(2, 1, 2, 3)),
         "expected 24 = the parameters of 6 -> 4 channels",
     ),
@@ -265,7 +265,7 @@ WRONG_VALUES = {
         "decoder_level: 20 parameters are asked of a generator with only 19 rows",
     ),
     "generator of another device": (lambda: from_signal(generator=t(20, 8, **META)), "generator is on meta"),
-    # The ends of the network.
+    # Encoder blocks, stem, labels and loss.
     "encoder block of 3 dimensions": (
         lambda: encoder_block(t(4, 6, 7)),
         "mbconv: x must be [N, C, H, W], got 3 dimensions",
@@ -276,12 +276,12 @@ WRONG_VALUES = {
         lambda: encoder_block(expand=None, expand_bias=None),
         "mbconv: without expand, depthwise must have as many channels as x, 4, got 12",
     ),
-    "depthwise as conv2d has it": (
+    "depthwise weight in the layout of conv2d": (
         lambda: encoder_block(depthwise=t(12, 1, 3, 3)),
         "mbconv: depthwise must be [hidden, size, size], got [12, 1, 3, 3]",
     ),
     "gate of another width": (lambda: encoder_block(gate=t(2, 12)), "mbconv: gate must be [12, 2], got [2, 12]"),
-    "9 taps": (
+    "depthwise of 9x9 taps": (
         lambda: encoder_block(depthwise=t(12, 9, 9)),
         "mbconv: the depthwise convolution must have 1x1 to 7x7 taps, got 9x9",
     ),
@@ -298,8 +298,8 @@ WRONG_VALUES = {
         lambda: encoder_block(stride=2, residual=True),
         "mbconv: residual adds x, [4, 6, 7], to the result, [4, 3, 4]: the shapes must agree",
     ),
-    "planar frames": (lambda: stem(t(2, 3, 6, 7, **BYTE)), "stem: frames must be [N, H, W, 3], got [2, 3, 6, 7]"),
-    "a single frame": (
+    "frames in NCHW": (lambda: stem(t(2, 3, 6, 7, **BYTE)), "stem: frames must be [N, H, W, 3], got [2, 3, 6, 7]"),
+    "a single frame without a batch": (
         lambda: stem(t(6, 7, 3, **BYTE)),
         "stem: frames must be a tensor [N, H, W, 3], got a tensor [6, 7, 3]",
     ),
@@ -317,18 +317,18 @@ WRONG_VALUES = {
         lambda: stem(weight=t(8, 3, 3, 5)),
         "stem: weight must be [C, 3, size, size], got [8, 3, 3, 5]",
     ),
-    "stem of 9 taps": (
+    "stem of 9x9 taps": (
         lambda: stem(weight=t(8, 3, 9, 9)),
         "stem: the convolution must have 1x1 to 7x7 taps, got 9x9",
     ),
-    "bias of another stem": (lambda: stem(bias=t(7)), "stem: bias must be [8] (one for each output), got [7]"),
-    "scale of one channel": (lambda: stem(scale=t(1)), "stem: scale must be [3] (red, green, blue), got [1]"),
-    "shift of four channels": (lambda: stem(shift=t(4)), "stem: shift must be [3] (red, green, blue), got [4]"),
+    "stem bias of another length": (lambda: stem(bias=t(7)), "stem: bias must be [8] (one for each output), got [7]"),
+    "stem scale of one channel": (lambda: stem(scale=t(1)), "stem: scale must be [3] (red, green, blue), got [1]"),
+    "stem shift of four channels": (lambda: stem(shift=t(4)), "stem: shift must be [3] (red, green, blue), got [4]"),
     "stem on another device": (
         lambda: stem(weight=t(8, 3, 3, 3, **META), bias=t(8, **META)),
         "stem: weight is on meta but frames on cpu; move them together",
     ),
-    "padded to less than the frame": (
+    "stem size smaller than the frame": (
         lambda: stem(size=(6, 6)),
         "stem: size is that of the padded image, at least that of the frames, [6, 7], got [6, 6]",
     ),
@@ -342,7 +342,10 @@ WRONG_VALUES = {
         lambda: stem(t(2, 2, 7, 3, **BYTE), padding=(0, 0, 0, 0)),
         "stem: an image of [2, 7] is smaller than the convolution, 3x3",
     ),
-    "257 classes": (lambda: argmax(t(1, 257, 2, 2)), "labels are uint8, so there can be 256 classes at most, got 257"),
+    "labels of 257 classes": (
+        lambda: argmax(t(1, 257, 2, 2)),
+        "labels are uint8, so there can be 256 classes at most, got 257",
+    ),
     "labels of no height": (lambda: argmax(size=(0, 4)), "upsample_argmax: height must be at least 1, got 0"),
     "labels of negative width": (lambda: argmax(size=(4, -1)), "upsample_argmax: width must be at least 1"),
     "uint8 labels": (
@@ -369,13 +372,16 @@ WRONG_VALUES = {
         lambda: loss(labels=torch.full((2, 8, 8), 255), ignore_index=-1),
         "outside 0..2 and not -1 (ignored), such as [255]",
     ),
-    "a fraction of a kernel": (
+    "a float for kernel_size": (
         lambda: conv(kernel_size=3.0),
         "patch_conv2d: kernel_size must be an integer or (vertical, horizontal), got 3.0",
     ),
-    "labels of one side": (lambda: argmax(size=8), "upsample_argmax: size must be (H, W), got 8"),
-    "labels of three sides": (lambda: argmax(size=(8, 8, 3)), "upsample_argmax: size must be (H, W), got (8, 8, 3)"),
-    "labels beyond memory": (
+    "label size of one number": (lambda: argmax(size=8), "upsample_argmax: size must be (H, W), got 8"),
+    "label size of three numbers": (
+        lambda: argmax(size=(8, 8, 3)),
+        "upsample_argmax: size must be (H, W), got (8, 8, 3)",
+    ),
+    "label size beyond memory": (
         lambda: argmax(size=(2**33, 2**33)),
         "upsample_argmax: height and width must be 2^24 at most, got 8589934592 and 8589934592",
     ),
@@ -383,8 +389,8 @@ WRONG_VALUES = {
         lambda: encoder_block(padding=1),
         "mbconv: padding must be (left, right, top, bottom), got 1",
     ),
-    "nothing for frames": (lambda: stem(5), "stem: frames must be a tensor [N, H, W, 3], got 5"),
-    "a row of frames": (lambda: stem(t(5)), "stem: frames must be a tensor [N, H, W, 3], got a tensor [5]"),
+    "a number for frames": (lambda: stem(5), "stem: frames must be a tensor [N, H, W, 3], got 5"),
+    "frames of one dimension": (lambda: stem(t(5)), "stem: frames must be a tensor [N, H, W, 3], got a tensor [5]"),
     "groups without a signal": (
         lambda: level(groups=7),
         "decoder_level: generator, offset and groups are for a signal, which was not given",
@@ -407,7 +413,7 @@ WRONG_VALUES = {
     ),
 }
 
-# Other types than floating point, or than the others'.
+# Arguments of a wrong type or dtype.
 WRONG_TYPES = {
     "level without a bias": (
         lambda: level(bias=None),
@@ -446,7 +452,7 @@ WRONG_TYPES = {
         lambda: encoder_block(project=t(4, 12, **HALF)),
         "mbconv: project is torch.float16 but x torch.float32",
     ),
-    "frames as numbers": (
+    "float32 frames": (
         lambda: stem(t(2, 6, 7, 3)),
         "stem: frames must be torch.uint8, got torch.float32; give the pixels as they are",
     ),
@@ -459,24 +465,30 @@ WRONG_TYPES = {
         lambda: stem(scale=t(3, **HALF), weight=t(8, 3, 3, 3, **HALF), bias=t(8, **HALF)),
         "stem: scale must be torch.float32, for a weight of torch.float16, got torch.float16",
     ),
-    "double shift": (
+    "float64 shift": (
         lambda: stem(shift=t(3, dtype=torch.float64)),
         "stem: shift must be torch.float32, for a weight of torch.float32, got torch.float64",
     ),
-    "a count in quotes": (lambda: conv(out_channels="4"), "patch_conv2d: out_channels must be an integer, got '4'"),
-    "a count beyond 64 bits": (
+    "a string for out_channels": (
+        lambda: conv(out_channels="4"),
+        "patch_conv2d: out_channels must be an integer, got '4'",
+    ),
+    "out_channels beyond 64 bits": (
         lambda: conv(out_channels=2**70),
         "out_channels must be an integer, got 1180591",
     ),
-    "groups in quotes": (
+    "a string for groups": (
         lambda: generate(groups="16"),
         "groups must be a list of integers, got '16'",
     ),
-    "no padding mode": (lambda: conv(padding_mode=None), "patch_conv2d: padding_mode must be a string, got None"),
-    "a halo by number": (lambda: block(halo=1), "patch_inverted_residual: halo must be a string, got 1"),
-    "a word for a switch": (lambda: encoder_block(residual="yes"), "mbconv: residual must be True or False, got 'yes'"),
-    "an array": (lambda: conv(t(2, 3, 4, 6).numpy()), "patch_conv2d: x must be a tensor, got numpy.ndarray"),
-    "an array where nothing may be": (
+    "None for padding_mode": (lambda: conv(padding_mode=None), "patch_conv2d: padding_mode must be a string, got None"),
+    "a number for halo": (lambda: block(halo=1), "patch_inverted_residual: halo must be a string, got 1"),
+    "a string for residual": (
+        lambda: encoder_block(residual="yes"),
+        "mbconv: residual must be True or False, got 'yes'",
+    ),
+    "a NumPy array for x": (lambda: conv(t(2, 3, 4, 6).numpy()), "patch_conv2d: x must be a tensor, got numpy.ndarray"),
+    "a NumPy array for bias": (
         lambda: conv(bias=t(4).numpy()),
         "patch_conv2d: bias must be a tensor or None, got numpy.ndarray",
     ),
@@ -484,21 +496,21 @@ WRONG_TYPES = {
         lambda: conv(t(2, 3, 4, 6).to_sparse()),
         "patch_conv2d: x must be a dense tensor, got torch.sparse_coo; call .to_dense()",
     ),
-    "eight bits": (
+    "a float8 map": (
         lambda: conv(t(2, 3, 4, 6).to(torch.float8_e4m3fn)),
         "patch_conv2d: x must be floating point, got torch.float8_e4m3fn; convert it to float16, bfloat16,",
     ),
 }
 
-REFUSED = [
-    pytest.param(*refusal, exception, id=name)
+ERRORS = [
+    pytest.param(*error, exception, id=name)
     for exception, table in ((ValueError, WRONG_VALUES), (TypeError, WRONG_TYPES))
-    for name, refusal in table.items()
+    for name, error in table.items()
 ]
 
 
-@pytest.mark.parametrize(("call", "message", "exception"), REFUSED)
-def test_refused_with_a_message(call, message, exception):
+@pytest.mark.parametrize(("call", "message", "exception"), ERRORS)
+def test_error_messages(call, message, exception):
     with pytest.raises(exception, match=re.escape(message)):
         call()
 
@@ -506,14 +518,14 @@ def test_refused_with_a_message(call, message, exception):
 @pytest.mark.parametrize(
     "call", [generate, conv, block, batch_norm, level, from_signal, encoder_block, stem, argmax, loss]
 )
-def test_what_the_refusals_start_from_is_accepted(call):
-    """Each refusal above is of a call with one fault."""
+def test_calls_without_a_fault(call):
+    """The default arguments are valid, so each call above has exactly one fault."""
     call()
 
 
 @pytest.mark.parametrize("call", [conv, block, level])
-def test_refused_the_same_while_tracing(call):
-    """Fake tensors raise the same messages, so torch.compile and torch.export do."""
+def test_error_messages_while_tracing(call):
+    """Fake tensors raise the same errors, so torch.compile and torch.export do too."""
     with torch.device("meta"), pytest.raises(ValueError, match="does not divide into"):
         call(
             torch.zeros(2, 3, 5, 6),

@@ -1,4 +1,4 @@
-"""What ``FlopCounterMode`` counts: SPEC K's formulas, two operations a multiply-add, and its totals."""
+"""FLOPs counted by ``FlopCounterMode``: formulas and totals of SPEC K, two operations per multiply-add."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def meta(*shape: int) -> torch.Tensor:
 
 
 def maps(name: str):
-    """``(index, level, grid, map size)`` of every level at the published resolution."""
+    """Yield ``(index, level, grid, map size)`` of every level at the published resolution."""
     config = VARIANTS[name]
     grid = tuple(s // 32 for s in config.resolution)
     for index, level in enumerate(decoder_plan(config).levels):
@@ -37,7 +37,7 @@ def maps(name: str):
 
 
 def multiply_adds(level: LevelPlan, grid, size, halo: str) -> int:
-    """SPEC K."""
+    """Return the multiply-adds of a level by the formulas of SPEC K."""
     pixels = size[0] * size[1]
     if not level.hidden:
         return pixels * level.in_channels * level.out_channels
@@ -48,10 +48,10 @@ def multiply_adds(level: LevelPlan, grid, size, halo: str) -> int:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_generators_count_as_published(name):
+def test_flops_of_generators_are_as_published(name):
     config = VARIANTS[name]
     plan = decoder_plan(config)
-    # SPEC K counted whole convolutions, with the surplus rows that are cut off; the operator leaves those out.
+    # SPEC K counts whole convolutions with their surplus rows; the operator does not compute these.
     surplus = 0
     total = 0
     grid = [s // 32 for s in config.resolution]
@@ -66,7 +66,7 @@ def test_generators_count_as_published(name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_blocks_count_as_published(name):
+def test_flops_of_blocks_are_as_published(name):
     halo = VARIANTS[name].halo
     total = 0
     for _, level, grid, size in maps(name):
@@ -85,7 +85,7 @@ def test_blocks_count_as_published(name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_whole_levels_count_their_parts(name):
+def test_flops_of_a_level_are_the_sum_of_its_parts(name):
     config = VARIANTS[name]
     generators = {i: g for g in decoder_plan(config).generators for i in g.levels}
     for index, level, grid, size in maps(name):
@@ -112,34 +112,34 @@ def test_whole_levels_count_their_parts(name):
         assert found == block + 2 * grid[0] * grid[1] * level.parameters * generator.shape[1]
 
 
-def test_a_convolution_counts_kernel_groups_and_batch():
+def test_flops_of_a_convolution_with_groups_and_a_batch():
     x = meta(3, 6, 8, 10)
     weights = meta(3, 2, 5, 4 * 3 * 3 * 5)
     found = count(ops.patch_conv2d, x, weights, out_channels=4, kernel_size=(3, 5), groups=2)
     assert found == 2 * (3 * 8 * 10) * 4 * 3 * 15
 
 
-def test_an_encoder_block_counts_its_convolutions():
+def test_flops_of_an_encoder_block():
     expanding, filtering, squeezing, projecting = 8 * 10 * 6 * 36, 4 * 5 * 36 * 9, 2 * 36 * 2, 4 * 5 * 36 * 7
     weights = [meta(*s) for s in ((36, 6), (36,), (36, 3, 3), (36,), (2, 36), (2,), (36, 2), (36,), (7, 36), (7,))]
     found = count(ops.mbconv, meta(3, 6, 8, 10), *weights, stride=2, padding=(0, 1, 0, 1))
     assert found == 2 * 3 * (expanding + filtering + squeezing + projecting)
 
 
-def test_a_stem_counts_its_convolution():
+def test_flops_of_a_stem():
     frames = torch.empty(3, 7, 10, 3, device="meta", dtype=torch.uint8)
     weights = meta(3), meta(3), meta(5, 3, 3, 3), meta(5)
     assert count(ops.stem, frames, *weights, size=(8, 10), stride=2, padding=(0, 1, 0, 1)) == 2 * 3 * 4 * 5 * 5 * 27
 
 
-def test_real_calls_count_once():
-    """Not the operator and what the reference computes it with."""
+def test_calls_on_real_tensors_count_once():
+    """Count the operator, but not the PyTorch operators that the reference calls."""
     x, weights = torch.randn(1, 4, 4, 4), torch.randn(1, 2, 2, 12)
     assert count(ops.patch_conv2d, x, weights, out_channels=3) == 2 * 16 * 12
 
 
 def test_training_can_be_counted():
-    """Under a dispatch mode the backward runs too; it is not counted."""
+    """The backward runs under the counter and is not counted."""
     x = torch.randn(1, 4, 4, 4, requires_grad=True)
     weights = torch.randn(1, 2, 2, 12, requires_grad=True)
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Gradients through the public functions: against autograd through the reference, and against finite differences."""
+"""Gradients: compare with autograd through the reference and with finite differences."""
 
 import pytest
 import torch
@@ -41,17 +41,17 @@ OTHERS = [
 
 
 def with_gradients(case: Case, args: tuple, only: int | None = None) -> tuple[tuple, list[Tensor]]:
-    """The arguments as leaves that ask for gradients (or only that at one position), and these leaves."""
+    """Return the arguments with leaves that require gradients (all, or only the one at ``only``), and these leaves."""
     leaves = []
 
-    def ask(value):
+    def as_leaf(value):
         if isinstance(value, list):
-            return [ask(v) for v in value]
+            return [as_leaf(v) for v in value]
         leaves.append(value.clone().requires_grad_())
         return leaves[-1]
 
-    wanted = differentiable(case.operator) if only is None else (only,)
-    return tuple(ask(a) if i in wanted and a is not None else a for i, a in enumerate(args)), leaves
+    positions = differentiable(case.operator) if only is None else (only,)
+    return tuple(as_leaf(a) if i in positions and a is not None else a for i, a in enumerate(args)), leaves
 
 
 def backward(function, args: tuple, leaves: list[Tensor], seed: int = 0) -> list[Tensor]:
@@ -60,7 +60,7 @@ def backward(function, args: tuple, leaves: list[Tensor], seed: int = 0) -> list
     return list(torch.autograd.grad(y, leaves, grad))
 
 
-def skip_if_refused(target: Target, case: Case) -> None:
+def skip_if_either_pass_is_not_supported(target: Target, case: Case) -> None:
     skip_if_not_supported(target, case.operator, case.arguments(F64, target.device))
     skip_if_not_supported(target, f"{case.operator}_backward", backward_arguments(case, F64, target.device))
 
@@ -68,7 +68,7 @@ def skip_if_refused(target: Target, case: Case) -> None:
 def check_gradients(target: Target, case: Case, only: int | None = None) -> None:
     operator = getattr(torch.ops.hyperseg, case.operator).default
     args = case.arguments(F64, target.device)
-    skip_if_refused(target, case)
+    skip_if_either_pass_is_not_supported(target, case)
     with use_backend(target.backend):
         actual = backward(operator, *with_gradients(case, args, only))
     expected = backward(getattr(reference, case.operator), *with_gradients(case, case.arguments(F64), only))
@@ -78,25 +78,25 @@ def check_gradients(target: Target, case: Case, only: int | None = None) -> None
 
 
 @pytest.mark.parametrize(("target", "case"), supported([*DIFFERENTIABLE, *OTHERS], "_backward"))
-def test_backward_is_that_of_the_reference(target: Target, case: Case):
+def test_backward_matches_the_reference(target: Target, case: Case):
     check_gradients(target, case)
 
 
 @pytest.mark.parametrize(("target", "case"), supported(DIFFERENTIABLE, "_backward"))
 def test_frozen_inputs(target: Target, case: Case):
-    """Each input may be the only one to ask for a gradient."""
+    """Each input may be the only one that requires a gradient."""
     for only in differentiable(case.operator):
         if given(case, only):
             check_gradients(target, case, only)
 
 
-def test_no_gradient_is_recorded_without_need():
+def test_no_graph_is_recorded_if_no_input_requires_gradients():
     for case in DIFFERENTIABLE:
         for y in outputs(getattr(torch.ops.hyperseg, case.operator).default(*case.arguments(F64))):
             assert not y.requires_grad
 
 
-# Small shapes: finite differences take two evaluations an element.
+# Small shapes: finite differences take two evaluations per element.
 TINY = {
     "generate_weights": generators(2, 4, (1, 2), ((0, 4, 2, 6, 5), (1, 3, 1, 2, 2))),
     "patch_conv2d": conv(2, 2, 2, (1, 2), (2, 1), (1, 3), 1, (1, 1)),
@@ -120,16 +120,16 @@ TINY = {
 )
 def test_finite_differences(target: Target, case: Case):
     args = case.arguments(F64, target.device)
-    skip_if_refused(target, case)
+    skip_if_either_pass_is_not_supported(target, case)
     filled, leaves = with_gradients(case, args)
     operator = getattr(torch.ops.hyperseg, case.operator).default
 
     def function(*values):
         remaining = iter(values)
-        wanted = differentiable(case.operator)
+        positions = differentiable(case.operator)
         call = [
             a
-            if a is None or i not in wanted
+            if a is None or i not in positions
             else [next(remaining) for _ in a]
             if isinstance(a, list)
             else next(remaining)
@@ -142,8 +142,8 @@ def test_finite_differences(target: Target, case: Case):
 
 
 @pytest.mark.parametrize(("target", "case"), supported(BATCH_NORM))
-def test_statistics_are_those_of_the_batch(target: Target, case: Case):
-    """Mean and biased variance of what each norm saw; they carry no gradient."""
+def test_batch_statistics(target: Target, case: Case):
+    """Mean and biased variance of each norm's input match the oracle and do not require gradients."""
     args = case.arguments(F64, target.device)
     skip_if_not_supported(target, case.operator, args)
     filled, _ = with_gradients(case, args)
@@ -155,19 +155,19 @@ def test_statistics_are_those_of_the_batch(target: Target, case: Case):
     assert_close("variance", variance, expected_variance, FORWARD[F64])
 
 
-def test_labels_carry_no_gradient():
+def test_labels_require_no_gradient():
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
     assert not ops.upsample_argmax(logits, (8, 8)).requires_grad
 
 
-def test_which_pixels_count_carries_no_gradient():
+def test_pixel_weights_of_the_loss_require_no_gradient():
     args = BY_ID["upsample_cross_entropy-plain"].arguments(F64)
     value, weights = torch.ops.hyperseg.upsample_cross_entropy.default(args[0].requires_grad_(), *args[1:])
     assert (value.requires_grad, weights.requires_grad) == (True, False)
 
 
 @pytest.mark.parametrize("case", DIFFERENTIABLE, ids=lambda case: case.id)
-def test_second_derivatives_are_refused(case: Case):
+def test_second_derivatives_raise_an_error(case: Case):
     filled, leaves = with_gradients(case, case.arguments(F64))
     y = outputs(getattr(torch.ops.hyperseg, case.operator).default(*filled))[0]
     first = torch.autograd.grad(y.square().sum(), leaves, create_graph=True)
@@ -176,8 +176,8 @@ def test_second_derivatives_are_refused(case: Case):
 
 
 def test_every_differentiable_argument_is_given_in_some_case():
-    wanted = {(c.operator, i) for c in DIFFERENTIABLE for i in differentiable(c.operator)}
-    assert wanted == {(c.operator, i) for c in DIFFERENTIABLE for i in differentiable(c.operator) if given(c, i)}
+    arguments = {(c.operator, i) for c in DIFFERENTIABLE for i in differentiable(c.operator)}
+    assert arguments == {(c.operator, i) for c in DIFFERENTIABLE for i in differentiable(c.operator) if given(c, i)}
 
 
 def given(case: Case, position: int) -> bool:

@@ -1,4 +1,4 @@
-"""The two halos of the inverted residual (SPEC G): where they differ, where not, and what batch norms count."""
+"""The two halos of the inverted residual (SPEC G): pixels where they differ, and the populations of batch norms."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ HIDDEN, OUT = 10, 4
 
 
 def both(x, weights, bias=None):
-    """The map with own and with neighbours' halos."""
+    """Return the outputs with own and with neighbours' halos."""
     return [
         patch_inverted_residual(x, weights, bias, hidden=HIDDEN, out_channels=OUT, halo=halo)
         for halo in ("own", "neighbour")
@@ -18,7 +18,7 @@ def both(x, weights, bias=None):
 
 
 def demonstration(grid=(3, 4), patch=(4, 6), constant=False):
-    """SPEC G's: 2x5x12x24 pixels in 3x4 patches."""
+    """Return arguments as in SPEC G's example: 2x5x12x24 pixels in 3x4 patches."""
     g = torch.Generator().manual_seed(0)
     x = normal(g, 2, 5, grid[0] * patch[0], grid[1] * patch[1])
     weights = block_weights(g, (2, *grid), 5, HIDDEN, OUT)
@@ -28,7 +28,7 @@ def demonstration(grid=(3, 4), patch=(4, 6), constant=False):
 
 
 def seams(height: int, width: int, ph: int, pw: int) -> torch.Tensor:
-    """True on pixels beside the border between two patches."""
+    """Return a mask of the pixels beside the border between two patches."""
 
     def beside(size: int, patch: int) -> torch.Tensor:
         patches = torch.arange(size) // patch
@@ -40,7 +40,7 @@ def seams(height: int, width: int, ph: int, pw: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("grid", "patch"), [((3, 4), (4, 6)), ((2, 3), (2, 2)), ((1, 4), (5, 3))], ids=str)
-def test_halos_differ_beside_seams_alone(grid, patch):
+def test_halos_differ_only_beside_seams(grid, patch):
     x, weights, bias = demonstration(grid, patch)
     own, neighbour = both(x, weights, bias)
     difference = (own - neighbour).abs().amax((0, 1))
@@ -62,17 +62,17 @@ def test_halos_agree_on_one_patch():
 
 
 def test_patch_size_1_differs_everywhere():
-    """Even the reflected border pixel belongs to another patch."""
+    """Every neighbouring pixel belongs to another patch, also the reflected ones at the border."""
     x, weights, bias = demonstration((5, 6), (1, 1))
     own, neighbour = both(x, weights, bias)
     assert ((own - neighbour).abs().amax((0, 1)) > 1e-3).all()
 
 
-# What the first norm counts shows where all weights are 1: the mean is then that of the pixels it saw.
+# If all weights are 1, the first norm's mean is the mean of the pixels that it counts.
 
 
 def first_mean(x, grid, halo):
-    """Mean and variance of the expanded values, which are those of x, each as often as it is seen."""
+    """Return the first norm's mean and variance. All weights are 1, so it normalises copies of the pixels of x."""
     n = x.shape[0]
     weights = torch.ones(n, *grid, 1 + 9 + 1, dtype=x.dtype)
     ones = torch.ones(3, dtype=x.dtype)
@@ -82,9 +82,9 @@ def first_mean(x, grid, halo):
 
 @pytest.mark.parametrize(("halo", "population"), [("own", 1152), ("neighbour", 576)])
 def test_population_of_the_first_norm(halo, population):
-    """2x12x24 pixels in 3x4 patches: 576 pixels, 2 * 12 patches of 6x8 with their halo."""
+    """2x12x24 pixels in 3x4 patches: 576 pixels, or 24 patches of 6x8 with their halo."""
     x = torch.zeros(2, 1, 12, 24, dtype=torch.float64)
-    x[1, 0, 5, 8] = 1  # inside patch (1, 1), away from its border: seen once
+    x[1, 0, 5, 8] = 1  # inside patch (1, 1), away from its border: counted once
     mean, variance = first_mean(x, (3, 4), halo)
     assert mean.item() == pytest.approx(1 / population, rel=1e-12)
     assert variance.item() == pytest.approx(1 / population - 1 / population**2, rel=1e-12)
@@ -103,7 +103,7 @@ def test_population_of_the_first_norm(halo, population):
         "corner of patch",
     ],
 )
-def test_own_halos_count_pixels_as_often_as_they_occur(pixel, times):
+def test_own_halos_count_a_pixel_once_per_window(pixel, times):
     x = torch.zeros(2, 1, 12, 24, dtype=torch.float64)
     x[0, 0][pixel] = 1
     assert first_mean(x, (3, 4), "own")[0].item() == pytest.approx(times / 1152, rel=1e-12)
@@ -121,8 +121,8 @@ def test_batch_statistics_differ_even_with_constant_weights():
 
 
 @pytest.mark.parametrize("halo", ["own", "neighbour"])
-def test_folded_norms_are_the_same_network(halo):
-    """Statistics returned in training, folded into weights and bias, give the same map."""
+def test_folded_norms_match_batch_norm(halo):
+    """Fold the returned statistics into weights and bias: the output stays the same."""
     x, weights, _ = demonstration()
     g = torch.Generator().manual_seed(1)
     scale, shift = 1 + 0.2 * normal(g, 2 * HIDDEN + OUT), normal(g, 2 * HIDDEN + OUT)

@@ -1,4 +1,4 @@
-"""An infinite input, as half types make them by overflow: where the reference clamps it, no backend makes NaN of it."""
+"""Infinite inputs, which overflow makes in float16: where the reference clamps them, no backend returns NaN."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def check(target: Target, case: Case, dtype: torch.dtype, argument: int, infinit
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("halo", HALOS)
 @pytest.mark.parametrize("hidden", [5, 16])
-def test_of_a_block(target: Target, dtype: torch.dtype, halo: str, hidden: int):
+def test_infinities_in_a_block(target: Target, dtype: torch.dtype, halo: str, hidden: int):
     case = Case("patch_inverted_residual", "infinity", residual(hidden=hidden, patch=(4, 4), halo=halo))
     for infinity in (torch.inf, -torch.inf):
         check(target, case, dtype, 0, infinity)
@@ -37,7 +37,7 @@ def test_of_a_block(target: Target, dtype: torch.dtype, halo: str, hidden: int):
 @pytest.mark.parametrize("previous", [4, 8])
 @pytest.mark.parametrize("hidden", [0, 5])
 @pytest.mark.parametrize("argument", [0, 1], ids=["skip", "previous"])
-def test_of_a_level(target: Target, dtype: torch.dtype, previous: int, hidden: int, argument: int):
+def test_infinities_in_a_level(target: Target, dtype: torch.dtype, previous: int, hidden: int, argument: int):
     case = Case("decoder_level", "infinity", level(previous=previous, hidden=hidden, patch=(4, 4)))
     for infinity in (torch.inf, -torch.inf):
         check(target, case, dtype, argument, infinity)

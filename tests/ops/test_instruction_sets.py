@@ -1,4 +1,4 @@
-"""The C++ operators with the vectors of older CPUs, in processes of their own: the choice is made once."""
+"""The C++ operators with older instruction sets, each in a new process because it is chosen once per process."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ print("checked", checked)
 """
 
 
-# An encoder block that is nothing but SiLU: 1x1 convolutions by 1, and a gate that is open.
+# An encoder block that computes SiLU alone: its convolutions are 1x1 with weight 1, and its gate is 1.
 SILU = """
 import torch
 from hyperseg import ops
@@ -68,23 +68,23 @@ def run(script: str, capability: str | None) -> subprocess.CompletedProcess:
 
 @pytest.mark.skipif(native.extension()[0] is None, reason="the extension is not built")
 @pytest.mark.parametrize("capability", ["default", "avx2"])
-def test_older_vectors(capability):
+def test_older_instruction_sets(capability):
     result = run(SCRIPT, capability)
     assert result.returncode == 0, result.stderr[-3000:]
     assert int(result.stdout.split()[-1]) > 300
 
 
 @pytest.mark.skipif(native.extension()[0] is None, reason="the extension is not built")
-@pytest.mark.parametrize("capability", ["default", "avx2", None], ids=["default", "avx2", "as-chosen"])
-def test_silu_in_the_limit(capability):
-    """0 where the sigmoid is, however large the value in front of it."""
+@pytest.mark.parametrize("capability", ["default", "avx2", None], ids=["default", "avx2", "automatic"])
+def test_silu_of_large_values(capability):
+    """SiLU is 0 where the sigmoid is 0, also for the largest negative values."""
     result = run(SILU, capability)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.split() == ["equal"]
 
 
 @pytest.mark.skipif(native.extension()[0] is None, reason="the extension is not built")
-def test_unknown_vectors():
+def test_an_unknown_instruction_set():
     script = """
 import torch
 from hyperseg import ops

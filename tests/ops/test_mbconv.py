@@ -1,4 +1,4 @@
-"""What is particular to ``mbconv``."""
+"""Tests of ``mbconv`` alone: blocks of the encoder, large maps and the missing gradient."""
 
 import pytest
 import timm
@@ -20,7 +20,7 @@ def trunk(name: str) -> EfficientNetTrunk:
     return net
 
 
-def test_every_block_of_the_encoder_is_the_operator():
+def test_the_operator_matches_every_block_of_the_encoder():
     net = trunk("efficientnet_b0")
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     x = net.bn1(net.conv_stem(x))
@@ -32,12 +32,12 @@ def test_every_block_of_the_encoder_is_the_operator():
             x = expected
 
 
-def test_blocks_with_other_activations_stay():
+def test_blocks_with_other_activations_are_not_fused():
     lite = timm.create_model("efficientnet_lite0").blocks[1][0]
     assert not fusible(lite)
 
 
-def test_derivatives_are_refused():
+def test_derivatives_raise_an_error():
     x = torch.randn(1, 4, 5, 5, requires_grad=True)
     h = torch.randn(8)
     y = ops.mbconv(
@@ -48,10 +48,10 @@ def test_derivatives_are_refused():
         y.sum().backward()
 
 
-# On a GPU and in the shim: what of the kernels depends on how large the map is.
+# On a GPU and in the shim: code of the kernels that only large maps reach.
 CUDA = [t for t in targets() if t.backend == "cuda" and not t.reasons("mbconv")]
-LARGE = {  # by the rows and columns that a block multiplies, or what else it is about
-    "128x32": cases.mbconv(1, 104, 24, 16, size=7, image=(66, 130)),  # 7x7: expanded in a launch of its own
+LARGE = {  # names: MMA tile of a thread block (rows x columns), or the subject
+    "128x32": cases.mbconv(1, 104, 24, 16, size=7, image=(66, 130)),  # 7x7: expanded in a separate launch
     "64x64": cases.mbconv(1, 136, 40, 40, size=7, image=(64, 128)),
     "32x64": cases.mbconv(1, 8, 40, 40, size=7, image=(64, 66)),
     "32x64_deep": cases.mbconv(1, 168, 168, 72, expand=False, stride=2, image=(64, 132)),
@@ -70,4 +70,4 @@ def test_large_maps(target, name, dtype):
     x = x.contiguous(memory_format=torch.channels_last)
     y = target.run("mbconv", (x, *weights))
     assert_close("y", y, reference.mbconv(*cases.double((x, *weights))), FORWARD[dtype])
-    assert torch.equal(y, target.run("mbconv", (x, *weights))), "the same call gave another result"
+    assert torch.equal(y, target.run("mbconv", (x, *weights))), "two equal calls returned different outputs"

@@ -1,4 +1,4 @@
-"""Inputs cut from larger tensors, transposed or expanded; outputs fresh and laid out as the fake promises."""
+"""Memory: inputs with any strides, and outputs in new memory with the strides of the fake kernel."""
 
 from collections.abc import Callable
 
@@ -17,12 +17,12 @@ DIFFERENTIABLE = [c for c in TYPICAL if differentiable(c.operator)]
 
 
 def poison(t: Tensor) -> float:
-    """What would show: NaN, no label, or the brightest pixel."""
+    """Return a value that changes the output if it is read: NaN, 255 (a pixel) or an invalid label."""
     return torch.nan if t.is_floating_point() else 255 if t.dtype == torch.uint8 else -(10**6)
 
 
 def sliced(t: Tensor) -> Tensor:
-    """From the middle of a larger tensor, whose other values would show."""
+    """Return a slice from the middle of a larger, poisoned tensor."""
     larger = t.new_full([s + 2 for s in t.shape], poison(t))
     view = larger[tuple(slice(1, -1) for _ in t.shape)]
     view.copy_(t)
@@ -30,7 +30,7 @@ def sliced(t: Tensor) -> Tensor:
 
 
 def stepped(t: Tensor) -> Tensor:
-    """Every other element of a larger tensor."""
+    """Return a view of every second element of a larger, poisoned tensor."""
     larger = t.new_full([2 * s for s in t.shape], poison(t))
     view = larger[tuple(slice(None, None, 2) for _ in t.shape)]
     view.copy_(t)
@@ -38,18 +38,18 @@ def stepped(t: Tensor) -> Tensor:
 
 
 def transposed(t: Tensor) -> Tensor:
-    """Dimensions stored in reverse order."""
+    """Store the dimensions in reverse order."""
     order = tuple(reversed(range(t.dim())))
     return t.permute(order).contiguous().permute(order)
 
 
 def expanded(t: Tensor) -> Tensor:
-    """The first image or row for all of them, with stride 0."""
+    """Repeat the first image or row with stride 0."""
     return t[:1].expand_as(t) if t.dim() else t
 
 
 def offset(t: Tensor) -> Tensor:
-    """Contiguous, but not aligned to more than one element."""
+    """Return a contiguous tensor that is aligned to one element only."""
     return torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape)
 
 
@@ -81,7 +81,7 @@ changes = pytest.mark.parametrize(
 def test_any_strides(target: Target, case: Case, change):
     args = tuple(apply(change, a) for a in case.arguments(F32, target.device))
     actual = flat(target.run(case.operator, args))
-    labels = case.operator in LABELLING  # where the reference may see a tie otherwise
+    labels = case.operator in LABELLING  # the reference may resolve near ties differently
     expected = flat(target.run(case.operator, contiguous(args))) if labels else truth(case.operator, args)
     for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"output {i}", a, e, FORWARD[F32])
@@ -91,11 +91,11 @@ def test_any_strides(target: Target, case: Case, change):
 @pytest.mark.parametrize(("target", "case"), supported(DIFFERENTIABLE, "_backward"))
 def test_any_strides_backward(target: Target, case: Case, change):
     if target.id == "triton-cpu" and change is not stepped:
-        pytest.skip("one change of strides is enough for the interpreter, which takes seconds a call")
+        pytest.skip("one change of strides is enough for the interpreter, which takes seconds per call")
     operator = f"{case.operator}_backward"
     args = tuple(apply(change, a) for a in backward_arguments(case, F32, target.device))
     actual = flat(target.run(operator, args))
-    # Expanded statistics are no longer those of the map, so the reference, which makes them anew, says something else.
+    # Expanded statistics do not belong to the map. The reference recomputes them, so its output is different.
     expected = flat(target.run(operator, contiguous(args))) if change is expanded else truth(operator, args)
     for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"gradient {i}", a, e, GRADIENT[F32])
@@ -110,10 +110,10 @@ def test_any_strides_backward(target: Target, case: Case, change):
         "_backward",
     ),
 )
-def test_strides_of_half_types_backward(target: Target, case: Case, change):
-    """Kernels read them by eights where they lie so."""
+def test_strides_of_16_bit_floats_backward(target: Target, case: Case, change):
+    """Kernels load 8-element (16-byte) vectors where strides and alignment permit."""
     if target.id == "triton-cpu":
-        pytest.skip("takes the interpreter seconds a call")
+        pytest.skip("the interpreter takes seconds per call")
     operator = f"{case.operator}_backward"
     args = tuple(apply(change, a) for a in backward_arguments(case, torch.float16, target.device))
     actual, expected = flat(target.run(operator, args)), flat(target.run(operator, contiguous(args)))
@@ -123,8 +123,8 @@ def test_strides_of_half_types_backward(target: Target, case: Case, change):
 
 @pytest.mark.parametrize("change", [offset, channels_last, sliced], ids=["contiguous", "channels_last", "sliced"])
 @pytest.mark.parametrize(("target", "case"), supported(TYPICAL))
-def test_outputs_are_what_the_fake_promises(target: Target, case: Case, change):
-    """Shape, dtype and strides; a map follows its input into channels-last memory."""
+def test_outputs_match_the_fake(target: Target, case: Case, change):
+    """Compare shapes, dtypes and strides. The output of a channels-last map is channels-last."""
     args = tuple(apply(change, a) for a in case.arguments(F32, target.device))
     check_against_fake(target, case.operator, args)
     if change is channels_last and case.operator.startswith(("patch", "decoder")) and case.operator not in LABELLING:
@@ -133,7 +133,7 @@ def test_outputs_are_what_the_fake_promises(target: Target, case: Case, change):
 
 @pytest.mark.parametrize("change", [offset, channels_last], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize(("target", "case"), supported(DIFFERENTIABLE, "_backward"))
-def test_gradients_are_what_the_fake_promises(target: Target, case: Case, change):
+def test_gradients_match_the_fake(target: Target, case: Case, change):
     args = tuple(apply(change, a) for a in backward_arguments(case, F32, target.device))
     check_against_fake(target, f"{case.operator}_backward", args)
 
@@ -148,7 +148,7 @@ def check_against_fake(target: Target, operator: str, args: tuple) -> None:
 @pytest.mark.parametrize("suffix", ["", "_backward"], ids=["forward", "backward"])
 @pytest.mark.parametrize("change", [offset, sliced], ids=["contiguous", "sliced"])
 @pytest.mark.parametrize(("target", "case"), supported(TYPICAL))
-def test_inputs_are_neither_changed_nor_given_back(target: Target, case: Case, change, suffix):
+def test_inputs_are_neither_changed_nor_returned(target: Target, case: Case, change, suffix):
     operator = case.operator + suffix
     if suffix and (not differentiable(case.operator) or target.reasons(operator)):
         pytest.skip(f"{target.id}: there is no {operator}")
@@ -168,8 +168,8 @@ WEIGHTS_AT = {"patch_conv2d": 1, "patch_inverted_residual": 1, "patch_inverted_r
 
 
 @pytest.mark.parametrize(("target", "case"), supported([c for c in TYPICAL if c.operator in WEIGHTS_AT]))
-def test_weights_may_be_a_slice_of_wider_ones(target: Target, case: Case):
-    """As one level's share of what a merged generator makes: ``[N, fh, fw, P']``."""
+def test_weights_may_be_a_slice_of_a_wider_tensor(target: Target, case: Case):
+    """Pass a slice of ``[N, fh, fw, P']``, as with one level's share of a merged generator's output."""
     args = list(case.arguments(F32, target.device))
     at = WEIGHTS_AT[case.operator]
     weights = args[at].clone()
@@ -181,8 +181,8 @@ def test_weights_may_be_a_slice_of_wider_ones(target: Target, case: Case):
         assert_close(f"output {i}", a, e, FORWARD[F32])
 
 
-def test_only_channels_last_memory_counts_as_such():
-    """A map of one channel is both: it stays contiguous, as PyTorch's own convolutions have it."""
+def test_memory_formats_of_maps():
+    """A map of one channel has both formats and counts as contiguous, as in PyTorch's convolutions."""
     x = torch.zeros(2, 3, 4, 5)
     assert _layout.memory_format(x) == torch.contiguous_format
     assert _layout.memory_format(channels_last(x)) == torch.channels_last
@@ -191,8 +191,8 @@ def test_only_channels_last_memory_counts_as_such():
 
 
 @pytest.mark.parametrize(("target", "case"), supported([BY_ID["patch_conv2d-one-row-of-pixels"]]))
-def test_a_row_of_channels_last_memory_counts_too(target: Target, case: Case):
-    """The strides of sides of 1 say nothing; here they are those of the larger map that the row was cut from."""
+def test_a_row_in_channels_last_memory(target: Target, case: Case):
+    """The stride of a dimension of size 1 is ignored; here it is a stride of the larger map."""
     x, *rest = case.arguments(F32, target.device)
     wide = torch.zeros(x.shape[0], x.shape[1], 3, x.shape[3] + 2, device=target.device)
     row = channels_last(wide)[:, :, :1, : x.shape[3]].copy_(x)[:1]
@@ -204,5 +204,5 @@ def test_a_row_of_channels_last_memory_counts_too(target: Target, case: Case):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 @pytest.mark.parametrize(("target", "case"), supported([BY_ID["upsample_cross_entropy-plain"]]))
-def test_the_loss_of_half_types_is_float32(target: Target, case: Case, dtype):
+def test_the_loss_of_16_bit_floats_is_float32(target: Target, case: Case, dtype):
     assert target.run(case.operator, case.arguments(dtype, target.device))[0].dtype == torch.float32

@@ -1,4 +1,4 @@
-"""The native operators called directly: an error message outside the contract, and no read out of bounds."""
+"""The native operators called directly: invalid arguments raise an error and are never read out of bounds."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def whole(t: Tensor) -> Tensor:
 
 
 def shorter(t: Tensor) -> Tensor:
-    """One less in the last dimension."""
+    """Drop the last element of the last dimension."""
     return t[..., :-1]
 
 
@@ -63,11 +63,11 @@ def none(t: Tensor) -> Tensor:
 
 
 def fewer(t: Tensor) -> Tensor:
-    """One image less."""
+    """Drop the last image."""
     return t[:-1]
 
 
-# operator, argument, its new value or what becomes of it, and words of the sentence
+# Per operator: argument, its new value or a function of the old one, and a pattern of the error message.
 SIGNAL = [
     ("signal", flattened, r"signal must be \[N, C, fh, fw\]"),
     ("signal", whole, "signal must be float16"),
@@ -254,24 +254,24 @@ WRONG = {
 
 
 @pytest.mark.parametrize(
-    ("operator", "name", "change", "sentence"),
+    ("operator", "name", "change", "message"),
     [
-        pytest.param(operator, name, change, sentence, id=f"{operator}-{i}-{name}")
+        pytest.param(operator, name, change, message, id=f"{operator}-{i}-{name}")
         for operator, table in WRONG.items()
-        for i, (name, change, sentence) in enumerate(table)
+        for i, (name, change, message) in enumerate(table)
     ],
 )
-def test_arguments_outside_the_contract(operator, name, change, sentence):
+def test_invalid_arguments_raise_an_error(operator, name, change, message):
     args = arguments(operator)
     args[name] = change(args[name]) if callable(change) else change
-    with pytest.raises(RuntimeError, match=f"{operator}: .*({sentence})"):
+    with pytest.raises(RuntimeError, match=f"{operator}: .*({message})"):
         call(operator, args)
 
 
 @pytest.mark.parametrize("operator", WRONG)
-def test_any_side_of_any_tensor(operator):
-    """Less of it, more of it or none either fits or is answered with a sentence; what fits is computed whole."""
-    refused = 0
+def test_every_dimension_of_every_tensor(operator):
+    """Shorten, double or remove each dimension. The call raises an error, or all its outputs are finite."""
+    errors = 0
     for name, value in arguments(operator).items():
         for dim in range(value.dim() if isinstance(value, Tensor) else 0):
             for changed in (
@@ -284,12 +284,12 @@ def test_any_side_of_any_tensor(operator):
                     results = call(operator, args)
                 except RuntimeError as error:
                     assert f"{operator}: " in str(error)  # noqa: PT017 - whether it is raised is not known
-                    refused += 1
+                    errors += 1
                 else:
                     assert all(t.isfinite().all() for t in flat(outputs(results)))
-    assert refused
+    assert errors
 
 
-def test_every_native_operator_is_here():
-    composed = {"decoder_level_argmax"}  # of two that are here
+def test_every_native_operator_is_tested():
+    composed = {"decoder_level_argmax"}  # it calls two operators that are tested here
     assert set(WRONG) == set(CPP.supported) - composed

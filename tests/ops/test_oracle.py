@@ -1,4 +1,4 @@
-"""The reference in float64 against literal loops over patches."""
+"""The reference in float64 against the oracle, which loops over patches; and the layout of generated weights."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ EXACT = FORWARD[torch.float64]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_the_reference_computes_the_formulas(case: Case):
+def test_the_reference_matches_the_oracle(case: Case):
     args = case.arguments(torch.float64)
     expected = getattr(oracle, case.operator)(*args)
     actual = getattr(reference, case.operator)(*args)
@@ -20,16 +20,16 @@ def test_the_reference_computes_the_formulas(case: Case):
         assert torch.equal(actual, expected)
         return
     if case.operator == "upsample_cross_entropy":
-        actual = actual[0]  # what it selects is judged in test_upsample_cross_entropy.py
+        actual = actual[0]  # test_upsample_cross_entropy.py tests the weights of pixels
     for i, (a, e) in enumerate(zip(outputs(actual), outputs(expected), strict=True)):
         assert_close(f"output {i}", a, e, EXACT)
 
 
-# The layout of the generated weights (SPEC E): one weight is 1, all others 0, so that its index shows in the answer.
+# The layout of the generated weights (SPEC E): one weight is 1 and all others are 0, so the output shows its index.
 
 
 def one_hot(length: int, index: int, grid: tuple[int, int], patch: tuple[int, int]) -> torch.Tensor:
-    """Zero weights but for parameter ``index`` of one patch."""
+    """Return weights that are 1 for parameter ``index`` of one patch and 0 elsewhere."""
     weights = torch.zeros(1, *grid, length, dtype=torch.float64)
     weights[0, patch[0], patch[1], index] = 1
     return weights
@@ -40,11 +40,11 @@ def x():
     return normal(torch.Generator().manual_seed(0), 1, 3, 8, 9)
 
 
-PATCH = (slice(4, 8), slice(3, 6))  # of the 2x3 grid, patch (1, 1) with its 4x3 pixels
+PATCH = (slice(4, 8), slice(3, 6))  # the 4x3 pixels of patch (1, 1) in the 2x3 grid
 
 
 @pytest.mark.parametrize(("o", "i"), [(0, 0), (0, 2), (1, 0), (3, 1)])
-def test_pointwise_weights_lie_at_o_in_plus_i(x, o, i):
+def test_index_of_pointwise_weights(x, o, i):
     weights = one_hot(4 * 3, o * 3 + i, (2, 3), (1, 1))
     y = reference.patch_conv2d(x, weights, None, 4, [1, 1], 1, [1, 1], "reflect")
     expected = torch.zeros_like(y)
@@ -53,7 +53,7 @@ def test_pointwise_weights_lie_at_o_in_plus_i(x, o, i):
 
 
 @pytest.mark.parametrize(("o", "i", "ky", "kx"), [(0, 0, 0, 0), (1, 2, 0, 2), (2, 1, 2, 1), (3, 0, 1, 2)])
-def test_convolution_weights_lie_as_conv2d_has_them(x, o, i, ky, kx):
+def test_index_of_convolution_weights(x, o, i, ky, kx):
     weights = one_hot(4 * 3 * 9, ((o * 3 + i) * 3 + ky) * 3 + kx, (2, 3), (1, 1))
     y = reference.patch_conv2d(x, weights, None, 4, [3, 3], 1, [1, 1], "zeros")
     padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
@@ -66,7 +66,7 @@ def test_convolution_weights_lie_as_conv2d_has_them(x, o, i, ky, kx):
     ("c", "i", "ky", "kx", "o"), [(0, 0, 1, 1, 0), (4, 2, 0, 2, 3), (2, 1, 2, 0, 1)], ids=["first", "last", "middle"]
 )
 @pytest.mark.parametrize("halo", ["own", "neighbour"])
-def test_block_weights_lie_at_expand_depthwise_project(x, c, i, ky, kx, o, halo):
+def test_index_of_block_weights(x, c, i, ky, kx, o, halo):
     hidden, out = 5, 4
     x = x.abs().clamp(max=5)  # so that ReLU6 changes nothing
     total = 3 * hidden + 9 * hidden + hidden * out
@@ -75,7 +75,7 @@ def test_block_weights_lie_at_expand_depthwise_project(x, c, i, ky, kx, o, halo)
     project = 3 * hidden + 9 * hidden + o * hidden + c
     grid = (2, 3)
     weights = sum(one_hot(total, index, grid, (1, 1)) for index in (depthwise, project))
-    weights[..., expand] = 1  # everywhere: neighbours' hidden maps are theirs
+    weights[..., expand] = 1  # in all patches: the neighbours expand their own pixels
     y = reference.patch_inverted_residual(x, weights, None, hidden, out, halo)
     padded = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")
     expected = torch.zeros_like(y)
@@ -89,7 +89,7 @@ def test_coordinates_are_x_then_y_from_corner_to_corner():
     assert grid[0, 1].tolist() == [[-1] * 5, [0] * 5, [1] * 5]
 
 
-def test_a_level_sees_coordinates_then_skip_then_previous(x):
+def test_the_input_of_a_level_is_coordinates_skip_previous(x):
     seen = _layout.level_input(x, x[:, :2] + 7)
     assert seen.shape == (1, 7, 8, 9)
     assert torch.equal(seen[:, :2], _layout.coordinates(8, 9, x))
@@ -98,8 +98,8 @@ def test_a_level_sees_coordinates_then_skip_then_previous(x):
 
 
 @pytest.mark.parametrize("halo", ["own", "neighbour"])
-def test_patches_follow_one_another_in_rows(x, halo):
-    """Only the pixels of a patch depend on its weights, and their seams where the halo is the neighbour's."""
+def test_the_order_of_patches(x, halo):
+    """A patch's weights change only its own pixels and, with the neighbours' halo, the pixels around it."""
     g = torch.Generator().manual_seed(1)
     total = _layout.level_parameters(3, 5, 4)
     weights = normal(g, 1, 2, 3, total)

@@ -1,4 +1,4 @@
-"""Every backend, operator, case and dtype against the reference in float64, on the same rounded arguments."""
+"""Parity: every backend, operator, case and dtype against the reference in float64, with equal rounded arguments."""
 
 import os
 
@@ -20,13 +20,13 @@ PRECISE = [c for c in DIFFERENTIABLE if c.dtypes == EXACT]
 
 
 def flat(result) -> list[Tensor]:
-    """Tensors one after the other, lists opened."""
+    """Return all tensors of an operator's output, also those in lists, as one list."""
     results = [result] if isinstance(result, Tensor) else result
     return [t for r in results for t in (r if isinstance(r, list | tuple) else [r])]
 
 
 def truth(operator: str, args: tuple) -> list[Tensor]:
-    """The answer of the reference, computed in float64."""
+    """Return the output of the reference, computed in float64."""
     return flat(BACKENDS["reference"].supported[operator](*double(args)))
 
 
@@ -35,7 +35,7 @@ def test_forward(target: Target, case: Case, dtype: torch.dtype):
     args = case.arguments(dtype, target.device)
     actual, expected = flat(target.run(case.operator, args)), truth(case.operator, args)
     if case.operator == "upsample_cross_entropy" and dtype not in case.dtypes:
-        actual, expected = actual[:1], expected[:1]  # the loss, but not which pixels it came from
+        actual, expected = actual[:1], expected[:1]  # the loss, but not the weights of pixels
     assert len(actual) == len(expected)
     for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
         assert_close(f"output {i}", a, e, FORWARD[dtype])
@@ -43,7 +43,7 @@ def test_forward(target: Target, case: Case, dtype: torch.dtype):
 
 @pytest.mark.parametrize(("target", "case", "dtype"), supported_in(DTYPES, LABELS))
 def test_labels(target: Target, case: Case, dtype: torch.dtype):
-    """The labels of the reference, but where its best classes are as close as rounding."""
+    """Labels match the reference, unless its best scores differ by less than rounding."""
     args = case.arguments(dtype, target.device)
     actual = target.run(case.operator, args)
     assert actual.dtype == torch.uint8
@@ -53,18 +53,18 @@ def test_labels(target: Target, case: Case, dtype: torch.dtype):
     actual = actual.cpu().long()
     assert actual.shape == expected.shape
     assert int(actual.max()) < scores.shape[1]
-    if case.name.endswith("ties"):  # of whole numbers, exact in every dtype: the lowest of the best classes
+    if case.name.endswith("ties"):  # whole numbers are exact in every dtype, so the lowest of the best classes wins
         assert torch.equal(actual, expected)
         return
-    behind = scores.gather(1, expected[:, None]) - scores.gather(1, actual[:, None])
-    # Upsampled scores are never rounded to half types, those of a level are.
+    lost = scores.gather(1, expected[:, None]) - scores.gather(1, actual[:, None])
+    # Upsampled scores are not rounded to 16 bits; the scores of a level are.
     precision = torch.promote_types(dtype, torch.float32) if resized else dtype
-    assert behind.max() <= 2 * FORWARD[precision].largest * scores.square().mean().sqrt()
+    assert lost.max() <= 2 * FORWARD[precision].largest * scores.square().mean().sqrt()
     assert (actual == expected).double().mean() > (0.9 if precision.itemsize == 2 else 0.999)
 
 
 def backward_arguments(case: Case, dtype: torch.dtype, device: str) -> tuple:
-    """Those of ``<operator>_backward`` in this dtype: the gradient of the first output comes first."""
+    """Return arguments of ``<operator>_backward`` in this dtype, the gradient of the first output first."""
     args = case.arguments(dtype, device)
     result = outputs(getattr(reference, case.operator)(*args))
     generator = torch.Generator().manual_seed(len(case.id))
@@ -94,8 +94,8 @@ def test_every_operator_has_cases():
     assert operators == set(OPERATORS)
 
 
-def test_every_backend_is_preferred_somewhere():
-    """Or it would neither be chosen nor tested."""
+def test_every_backend_is_in_a_preference_list():
+    """A backend outside the preference lists is neither chosen nor tested."""
     assert {name for names in _dispatch.PREFERENCE.values() for name in names} == set(BACKENDS)
 
 

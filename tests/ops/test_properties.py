@@ -1,4 +1,4 @@
-"""Random shapes: every backend in float32 against the float64 reference."""
+"""Random shapes: every backend in float32 against the reference in float64, and NaN inputs."""
 
 import hypothesis.strategies as st
 import pytest
@@ -45,7 +45,7 @@ def check(target: Target, operator: str, build) -> None:
 
 
 def large_enough(grid, patch) -> bool:
-    """To be reflected."""
+    """Whether one pixel of the map can be reflected at its border."""
     return grid[0] * patch[0] > 1 and grid[1] * patch[1] > 1
 
 
@@ -120,7 +120,7 @@ def test_patch_inverted_residual(target, n, c, hidden, out, grid_and_patch, halo
 @few
 @given(**blocks)
 def test_patch_inverted_residual_batch_norm(target, n, c, hidden, out, grid_and_patch, halo):
-    # A large eps: statistics of a handful of pixels may be as good as constant, and divide by rounding.
+    # A large eps, because the variance of a few pixels may be close to 0 and would amplify rounding errors.
     build = batch_norm(n, c, hidden, out, *grid_and_patch, halo, eps=0.1)
     check(target, "patch_inverted_residual_batch_norm", build)
 
@@ -210,8 +210,8 @@ def test_upsample_argmax(target, n, classes, size, to):
     labels = target.run("upsample_argmax", args).cpu().long()
     scores = _layout.resize_logits(*double(args))
     assert labels.shape == (n, *to)
-    behind = scores.amax(1) - scores.gather(1, labels[:, None])[:, 0]
-    assert behind.max() <= 1e-5 * scores.abs().max()
+    lost = scores.amax(1) - scores.gather(1, labels[:, None])[:, 0]
+    assert lost.max() <= 1e-5 * scores.abs().max()
 
 
 @on_every_target("upsample_cross_entropy")
@@ -237,7 +237,7 @@ def test_upsample_cross_entropy(target, n, classes, size, to, ignored, bootstrap
 @pytest.mark.parametrize("build", [residual(halo=HALOS[0]), residual(patch=(4, 4), halo=HALOS[1])], ids=HALOS)
 @on_every_target("patch_inverted_residual")
 def test_inverted_residuals_keep_nan(target: Target, build, dtype: torch.dtype):
-    """Activations that clamp must not make a number of it."""
+    """Activations that clamp must not turn NaN into a number."""
     _keeps_nan(target, Case("patch_inverted_residual", "nan", build), dtype)
 
 

@@ -1,4 +1,4 @@
-"""On the CPU the number of threads changes the time and not one bit of the answer."""
+"""The C++ operators are bitwise equal for any number of threads."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from tests.ops.cases import BY_ID, Case, batch_norm, conv, differentiable, gener
 from tests.ops.targets import Target, supported
 from tests.ops.test_parity import backward_arguments, flat
 
-# Enough patches, rows and rows of labels that two threads share every pass unevenly.
+# So many patches, rows and labels that two or three threads share every pass unevenly.
 SHARED = [
     Case("generate_weights", "threads", generators(3, 12, (7, 9), ((0, 12, 4, 200, 198), (2, 6, 1, 70, 70)))),
     Case("patch_conv2d", "threads", conv(1, 3, 4, (5, 7), (3, 2), (3, 3))),
@@ -28,24 +28,24 @@ SHARED = [
 
 
 def check(target: Target, operator: str, args: tuple) -> None:
-    answers = []
+    results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        answers.append(flat(target.run(operator, args)))
-    for other in answers[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(answers[0], other, strict=True))
+        results.append(flat(target.run(operator, args)))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def on_native(suffix: str = "") -> list:
+def on_cpp(suffix: str = "") -> list:
     cases = [c for c in SHARED if not suffix or differentiable(c.operator)]
     return [p for p in supported(cases, suffix) if p.values[0] == Target("cpp", "cpu")]
 
 
-@pytest.mark.parametrize(("target", "case"), on_native())
+@pytest.mark.parametrize(("target", "case"), on_cpp())
 def test_forward(target: Target, case: Case):
     check(target, case.operator, case.arguments(torch.float32))
 
 
-@pytest.mark.parametrize(("target", "case"), on_native("_backward"))
+@pytest.mark.parametrize(("target", "case"), on_cpp("_backward"))
 def test_backward(target: Target, case: Case):
     check(target, f"{case.operator}_backward", backward_arguments(case, torch.float32, "cpu"))

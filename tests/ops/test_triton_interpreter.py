@@ -1,4 +1,4 @@
-"""The Triton kernels without a GPU: the same tests in a process of its own, as Triton reads TRITON_INTERPRET once."""
+"""The Triton kernels without a GPU: run these tests in a new process, because Triton reads TRITON_INTERPRET once."""
 
 import importlib.util
 import os
@@ -16,20 +16,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 FILES = ("test_parity.py", "test_memory.py", "test_gradients.py", "test_stem.py", "test_upsample_argmax.py")
-# The interpreter takes milliseconds a block and a class: what takes it long is marked slow, or is for GPUs.
+# The interpreter takes milliseconds per thread block and class. Long cases are marked slow, or run on GPUs only.
 LARGE = (
     "255 or efficientnet-last or mbconv-tall or mbconv-wide or dilated-kernel-5 or kernel-5-groups or plain-cityscapes "
     "or patch_conv2d-no-bias"
 )
-# What launchers allocate and which strides they read: of each operator one case, in the stranger layouts.
-REPEATED = "test_memory and (neighbour or no-bias or ((promises or neither) and contiguous))"
+# Outputs and strides are tested with one case per operator, and not in the contiguous layout.
+REPEATED = "test_memory and (neighbour or no-bias or ((match_the_fake or neither) and contiguous))"
 WORKERS = str(min(4, os.cpu_count() or 1))
 CASES = f"triton-cpu and not ({LARGE}) and not ({REPEATED})"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this process is that one")
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are tested on the GPU")
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this process already runs the interpreter")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are tested on this machine's GPU")
 def test_kernels_in_the_interpreter():
     files = [f"tests/ops/{name}" for name in FILES]
     result = subprocess.run(

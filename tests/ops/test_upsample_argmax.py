@@ -1,4 +1,4 @@
-"""Labels where they are decided by less than a comparison of clear scores."""
+"""Labels of equal, NaN and infinite scores, many classes, and different ratios of sizes."""
 
 import pytest
 import torch
@@ -11,13 +11,13 @@ from tests.ops.targets import Target, able, skip_if_not_supported
 F64 = torch.float64
 
 
-# Those that cannot are named, with their reasons, by test_parity.py.
+# test_parity.py skips the other backends and names their reasons.
 ABLE = able("upsample_argmax")
 
 
 @pytest.fixture(params=ABLE)
 def labels(request):
-    """``labels(logits, size)`` from one backend on one device, back on the CPU."""
+    """Return a function ``labels(logits, size)`` that runs one backend and returns its labels on the CPU."""
     target: Target = request.param
 
     def run(logits, size):
@@ -59,7 +59,7 @@ def test_nan_counts_as_the_largest_score(labels):
     assert torch.equal(found.long(), clean)
 
 
-def test_nan_spreads_to_the_pixels_that_it_is_sampled_for(labels):
+def test_nan_spreads_to_the_pixels_that_sample_it(labels):
     logits = whole((1, 3, 5, 5))
     logits[0, 1, 2, 2] = torch.nan
     found = labels(logits, (10, 10))
@@ -105,15 +105,15 @@ def test_a_map_of_one_pixel_is_one_label(labels, size):
     ids=lambda s: f"{s[0]}x{s[1]}",
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=lambda d: str(d)[6:])
-def test_exact_where_the_arithmetic_is(labels, small, size, dtype):
-    """Whole numbers at ratios that are powers of two have no rounding in any order of the sums."""
+def test_labels_are_exact_without_rounding(labels, small, size, dtype):
+    """Whole numbers at ratios that are powers of two are summed without rounding, in any order."""
     logits = whole((2, 6, *small)).to(dtype)
     assert torch.equal(labels(logits, size), oracle.upsample_argmax(logits.double().cpu(), *size))
 
 
 @pytest.mark.parametrize("size", [(13, 17), (29, 40), (5, 6), (11, 64)], ids=str)
 def test_any_other_ratio(labels, size):
-    """Where classes cross within rounding either is right; such pixels are few."""
+    """Either of two classes is right if their scores differ by less than rounding; such pixels are rare."""
     logits = torch.randn(2, 6, 11, 14, generator=torch.Generator().manual_seed(0))
     found = labels(logits, size).long()
     scores = oracle.resize(logits.double(), *size)
@@ -122,7 +122,7 @@ def test_any_other_ratio(labels, size):
     assert (found == scores.argmax(1)).float().mean() > 0.999
 
 
-def test_every_image_of_a_batch_is_its_own(labels):
+def test_images_of_a_batch_are_independent(labels):
     logits = whole((3, 5, 6, 7))
     together = labels(logits, (12, 14))
     for i in range(3):

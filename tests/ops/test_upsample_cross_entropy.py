@@ -1,4 +1,4 @@
-"""The loss: which pixels count, against SPEC A.3 taken literally, and how ties share the gradient."""
+"""The loss: the pixels that count, by a literal version of SPEC A.3, and the gradient of ties."""
 
 import math
 
@@ -13,7 +13,7 @@ F64 = torch.float64
 
 
 def literal(logits, labels, k, threshold, ignore_index=255):
-    """Bootstrapped cross-entropy with lists and loops alone (SPEC A.3)."""
+    """Return the bootstrapped cross-entropy, computed with lists and loops (SPEC A.3)."""
     scores = oracle.resize(logits.double(), *labels.shape[1:])
     images = []
     for n in range(labels.shape[0]):
@@ -44,14 +44,14 @@ def batch(seed=0, n=2, classes=4, size=(4, 5), to=(8, 10), ignored=0.2):
 @pytest.mark.parametrize("k", [1, 7, 40, 79], ids="k={}".format)
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 2.0, 50.0], ids="threshold={}".format)
 @pytest.mark.parametrize("ignored", [0.0, 0.2, 0.95], ids="ignored={}".format)
-def test_bootstrapped_is_the_specification(k, threshold, ignored):
+def test_bootstrapped_loss_matches_the_specification(k, threshold, ignored):
     logits, labels = batch(ignored=ignored)
     loss = upsample_cross_entropy(logits, labels, bootstrap=k, threshold=threshold)
     assert loss.item() == pytest.approx(literal(logits, labels, k, threshold), rel=1e-12, abs=1e-15)
 
 
 def test_k_is_compared_with_the_pixel_after_the_first_k():
-    """With k pixels above the threshold and no more, the k worst count; one more, and all above do."""
+    """With exactly k losses above the threshold the k worst count; with more, all losses above it count."""
     labels = torch.zeros(1, 1, 6, dtype=torch.int64)
     wrong = torch.tensor([5.0, 4.0, 3.0, 2.0, -9.0, -9.0], dtype=F64)  # loss = log(1 + exp(wrong))
     logits = torch.stack([torch.zeros_like(wrong), wrong])[None, :, None]
@@ -70,7 +70,7 @@ def test_a_loss_at_the_threshold_is_not_above_it():
 
 
 def test_the_published_setting():
-    """k = 4096, threshold 0.3, on more pixels than that; and on fewer, which the official code cannot."""
+    """k = 4096 and threshold 0.3, on more than k pixels; and on fewer, where the official code fails."""
     logits, labels = batch(n=1, size=(40, 60), to=(80, 120))
     loss = upsample_cross_entropy(logits, labels, bootstrap=4096)
     per_pixel = oracle.pixel_losses(logits, labels, 255).flatten().sort(descending=True).values
@@ -81,14 +81,14 @@ def test_the_published_setting():
     assert few.item() == pytest.approx(everything.mean().item(), rel=1e-12)
 
 
-def test_plain_is_the_mean_over_valid_pixels():
+def test_plain_loss_is_the_mean_over_valid_pixels():
     logits, labels = batch()
     expected = F.cross_entropy(F.interpolate(logits, labels.shape[1:], mode="bilinear"), labels, ignore_index=255)
     assert upsample_cross_entropy(logits, labels).item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("bootstrap", [0, 10, 1000])
-def test_nothing_but_ignored_pixels(bootstrap):
+def test_all_pixels_ignored(bootstrap):
     logits, labels = batch(ignored=2.0)
     loss = upsample_cross_entropy(logits.requires_grad_(), labels, bootstrap=bootstrap)
     loss.backward()
@@ -104,15 +104,15 @@ def test_any_label_can_be_the_ignored_one(ignore_index):
     assert loss.item() == pytest.approx(upsample_cross_entropy(logits, labels.where(labels != 3, 2)).item(), rel=1e-12)
 
 
-def test_images_weigh_the_same_however_many_pixels_count():
+def test_images_have_equal_weights_for_any_number_of_counted_pixels():
     logits, labels = batch(n=3)
     alone = [upsample_cross_entropy(logits[i : i + 1], labels[i : i + 1], bootstrap=9).item() for i in range(3)]
     assert upsample_cross_entropy(logits, labels, bootstrap=9).item() == pytest.approx(sum(alone) / 3, rel=1e-12)
     assert len(set(alone)) == 3
 
 
-def test_ties_at_the_cut_share_what_is_left():
-    """The worst pixel counts whole; three that tie share the second place, and so their gradients are equal."""
+def test_ties_at_the_cut_share_the_remaining_weight():
+    """The worst pixel has weight 1/2. Three tied pixels share the other 1/2, so their gradients are equal."""
     logits = torch.zeros(1, 2, 1, 5, dtype=F64)
     logits[0, 1, 0] = torch.tensor([4.0, 1.0, 1.0, 1.0, -4.0])
     labels = torch.zeros(1, 1, 5, dtype=torch.int64)
@@ -127,8 +127,8 @@ def test_ties_at_the_cut_share_what_is_left():
 
 
 @pytest.mark.parametrize("bootstrap", [0, 10, 70])
-def test_weights_are_the_derivatives_of_the_loss_by_each_pixel(bootstrap):
-    """0 for ignored pixels, also where their zeros are among the worst; with the pixel losses they give the loss."""
+def test_weights_are_the_derivatives_of_the_loss_by_the_pixel_losses(bootstrap):
+    """Ignored pixels have weight 0, also if their zeros are among the worst. The weighted losses sum to the loss."""
     logits, labels = batch(ignored=0.5)
     loss, weights = torch.ops.hyperseg.upsample_cross_entropy.default(logits, labels, 255, bootstrap, 99.0)
     assert weights.shape == labels.shape
@@ -138,7 +138,7 @@ def test_weights_are_the_derivatives_of_the_loss_by_each_pixel(bootstrap):
     assert loss.item() == pytest.approx(total, rel=1e-12)
 
 
-def test_zeros_of_ignored_pixels_stay_in_the_list():
+def test_ignored_pixels_count_as_zeros_in_the_bootstrapped_loss():
     logits, labels = batch(n=1, ignored=0.9)
     valid = int((labels != 255).sum())
     assert 0 < valid < 20
@@ -153,8 +153,8 @@ def test_large_logits_do_not_overflow():
 
 
 @pytest.mark.parametrize("bootstrap", [0, 30])
-def test_gradients_of_half_types(bootstrap):
-    """Gradients come in the dtype of the logits."""
+def test_dtypes_of_gradients(bootstrap):
+    """Gradients have the dtype of the logits."""
     logits, labels = batch()
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         leaf = logits.to(dtype).requires_grad_()
