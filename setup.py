@@ -1,4 +1,4 @@
-"""Builds hyperseg._C with CMake (see CMakeLists.txt); the rest of the package is declared in pyproject.toml."""
+"""Build hyperseg._C with CMake (see CMakeLists.txt). pyproject.toml declares the rest of the package."""
 
 import importlib.util
 import os
@@ -12,11 +12,11 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-DEFAULT_ARCHS = ("8.0", "9.0", "10.0")  # the last one also as PTX, for GPUs to come
+DEFAULT_ARCHS = ("8.0", "9.0", "10.0")  # the last one also as PTX, for newer GPUs
 
 
-def say(sentence: str) -> None:
-    print(f"hyperseg: {sentence}", flush=True)
+def report(message: str) -> None:
+    print(f"hyperseg: {message}", flush=True)
 
 
 def run(command: list) -> None:
@@ -25,7 +25,7 @@ def run(command: list) -> None:
 
 
 def find_tool(name: str) -> str | None:
-    """The program of this name: of the pip package if there is one, else of the PATH."""
+    """Return the path of a program from the pip package of this name, or else from the PATH."""
     if importlib.util.find_spec(name):
         module = importlib.import_module(name)
         folder = getattr(module, "CMAKE_BIN_DIR", None) or module.BIN_DIR
@@ -40,7 +40,7 @@ def missing_tools() -> list[str]:
 
 
 def cuda_root(nvcc: str) -> Path | None:
-    """The toolkit that this nvcc belongs to, which may lie elsewhere: the nvcc on the PATH is often a wrapper."""
+    """Return the toolkit of this nvcc, or None. Its folder may be elsewhere, as nvcc on the PATH is often a wrapper."""
     plan = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True).stderr
     top = re.search(r"^#\$ TOP=(.+)$", plan, re.MULTILINE)
     root = Path(top[1].strip()).resolve() if top else Path(nvcc).resolve().parent.parent
@@ -48,12 +48,11 @@ def cuda_root(nvcc: str) -> Path | None:
 
 
 def find_cuda() -> tuple[Path | None, str]:
-    """The CUDA toolkit to build with, or None and the reason."""
+    """Return the CUDA toolkit to build with, or None and the reason why the build is for the CPU only."""
     import torch
 
-    wish = os.environ.get("HYPERSEG_CUDA", "")
-    if wish == "0":
-        return None, "HYPERSEG_CUDA=0 asks for it"
+    if os.environ.get("HYPERSEG_CUDA") == "0":
+        return None, "HYPERSEG_CUDA=0 is set"
     if torch.version.cuda is None:
         return None, f"the installed torch {torch.__version__} has no CUDA"
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
@@ -79,7 +78,7 @@ def find_cuda() -> tuple[Path | None, str]:
 
 
 def cuda_architectures(nvcc: Path) -> str:
-    """TORCH_CUDA_ARCH_LIST, or the GPUs of this machine, or the default, in CMake's words."""
+    """Return TORCH_CUDA_ARCH_LIST, the architectures of this machine's GPUs or the default, in CMake's syntax."""
     import torch
 
     known = subprocess.check_output([nvcc, "--list-gpu-arch"], text=True).split()
@@ -105,7 +104,7 @@ def cuda_architectures(nvcc: Path) -> str:
 
 class CMakeBuild(build_ext):
     def finalize_options(self) -> None:
-        # `python setup.py build_ext` alone makes a checkout usable; as a step of a wheel, build_lib is where it goes.
+        # `python setup.py build_ext` alone builds in place, to make a checkout usable; a wheel builds in build_lib.
         if self.distribution.commands == ["build_ext"] and self.build_lib is None:
             self.inplace = True
         super().finalize_options()
@@ -114,10 +113,10 @@ class CMakeBuild(build_ext):
         if not importlib.util.find_spec("torch"):
             sys.exit(f"PyTorch is not installed for {sys.executable}; install torch>=2.11, then build again.")
         if missing := missing_tools():
-            lack = f"hyperseg._C is not built, as this machine lacks {' and '.join(missing)}"
+            problem = f"hyperseg._C is not built, as this machine lacks {' and '.join(missing)}"
             if os.environ.get("HYPERSEG_REQUIRE_EXTENSION") == "1":
-                sys.exit(f"{lack}; HYPERSEG_REQUIRE_EXTENSION=1 makes this an error.")
-            say(f"{lack}: the package will run on its reference operators in plain PyTorch.")
+                sys.exit(f"{problem}; HYPERSEG_REQUIRE_EXTENSION=1 makes this an error.")
+            report(f"{problem}: the package will run on its reference operators in plain PyTorch.")
             self.extensions = []
         super().run()
 
@@ -126,7 +125,7 @@ class CMakeBuild(build_ext):
         sanitize = os.environ.get("HYPERSEG_SANITIZE", "")
         shim = os.environ.get("HYPERSEG_SHIM") == "1"  # the CUDA kernels on the CPU, for tests: csrc/shim/README.md
         kind = self.plat_name + ("-shim" if shim else "") + ("-sanitize" if sanitize else "")
-        build = ROOT / "build" / f"cmake-{kind}"  # kept, whichever command builds: the next build is quick
+        build = ROOT / "build" / f"cmake-{kind}"  # every command reuses it, so the next build is fast
         debug = self.debug or os.environ.get("DEBUG") == "1"
         options = {
             "CMAKE_MAKE_PROGRAM": find_tool("ninja"),
@@ -136,9 +135,9 @@ class CMakeBuild(build_ext):
             "HYPERSEG_SHIM": "ON" if shim else "OFF",
             "HYPERSEG_CUDA": "OFF",
         }
-        root, reason = (None, "HYPERSEG_SHIM=1 runs its CUDA kernels there") if shim else find_cuda()
+        root, reason = (None, "HYPERSEG_SHIM=1 runs the CUDA kernels on the CPU") if shim else find_cuda()
         if root is None:
-            say(f"building for the CPU only: {reason}.")
+            report(f"building for the CPU only: {reason}.")
         else:
             nvcc = root / "bin/nvcc"
             options |= {
@@ -146,7 +145,7 @@ class CMakeBuild(build_ext):
                 "CMAKE_CUDA_COMPILER": nvcc,
                 "CMAKE_CUDA_ARCHITECTURES": cuda_architectures(nvcc),
             }
-            say(f"using the CUDA toolkit in {root} for architectures {options['CMAKE_CUDA_ARCHITECTURES']}.")
+            report(f"using the CUDA toolkit in {root} for architectures {options['CMAKE_CUDA_ARCHITECTURES']}.")
         self.configure([cmake, "-S", ROOT, "-B", build, "-G", "Ninja"], options, build)
         jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
         run([cmake, "--build", build, *jobs])
@@ -157,22 +156,22 @@ class CMakeBuild(build_ext):
         shutil.copy2(build / "_C.abi3.so", target)
 
     def configure(self, command: list, options: dict, build: Path) -> None:
-        """Run CMake unless its last answer still holds; a changed CMakeLists.txt is noticed by the build itself."""
+        """Run CMake if its options or torch changed since the last run. Ninja notices a changed CMakeLists.txt."""
         import torch
 
         command += [f"-D{name}={value}" for name, value in options.items()]
         compiler = os.environ.get("CXX", "")
-        question = "\n".join(map(str, [*command, torch.__file__, torch.__version__, compiler]))
-        asked = build / "configured.txt"
-        if not asked.is_file() or asked.read_text() != question:
-            asked.unlink(missing_ok=True)
-            (build / "CMakeCache.txt").unlink(missing_ok=True)  # it keeps the compiler, whatever CXX says now
+        settings = "\n".join(map(str, [*command, torch.__file__, torch.__version__, compiler]))
+        recorded = build / "configured.txt"
+        if not recorded.is_file() or recorded.read_text() != settings:
+            recorded.unlink(missing_ok=True)
+            (build / "CMakeCache.txt").unlink(missing_ok=True)  # it would keep the old compiler, even if CXX changed
             run(command)
-            asked.write_text(question)
+            recorded.write_text(settings)
 
 
 setup(
-    # Found, not listed: a new folder of the package cannot be forgotten in the wheel.
+    # Packages are found, not listed, so that the wheel contains new folders too.
     packages=[
         *find_packages(include=["hyperseg", "hyperseg.*"]),
         "hyperseg.kernels",

@@ -1,4 +1,4 @@
-"""Atomic writes: the new file or the old one, and no other."""
+"""Atomic writes: afterwards there is either the new file or the old one, and no temporary file."""
 
 import os
 import stat
@@ -77,7 +77,7 @@ def test_an_interrupt_while_the_file_is_replaced(old, monkeypatch, step):
 
 
 def test_an_interrupt_between_the_block_and_the_exit(old):
-    """``__exit__`` is never called: Python drops the context manager, which must clean up all the same."""
+    """``__exit__`` is never called. Python deletes the context manager, which must still remove its temporary file."""
     writer = atomic_write(old)
     writer.__enter__().write_text("new")
     del writer
@@ -105,7 +105,7 @@ def test_a_folder_that_is_a_file(old):
 
 
 def test_concurrent_writers_of_one_file(old):
-    """Each has a temporary file of its own, and the result is from one of them."""
+    """Each writer has its own temporary file, and the result is from one of them."""
 
     def write(text):
         with atomic_write(old) as temporary:
@@ -151,7 +151,7 @@ def test_a_replaced_file_keeps_its_permissions(old, writer):
 
 @posix
 def test_a_symbolic_link_is_replaced(old, tmp_path):
-    """Caches link a checkpoint to a file that others share."""
+    """The link's target is unchanged: caches link a checkpoint to a shared file."""
     link = tmp_path / "link.txt"
     link.symlink_to(old)
     with atomic_write(link) as temporary:

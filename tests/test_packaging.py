@@ -1,4 +1,4 @@
-"""What is built, what is shipped, and what importing the package does not do."""
+"""Packaging: builds, the files of an sdist and a wheel, and a light import."""
 
 import importlib.util
 import os
@@ -27,12 +27,14 @@ needs_compiler = pytest.mark.skipif(
 
 
 def run(*command: object, cwd: Path, **environment: str) -> str:
-    """What the command printed; its failure is the test's, with that text."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HYPERSEG_", "PYTHONPATH", "TRITON_INTERPRET"))}
+    """Run a command and return its output. If it fails, fail the test with that output."""
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith(("HYPERSEG_", "PYTHONPATH", "TRITON_INTERPRET"))
+    }
     result = subprocess.run(
         list(map(str, command)),
         cwd=cwd,
-        env=kept | environment,
+        env=inherited | environment,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -64,14 +66,14 @@ def in_fresh_python(code: str, cwd: Path = ROOT, **environment: str) -> str:
     return run(sys.executable, "-c", code, cwd=cwd, **environment)
 
 
-def test_import_is_lean():
-    """No CUDA context, no compiler, and none of the slow imports that only some uses need."""
+def test_import_is_light():
+    """Importing hyperseg creates no CUDA context, starts no process and imports no slow optional package."""
     code = """
 import subprocess, sys, torch
 before = set(sys.modules)
-def refuse(self, command, **options):
+def fail(self, command, **options):
     sys.exit(f"importing hyperseg started {command}")
-subprocess.Popen.__init__ = refuse
+subprocess.Popen.__init__ = fail
 import hyperseg
 assert not torch.cuda.is_initialized()
 slow = {"torchvision", "timm", "triton", "PIL", "skimage"}
@@ -100,15 +102,15 @@ def test_sdist(checkout: Path, tmp_path: Path):
     with tarfile.open(archive) as contents:
         names = {name.partition("/")[2] for name in contents.getnames()}
     native = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.*")}
-    wanted = sources("hyperseg") | sources("kernels") | native
-    wanted |= {"setup.py", "CMakeLists.txt", "LICENSE", "docs/SPEC.md"}
-    assert wanted <= names, f"missing: {sorted(wanted - names)} (see MANIFEST.in)"
+    required = sources("hyperseg") | sources("kernels") | native
+    required |= {"setup.py", "CMakeLists.txt", "LICENSE", "docs/SPEC.md"}
+    assert required <= names, f"missing: {sorted(required - names)} (see MANIFEST.in)"
 
 
-def test_without_a_compiler_the_package_is_installed_and_says_so(checkout: Path):
+def test_without_a_compiler_the_build_succeeds_and_reports_it(checkout: Path):
     nothing = {"PATH": str(checkout / "empty"), "CXX": ""}
-    said = run(sys.executable, "setup.py", "build_ext", cwd=checkout, **nothing)
-    assert re.search(r"_C is not built, as this machine lacks a C\+\+ compiler.*reference operators", said)
+    output = run(sys.executable, "setup.py", "build_ext", cwd=checkout, **nothing)
+    assert re.search(r"_C is not built, as this machine lacks a C\+\+ compiler.*reference operators", output)
     assert not list(checkout.rglob("*.so"))
 
 
@@ -122,7 +124,7 @@ def test_a_required_extension_fails_without_a_compiler(checkout: Path):
 @needs_compiler
 @pytest.mark.skipif(torch.version.cuda is None or not shutil.which("nvcc"), reason="this machine compiles no CUDA")
 @pytest.mark.parametrize(
-    ("environment", "sentence"),
+    ("environment", "message"),
     [
         ({"CUDA_HOME": "/nowhere"}, "no nvcc in /nowhere/bin; correct CUDA_HOME, or set HYPERSEG_CUDA=0"),
         ({"TORCH_CUDA_ARCH_LIST": "Hopper"}, "has 'Hopper'; write it like"),
@@ -130,14 +132,14 @@ def test_a_required_extension_fails_without_a_compiler(checkout: Path):
         ({"TORCH_CUDA_ARCH_LIST": "99.0"}, "does not know architecture 99.0; it knows compute_"),
     ],
 )
-def test_a_build_for_cuda_that_is_not_there(checkout: Path, environment: dict[str, str], sentence: str):
-    with pytest.raises(AssertionError, match=re.escape(sentence)):
+def test_wrong_cuda_settings_stop_the_build(checkout: Path, environment: dict[str, str], message: str):
+    with pytest.raises(AssertionError, match=re.escape(message)):
         run(sys.executable, "setup.py", "build_ext", cwd=checkout, **environment)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A copy of the checkout after a bare `python setup.py build_ext`, and what that printed."""
+    """Run `python setup.py build_ext` in a copy of the checkout. Return the copy and the output."""
     checkout = copy_of_checkout(tmp_path_factory.mktemp("built") / "checkout")
     (checkout / "kernels/tuned").mkdir(exist_ok=True)
     (checkout / "kernels/tuned/a-gpu.json").write_text("{}")
@@ -149,25 +151,25 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @needs_compiler
 class TestBuilding:
     def test_bare_build_ext_builds_in_place(self, built: tuple[Path, str]):
-        checkout, said = built
-        assert "building for the CPU only: HYPERSEG_CUDA=0 asks for it." in said
+        checkout, output = built
+        assert "building for the CPU only: HYPERSEG_CUDA=0 is set." in output
         code = "import torch, hyperseg._C as c; print(c.__file__, c.torch_minimum, repr(c.cuda_architectures))"
-        answer = in_fresh_python(code, cwd=checkout).split()
-        assert answer == [str(checkout / "hyperseg/_C.abi3.so"), "2.11", "''"]
+        facts = in_fresh_python(code, cwd=checkout).split()
+        assert facts == [str(checkout / "hyperseg/_C.abi3.so"), "2.11", "''"]
 
     def test_wheel(self, built: tuple[Path, str], tmp_path: Path):
         code = f"import setuptools.build_meta as b; b.build_wheel({str(tmp_path)!r})"
-        said = run(sys.executable, "-c", code, cwd=built[0], HYPERSEG_CUDA="0", HYPERSEG_REQUIRE_EXTENSION="1")
-        assert "no work to do" in said, "the build directory was not reused"
+        output = run(sys.executable, "-c", code, cwd=built[0], HYPERSEG_CUDA="0", HYPERSEG_REQUIRE_EXTENSION="1")
+        assert "no work to do" in output, "the build directory was not reused"
         (wheel,) = tmp_path.glob("*.whl")
         assert "-cp310-abi3-" in wheel.name
         names = set(zipfile.ZipFile(wheel).namelist())
         assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"hyperseg"}
-        assert "hyperseg/kernels/tuned/a-gpu.json" in names, "what was measured to be faster is not installed"
-        wanted = sources("hyperseg") | {f"hyperseg/{name}" for name in sources("kernels")} | {"hyperseg/_C.abi3.so"}
-        assert wanted <= names, f"missing: {sorted(wanted - names)} (a folder without __init__.py?)"
+        assert "hyperseg/kernels/tuned/a-gpu.json" in names, "the tuned launch options are not installed"
+        required = sources("hyperseg") | {f"hyperseg/{name}" for name in sources("kernels")} | {"hyperseg/_C.abi3.so"}
+        assert required <= names, f"missing: {sorted(required - names)} (a folder without __init__.py?)"
 
-    def test_a_compile_error_is_not_swallowed(self, built: tuple[Path, str]):
+    def test_a_compile_error_stops_the_build(self, built: tuple[Path, str]):
         source = built[0] / "csrc/module.cpp"
         intact = source.read_text()
         source.write_text("this is not C++\n")

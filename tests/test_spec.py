@@ -1,4 +1,4 @@
-"""Comments cite sections of docs/SPEC.md: each of them must exist."""
+"""Comments cite sections of docs/SPEC.md: each cited section must exist."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ SOURCES = [
 
 
 def citations(text: str) -> list[list[str]]:
-    """Also those that a line break divides."""
+    """Return the sections of each citation, also of citations across a line break."""
     flat = re.sub(r"\s+(?:(?:#|//|\*) ?)?", " ", text)
     return [re.findall(SECTION, re.sub(r"\([^)]*\)", "", found)) for found in CITATION.findall(flat)]
 

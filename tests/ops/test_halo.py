@@ -103,7 +103,7 @@ def test_population_of_the_first_norm(halo, population):
         "corner of patch",
     ],
 )
-def test_own_halos_count_a_pixel_once_per_window(pixel, times):
+def test_own_halos_count_every_occurrence_of_a_pixel(pixel, times):
     x = torch.zeros(2, 1, 12, 24, dtype=torch.float64)
     x[0, 0][pixel] = 1
     assert first_mean(x, (3, 4), "own")[0].item() == pytest.approx(times / 1152, rel=1e-12)
