@@ -65,11 +65,12 @@ gpu-test: $(EXTENSION) ## only the tests that need a GPU
 sanitize-gpu: $(EXTENSION) ## run the CUDA kernels under compute-sanitizer; needs a GPU and a CUDA toolkit
 	$(BIN)/python bench/gpu_report.py --output build --stage memcheck racecheck synccheck initcheck
 
-lint: $(INSTALLED) ## check style and types
+lint: $(INSTALLED) ## check style, types and banned words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(CSRC)
+	$(BIN)/python -m tools.words
 
 format: $(INSTALLED) ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
