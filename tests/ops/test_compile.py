@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from hyperseg import ops
-from tests.ops.cases import TYPICAL, Case, block_weights, convert, differentiable, level_weights, normal, outputs
+from tests.ops.cases import TYPICAL, Case, block_weights, differentiable, level_weights, normal
 from tests.ops.test_gradients import with_gradients
 from tests.ops.test_memory import apply, channels_last, offset
 from tests.ops.test_parity import backward_arguments
@@ -235,13 +235,3 @@ def test_exported_for_any_size(name):
 def test_every_operator_has_a_module():
     assert set(MODULES) == {case.operator for case in TYPICAL}
     assert {n for n in ops.OPERATORS if not n.endswith("_backward")} == set(MODULES)
-
-
-@pytest.mark.parametrize("case", TYPICAL, ids=lambda case: case.id)
-def test_meta_tensors(case: Case):
-    """Operators on meta tensors return outputs with the right shapes and dtypes."""
-    args = case.arguments(F32)
-    operator = getattr(torch.ops.hyperseg, case.operator).default
-    found = outputs(operator(*[convert(a, None, "meta") for a in args]))
-    expected = outputs(operator(*args))
-    assert [(t.shape, t.dtype, t.device.type) for t in found] == [(t.shape, t.dtype, "meta") for t in expected]

@@ -143,6 +143,7 @@ def check_against_fake(target: Target, operator: str, args: tuple) -> None:
     fake = flat(getattr(torch.ops.hyperseg, operator).default(*[convert(a, None, "meta") for a in args]))
     assert [(t.shape, t.dtype, t.stride()) for t in real] == [(t.shape, t.dtype, t.stride()) for t in fake]
     assert {t.device.type for t in real} == {target.device}
+    assert {t.device.type for t in fake} == {"meta"}
 
 
 @pytest.mark.parametrize("suffix", ["", "_backward"], ids=["forward", "backward"])
