@@ -1,4 +1,7 @@
-"""HyperSeg (CVPR 2021): real-time semantic segmentation with patch-wise generated convolution weights."""
+"""HyperSeg (CVPR 2021): real-time semantic segmentation with patch-wise generated convolution weights.
+
+One folder per subject. Files here are about the package as a whole; this one exports the main names.
+"""
 
 import importlib
 from pathlib import Path

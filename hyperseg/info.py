@@ -60,7 +60,7 @@ def _build(module: ModuleType) -> dict[str, str]:
 
 
 def main() -> None:
-    """Print the report."""
+    """Print the report. Operators name only reasons that are not about the backend as a whole."""
     try:
         facts = report()
     except ops.BackendError as error:
@@ -72,6 +72,7 @@ def main() -> None:
     if isinstance(facts["extension"], str):
         print(f"  {facts['extension']}")
     else:
+        print(f"  {'file':22} {getattr(native.extension()[0], '__file__', '-')}")
         for key, value in facts["extension"].items():
             print(f"  {key:22} {value or '-'}")
     if requested := os.environ.get("HYPERSEG_CPU_CAPABILITY"):
@@ -86,7 +87,8 @@ def main() -> None:
     for device, operators in facts["operators"].items():
         print(f"\nOperators on {device}" + (", if no backend were named" if facts["named_backend"] else ""))
         for name, choice in operators.items():
-            why = "; ".join(f"not {b}: {', '.join(r)}" for b, r in choice["passed_over"].items())
+            reasons = {b: r for b, r in choice["passed_over"].items() if r != facts["backends"][b]["missing"]}
+            why = "; ".join(f"not {b}: {', '.join(r)}" for b, r in reasons.items())
             print(f"  {name:44} {choice['backend']:10} {why}")
 
 

@@ -1,4 +1,4 @@
-"""Shared machinery of the benchmarks. A module imports only modules of the floors above its own:
+"""Shared machinery of the benchmarks. A module imports only modules on lines above its own:
 
 errors, machine, timing, parity
 roofline, networks

@@ -68,7 +68,10 @@ def check_reference(logits: torch.Tensor) -> dict[str, float]:
             "Are the BatchNorm statistics those of a trained or calibrated network?"
         )
     if classes < 2:
-        raise BadReference("The reference network predicts a single class: every comparison of labels would pass.")
+        raise BadReference(
+            "The reference network predicts a single class: every comparison of labels would pass. Use larger frames "
+            "(--size) or other weights."
+        )
     return {"std": std, "classes": classes, "max_abs": logits.abs().max().item()}
 
 

@@ -45,9 +45,12 @@ def run(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
+    from hyperseg.ops import BackendError, named_backend
     from hyperseg.predict import ImageSource, LabelSink, OverlaySink, Predictor, SinkError, find_images, parse_size
     from hyperseg.runtime import EngineError
 
+    with user_errors(BackendError, prefix="HYPERSEG_BACKEND: "):
+        named_backend()
     with user_errors(ValueError):
         parse_size(args.size, resolution=(1, 1))  # before the network is loaded, which takes a while
         source = ImageSource(find_images(args.images))
@@ -76,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     hidden = len(source) < 2 or not sys.stderr.isatty()
     with tqdm(desc="predict", total=len(source), unit="image", disable=hidden, file=sys.stderr) as bar:
         results = predictor.run(source, sinks, on_error, lambda done, total: bar.update())
-        with user_errors(EngineError, SinkError):
+        with user_errors(BackendError, EngineError, SinkError):
             for prediction, files in results:
                 records.append(record(prediction, files, size))
                 if not args.json:

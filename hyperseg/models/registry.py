@@ -1,5 +1,6 @@
 """Networks by name."""
 
+import dataclasses
 from typing import Any
 
 from hyperseg.models.config import HyperSegConfig
@@ -46,6 +47,9 @@ def create_model(
         ValueError: no such network or encoder, or incompatible settings.
     """
     config = model_config(name)
+    fields = [field.name for field in dataclasses.fields(config)]
+    if unknown := sorted(set(changes) - set(fields)):
+        raise ValueError(f"create_model has no argument {', '.join(unknown)}; a configuration has {', '.join(fields)}.")
     if num_classes is not None and num_classes != config.num_classes:
         changes = {"num_classes": num_classes, "dataset": "custom"} | changes
     if encoder is not None and encoder != config.encoder:

@@ -1,11 +1,11 @@
-"""bench/core: modules import only modules of the floors above their own."""
+"""bench/core: modules import only modules of the lines above their own."""
 
 import ast
 from pathlib import Path
 
 from bench import core
 
-FLOORS = [floor.split(", ") for floor in core.__doc__.strip().split("\n\n", 1)[1].splitlines()]
+LINES = [line.split(", ") for line in core.__doc__.strip().split("\n\n", 1)[1].splitlines()]
 
 
 def imported(path: Path) -> set[str]:
@@ -23,9 +23,9 @@ def imported(path: Path) -> set[str]:
 
 def test_imports_run_one_way():
     folder = Path(core.__file__).parent
-    assert {path.stem for path in folder.glob("*.py")} == {"__init__", *(name for floor in FLOORS for name in floor)}
+    assert {path.stem for path in folder.glob("*.py")} == {"__init__", *(name for line in LINES for name in line)}
     above: set[str] = set()
-    for floor in FLOORS:
-        for name in floor:
-            assert imported(folder / f"{name}.py") <= above, f"{name} imports its own floor or one below"
-        above |= set(floor)
+    for line in LINES:
+        for name in line:
+            assert imported(folder / f"{name}.py") <= above, f"{name} imports its own line or one below"
+        above |= set(line)

@@ -14,6 +14,7 @@ from PIL import Image
 import hyperseg
 from hyperseg.cli import main
 from hyperseg.data import CAMVID, colorize
+from hyperseg.ops import BackendError
 from hyperseg.predict import Predictor
 from hyperseg.runtime import EngineError
 
@@ -233,6 +234,23 @@ def test_an_engine_that_cannot_be_built(painted, monkeypatch, capsys):
     assert capsys.readouterr().err.endswith(
         "hyperseg predict: error: The engine (eager, float16, cpu) does not match the module.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ("fastest", "HYPERSEG_BACKEND: There is no backend 'fastest'"),
+        ("triton", "The backend 'triton' does not support"),
+    ],
+)
+def test_a_backend_of_the_environment(painted, monkeypatch, capsys, backend, message):
+    def refuse(predictor, size):
+        raise BackendError(f"The backend '{backend}' does not support stem")
+
+    monkeypatch.setenv("HYPERSEG_BACKEND", backend)
+    monkeypatch.setattr(Predictor, "engine", refuse)
+    assert main(["predict", "painted.png", "--model", "hyperseg-s-camvid"]) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_weights(painted, monkeypatch, capsys):

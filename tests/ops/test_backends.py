@@ -261,9 +261,7 @@ def test_a_missing_build_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("HYPERSEG_EXTENSION", str(tmp_path / "_C.abi3.so"))
     module, message = native.extension.__wrapped__()
     assert module is None
-    assert (
-        message
-        == f"HYPERSEG_EXTENSION is {tmp_path}/_C.abi3.so, where no file is; name a build of hyperseg._C, or unset it"
-    )
+    advice = "name a build of hyperseg._C, or unset it"
+    assert message == f"HYPERSEG_EXTENSION names {tmp_path}/_C.abi3.so, which does not exist; {advice}"
     (tmp_path / "_C.abi3.so").write_text("not a library")
     assert "does not load" in native.extension.__wrapped__()[1]

@@ -15,13 +15,13 @@
 // A map divided into patches with a halo, for the training operators, and the adjoint of that division.
 namespace hyperseg::cpu {
 
-// A buffer that is too large to initialise needlessly.
+// Allocate an uninitialised buffer: initialising a large one costs a pass over its memory.
 template <typename T>
 std::unique_ptr<T[]> uninitialised(int64_t count) {
   return std::unique_ptr<T[]>(new T[count]);
 }
 
-// For each coordinate of a padded axis, from -halo on, the pixel that it shows; -1 for zero.
+// The source pixel of each coordinate of a padded axis, from -halo on; -1 where the padding is zero.
 inline std::vector<int64_t> padded_axis(int64_t size, int64_t halo, const std::string& mode) {
   std::vector<int64_t> pixels(size + 2 * halo);
   for (int64_t i = -halo; i < size + halo; ++i) {

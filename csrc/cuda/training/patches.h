@@ -9,8 +9,8 @@ namespace hyperseg::cuda {
 
 struct PatchGrid {
   int64_t images = 0;
-  int rows = 0, columns = 0;     // of patches
-  int patch_h = 0, patch_w = 0;  // pixels
+  int rows = 0, columns = 0;     // size of the grid, in patches
+  int patch_h = 0, patch_w = 0;  // size of a patch, in pixels
 
   int64_t patches() const { return images * rows * columns; }
 };
@@ -30,9 +30,9 @@ struct PatchPixels {
 template <typename S>
 struct PatchedMap {
   S* data = nullptr;
-  int64_t stride_n = 0, stride_row = 0, stride_column = 0;  // of images and patches
+  int64_t stride_n = 0, stride_row = 0, stride_column = 0;  // between images, patch rows, patches
   int64_t stride_y = 0, stride_x = 0, stride_c = 0;
-  // Of a map that is read as windows, reflected at its border; 0: patches only.
+  // Sizes, used if the map is read as windows, reflected at its border; 0 if it is read as patches.
   int height = 0, width = 0, patch_h = 0, patch_w = 0;
   bool padded = false;  // zero-padded between the last channel of a pixel and the next pixel
 

@@ -21,7 +21,7 @@ def extension() -> tuple[ModuleType | None, str | None]:
     """
     other = os.environ.get("HYPERSEG_EXTENSION")
     if other and not os.path.isfile(other):
-        return None, f"HYPERSEG_EXTENSION is {other}, where no file is; name a build of hyperseg._C, or unset it"
+        return None, f"HYPERSEG_EXTENSION names {other}, which does not exist; name a build of hyperseg._C, or unset it"
     try:
         return _load(other) if other else importlib.import_module("hyperseg._C"), None
     except ModuleNotFoundError:
