@@ -224,6 +224,18 @@ def decoder_level(
 # The encoder
 
 
+def _strided_conv2d(x: Tensor, weight: Tensor, bias: Tensor, stride: int, groups: int = 1) -> Tensor:
+    """``F.conv2d`` without padding.
+
+    On CPUs with AMX, oneDNN's bfloat16 kernels return uninitialised values if the stride is 2 and the output one column
+    wide (PyTorch 2.15). There a second column is computed and dropped.
+    """
+    one_column = (x.shape[3] - weight.shape[3]) // stride == 0
+    if one_column and stride > 1 and x.dtype == torch.bfloat16 and x.device.type == "cpu":
+        return F.conv2d(F.pad(x, (0, stride)), weight, bias, stride, groups=groups)[..., :1]
+    return F.conv2d(x, weight, bias, stride, groups=groups)
+
+
 def stem(
     frames: Tensor,
     scale: Tensor,
@@ -238,7 +250,7 @@ def stem(
     """uint8 ``[N, H, W, 3]`` -> EfficientNet's first map, norm folded, in channels-last memory (SPEC B.1, C.3)."""
     images = torch.addcmul(shift, frames.to(scale.dtype), scale).to(weight.dtype).permute(0, 3, 1, 2)
     images = F.pad(images, (0, width - images.shape[3], 0, height - images.shape[2]), mode="replicate")
-    y = F.silu(F.conv2d(F.pad(images, padding), weight, bias, stride))
+    y = F.silu(_strided_conv2d(F.pad(images, padding), weight, bias, stride))
     return y.contiguous(memory_format=torch.channels_last)
 
 
@@ -260,7 +272,7 @@ def mbconv(
 ) -> Tensor:
     """EfficientNet's block with folded norms: expand, depthwise, squeeze-and-excite, project (SPEC B.1)."""
     y = x if expand is None else F.silu(F.conv2d(x, expand[:, :, None, None], expand_bias))
-    y = F.conv2d(F.pad(y, padding), depthwise[:, None], depthwise_bias, stride, groups=depthwise.shape[0])
+    y = _strided_conv2d(F.pad(y, padding), depthwise[:, None], depthwise_bias, stride, groups=depthwise.shape[0])
     y = F.silu(y)
     squeezed = F.silu(F.conv2d(y.mean((2, 3), keepdim=True), reduce[:, :, None, None], reduce_bias))
     y = y * torch.sigmoid(F.conv2d(squeezed, gate[:, :, None, None], gate_bias))

@@ -7,7 +7,7 @@ from hyperseg.ops import BACKENDS
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from bench import tuning
+from bench import tune
 from hyperseg.kernels import launch
 from tools.gate import calls
 from tools.gate.binary import usage
@@ -22,7 +22,7 @@ OPERATORS = [name for name in BACKENDS["triton"].supported if name != "decoder_l
 def test_candidates_compile_and_fit(operator: str):
     """Candidates may spill, and lose; they must fit a GPU's shared memory."""
     function = BACKENDS["triton"].supported[operator]
-    candidates, tried, spilled = tuning.candidates(), set(), 0
+    candidates, tried, spilled = tune.candidates(), set(), 0
     for call in (call for call in calls.recorded(NETWORK) if call.operator == operator):
         arguments = calls.arguments(call, torch.float16)
         with compiling(ARCHITECTURE), launch.lookups() as lookups:

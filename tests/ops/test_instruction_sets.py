@@ -24,7 +24,7 @@ for case in CASES:
         continue
     for dtype in (torch.float32, torch.float64):
         args = case.arguments(dtype)
-        actual = outputs(cpp[case.operator].function(*args))
+        actual = outputs(cpp[case.operator](*args))
         expected = outputs(getattr(reference, case.operator)(*double(args)))
         for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
             assert_close(f"{case.id} output {i}", a, e, FORWARD[dtype])
@@ -32,7 +32,7 @@ for case in CASES:
         name = f"{case.operator}_backward"
         if dtype == torch.float64 and differentiable(case.operator):
             args = backward_arguments(case, dtype, "cpu")
-            actual, expected = flat(cpp[name].function(*args)), flat(plain[name].function(*args))
+            actual, expected = flat(cpp[name](*args)), flat(plain[name](*args))
             for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
                 assert_close(f"{case.id} gradient {i}", a, e, GRADIENT[dtype])
 print("checked", checked)
