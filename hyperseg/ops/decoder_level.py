@@ -68,8 +68,15 @@ def _check(operator: str, a: LevelArguments) -> None:
     check_choice(operator, "halo", a.halo, HALOS)
     if a.hidden < 0:
         raise ValueError(f"{operator}: hidden must be 0 (a 1x1 level) or more, got {a.hidden}.")
-    tensors = {name: getattr(a, name) for name in LevelArguments._fields[:_TENSORS]}
-    check_same_kind(operator, **tensors)
+    check_same_kind(
+        operator,
+        skip=a.skip,
+        previous=a.previous,
+        signal=a.signal,
+        generator=a.generator,
+        weights=a.weights,
+        bias=a.bias,
+    )
     check_vector(
         operator, "bias", a.bias, 2 * a.hidden + a.out_channels, "expand | depthwise | project, or just out_channels"
     )
@@ -81,8 +88,10 @@ def _check(operator: str, a: LevelArguments) -> None:
     if a.weights is not None:
         if a.generator is not None or (a.offset, a.groups) != (0, 1):
             raise ValueError(f"{operator}: generator, offset and groups are for a signal, which was not given.")
-        meaning = f"the parameters of {a.in_channels} -> {a.out_channels} channels"
-        check_patch_weights(operator, a.weights, a.skip, a.parameters, meaning)
+        channels = a.in_channels
+        parameters = level_parameters(channels, a.hidden, a.out_channels)
+        meaning = f"the parameters of {channels} -> {a.out_channels} channels"
+        check_patch_weights(operator, a.weights, a.skip, parameters, meaning)
         return
     assert a.signal is not None
     if a.generator is None:

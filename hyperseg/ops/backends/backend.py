@@ -46,7 +46,10 @@ class Backend:
 
 def device_type(args: tuple[Any, ...]) -> str:
     """The device type of a call: that of its first tensor. All tensors of a call are on one device."""
-    return next(a for a in args if isinstance(a, Tensor)).device.type
+    for argument in args:  # runs on every call: a loop is faster than a generator
+        if isinstance(argument, Tensor):
+            return argument.device.type
+    raise TypeError("a call of an operator has at least one tensor")
 
 
 def level_then_argmax(level: Callable[..., Tensor], argmax: Callable[..., Tensor]) -> Callable[..., Tensor]:

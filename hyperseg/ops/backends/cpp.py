@@ -1,5 +1,6 @@
 """The cpp backend: C++ on the CPU, with AVX-512, AVX2 or baseline instructions chosen when it is loaded."""
 
+import functools
 from typing import Any
 
 from hyperseg.ops.backends.backend import Backend, Reasons, device_type, level_then_argmax
@@ -25,6 +26,7 @@ SUPPORTED = native_operators(
 SUPPORTED["decoder_level_argmax"] = level_then_argmax(SUPPORTED["decoder_level"], SUPPORTED["upsample_argmax"])
 
 
+@functools.cache  # the extension is loaded once per process
 def _unavailable_reasons() -> Reasons:
     if emulated():
         return ["this build of the extension has only CUDA kernels, for tests on the CPU"]
