@@ -32,12 +32,12 @@ def module(path: Path) -> str:
 MODULES = {module(path): path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
 
 
-def imports(name: str) -> set[str]:
-    """The project's modules that a module imports anywhere but under TYPE_CHECKING."""
+def imports(name: str, typing: bool = False) -> set[str]:
+    """The project's modules that a module imports, also inside functions; with ``typing`` under TYPE_CHECKING too."""
     found = set()
     tree = ast.parse(MODULES[name].read_text())
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        if not typing and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             node.body = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -22,6 +22,7 @@ from hyperseg.models import CheckpointError, HyperSeg, synthesize_weights
 from hyperseg.models.decoder import DynamicLevel
 from hyperseg.models.sizes import normalise
 from hyperseg.models.storage import WEIGHTS_FILE
+from hyperseg.ops._layout import resize_logits
 from hyperseg.runtime.engine import Engine
 from hyperseg.runtime.parity import TOLERANCES, Tolerance
 
@@ -217,10 +218,7 @@ class Subject:
     def full_size(self, scores: torch.Tensor) -> torch.Tensor:
         """Do the network's last step: resize scores at its output stride, of the padded image, to image size."""
         height, width = self.size
-        padded = self.model.config.padded_size(self.size)
-        if tuple(scores.shape[2:]) != padded:
-            scores = F.interpolate(scores, padded, mode="bilinear", align_corners=False)
-        return scores[:, :, :height, :width]
+        return resize_logits(scores, *self.model.config.padded_size(self.size))[:, :, :height, :width]
 
     def normalised_hosts(self) -> list[torch.Tensor]:
         """Return the inputs as the official script has them: normalised float32 in (pinned) host memory."""

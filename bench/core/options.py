@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -12,6 +11,7 @@ from typing import NoReturn, TypeVar
 import torch
 
 from bench.core.errors import Refused
+from hyperseg.models.sizes import parse_sides
 from hyperseg.runtime import device
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -60,10 +60,9 @@ def add_device(parser: Parser) -> None:
 
 def resolution(text: str) -> tuple[int, int]:
     """Parse HEIGHTxWIDTH."""
-    match = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower())
-    if not match or min(int(match[1]), int(match[2])) < 1:
+    if (sides := parse_sides(text)) is None:
         raise argparse.ArgumentTypeError(f"a resolution is written HEIGHTxWIDTH, as in 512x1024, not {text!r}")
-    return int(match[1]), int(match[2])
+    return sides
 
 
 def positive(kind: type[Number]) -> Callable[[str], Number]:

@@ -1,6 +1,5 @@
 """Frames to labels: the size that the network runs at, an engine per size, and the loop from a source to sinks."""
 
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sized
 from pathlib import Path
@@ -11,6 +10,7 @@ from PIL import Image
 
 from hyperseg.data.labels import LabelSet, default_label_set, label_set
 from hyperseg.models import HyperSeg, HyperSegConfig
+from hyperseg.models.sizes import parse_sides
 from hyperseg.ops import upsample_argmax
 from hyperseg.predict.result import Prediction
 from hyperseg.predict.sinks import Sink, SinkError
@@ -167,13 +167,13 @@ def parse_size(text: str, resolution: Size) -> Size | None:
         return None
     if text == "model":
         return resolution
-    match = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower())
-    if match is None or not all(0 < int(side) <= 16384 for side in match.groups()):
+    sides = parse_sides(text)
+    if sides is None or max(sides) > 16384:
         raise ValueError(
             f"size {text!r} is not understood; "
             "give native, model, or HEIGHTxWIDTH such as 512x1024 (each side 1 to 16384)"
         )
-    return int(match[1]), int(match[2])
+    return sides
 
 
 def label_set_of(config: HyperSegConfig) -> LabelSet:

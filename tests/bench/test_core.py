@@ -1,24 +1,11 @@
 """bench/core: modules import only modules of the lines above their own."""
 
-import ast
 from pathlib import Path
 
 from bench import core
+from tests.test_imports import imports
 
 LINES = [line.split(", ") for line in core.__doc__.strip().split("\n\n", 1)[1].splitlines()]
-
-
-def imported(path: Path) -> set[str]:
-    """Modules of bench/core that a file imports, also inside functions."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "bench.core":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bench.core."):
-            found.add(node.module.split(".")[2])
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[2] for alias in node.names if alias.name.startswith("bench.core.")}
-    return found
 
 
 def test_imports_run_one_way():
@@ -27,5 +14,8 @@ def test_imports_run_one_way():
     above: set[str] = set()
     for line in LINES:
         for name in line:
-            assert imported(folder / f"{name}.py") <= above, f"{name} imports its own line or one below"
-        above |= set(line)
+            found = {
+                module for module in imports(f"bench.core.{name}", typing=True) if module.startswith("bench.core.")
+            }
+            assert found <= above, f"{name} imports its own line or one below"
+        above |= {f"bench.core.{name}" for name in line}
