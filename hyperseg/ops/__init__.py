@@ -4,9 +4,8 @@
 ``use_backend`` names one, and ``python -m hyperseg.info`` shows which backend is chosen here, and why not the others.
 """
 
-from hyperseg.ops._dispatch import BackendError, chosen, has_kernel, named_backend, use_backend
 from hyperseg.ops._registry import OPERATORS
-from hyperseg.ops.backends import BACKENDS
+from hyperseg.ops.backends import BACKENDS, BackendError, chosen, has_kernel, named_backend, use_backend
 from hyperseg.ops.decoder_level import LevelArguments, decoder_level, decoder_level_argmax
 from hyperseg.ops.generate_weights import generate_weights
 from hyperseg.ops.mbconv import mbconv

@@ -1,7 +1,7 @@
 """Registration of an operator as ``torch.ops.hyperseg.<name>``: schema, checks, fake, autograd, FLOPs, reference.
 
 Schemas are defined here in Python, so the operators exist whether or not the extension was built. The implementation of
-an operator selects a backend at run time, on real tensors (``hyperseg/ops/_dispatch.py``). So ``torch.compile``,
+an operator selects a backend at run time, on real tensors (``ops/backends/dispatch.py``). So ``torch.compile``,
 ``torch.export`` and CUDA graphs see one opaque operator.
 """
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from hyperseg.ops._dispatch import select
 from hyperseg.ops.backends import reference as reference_backend
+from hyperseg.ops.backends.dispatch import select
 
 LIBRARY = torch.library.Library("hyperseg", "DEF")
 OPERATORS: list[str] = []

@@ -27,6 +27,8 @@ from hyperseg.predict.sinks import (
 )
 from hyperseg.predict.sources import Frame, ImageSource, Source, SourceError, find_images, read_image, unique_names
 
+Segmenter = Predictor  # the former name
+
 __all__ = [
     "ClassShare",
     "Frame",
@@ -36,6 +38,7 @@ __all__ = [
     "OverlaySink",
     "Prediction",
     "Predictor",
+    "Segmenter",
     "Sink",
     "SinkError",
     "Source",

@@ -7,7 +7,7 @@ import pytest
 from bench import preference
 from bench.core.results import SCHEMA_VERSION, NetworkResults, Results, Row, read_results, write_results
 from bench.core.timing import Samples, summarise, throughput
-from hyperseg.ops import _dispatch as table
+from hyperseg.ops.backends import dispatch as table
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results"
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from hyperseg.ops import BACKENDS, _dispatch, use_backend
-from hyperseg.ops.backends import native, triton
+from hyperseg.ops import BACKENDS, use_backend
+from hyperseg.ops.backends import dispatch, native, triton
 from tests.ops.cases import Case, interpreted
 
 
@@ -48,7 +48,7 @@ def skip_if_not_supported(target: Target, operator: str, args: tuple) -> None:
 
 def targets() -> list[Target]:
     """Return every backend on every kind of device in its preference list, and the emulated backends on the CPU."""
-    found = [Target(name, device) for device, names in _dispatch.PREFERENCE.items() for name in names]
+    found = [Target(name, device) for device, names in dispatch.PREFERENCE.items() for name in names]
     emulated = {"triton": triton.interpreting(), "cuda": native.emulated()}
     return [*found, *(Target(name, "cpu") for name, here in emulated.items() if here)]
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from hyperseg import ops
-from hyperseg.ops import BACKENDS, OPERATORS, BackendError, _dispatch, chosen, has_kernel, named_backend, use_backend
-from hyperseg.ops.backends import Backend, native
+from hyperseg.ops import BACKENDS, OPERATORS, BackendError, chosen, has_kernel, named_backend, use_backend
+from hyperseg.ops.backends import Backend, dispatch, native
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGITS = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
@@ -33,7 +33,7 @@ def label() -> int:
 def automatic(monkeypatch):
     """Ignore the backend that the environment of the test run names."""
     monkeypatch.delenv("HYPERSEG_BACKEND", raising=False)
-    monkeypatch.setattr(_dispatch, "_logged", set())
+    monkeypatch.setattr(dispatch, "_logged", set())
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def others(monkeypatch):
 
 
 def prefer(monkeypatch, *names: str) -> None:
-    monkeypatch.setitem(_dispatch.PREFERENCE, "cpu", names)
+    monkeypatch.setitem(dispatch.PREFERENCE, "cpu", names)
 
 
 def test_a_named_backend_runs(others):
@@ -245,7 +245,7 @@ def test_native_schemas_match_the_operators(operator):
 def test_the_reference_supports_every_operator_everywhere(operator):
     assert operator in BACKENDS["reference"].supported
     assert BACKENDS["reference"].unavailable_reasons() == []
-    assert all("reference" in names for names in [*_dispatch.PREFERENCE.values(), _dispatch.OTHER_DEVICES])
+    assert all("reference" in names for names in [*dispatch.PREFERENCE.values(), dispatch.OTHER_DEVICES])
 
 
 @pytest.mark.parametrize("name", list(BACKENDS))

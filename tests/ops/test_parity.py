@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperseg.ops import BACKENDS, OPERATORS, _dispatch, _layout, reference
+from hyperseg.ops import BACKENDS, OPERATORS, _layout, reference
+from hyperseg.ops.backends import dispatch
 from tests.ops.cases import CASES, DTYPES, EXACT, LABELLING, Case, convert, differentiable, double, outputs
 from tests.ops.targets import Target, supported_in
 from tests.tolerances import FORWARD, GRADIENT, assert_close
@@ -96,7 +97,7 @@ def test_every_operator_has_cases():
 
 def test_every_backend_is_in_a_preference_list():
     """A backend outside the preference lists is neither chosen nor tested."""
-    assert {name for names in _dispatch.PREFERENCE.values() for name in names} == set(BACKENDS)
+    assert {name for names in dispatch.PREFERENCE.values() for name in names} == set(BACKENDS)
 
 
 @pytest.mark.skipif(os.environ.get("HYPERSEG_POISON") == "0", reason="HYPERSEG_POISON=0")

@@ -1,14 +1,10 @@
 """The backends: one file each, with what it needs of the machine, the operators it supports, and its limits.
 
-To add one: copy ``triton.py``, list it in ``BACKENDS``, give it a place in ``hyperseg/ops/_dispatch.py``.
+``dispatch.py`` chooses one for each call. To add a backend: copy ``triton.py``, then list it in ``BACKENDS`` and in
+``PREFERENCE``, both in ``dispatch.py``.
 """
 
 from hyperseg.ops.backends.backend import Backend
-from hyperseg.ops.backends.cpp import CPP
-from hyperseg.ops.backends.cuda import CUDA
-from hyperseg.ops.backends.reference import REFERENCE
-from hyperseg.ops.backends.triton import TRITON
+from hyperseg.ops.backends.dispatch import BACKENDS, BackendError, chosen, has_kernel, named_backend, use_backend
 
-__all__ = ["BACKENDS", "Backend"]
-
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (CPP, CUDA, TRITON, REFERENCE)}
+__all__ = ["BACKENDS", "Backend", "BackendError", "chosen", "has_kernel", "named_backend", "use_backend"]

@@ -12,10 +12,15 @@ from typing import Any
 
 from torch import Tensor
 
-from hyperseg.ops.backends import BACKENDS
-from hyperseg.ops.backends.backend import Reasons, device_type
+from hyperseg.ops.backends.backend import Backend, Reasons, device_type
+from hyperseg.ops.backends.cpp import CPP
+from hyperseg.ops.backends.cuda import CUDA
+from hyperseg.ops.backends.reference import REFERENCE
+from hyperseg.ops.backends.triton import TRITON
 
 logger = logging.getLogger("hyperseg.ops")
+
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (CPP, CUDA, TRITON, REFERENCE)}
 
 # The order by device type. Measured, not assumed: `python bench/ops.py --model all --backward --json ops.json`, then
 # `python bench/preference.py ops.json`, which fails where this order disagrees. So do the tests, for bench/results.
