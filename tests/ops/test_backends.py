@@ -1,19 +1,22 @@
 """The choice of a backend: by name, by environment or automatically; error messages if none supports a call."""
 
 import dataclasses
+import importlib
 import logging
 import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from hyperseg import ops
 from hyperseg.ops import BACKENDS, OPERATORS, BackendError, chosen, has_kernel, named_backend, use_backend
-from hyperseg.ops.backends import Backend, dispatch, native
+from hyperseg.ops.backends import Backend, caller, dispatch, native
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGITS = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
@@ -177,31 +180,144 @@ def test_auto_without_any_supporting_backend(others, monkeypatch):
         label()
 
 
-def test_a_name_holds_in_every_thread(others):
-    """Backward passes run on autograd's threads, not on the thread that named the backend."""
+def in_thread(function):
+    """Return the function's result from a thread of its own."""
     found = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+@pytest.fixture(params=["of torch", "of threading"])
+def storage(request, monkeypatch):
+    """The thread-local state: torch's, or what replaces its private functions if a version of torch lacks them."""
+    if request.param == "of torch":
+        yield
+        return
+    monkeypatch.delattr(torch._C, "_is_key_in_tls")
+    importlib.reload(caller)
+    assert caller.has.__module__ == caller.__name__
+    yield
+    monkeypatch.undo()
+    importlib.reload(caller)
+
+
+def test_a_name_holds_for_the_thread_that_gave_it(others, storage, monkeypatch):
+    prefer(monkeypatch, "reference")
     with use_backend("working"):
-        thread = threading.Thread(target=lambda: found.append(label()))
-        thread.start()
-        thread.join()
-    assert found == [7]
+        assert in_thread(label) == 1
+        assert label() == 7
+        monkeypatch.setenv("HYPERSEG_BACKEND", "picky")
+        assert in_thread(named_backend) == "picky", "the environment holds for all threads"
 
 
-def test_a_named_backend_runs_the_backward_too(others, monkeypatch):
-    called = []
+def test_threads_name_different_backends_at_the_same_time(others, storage, monkeypatch):
+    """All threads are inside their block before the first calls an operator, and call it in turns."""
+    together = threading.Barrier(3, timeout=60)
+
+    def work(name: str) -> set[int]:
+        found = set()
+        for _ in range(5):
+            with use_backend(name):
+                together.wait()
+                found.add(label())
+                together.wait()
+        return found
+
+    names = {"working": 7, "reference": 1, "auto": 9}
+    prefer(monkeypatch, "always", "reference")
+    monkeypatch.setitem(BACKENDS, "always", Backend("always", "", {"upsample_argmax": constant(9)}))
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(work, names))
+    assert found == [{expected} for expected in names.values()]
+
+
+def test_blocks_may_end_in_any_order(others, storage):
+    """Generators keep a block open while they are suspended, and the garbage collector may close them anywhere."""
+
+    def labels(name: str):
+        with use_backend(name):
+            while True:
+                yield label()
+
+    first, second = labels("working"), labels("reference")
+    assert (next(first), next(second)) == (7, 1)
+    first.close()
+    assert label() == 1, "the second is open"
+    in_thread(second.close)
+    assert named_backend() is None
+    assert not dispatch._open
+
+
+def recorded(others, monkeypatch) -> list[int]:
+    """Give "working" a patch_conv2d with a backward that appends the id of the thread that runs it."""
+    threads = []
 
     def backward(grad, x, weights, bias, *rest):
-        called.append(tuple(grad.shape))
+        threads.append(threading.get_ident())
         return torch.zeros_like(x), torch.zeros_like(weights), grad.new_empty(0)
 
     forward = BACKENDS["reference"].supported["patch_conv2d"]
     monkeypatch.setitem(others["working"].supported, "patch_conv2d", forward)
     monkeypatch.setitem(others["working"].supported, "patch_conv2d_backward", backward)
+    return threads
+
+
+def conv(x):
+    return ops.patch_conv2d(x, torch.ones(1, 1, 1, 4), out_channels=2)
+
+
+def test_a_named_backend_runs_the_backward_too(others, storage, monkeypatch):
+    threads = recorded(others, monkeypatch)
     x = torch.ones(1, 2, 2, 2, requires_grad=True)
     with use_backend("working"):
-        ops.patch_conv2d(x, torch.ones(1, 1, 1, 4), out_channels=2).sum().backward()
-    assert called == [(1, 2, 2, 2)]
+        conv(x).sum().backward()
+    assert threads == [threading.get_ident()]
     assert (x.grad == 0).all()
+    y = conv(x).sum()
+    with use_backend("working"), torch.autograd.set_multithreading_enabled(False):
+        y.backward()
+    with use_backend("working"):
+        checkpoint(conv, x, use_reentrant=False).sum().backward()
+        checkpoint(conv, x, use_reentrant=True).sum().backward()
+    assert len(threads) == 4
+
+
+class Nested(torch.autograd.Function):
+    """The identity, whose backward pass runs `depth` backward passes inside each other and the last of `run`."""
+
+    @staticmethod
+    def forward(ctx, x, depth, run):
+        ctx.depth, ctx.run = depth, run
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        with torch.enable_grad():
+            y = ctx.run() if ctx.depth == 0 else Nested.apply(torch.ones(1, requires_grad=True), ctx.depth - 1, ctx.run)
+            y.sum().backward()
+        return grad, None, None
+
+
+def test_a_name_holds_on_the_threads_of_autograd(others, monkeypatch):
+    """Autograd continues backward passes nested 60 deep on threads of its own, as it runs all those of CUDA tensors."""
+    threads = recorded(others, monkeypatch)
+    x = torch.ones(1, 2, 2, 2, requires_grad=True)
+    with use_backend("working"):
+        Nested.apply(torch.ones(1, requires_grad=True), 70, lambda: conv(x)).sum().backward()
+    assert len(threads) == 1
+    assert threads[0] != threading.get_ident()
+
+
+def test_a_block_in_a_compiled_function_holds_for_its_calls(others):
+    """Tracing it would run the calls after the block has ended, so it is a graph break."""
+
+    def function(logits):
+        with use_backend("working"):
+            return ops.upsample_argmax(logits * 2, (1, 1))
+
+    assert int(torch.compile(function, backend="aot_eager")(LOGITS)) == 7
 
 
 def test_the_choice_that_info_shows(others, monkeypatch):

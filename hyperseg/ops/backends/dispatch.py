@@ -2,6 +2,7 @@
 
 ``auto`` runs a call by the first backend in the order that supports it. It logs once, at level DEBUG under
 ``hyperseg.ops``, which backends it passed over and why. A backend named by the user runs the call or raises an error.
+``use_backend`` names it for one thread, HYPERSEG_BACKEND for the process.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hyperseg.ops.backends import caller
 from hyperseg.ops.backends.backend import Backend, Reasons, device_type
 from hyperseg.ops.backends.cpp import CPP
 from hyperseg.ops.backends.cuda import CUDA
@@ -47,7 +49,15 @@ class BackendError(RuntimeError):
     """The named backend does not support this call; the message lists the reasons, and the backends that do."""
 
 
-_named: list[str] = []  # process-wide, not per thread: backward passes run on autograd's own threads
+class _Block:
+    """A ``with use_backend(name)`` block; the name is None for the automatic choice."""
+
+    def __init__(self, name: str) -> None:
+        self.name = None if name == "auto" else _known(name)
+
+
+_open: set[_Block] = set()  # of all threads: if it is empty, a call need not look at its own thread's
+_BLOCKS = "hyperseg.use_backend"  # the calling thread's blocks, a tuple with the innermost last
 _logged: set[tuple[str, str, str]] = set()
 
 
@@ -58,7 +68,11 @@ def order(operator: str, device: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run every operator by this backend, in the whole process; a call it does not support raises BackendError.
+    """Run every operator by this backend; a call it does not support raises BackendError.
+
+    It holds for the thread that enters the block, and for the backward passes which that thread starts inside. Threads
+    started inside do not inherit it; HYPERSEG_BACKEND holds for the whole process. Inside a function for
+    ``torch.compile`` the block is a graph break.
 
     Args:
         name: ``"reference"``, ``"cpp"``, ``"triton"`` or ``"cuda"``; ``"auto"`` returns to the automatic choice.
@@ -66,17 +80,30 @@ def use_backend(name: str) -> Iterator[None]:
     Raises:
         BackendError: there is no backend of this name.
     """
-    _named.append(name if name == "auto" else _known(name))
+    block = _Block(name)
+    _open.add(block)
+    caller.put(_BLOCKS, (*_blocks(), block))
     try:
         yield
     finally:
-        _named.pop()
+        # The block ends by leaving the set, because generators may end blocks in any order, and on another thread.
+        _open.discard(block)
+        caller.put(_BLOCKS, tuple(b for b in _blocks() if b in _open))
 
 
 def named_backend() -> str | None:
     """The backend named by ``use_backend`` or, failing that, by HYPERSEG_BACKEND; None for the automatic choice."""
-    name = _named[-1] if _named else os.environ.get("HYPERSEG_BACKEND", "auto")
+    # Runs on every call of an operator, and most processes have no open block.
+    if _open and caller.has(_BLOCKS):
+        for block in reversed(caller.get(_BLOCKS)):
+            if block in _open:
+                return block.name
+    name = os.environ.get("HYPERSEG_BACKEND", "auto")
     return None if name == "auto" else _known(name)
+
+
+def _blocks() -> tuple[_Block, ...]:
+    return caller.get(_BLOCKS) if caller.has(_BLOCKS) else ()
 
 
 def select(operator: str, args: tuple[Any, ...]) -> Callable[..., Any]:
