@@ -1,9 +1,10 @@
-"""Atomic file writes for the whole project."""
+"""Files for the whole project: atomic writes, and names that can be shown anywhere."""
 
 import contextlib
 import os
 import secrets
 import stat
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,3 +46,20 @@ def _mode_of(target: Path, temporary: Path) -> int:
             mode = stat.S_IMODE(os.stat(file.fileno()).st_mode)
         temporary.unlink()
         return mode
+
+
+def printable(name: str | os.PathLike[str]) -> str:
+    """Return a file name or a message as one line that any terminal can show.
+
+    Control characters (a newline, a colour code of a terminal), invisible characters and bytes that are not UTF-8 are
+    escaped as Python does it: ``\\n``, ``\\x1b``, ``\\u202e``, ``\\xe9``. Everything else stays.
+    """
+    return "".join(map(_printable_character, os.fspath(name)))
+
+
+def _printable_character(character: str) -> str:
+    if character.isprintable() or unicodedata.category(character) == "Zs":  # a space of any width
+        return character
+    if "\udc80" <= character <= "\udcff":  # Python's name for a byte that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()

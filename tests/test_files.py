@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hyperseg._files import atomic_write
+from hyperseg._files import atomic_write, printable
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 WRITERS = {
@@ -159,3 +159,20 @@ def test_a_symbolic_link_is_replaced(old, tmp_path):
     assert old.read_text() == "old"
     assert link.read_text() == "new"
     assert not link.is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("straße 写真.jpg", "straße 写真.jpg"),
+        ("a\u202fb\u00a0c", "a\u202fb\u00a0c"),
+        ("a\nb\tc\r", "a\\nb\\tc\\r"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("\u202egpj.exe", "\\u202egpj.exe"),
+        ("caf\udce9", "caf\\xe9"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_printable(name, shown):
+    assert printable(name) == shown
+    shown.encode()
