@@ -13,28 +13,25 @@ A video, a camera or a window is a class of its own: a source yields `Frame`s, a
 or a notebook calls the predictor: `labels = predictor(image)`.
 """
 
-from hyperseg.predict.predictor import FrameTooLargeError, Predictor, label_set_of, parse_size
+from hyperseg.predict.errors import FrameError, FrameTooLargeError, OutputError, SinkError, SourceError
+from hyperseg.predict.finding import find_images
+from hyperseg.predict.names import unique_names
+from hyperseg.predict.predictor import Predictor, label_set_of, parse_size
+from hyperseg.predict.reading import read_image
 from hyperseg.predict.result import ClassShare, Prediction, class_shares
-from hyperseg.predict.sinks import (
-    LabelSink,
-    OverlaySink,
-    Sink,
-    SinkError,
-    label_image,
-    overlay,
-    save_image,
-    with_legend,
-)
-from hyperseg.predict.sources import Frame, ImageSource, Source, SourceError, find_images, read_image, unique_names
+from hyperseg.predict.sinks import LabelSink, OverlaySink, Sink, label_image, overlay, save_image, with_legend
+from hyperseg.predict.sources import Frame, ImageSource, Source
 
 Segmenter = Predictor  # the former name
 
 __all__ = [
     "ClassShare",
     "Frame",
+    "FrameError",
     "FrameTooLargeError",
     "ImageSource",
     "LabelSink",
+    "OutputError",
     "OverlaySink",
     "Prediction",
     "Predictor",

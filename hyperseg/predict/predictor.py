@@ -3,26 +3,26 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sized
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from hyperseg._files import printable
 from hyperseg.data.labels import LabelSet, default_label_set, label_set
 from hyperseg.models import HyperSeg, HyperSegConfig
 from hyperseg.models.sizes import parse_sides
 from hyperseg.ops import upsample_argmax
-from hyperseg.predict.result import Prediction
-from hyperseg.predict.sinks import Sink, SinkError
-from hyperseg.predict.sources import Frame, Source, SourceError
+from hyperseg.predict.errors import FrameError, FrameTooLargeError
+from hyperseg.predict.result import Prediction, check_image
+from hyperseg.predict.sinks import Sink
+from hyperseg.predict.sources import Frame, Source
 from hyperseg.runtime import Engine, EngineError, build_engine
-from hyperseg.runtime.device import is_out_of_memory
+from hyperseg.runtime.arguments import DTYPES, check_settings, name_of
+from hyperseg.runtime.device import is_out_of_memory, pick_device
 
 Size = tuple[int, int]
-
-
-class FrameTooLargeError(MemoryError):
-    """A frame does not fit in the memory of the GPU or the host. The message names the frame and its size."""
 
 
 class Predictor:
@@ -42,7 +42,8 @@ class Predictor:
         label_set: names and colours of the network's classes.
 
     Raises:
-        ValueError: the network has more classes than uint8 labels can hold.
+        ValueError: an argument is out of range, the device is not here, or the network has more classes than uint8
+            labels can hold.
     """
 
     def __init__(
@@ -55,9 +56,15 @@ class Predictor:
     ) -> None:
         self.model = model.eval()
         self.label_set = label_set_of(model.config)
+        if isinstance(size, str):
+            raise ValueError(f"size is {size!r}; give (height, width), or None for each image's own size")
+        if keep < 1:
+            raise ValueError(f"keep is {keep}; give the number of engines kept, at least 1")
         self.size = size
-        self.device = device
-        self.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        self.device = pick_device(device)
+        named: Any = {name_of(each): each for each in DTYPES}.get(dtype, dtype) if isinstance(dtype, str) else dtype
+        check_settings((1, 1) if size is None else size, named, batch=1, mode="eager")
+        self.dtype: torch.dtype = named
         self._keep = keep
         self._engines: OrderedDict[Size, Engine] = OrderedDict()
         self._compared = False
@@ -66,7 +73,7 @@ class Predictor:
         self,
         source: Source,
         sinks: Mapping[str, Sink] | None = None,
-        on_error: Callable[[SourceError | FrameTooLargeError], None] | None = None,
+        on_error: Callable[[FrameError], None] | None = None,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> Iterator[tuple[Prediction, dict[str, Path]]]:
         """Label the frames of a source and write the predictions to sinks, one frame each time a result is read.
@@ -74,8 +81,8 @@ class Predictor:
         Args:
             source: frames, for example an `ImageSource` or a list of `Frame`.
             sinks: by names of your choice. They are not closed at the end.
-            on_error: called if one frame cannot be read or does not fit in memory, and the next frame follows; None:
-                such errors are raised.
+            on_error: called if one frame cannot be read, does not fit in memory or cannot be written, and the next
+                frame follows; None: such errors are raised.
             progress: called after each frame, failed ones included, with the number of frames done and the length of
                 the source (None if it has none).
 
@@ -83,8 +90,8 @@ class Predictor:
             Each prediction and the files written for it, by the name of the sink.
 
         Raises:
-            SourceError, FrameTooLargeError: see `on_error`.
-            SinkError: a sink could not write.
+            FrameError: a SourceError, FrameTooLargeError or OutputError, see `on_error`.
+            SinkError: no output can be written any more.
             EngineError: the engine could not be built, or its output does not match the module's.
         """
         total = len(source) if isinstance(source, Sized) else None
@@ -94,9 +101,8 @@ class Predictor:
             try:
                 if (frame := next(frames, None)) is None:
                     return
-                prediction = self.predict(frame)
-                result = prediction, _write(prediction, sinks or {})
-            except (SourceError, FrameTooLargeError) as error:
+                result = self._label_and_write(frame, sinks or {})
+            except FrameError as error:
                 if on_error is None:
                     raise
                 on_error(error)
@@ -108,22 +114,27 @@ class Predictor:
 
     def predict(self, frame: Frame) -> Prediction:
         """Label one frame. Raises FrameTooLargeError if it does not fit in memory, and the errors of `__call__`."""
+        prediction, _ = self._label_and_write(frame, {})
+        return prediction
+
+    def _label_and_write(self, frame: Frame, sinks: Mapping[str, Sink]) -> tuple[Prediction, dict[str, Path]]:
         try:
-            return Prediction(frame, self(frame.image), self.label_set)
+            prediction = Prediction(frame, self(frame.image), self.label_set)
+            written = {name: sink.write(prediction) for name, sink in sinks.items()}
+            return prediction, {name: path for name, path in written.items() if path is not None}
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, EngineError) or not is_out_of_memory(error):
                 raise
         # Raised out here because an exception raised above would keep the first one, and the tensors in its traceback.
         height, width = frame.image.shape[:2]
-        raise FrameTooLargeError(f"{frame.path or frame.name} ({height}x{width}) does not fit in memory")
+        raise FrameTooLargeError(f"{printable(frame.path or frame.name)} ({height}x{width}) does not fit in memory")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return the labels (uint8 [H, W]) of an image (uint8 [H, W, 3] RGB).
 
-        Raises ValueError for another kind of image, EngineError if the engine for its size cannot be built.
+        Raises TypeError or ValueError for anything else, EngineError if the engine for its size cannot be built.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ValueError(f"an image is uint8 [H, W, 3] RGB; got {image.dtype} {list(image.shape)}")
+        check_image(image)
         full = (image.shape[0], image.shape[1])
         size = full if self.size is None else (self.size[0], self.size[1])
         engine = self.engine(size)
@@ -149,23 +160,15 @@ class Predictor:
         return self._engines[size]
 
 
-def _write(prediction: Prediction, sinks: Mapping[str, Sink]) -> dict[str, Path]:
-    try:
-        written = {name: sink.write(prediction) for name, sink in sinks.items()}
-    except OSError as error:
-        frame = prediction.frame
-        raise SinkError(f"the outputs of {frame.path or frame.name} could not be written: {error}") from error
-    return {name: path for name, path in written.items() if path is not None}
-
-
 def parse_size(text: str, resolution: Size) -> Size | None:
     """Parse the size that the network runs at: "native" (None: each image's own), "model" (`resolution`) or "HxW".
 
     Raises ValueError for anything else.
     """
-    if text == "native":
+    word = text.strip().lower()
+    if word == "native":
         return None
-    if text == "model":
+    if word == "model":
         return resolution
     sides = parse_sides(text)
     if sides is None or max(sides) > 16384:

@@ -15,9 +15,11 @@ import hyperseg.predict
 from hyperseg.data import CAMVID, CITYSCAPES, VOC, colorize
 from hyperseg.predict import (
     Frame,
+    FrameError,
     FrameTooLargeError,
     ImageSource,
     LabelSink,
+    OutputError,
     OverlaySink,
     Predictor,
     SinkError,
@@ -99,6 +101,9 @@ def test_arrays_that_are_not_images(stand_in, network, shape):
         predictor(np.zeros(shape, np.uint8))
     with pytest.raises(ValueError, match="got float64"):
         predictor(np.zeros((4, 4, 3)))
+    for image, kind in (("photo.jpg", "builtins.str"), (Image.new("RGB", (4, 4)), "PIL.Image.Image")):
+        with pytest.raises(TypeError, match=f"an image is a NumPy array, .*; got {kind}; read_image reads a file"):
+            predictor(image)
     assert stand_in == []
 
 
@@ -134,13 +139,13 @@ def test_the_first_engine_that_is_built_is_compared_with_the_module(stand_in, ne
     for size in ((8, 8), (9, 9)):
         predictor.engine(size)
     assert [check for check, _ in calls] == [True, True, False]
-    assert all(settings == {"dtype": torch.bfloat16, "device": "cpu"} for _, settings in calls)
+    assert all(settings == {"dtype": torch.bfloat16, "device": torch.device("cpu")} for _, settings in calls)
 
 
 def test_parse_size():
     assert parse_size("native", (5, 6)) is None
-    assert parse_size("model", (5, 6)) == (5, 6)
-    assert parse_size("512x1024", (5, 6)) == (512, 1024)
+    assert parse_size(" Model ", (5, 6)) == (5, 6)
+    assert parse_size("512X1024", (5, 6)) == (512, 1024)
     for text in ("512", "0x5", "-1x5", "axb", "512x1024x3", "99999x5", ""):
         with pytest.raises(ValueError, match="give native, model, or HEIGHTxWIDTH such as 512x1024"):
             parse_size(text, (5, 6))
@@ -318,15 +323,51 @@ def test_other_errors_end_the_run(stand_in, network, frames, monkeypatch, error)
     assert caught.value is error
 
 
-def test_outputs_that_cannot_be_written(stand_in, network, frames, tmp_path):
-    (tmp_path / "file").touch()
-    results = Predictor(network).run(
-        [Frame("a", frames[0].image, tmp_path / "a.png")],
-        {"labels": LabelSink(tmp_path / "file")},
-        on_error=lambda error: pytest.fail("not an error of one frame"),
-    )
-    with pytest.raises(SinkError, match=r"the outputs of .*a\.png could not be written: .*file"):
+class FailsAt:
+    """A sink that fails at one frame."""
+
+    def __init__(self, name, error):
+        self.name, self.error = name, error
+
+    def write(self, prediction):
+        if prediction.frame.name == self.name:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [OutputError("no"), *OUT_OF_MEMORY], ids=lambda error: type(error).__name__)
+def test_an_output_that_cannot_be_written_is_an_error_of_its_frame(stand_in, network, frames, error):
+    errors = []
+    results = Predictor(network).run(frames, {"sink": FailsAt("b", error)}, errors.append)
+    assert [prediction.frame.name for prediction, _ in results] == ["a", "c"]
+    expected = OutputError if isinstance(error, OutputError) else FrameTooLargeError
+    assert [type(found) for found in errors] == [expected]
+    assert isinstance(errors[0], FrameError)
+
+
+def test_a_sink_that_cannot_write_any_more_ends_the_run(stand_in, network, frames):
+    results = Predictor(network).run(frames, {"sink": FailsAt("b", SinkError("disk full"))}, pytest.fail)
+    assert next(results)[0].frame.name == "a"
+    with pytest.raises(SinkError, match="disk full"):
         next(results)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": "512x1024"}, r"size is '512x1024'; give \(height, width\)"),
+        ({"size": 512}, r"size must be \(height, width\) of the frames, got 512"),
+        ({"size": (0, 5)}, "size and batch must be positive, got 0x5"),
+        ({"dtype": "int8"}, "dtype must be one of torch.float32, torch.float16, torch.bfloat16, got 'int8'"),
+        ({"dtype": "nn"}, "dtype must be one of torch.float32"),
+        ({"dtype": torch.float64}, "dtype must be one of torch.float32"),
+        ({"device": ""}, "there is no device called"),
+        ({"device": "abacus"}, "there is no device called abacus"),
+        ({"keep": 0}, "keep is 0; give the number of engines kept, at least 1"),
+    ],
+)
+def test_wrong_arguments(network, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Predictor(network, **arguments)
 
 
 def test_the_example_of_the_package(folder, images, true_network, capsys):

@@ -1,14 +1,28 @@
 """Label PNGs read back pixel by pixel, overlays, legends, and no half-written files."""
 
+import errno
 import os
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from hyperseg.data import CAMVID, CITYSCAPES, VOC, colorize, palette
-from hyperseg.predict import Frame, LabelSink, OverlaySink, Prediction, class_shares, overlay, save_image, with_legend
+from hyperseg.predict import (
+    Frame,
+    LabelSink,
+    OutputError,
+    OverlaySink,
+    Prediction,
+    SinkError,
+    class_shares,
+    label_image,
+    overlay,
+    save_image,
+    with_legend,
+)
 from hyperseg.predict.legend import legend_strip, percent
 
 
@@ -65,8 +79,33 @@ def test_overlay_colours_class_0_where_it_is_no_background(images):
 def test_overlay_of_wrong_arguments(images):
     with pytest.raises(ValueError, match="their sizes must match"):
         overlay(images["voc"], np.zeros((5, 5), np.uint8), VOC)
-    with pytest.raises(ValueError, match=r"alpha is 1\.5"):
-        overlay(images["voc"], np.zeros((375, 500), np.uint8), VOC, alpha=1.5)
+    labels = np.zeros((375, 500), np.uint8)
+    for alpha in (1.5, -0.1, float("nan")):
+        with pytest.raises(ValueError, match=rf"alpha is {alpha}; give 0 \(image only\) to 1"):
+            overlay(images["voc"], labels, VOC, alpha=alpha)
+        with pytest.raises(ValueError, match=f"alpha is {alpha}"):
+            OverlaySink("out", alpha=alpha)
+    with pytest.raises(ValueError, match=r"an image is uint8 \[H, W, 3\] RGB; got float64"):
+        overlay(images["voc"] / 255, labels, VOC)
+    with pytest.raises(ValueError, match="kind is 'jpeg'; give 'png' or 'jpg'"):
+        OverlaySink("out", kind="jpeg")
+    for sink in (LabelSink, OverlaySink):
+        with pytest.raises(ValueError, match="the name of the output folder is empty"):
+            sink("")
+
+
+@pytest.mark.parametrize("labels", [np.array([[300]]), np.zeros((1, 1, 1), np.uint8), np.zeros((2, 2), np.float32)])
+def test_labels_of_another_form(labels):
+    """300 as uint8 would be another class."""
+    for function in (
+        lambda: label_image(labels, VOC),
+        lambda: class_shares(labels, VOC),
+        lambda: overlay(np.zeros((*labels.shape[:2], 3), np.uint8), labels, VOC),
+    ):
+        with pytest.raises(
+            ValueError, match=r"labels are uint8 \[H, W\]; got .*; convert them with \.astype\(np\.uint8\)"
+        ):
+            function()
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
@@ -139,3 +178,75 @@ def test_files_follow_the_umask(tmp_path):
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "a.png").stat().st_mode) == 0o644
+
+
+def test_a_suffix_decides_the_format(tmp_path):
+    image = Image.new("RGB", (4, 4))
+    for name, form in {"a.png": "PNG", "a.PNG": "PNG", "a.jpg": "JPEG", "a.JPEG": "JPEG"}.items():
+        assert Image.open(save_image(image, str(tmp_path / name))).format == form
+    with pytest.raises(ValueError, match=r"a\.webp does not end in \.png, \.jpg or \.jpeg"):
+        save_image(image, tmp_path / "a.webp")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Outputs that cannot be written
+
+
+@pytest.fixture
+def small(tmp_path):
+    return Prediction(Frame("a", np.zeros((4, 6, 3), np.uint8), tmp_path / "a.jpg"), np.zeros((4, 6), np.uint8), VOC)
+
+
+@pytest.mark.parametrize("sink", [LabelSink, OverlaySink])
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (errno.EACCES, OutputError),
+        (errno.EILSEQ, OutputError),
+        (errno.EINVAL, OutputError),
+        (errno.ENOSPC, SinkError),
+        (errno.EDQUOT, SinkError),
+        (errno.EROFS, SinkError),
+    ],
+    ids=lambda value: errno.errorcode.get(value) if isinstance(value, int) else value.__name__,
+)
+def test_one_output_or_all(small, tmp_path, monkeypatch, sink, code, expected):
+    """A full disk ends a run; an error of one file does not."""
+
+    def replace(source, target):
+        raise OSError(code, os.strerror(code), target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(expected, match=rf"a\.jpg is not done: .*a_.*png could not be written \({os.strerror(code)}\)"):
+        sink(tmp_path).write(small)
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_output_with_a_name_that_is_taken_or_too_long(small, tmp_path):
+    (tmp_path / "a_labels.png" / "x").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"a_labels\.png could not be written \(Is a directory"):
+        LabelSink(tmp_path).write(small)
+    long = Prediction(Frame("o" * 250, small.frame.image), small.labels, VOC)
+    with pytest.raises(OutputError, match="File name too long"):
+        LabelSink(tmp_path).write(long)
+
+
+def test_a_folder_that_cannot_be_written_to(small, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(SinkError, match=r"file.a_labels\.png could not be written"):
+        LabelSink(tmp_path / "file").write(small)
+
+    def mkdir(*arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(SinkError, match="Permission denied"):
+        OverlaySink(tmp_path / "closed").write(small)
+
+
+def test_an_overlay_that_is_too_long_for_a_jpeg(tmp_path):
+    wide = Prediction(Frame("a", np.zeros((1, 65501, 3), np.uint8)), np.zeros((1, 65501), np.uint8), VOC)
+    with pytest.raises(OutputError, match=r"65501x1 pixels are too many for a JPEG; write a PNG"):
+        OverlaySink(tmp_path, kind="jpg").write(wide)
+    assert OverlaySink(tmp_path).write(wide).exists()
