@@ -1,8 +1,8 @@
 """The `hyperseg` command: one file per verb; files with an underscore are shared by verbs.
 
 The file of a verb has `add_arguments(parser)` and `run(args)`, which returns the exit code and raises UserError for
-errors that the user can fix. Its docstring is the help text, the first line the summary. Verbs import PyTorch and the
-rest of the library inside `run`, so that `hyperseg --help` is quick.
+errors that the user can fix, UsageError for a command line that is valid nowhere. Its docstring is the help text, the
+first line the summary. Verbs import PyTorch and the rest of the library inside `run`, so that the help is quick.
 """
 
 import argparse
@@ -12,22 +12,20 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from hyperseg.cli._common import UserError
+from hyperseg._files import printable
+from hyperseg.cli._common import UsageError, UserError
+from hyperseg.cli._output import encodable
 
 __all__ = ["VERBS", "UserError", "build_parser", "main"]
 
 VERBS = ("predict", "info")
 
 
-class _UsageError(Exception):
-    pass
-
-
 class _Parser(argparse.ArgumentParser):
     """Raises errors instead of printing the usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
-        raise _UsageError(message)
+        raise UsageError(message)
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -57,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb. Return 0: done, 1: failed, 2: the command line is not valid, 130: interrupted."""
+    """Run one verb. Return 0: done, 1: failed, 2: the command line is not valid, 130: interrupted, or by its help."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
     if not arguments:
@@ -66,18 +64,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     prefix = f"hyperseg {arguments[0]}" if arguments[0] in VERBS else "hyperseg"
     try:
         args = parser.parse_args(arguments)
-        return args.run(args)
-    except _UsageError as error:
-        return _fail(prefix, f"{error} (see {prefix} --help)", code=2)
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except UsageError as error:
+        return _fail(prefix, f"{error} (see {prefix} --help)", error.code)
     except UserError as error:
-        return _fail(prefix, " ".join(str(error).split()), code=1)
-    except BrokenPipeError:  # the reader of a pipe has closed it, as `head` does; the flush at exit must not fail again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _fail(prefix, str(error), error.code)
+    except BrokenPipeError:  # the reader of a pipe has closed it, as `head` does
+        _discard_output()
         return 1
+    except OSError as error:  # the output cannot be written, for example to a full disk
+        _discard_output()
+        return _fail(prefix, str(error), code=1)
     except KeyboardInterrupt:
         return _fail(prefix, "interrupted", code=130)
 
 
 def _fail(prefix: str, message: str, code: int) -> int:
-    print(f"{prefix}: error: {message}", file=sys.stderr)
+    line = printable(" ".join(message.split()))
+    print(encodable(f"{prefix}: error: {line}", sys.stderr), file=sys.stderr)
     return code
+
+
+def _discard_output() -> None:
+    """Have the flush at exit not fail again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,9 +1,13 @@
-"""Parts that verbs share: errors for users, help texts, the device, the network, and checks of outputs."""
+"""Parts that verbs share: errors for users, types and help texts of options, the device, the network, output checks."""
 
+import argparse
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from hyperseg._files import printable
 
 if TYPE_CHECKING:
     import torch
@@ -20,65 +24,104 @@ DEVICE = "cpu, cuda, cuda:1, ... or auto: the GPU if there is one"
 
 
 class UserError(Exception):
-    """An error that the user can fix. It is printed as one line, without a traceback."""
+    """An error that the user can fix. It is printed as one line, without a traceback. `code`: the exit code."""
+
+    code = 1
+
+
+class UsageError(UserError):
+    """The command line is not valid: on no machine would it be."""
+
+    code = 2
 
 
 @contextlib.contextmanager
-def user_errors(*types: type[Exception], prefix: str = "") -> Iterator[None]:
-    """Turn exceptions of these types into UserError with the same message."""
+def user_errors(*types: type[Exception], prefix: str = "", to: type[UserError] = UserError) -> Iterator[None]:
+    """Turn exceptions of these types into `to` with the same message."""
     try:
         yield
     except types as error:
-        raise UserError(f"{prefix}{error}") from None
+        raise to(f"{prefix}{error}") from None
+
+
+def text(value: str) -> str:
+    """Return the value of an option or argument; an empty one is an error."""
+    if not value.strip():
+        raise argparse.ArgumentTypeError("the value is empty; is it a variable that is not set?")
+    return value
+
+
+def opacity(value: str) -> float:
+    """Parse a number from 0 to 1."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{value!r} is no number such as 0.6; give 0 (image only) to 1 (colours only)")
+    return number
 
 
 def pick_device(name: str) -> "torch.device":
     """Return the device for `--device`."""
-    from hyperseg.runtime.device import pick_device
+    from hyperseg.runtime.device import MissingDeviceError, pick_device
 
-    with user_errors(ValueError, prefix="--device: "):
+    try:
         return pick_device(name)
+    except ValueError as error:
+        kind = UserError if isinstance(error, MissingDeviceError) else UsageError
+        raise kind(f"--device: {error}") from None
 
 
-def check_network(weights: str | None, model: str | None) -> None:
-    """Check that `--weights` or `--model` is given."""
+def check_network(weights: str | None, model: str | None) -> str | None:
+    """Check `--weights` and `--model` before anything is loaded. Return the network's full name, if it is given."""
     if weights is None and model is None:
-        raise UserError(
+        raise UsageError(
             "no network is given; add --weights FILE for trained weights, "
             "or --model NAME to try the pipeline with random ones"
         )
-
-
-def load_network(weights: str | None, model: str | None) -> "tuple[HyperSeg, str | None]":
-    """Return the network for `--weights` and `--model`, in eval mode, and a warning or None.
-
-    Without weights the network gets random ones, the same on each call, and there is a warning.
-    """
-    import torch
-
-    import hyperseg
     from hyperseg.models import model_config
 
-    check_network(weights, model)
-    with user_errors(ValueError):
+    with user_errors(ValueError, prefix="--model: ", to=UsageError):
         name = None if model is None else model_config(model).name
-    if weights is None:
-        assert name is not None
-        with torch.random.fork_rng(devices=[]):
-            network = hyperseg.synthesize_weights(hyperseg.create_model(name)).eval()
-        return network, (
-            f"no --weights: {name} runs with random weights, so its labels mean nothing; this only tries the pipeline"
-        )
-    if not Path(weights).exists():
+    if weights is not None and not os.path.exists(weights):
         raise UserError(
             f"there is no file or folder {weights}; "
             "--weights takes an official .pth, a .safetensors or a folder that hyperseg.save wrote"
         )
+    return name
+
+
+def load_network(weights: str | None, name: str | None) -> "HyperSeg":
+    """Return the network for `--weights` and the name that `check_network` returned, in eval mode.
+
+    Without weights the network gets random ones, the same on each call.
+    """
+    import torch
+
+    import hyperseg
+
+    if weights is None:
+        assert name is not None
+        with torch.random.fork_rng(devices=[]):
+            return hyperseg.synthesize_weights(hyperseg.create_model(name)).eval()
     try:
-        return hyperseg.load(weights, name=name), None
+        return hyperseg.load(weights, name=name)
     except (ValueError, OSError) as error:
-        advice = "" if name is None else f" (--model says that it is {name}; leave it out if that is not sure)"
-        raise UserError(_first_lines(error) + advice) from None
+        raise UserError(_first_lines(error) + _advice(weights, name)) from None
+
+
+def _advice(weights: str, name: str | None) -> str:
+    """Return what to do about `--model` if the weights cannot be loaded as the network of this name."""
+    import hyperseg
+
+    if name is None:
+        return ""
+    try:
+        own = hyperseg.load(weights).config.name
+    except (ValueError, OSError):  # it is damaged, or does not name its network
+        return f" (--model says that it is {name}; give the network that it was trained as)"
+    return f" (the file says that it is {own}; leave --model out)"
 
 
 def _first_lines(error: Exception) -> str:
@@ -89,10 +132,16 @@ def _first_lines(error: Exception) -> str:
 
 
 def check_outputs(folder: str, inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
-    """Check before anything is computed that `--output` can be a folder and that no input would be overwritten."""
-    if Path(folder).exists() and not Path(folder).is_dir():
-        raise UserError(f"--output {folder} is a file; give a folder")
-    resolved = {path.resolve() for path in inputs}
+    """Check before anything is computed that `--output` can be written to and that no input would be overwritten."""
+    nearest = os.path.abspath(folder)
+    while not os.path.lexists(nearest):
+        nearest = os.path.dirname(nearest)
+    if not os.path.isdir(nearest):
+        raise UserError(f"--output {folder}: {nearest} is a file; give a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"--output {folder}: this user may not write to {nearest}; give another --output")
+    resolved = {os.path.realpath(path) for path in inputs}
     for file in outputs:
-        if file.resolve() in resolved:
-            raise UserError(f"{file} is one of the input images and would be overwritten; give another --output")
+        if os.path.realpath(file) in resolved:
+            name = printable(file)
+            raise UserError(f"{name} is one of the input images and would be overwritten; give another --output")

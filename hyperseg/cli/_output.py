@@ -1,24 +1,36 @@
-"""Output of verbs: lines next to a progress bar, and predictions as JSON records and as tables."""
+"""Output of verbs: lines for any terminal, next to a progress bar, and predictions as JSON records and as tables."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+from hyperseg._files import printable
 
 if TYPE_CHECKING:
     from hyperseg.predict import Prediction
 
 
 def write_line(text: str, stream: TextIO) -> None:
-    """Print without breaking the line of a progress bar."""
+    """Print without breaking the line of a progress bar, and escape what the encoding of the stream does not have."""
     from tqdm import tqdm
 
-    tqdm.write(text, file=stream)
+    tqdm.write(encodable(text, stream), file=stream)
+
+
+def encodable(text: str, stream: TextIO) -> str:
+    """Return a text with escapes such as \\xe9 for the characters that the encoding of the stream does not have."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def record(prediction: "Prediction", files: dict[str, Path], size: tuple[int, int] | None) -> dict[str, Any]:
-    """Return a prediction for JSON, with its output files by kind and the size of the network (None: the image's)."""
+    """Return a prediction for JSON, with its output files by kind and the size of the network (None: the image's).
+
+    A byte of a file name that is not UTF-8 becomes a lone surrogate, as in Python: "\\udce9" in JSON.
+    """
     height, width = prediction.labels.shape
     return {
-        "image": str(prediction.frame.path or prediction.frame.name),
+        "image": os.fspath(prediction.frame.path or prediction.frame.name),
         "height": height,
         "width": width,
         "network_size": list(size or (height, width)),
@@ -31,7 +43,15 @@ def table(record: dict[str, Any]) -> str:
     """Return a record as text: the image and its label file, then one line per class with its share."""
     from hyperseg.predict.legend import percent
 
-    lines = [f"{record['image']} ({record['height']}x{record['width']}) -> {record['labels']}"]
+    image, labels = printable(record["image"]), printable(record["labels"])
+    lines = [f"{image} ({record['height']}x{record['width']}) -> {labels}"]
     names = max((len(share["name"]) for share in record["classes"]), default=0)
     lines += [f"  {share['name']:<{names}}  {percent(share['share']):>7}" for share in record["classes"]]
     return "\n".join(lines)
+
+
+def summary(total: int, done: int, failed: int, skipped: int) -> str:
+    """Return one line that counts images: 8 of 10 images done; 2 failed, 1 skipped."""
+    counts = {"failed": failed, "skipped": skipped, "not tried": total - done - failed}
+    others = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"{done} of {total} images done; {others}"

@@ -74,7 +74,18 @@ def test_weights_of_another_network(true_network, folder, images, capsys, kind, 
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert reason in err
-    assert "--model says that it is hyperseg-m-cityscapes; leave it out" in err
+    assert "(the file says that it is hyperseg-s-camvid; leave --model out)" in err
+
+
+def test_weights_that_do_not_name_their_network(true_network, folder, images, capsys):
+    """The advice about a wrong --model is not to leave it out, because without it the file cannot be loaded."""
+    torch.save(torch.load(true_network.weights["official"])["state_dict"], "bare.pth")
+    Image.fromarray(images["chelsea"][:32, :32]).save("cat.png")
+    assert main(["predict", "cat.png", "--weights", "bare.pth"]) == 1
+    assert "give its name" in capsys.readouterr().err
+    assert main(["predict", "cat.png", "--weights", "bare.pth", "--model", "hyperseg-m"]) == 1
+    assert "(--model says that it is hyperseg-m-cityscapes; give the network that it was" in capsys.readouterr().err
+    predict("cat.png", "--weights", "bare.pth", "--model", NAME)
 
 
 def test_resized(true_network, folder, images, capsys):
