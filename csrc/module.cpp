@@ -48,8 +48,8 @@ STABLE_TORCH_LIBRARY(hyperseg_native, m) {
       "Tensor? weights, Tensor bias, int offset, int groups, int out_channels, int hidden, str halo) -> (Tensor, "
       "Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
-      "upsample_cross_entropy(Tensor logits, Tensor labels, int ignore_index, int bootstrap, float threshold) -> "
-      "(Tensor, Tensor)");
+      "upsample_cross_entropy(Tensor logits, Tensor labels, Tensor? weight, int ignore_index, int bootstrap, "
+      "float threshold) -> (Tensor, Tensor)");
   m.def("upsample_cross_entropy_backward(Tensor grad, Tensor logits, Tensor labels, Tensor weights) -> Tensor");
 }
 

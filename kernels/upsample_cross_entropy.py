@@ -1,7 +1,7 @@
 """``upsample_cross_entropy`` in Triton: the training loss at label size, without full-size logits or their gradient.
 
-A label that is neither a class nor the ignored one makes the loss NaN, and, where every pixel counts, also the gradient
-of the logits that it samples: a check would synchronise with the device. The public function checks before it calls.
+A label that is neither a class nor the ignored one makes the loss NaN, and the gradient of the logits that it samples;
+so does a class weight that is no finite number of at least 0. A check would synchronise with the device.
 """
 
 from typing import NamedTuple
@@ -73,24 +73,36 @@ def _reduce_classes(
 @triton.jit
 def _upsample_cross_entropy_fwd_kernel(
     logits_ptr,  # [N, C, h, w], any strides
-    labels_ptr,  # [N, height, width], int64, any strides
+    labels_ptr,  # [N, height, width], int64 or uint8, any strides
+    of_class_ptr,  # [C], float32: the class weights; unused unless WEIGHTED
     losses_ptr,  # [N, height, width], float32, contiguous
+    weights_ptr,  # [N, height, width], float32, contiguous
     sizes,
     ignore_index,
     strides,
     labels_strides,
+    of_class_stride,
+    WEIGHTED: tl.constexpr,
     COPY: tl.constexpr,  # the map keeps its size
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
 ):
-    """losses[n, y, x] = log(sum over c of exp(score[c])) - score[label], scores sampled at (y, x); 0 where ignored."""
+    """weights[n, y, x] = of_class[label], or 1; losses[n, y, x] = weights[n, y, x] * (log(sum over c of exp(score[c]))
+    - score[label]), scores sampled at (y, x); both are 0 where ignored, NaN where the label is no class."""
     n, o_y, o_x, m = _block_of_labels(sizes, BLOCK_H, BLOCK_W)
     rows, columns = o_y.to(tl.int64)[:, None], o_x.to(tl.int64)[None, :]
-    label = tl.load(labels_ptr + _label_offset(n, rows, columns, labels_strides), mask=m, other=0)
+    label = tl.load(labels_ptr + _label_offset(n, rows, columns, labels_strides), mask=m, other=0).to(tl.int64)
     plane = logits_ptr + n * strides[0]
     maximum, logarithm, score = _reduce_classes(plane, label, o_y, o_x, m, sizes, strides, COPY)
-    loss = tl.where(label == ignore_index, 0.0, logarithm + (maximum - score))
-    tl.store(losses_ptr + (n * sizes.height + rows) * sizes.width + columns, loss, mask=m)
+    ignored = label == ignore_index
+    known = (label >= 0) & (label < sizes.classes)
+    weight = tl.where(known, 1.0, float("nan"))
+    if WEIGHTED:
+        weight = tl.load(of_class_ptr + label * of_class_stride, mask=m & known, other=float("nan"))
+        weight = tl.where((weight >= 0.0) & (weight < float("inf")), weight, float("nan"))
+    o = (n * sizes.height + rows) * sizes.width + columns
+    tl.store(weights_ptr + o, tl.where(ignored, 0.0, weight), mask=m)
+    tl.store(losses_ptr + o, tl.where(ignored, 0.0, weight * (logarithm + (maximum - score))), mask=m)
 
 
 @triton.jit
@@ -120,7 +132,7 @@ def _upsample_cross_entropy_bwd_sums_kernel(
 def _upsample_cross_entropy_bwd_logits_kernel(
     grad_ptr,  # [], float32
     logits_ptr,  # [N, C, h, w], any strides
-    labels_ptr,  # [N, height, width], int64, any strides
+    labels_ptr,  # [N, height, width], int64 or uint8, any strides
     weights_ptr,  # [N, height, width], float32, any strides
     sums_ptr,  # as above
     d_logits_ptr,  # [N, C, h, w], contiguous
@@ -163,7 +175,7 @@ def _upsample_cross_entropy_bwd_logits_kernel(
             x = x.to(tl.int64)
             weight = tl.load(row_weight + x * weights_strides[2], mask=m, other=0.0)
             m = m & (weight != 0.0)  # few pixels of a bootstrapped loss
-            label = tl.load(row_label + x * labels_strides[2], mask=m, other=0)
+            label = tl.load(row_label + x * labels_strides[2], mask=m, other=0).to(tl.int64)
             b_sum = tl.load(row_sum + x, mask=m, other=0.0)
             weight = tl.where((label < 0) | (label >= C), float("nan"), weight) * (share_y * share_x)
             col0, col1 = (x0.to(tl.int64) * strides[3])[None, :], (x1.to(tl.int64) * strides[3])[None, :]
@@ -177,9 +189,10 @@ def _upsample_cross_entropy_bwd_logits_kernel(
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:
-    if logits.dim() != 4 or labels.dim() != 3 or labels.shape[0] != logits.shape[0] or labels.dtype != torch.int64:
+    fits = logits.dim() == 4 and labels.dim() == 3 and labels.shape[0] == logits.shape[0]
+    if not fits or labels.dtype not in (torch.int64, torch.uint8):
         raise ValueError(
-            "upsample_cross_entropy: expected logits [N, C, h, w] and labels int64 [N, H, W], "
+            "upsample_cross_entropy: expected logits [N, C, h, w] and labels int64 or uint8 [N, H, W], "
             f"got {list(logits.shape)} and {labels.dtype} {list(labels.shape)}"
         )
     if 0 in logits.shape or 0 in labels.shape:
@@ -210,32 +223,44 @@ def _pixel_grid(labels: Tensor, options: launch.Options) -> tuple[int]:
 
 
 def upsample_cross_entropy(
-    logits: Tensor, labels: Tensor, ignore_index: int, bootstrap: int, threshold: float
+    logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_index: int, bootstrap: int, threshold: float
 ) -> tuple[Tensor, Tensor]:
     """Return the loss and the weight of each pixel in it, [N, height, width]; both float32.
 
     Args:
         logits: [N, C, h, w] in float32, float16 or bfloat16, with any strides.
-        labels: int64 [N, height, width], with any strides.
+        labels: int64 or uint8 [N, height, width], with any strides.
+        weight: of each class, float32 [C], with any stride, or None.
         bootstrap: 0, or the least number of pixels per image that count; then all with a loss above ``threshold`` do.
     """
     _check(logits, labels)
+    if weight is not None and (weight.dtype != torch.float32 or weight.shape != logits.shape[1:2]):
+        raise ValueError(
+            f"upsample_cross_entropy: weight must be float32 [{logits.shape[1]}], got {weight.dtype} "
+            f"{list(weight.shape)}"
+        )
     losses = logits.new_empty(labels.shape, dtype=torch.float32)
+    weights = torch.empty_like(losses)
     chosen = _pixel_options("upsample_cross_entropy_fwd", logits)
     with torch.cuda.device_of(logits):
         _upsample_cross_entropy_fwd_kernel[_pixel_grid(labels, chosen)](
-            logits, labels, losses, _sizes(logits, labels), ignore_index, logits.stride(), labels.stride(),
+            logits, labels, losses if weight is None else weight, losses, weights, _sizes(logits, labels), ignore_index,
+            logits.stride(), labels.stride(), 1 if weight is None else weight.stride(0),
+            WEIGHTED=weight is not None,
             COPY=logits.shape[2:] == labels.shape[1:],
             enable_fp_fusion=True,
             **chosen,
         )  # fmt: skip
-    valid = labels != ignore_index
-    weights = _bootstrapped(losses, bootstrap, threshold) * valid if bootstrap else valid / valid.sum().clamp(min=1)
-    return (losses * weights).sum(), weights
+    if bootstrap:
+        shares = _bootstrapped(losses, bootstrap, threshold)
+        return (losses * shares).sum(), weights * shares
+    total = weights.sum(dtype=torch.float64)
+    each = 1 / total.where(total != 0, 1.0)
+    return (losses.sum(dtype=torch.float64) * each).float(), weights * each.float()
 
 
 def _bootstrapped(losses: Tensor, bootstrap: int, threshold: float) -> Tensor:
-    """Return the weight of each pixel, ignored ones included; ranked by PyTorch without host synchronisation."""
+    """Return the share of each pixel, ignored ones included; ranked by PyTorch without host synchronisation."""
     n, height, width = losses.shape
     losses = losses.view(n, -1)
     pixels = height * width
@@ -243,11 +268,12 @@ def _bootstrapped(losses: Tensor, bootstrap: int, threshold: float) -> Tensor:
     worst = losses.topk(min(k + 1, pixels), dim=1).values
     many = worst[:, -1:] > threshold if pixels > k else torch.zeros_like(worst[:, :1], dtype=torch.bool)
     cut = torch.where(many, threshold, worst[:, k - 1 : k])
-    above, ties = (losses > cut).sum(1, keepdim=True), (losses == cut).sum(1, keepdim=True)
-    weight_above = torch.where(many, 1 / above, 1 / k) / n
-    weight_at = torch.where(many, 0.0, (k - above) / (k * ties.clamp(min=1))) / n
-    weights = torch.where(losses > cut, weight_above, torch.where(losses == cut, weight_at, 0.0))
-    return weights.view(n, height, width)
+    above = (losses > cut).sum(1, keepdim=True).to(losses.dtype)
+    ties = (losses == cut).sum(1, keepdim=True).to(losses.dtype)
+    share_above = torch.where(many, 1 / above, 1 / k) / n
+    share_at = torch.where(many, 0.0, (k - above) / (k * ties.clamp(min=1))) / n
+    shares = torch.where(losses > cut, share_above, torch.where(losses == cut, share_at, 0.0))
+    return shares.where(~losses.isnan(), torch.nan).view(n, height, width)
 
 
 def upsample_cross_entropy_backward(grad: Tensor, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ PRECISE = {
     "stem": (1, 2),
     "patch_inverted_residual_batch_norm": (2, 3),
     "patch_inverted_residual_batch_norm_backward": (3, 4),
+    "upsample_cross_entropy": (2,),
     "upsample_cross_entropy_backward": (0, 3),
     DECODER_BACKWARD: (1,),
 }

@@ -13,13 +13,14 @@ from hyperseg.ops.patch_conv2d import patch_conv2d
 from hyperseg.ops.patch_inverted_residual import patch_inverted_residual, patch_inverted_residual_batch_norm
 from hyperseg.ops.stem import stem
 from hyperseg.ops.upsample_argmax import upsample_argmax
-from hyperseg.ops.upsample_cross_entropy import upsample_cross_entropy
+from hyperseg.ops.upsample_cross_entropy import check_labels, upsample_cross_entropy
 
 __all__ = [
     "BACKENDS",
     "OPERATORS",
     "BackendError",
     "LevelArguments",
+    "check_labels",
     "chosen",
     "decoder_level",
     "decoder_level_argmax",

@@ -27,6 +27,7 @@ def define(
     reference: Callable[..., Any],
     check: Callable[..., None],
     fake: Callable[..., Any],
+    check_values: Callable[..., None] | None = None,
     flops: Callable[..., int] | None = None,
 ) -> Callable[..., Any]:
     """Register an operator and return it.
@@ -36,6 +37,8 @@ def define(
         reference: its definition in plain PyTorch (``hyperseg/ops/reference.py``).
         check: raises ValueError or TypeError, with a message, on arguments outside the contract. Runs on every call.
         fake: returns the empty output(s), with the strides that every backend must return.
+        check_values: raises ValueError for values outside the contract where to read them costs no synchronisation.
+            It takes the output, in which such values may show, and the arguments. Does not run on fake tensors.
         flops: shapes -> floating-point operations, two per multiply-add, as ``FlopCounterMode`` counts them.
     """
     _define_schema(name, arguments, returns)
@@ -52,11 +55,16 @@ def define(
         check_all(*args)
         return select(name, args)(*args)
 
+    def implementation_with_values(*args: Any) -> Any:
+        output = implementation(*args)
+        check_values(output, *args)  # type: ignore[misc]
+        return output
+
     def checked_fake(*args: Any) -> Any:
         check_all(*args)
         return fake(*args)
 
-    _implement(name, implementation, checked_fake, reference)
+    _implement(name, implementation_with_values if check_values else implementation, checked_fake, reference)
     if flops is not None:
         register_flop_formula(packet)(flops)
     return packet.default

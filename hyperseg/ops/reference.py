@@ -299,22 +299,39 @@ def decoder_level_argmax(skip: Tensor, *args) -> Tensor:
     return upsample_argmax(decoder_level(skip, *args), *skip.shape[2:])
 
 
-def pixel_losses(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """Cross-entropy of each pixel of the label map, ``[N, H * W]``, at least float32; 0 where ignored."""
-    logits = resize_precisely(logits, *labels.shape[1:])
-    return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none").flatten(1)
+def pixel_losses(logits: Tensor, labels: Tensor, ignored: Tensor) -> Tensor:
+    """Cross-entropy of each pixel of the label map, ``[N, H, W]``, at least float32; 0 where ``ignored``.
 
-
-def loss_weights(losses: Tensor, labels: Tensor, ignore_index: int, bootstrap: int, threshold: float) -> Tensor:
-    """The weight of each pixel in the loss, a weighted sum: ``[N, H, W]``; 0 where ignored.
-
-    Plain (``bootstrap = 0``): all valid pixels of the batch have the same weight. Bootstrapped (SPEC A.3): per image,
-    the pixels with a loss above ``threshold`` if they are more than ``bootstrap``, else the ``bootstrap`` pixels with
-    the largest losses; pixels that tie at the cut share the remaining weight.
+    It is NaN, and its gradient too, where the label is no class: an error would need a host synchronisation.
     """
-    valid = labels != ignore_index
-    if not bootstrap:
-        return valid.to(losses.dtype) / valid.sum().clamp(min=1)
+    logits = resize_precisely(logits, *labels.shape[1:])
+    wrong = _wrong(labels, logits.shape[1], ignored)
+    targets = labels.long().masked_fill(wrong, 0).masked_fill(ignored, -1)
+    losses = F.cross_entropy(logits, targets, ignore_index=-1, reduction="none")
+    return losses * torch.ones_like(losses).masked_fill(wrong, torch.nan)
+
+
+def weights_of_labels(labels: Tensor, weight: Tensor, ignored: Tensor) -> Tensor:
+    """The class weight of each pixel of the label map; 0 where ``ignored``, NaN where it is no finite number >= 0."""
+    wrong = _wrong(labels, len(weight), ignored)
+    weight = weight.masked_fill(~((weight >= 0) & weight.isfinite()), torch.nan)
+    of_label = weight[labels.long().masked_fill(ignored | wrong, 0)]
+    return of_label.masked_fill(wrong, torch.nan).masked_fill(ignored, 0)
+
+
+def _wrong(labels: Tensor, classes: int, ignored: Tensor) -> Tensor:
+    """Where a label is neither ignored nor a class."""
+    labels = labels.long()
+    return ~ignored & ((labels < 0) | (labels >= classes))
+
+
+def selection(losses: Tensor, bootstrap: int, threshold: float) -> Tensor:
+    """The share of each pixel in the bootstrapped loss: ``[N, H, W]``, the sum of each image is ``1 / N``.
+
+    Per image, the pixels with a loss above ``threshold`` if they are more than ``bootstrap``, else the ``bootstrap``
+    pixels with the largest losses; pixels that tie at the cut divide the remaining share (SPEC A.3).
+    """
+    shape, losses = losses.shape, losses.flatten(1)
     n, pixels = losses.shape
     k = min(bootstrap, pixels)
     worst = losses.topk(min(k + 1, pixels), dim=1).values
@@ -323,22 +340,32 @@ def loss_weights(losses: Tensor, labels: Tensor, ignore_index: int, bootstrap: i
     # In the dtype of the losses: a quotient of integers would be float32.
     above = (losses > cut).sum(1, keepdim=True).to(losses.dtype)
     ties = (losses == cut).sum(1, keepdim=True).to(losses.dtype)
-    weight_above = torch.where(many, 1 / above, 1 / k) / n
-    weight_at = torch.where(many, 0.0, (k - above) / (k * ties.clamp(min=1))) / n
-    weights = torch.where(losses > cut, weight_above, torch.where(losses == cut, weight_at, 0.0))
-    return weights.view(labels.shape) * valid
+    share_above = torch.where(many, 1 / above, 1 / k) / n
+    share_at = torch.where(many, 0.0, (k - above) / (k * ties.clamp(min=1))) / n
+    shares = torch.where(losses > cut, share_above, torch.where(losses == cut, share_at, 0.0))
+    return shares.where(~losses.isnan(), torch.nan).view(shape)
 
 
 def upsample_cross_entropy(
-    logits: Tensor, labels: Tensor, ignore_index: int, bootstrap: int, threshold: float
+    logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_index: int, bootstrap: int, threshold: float
 ) -> tuple[Tensor, Tensor]:
-    """``(loss, weights)``: the weighted sum of the pixel losses, and the weights of :func:`loss_weights`."""
-    losses = pixel_losses(logits, labels, ignore_index)
-    weights = loss_weights(losses.detach(), labels, ignore_index, bootstrap, threshold)
-    return (losses * weights.flatten(1)).sum(), weights
+    """``(loss, weights)``: a weighted sum of the pixel losses, and the weight of each pixel, ``[N, H, W]``.
+
+    Plain (``bootstrap = 0``): each pixel's class weight over their sum, as in ``F.cross_entropy``. Bootstrapped: each
+    pixel's class weight times its share, where the losses are ranked and compared with ``threshold`` after they were
+    multiplied by the class weights. A sum of 0 gives weights of 0.
+    """
+    ignored = labels.long() == ignore_index
+    losses = pixel_losses(logits, labels, ignored)
+    weights = weights_of_labels(labels, losses.new_ones(logits.shape[1]) if weight is None else weight, ignored)
+    if bootstrap:
+        weights = weights * selection(losses.detach() * weights, bootstrap, threshold)
+    else:
+        total = weights.sum()
+        weights = weights / total.where(total != 0, 1.0)
+    return (losses * weights).sum(), weights
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """The loss for given weights: the function that ``upsample_cross_entropy_backward`` differentiates."""
-    counted = labels.where(weights != 0, -1)  # whichever label was the ignored one, its weight is 0
-    return (pixel_losses(logits, counted, -1) * weights.flatten(1)).sum()
+    return (pixel_losses(logits, labels, weights == 0) * weights).sum()

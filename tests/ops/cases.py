@@ -39,8 +39,9 @@ class Case:
         """Return the operator's arguments. Every call returns the same values."""
         generator = torch.Generator().manual_seed(zlib.crc32(self.id.encode()))
         wide = torch.promote_types(dtype, torch.float32)
-        # Affine parameters stay float32 if the maps are 16-bit floats.
-        kept = (2, 3) if self.operator.endswith("batch_norm") else (1, 2) if self.operator == "stem" else ()
+        # Affine parameters and class weights stay float32 if the maps are 16-bit floats.
+        precise = {"patch_inverted_residual_batch_norm": (2, 3), "stem": (1, 2), "upsample_cross_entropy": (2,)}
+        kept = precise.get(self.operator, ())
         values = enumerate(self.build(generator))
         return tuple(convert(v, wide if i in kept else dtype, device) for i, v in values)
 
@@ -241,12 +242,37 @@ def logits(n=2, classes=5, size=(6, 8), to=(12, 16), whole=False):
     return build
 
 
-def loss(n=2, classes=5, size=(5, 7), to=(11, 13), ignored=0.2, bootstrap=0, threshold=0.3, ties=False, scale=2.0):
+def loss(
+    n=2,
+    classes=5,
+    size=(5, 7),
+    to=(11, 13),
+    ignored=0.2,
+    bootstrap=0,
+    threshold=0.3,
+    *,
+    ties=False,
+    scale=2.0,
+    weighted="",
+    ignore_index=255,
+    labels_dtype=torch.int64,
+    strided=False,
+):
+    """``weighted``: "" for no class weights, "all", "some" with a 0 among them, "none" of 0 only."""
+
     def build(g):
         values = torch.zeros(n, classes, *size, dtype=torch.float64) if ties else normal(g, n, classes, *size) * scale
         labels = torch.randint(classes, (n, *to), generator=g)
-        labels[torch.rand(n, *to, generator=g) < ignored] = 255
-        return values, labels, 255, bootstrap, threshold
+        labels[torch.rand(n, *to, generator=g) < ignored] = ignore_index
+        labels = labels.to(labels_dtype)
+        weight = torch.rand(classes, 2, generator=g, dtype=torch.float64) * 3 + 0.1
+        if weighted in ("some", "none"):
+            weight[1 if weighted == "some" else slice(None)] = 0
+        weight = weight[:, 1] if strided else weight[:, 1].clone()
+        if strided:
+            values = values.repeat(1, 2, 1, 1).permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)[:, ::2]
+            labels = labels.repeat(1, 1, 2).permute(2, 0, 1).contiguous().permute(1, 2, 0)[:, :, ::2]
+        return values, labels, weight if weighted else None, ignore_index, bootstrap, threshold
 
     return build
 
@@ -550,6 +576,9 @@ _BOOTSTRAPPED = {
     "bootstrap_one": loss(bootstrap=1, threshold=100.0),
     "bootstrap_images_differ": loss(3, bootstrap=60, threshold=1.5),
     "bootstrap_many_pixels": loss(2, 3, (33, 40), (66, 80), bootstrap=2000, threshold=9.0),
+    "bootstrap_weights_few_above": loss(bootstrap=100, threshold=2.5, weighted="all", ignore_index=-1),
+    "bootstrap_weights_many_above": loss(bootstrap=20, threshold=0.3, weighted="some"),
+    "bootstrap_weights_uint8": loss(bootstrap=60, weighted="some", labels_dtype=torch.uint8, strided=True),
 }
 UPSAMPLE_CROSS_ENTROPY = [
     *table(
@@ -566,11 +595,19 @@ UPSAMPLE_CROSS_ENTROPY = [
         plain_one_class=loss(classes=1),
         plain_one_pixel=loss(size=(1, 1), to=(1, 1), ignored=0.0),
         plain_large_logits=loss(scale=60.0),
+        plain_weights=loss(weighted="all"),
+        plain_weights_with_a_zero=loss(weighted="some", size=(6, 8), to=(12, 16)),
+        plain_weights_of_zero=loss(weighted="none"),
+        plain_weights_ignore_minus_100=loss(weighted="all", ignore_index=-100),
+        plain_uint8_weights_ignore_a_class=loss(labels_dtype=torch.uint8, weighted="all", ignore_index=2),
+        plain_uint8_ignore_minus_1=loss(labels_dtype=torch.uint8, ignored=0.0, ignore_index=-1),
+        plain_strided=loss(strided=True, weighted="some"),
         plain_cityscapes=loss(1, 19, (16, 32), (32, 64)),
         bootstrap_all_ignored=loss(ignored=1.1, bootstrap=20),
         bootstrap_ties=loss(ties=True, ignored=0.0, bootstrap=30, threshold=3.0),
         bootstrap_ties_with_ignored=loss(ties=True, ignored=0.9, bootstrap=100, threshold=3.0),
         bootstrap_ties_above=loss(ties=True, bootstrap=30),
+        bootstrap_weights_of_zero_below_0=loss(weighted="none", bootstrap=20, threshold=-1.0),
     ),
     # In 16-bit floats losses tie within rounding, so other pixels may be among the worst.
     *[Case("upsample_cross_entropy", k.replace("_", "-"), build, EXACT) for k, build in _BOOTSTRAPPED.items()],
@@ -637,6 +674,8 @@ def interpreted(case: Case, suffix: str = "") -> bool:
     """Whether Triton's interpreter runs the case, or its gradients (suffix ``"_backward"``), in a few seconds."""
     if case.id.startswith(LISTED):
         return case.id in INTERPRETED and not (suffix and any(part in case.name for part in FORWARD_ONLY))
+    if case.operator == "upsample_cross_entropy" and suffix and "weights" in case.name:
+        return False  # its gradient does not read the class weights, but the weights of pixels
     args = [a for a in case.arguments(torch.float32) if isinstance(a, Tensor)]
     return max(t.numel() for t in args) <= 10_000 and "256" not in case.name
 
@@ -662,7 +701,9 @@ TYPICAL = [
         "stem-kernel-3",
         "upsample_argmax-double",
         "upsample_cross_entropy-plain",
+        "upsample_cross_entropy-plain-weights",
         "upsample_cross_entropy-bootstrap-few-above",
+        "upsample_cross_entropy-bootstrap-weights-many-above",
     )
 ]
 

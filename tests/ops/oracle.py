@@ -257,11 +257,14 @@ def pixel_losses(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     return (scores.logsumexp(1) - chosen).masked_fill(ignored, 0)
 
 
-def upsample_cross_entropy(logits, labels, ignore_index, bootstrap, threshold):
+def upsample_cross_entropy(logits, labels, weight, ignore_index, bootstrap, threshold):
     """Return the loss of SPEC A.3, image by image. An image with at most ``bootstrap`` pixels counts all of them."""
-    losses = pixel_losses(logits, labels, ignore_index)
+    labels = labels.long()
+    weight = torch.ones(logits.shape[1], dtype=logits.dtype) if weight is None else weight
+    each = torch.tensor([0.0 if c == ignore_index else float(weight[c]) for c in labels.flatten()], dtype=logits.dtype)
+    losses = pixel_losses(logits, labels, ignore_index) * each.view(labels.shape)
     if not bootstrap:
-        return losses.sum() / max(int((labels != ignore_index).sum()), 1)
+        return losses.sum() / (each.sum() or 1)
     per_image = []
     for image in losses:
         ranked = image.flatten().sort(descending=True).values

@@ -348,16 +348,16 @@ WRONG_VALUES = {
     ),
     "labels of no height": (lambda: argmax(size=(0, 4)), "upsample_argmax: height must be at least 1, got 0"),
     "labels of negative width": (lambda: argmax(size=(4, -1)), "upsample_argmax: width must be at least 1"),
-    "uint8 labels": (
-        lambda: loss(labels=t(2, 8, 8, dtype=torch.uint8)),
-        "labels must be int64 [N, H, W], got torch.uint8 [2, 8, 8]; convert them with labels.long()",
+    "int32 labels": (
+        lambda: loss(labels=t(2, 8, 8, dtype=torch.int32)),
+        "labels must be int64 or uint8 [N, H, W], got torch.int32 [2, 8, 8]; convert them with labels.long()",
     ),
-    "labels of 4 dimensions": (lambda: loss(labels=t(2, 1, 8, 8, **INT)), "labels must be int64 [N, H, W]"),
+    "labels of 4 dimensions": (lambda: loss(labels=t(2, 1, 8, 8, **INT)), "labels must be int64 or uint8 [N, H, W]"),
     "labels of other images": (
         lambda: loss(labels=t(1, 8, 8, **INT)),
-        "labels [1, 8, 8] do not belong to logits of 2 images",
+        "labels are for 1 images but logits for 2; the first dimensions must agree",
     ),
-    "no labels": (lambda: loss(labels=t(2, 0, 8, **INT)), "labels [2, 0, 8] do not belong"),
+    "no labels": (lambda: loss(labels=t(2, 0, 8, **INT)), "labels must not be empty, got shape (2, 0, 8)"),
     "labels on another device": (
         lambda: loss(labels=t(2, 8, 8, device="meta", **INT)),
         "labels are on meta but logits on cpu; move them together",
@@ -368,9 +368,44 @@ WRONG_VALUES = {
         "128 labels are outside 0..2 and not 255 (ignored), such as [3]; map the label files to classes first",
     ),
     "negative label": (lambda: loss(labels=torch.full((2, 8, 8), -1)), "128 labels are outside 0..2"),
+    "uint8 label that is no class": (
+        lambda: loss(labels=torch.full((2, 8, 8), 200, **BYTE), ignore_index=-56),
+        "128 labels are outside 0..2 and not -56 (ignored), such as [200]",
+    ),
+    "one label among others that is no class": (
+        lambda: loss(labels=torch.tensor([0, 1, 254, 255]).view(1, 2, 2).repeat(2, 1, 1), bootstrap=2),
+        "2 labels are outside 0..2 and not 255 (ignored), such as [254]",
+    ),
     "255 where another label is ignored": (
         lambda: loss(labels=torch.full((2, 8, 8), 255), ignore_index=-1),
         "outside 0..2 and not -1 (ignored), such as [255]",
+    ),
+    "class weights of other classes": (
+        lambda: loss(weight=t(4)),
+        "upsample_cross_entropy: weight must be [3] (one number per class of the logits), got [4]",
+    ),
+    "class weights of two dimensions": (lambda: loss(weight=t(1, 3)), "weight must be [3] (one number per class"),
+    "class weights on another device": (
+        lambda: loss(weight=t(3, **META)),
+        "weight is on meta but logits on cpu; move them together",
+    ),
+    "negative class weight": (
+        lambda: loss(weight=torch.tensor([1.0, 0.5, -2.0])),
+        "weight must be finite and at least 0, got -2.0 for class 2",
+    ),
+    "NaN among class weights": (lambda: loss(weight=torch.tensor([1.0, torch.nan, 2.0])), "got nan for class 1"),
+    "infinite class weight": (lambda: loss(weight=torch.tensor([1.0, torch.inf, 2.0])), "got inf for class 1"),
+    "class weights with a gradient": (
+        lambda: loss(weight=t(3).requires_grad_()),
+        "weight is a constant without gradient; pass weight.detach()",
+    ),
+    "label of a data set that is no class": (
+        lambda: ops.check_labels(torch.tensor([[0, 3], [255, -1]]), 3),
+        "check_labels: 2 labels are outside 0..2 and not 255 (ignored), such as [-1, 3]",
+    ),
+    "labels of a data set without classes": (
+        lambda: ops.check_labels(t(2, 2, **INT), 0),
+        "check_labels: classes must be at least 1, got 0",
     ),
     "a float for kernel_size": (
         lambda: conv(kernel_size=3.0),
@@ -423,6 +458,23 @@ WRONG_TYPES = {
     "integer map": (lambda: conv(t(2, 3, 4, 6, **INT)), "patch_conv2d: x must be floating point"),
     "batch norm on integers": (lambda: batch_norm(t(2, 3, 4, 6, **INT)), "batch_norm: x must be floating point"),
     "integer logits": (lambda: argmax(t(2, 3, 4, 4, **INT)), "upsample_argmax: logits must be floating point"),
+    "class weights of another dtype": (
+        lambda: loss(weight=t(3, **HALF)),
+        "weight must be torch.float32 for logits of torch.float32, got torch.float16; convert it with weight.to(",
+    ),
+    "integer class weights": (lambda: loss(weight=t(3, **INT)), "weight must be torch.float32 for logits"),
+    "a list of class weights": (
+        lambda: loss(weight=[1.0, 2.0, 3.0]),
+        "upsample_cross_entropy: weight must be a tensor or None, got [1.0, 2.0, 3.0]",
+    ),
+    "labels of a data set in floating point": (
+        lambda: ops.check_labels(t(2, 2), 3),
+        "check_labels: labels must be a tensor of integers, got torch.float32; convert them with .long()",
+    ),
+    "a list of labels": (
+        lambda: ops.check_labels([0, 1], 3),
+        "check_labels: labels must be a tensor of integers, got [0, 1]",
+    ),
     "integer logits to a loss": (lambda: loss(t(2, 3, 4, 4, **INT)), "cross_entropy: logits must be floating"),
     "generator of another dtype": (
         lambda: generate(generators=[t(6, 8, **HALF)]),

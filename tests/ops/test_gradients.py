@@ -32,7 +32,15 @@ OTHERS = [
     *[c for c in DECODER_LEVEL if c not in DIFFERENTIABLE],
     *[
         BY_ID[f"upsample_cross_entropy-{name}"]
-        for name in ("plain-all-ignored", "bootstrap-all-ignored", "bootstrap-ties", "bootstrap-many-above")
+        for name in (
+            "plain-all-ignored",
+            "plain-uint8-weights-ignore-a-class",
+            "plain-weights-of-zero",
+            "bootstrap-all-ignored",
+            "bootstrap-ties",
+            "bootstrap-many-above",
+            "bootstrap-weights-of-zero-below-0",
+        )
     ],
     BY_ID["patch_conv2d-depthwise"],
     BY_ID["patch_conv2d-circular-kernel-5-groups-2"],
@@ -113,6 +121,8 @@ TINY = {
     "decoder_level-first": level(1, 2, 0, 2, 0, (2, 1), (1, 2)),
     "upsample_cross_entropy-plain": loss(2, 3, (2, 3), (3, 5)),
     "upsample_cross_entropy-many": loss(2, 3, (2, 3), (3, 5), bootstrap=4, threshold=0.5),
+    "upsample_cross_entropy-weights": loss(2, 3, (2, 3), (3, 5), weighted="some"),
+    "upsample_cross_entropy-weights-few": loss(2, 3, (2, 3), (3, 5), bootstrap=9, threshold=5.0, weighted="all"),
     "upsample_cross_entropy-few": loss(2, 3, (2, 3), (3, 5), bootstrap=9, threshold=5.0),
 }
 

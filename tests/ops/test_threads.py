@@ -20,6 +20,7 @@ SHARED = [
     Case("decoder_level", "threads-pointwise", level(1, grid=(5, 7))),
     Case("upsample_cross_entropy", "threads", loss(1, 5, (37, 11), (111, 23))),
     Case("upsample_cross_entropy", "threads-bootstrap", loss(3, 5, (37, 11), (111, 23), bootstrap=600)),
+    Case("upsample_cross_entropy", "threads-weights", loss(3, 5, (37, 11), (111, 23), weighted="all")),
     Case("mbconv", "threads", mbconv(1, 4, 20, 6, image=(131, 90))),
     Case("stem", "threads", stem(1, 20, frame=(131, 90), padding=(1, 1, 1, 1))),
     BY_ID["patch_inverted_residual-own-patch-3x5"],

@@ -1,4 +1,4 @@
-"""The loss: the pixels that count, by a literal version of SPEC A.3, and the gradient of ties."""
+"""The loss: the pixels that count, by a literal version of SPEC A.3, class weights, wrong values, gradients of ties."""
 
 import math
 
@@ -6,13 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hyperseg.ops import upsample_cross_entropy
+from hyperseg.ops import BACKENDS, check_labels, upsample_cross_entropy, use_backend
 from tests.ops import oracle
+from tests.ops.cases import DTYPES
+from tests.ops.targets import Target, on_every_target, skip_if_not_supported
+from tests.tolerances import FORWARD, GRADIENT, assert_close
 
 F64 = torch.float64
 
 
-def literal(logits, labels, k, threshold, ignore_index=255):
+def literal(logits, labels, k, threshold, ignore_index=255, weight=None):
     """Return the bootstrapped cross-entropy, computed with lists and loops (SPEC A.3)."""
     scores = oracle.resize(logits.double(), *labels.shape[1:])
     images = []
@@ -26,7 +29,8 @@ def literal(logits, labels, k, threshold, ignore_index=255):
                     continue
                 pixel = scores[n, :, y, x].tolist()
                 top = max(pixel)
-                losses.append(math.log(sum(math.exp(s - top) for s in pixel)) + top - pixel[label])
+                loss = math.log(sum(math.exp(s - top) for s in pixel)) + top - pixel[label]
+                losses.append(loss if weight is None else float(weight[label]) * loss)
         losses.sort(reverse=True)
         worst = [v for v in losses if v > threshold] if losses[k] > threshold else losses[:k]
         images.append(sum(worst) / len(worst))
@@ -48,6 +52,15 @@ def test_bootstrapped_loss_matches_the_specification(k, threshold, ignored):
     logits, labels = batch(ignored=ignored)
     loss = upsample_cross_entropy(logits, labels, bootstrap=k, threshold=threshold)
     assert loss.item() == pytest.approx(literal(logits, labels, k, threshold), rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize("k", [1, 40, 79], ids="k={}".format)
+@pytest.mark.parametrize("threshold", [0.3, 2.0], ids="threshold={}".format)
+def test_losses_are_ranked_after_they_were_multiplied_by_class_weights(k, threshold):
+    logits, labels = batch()
+    weight = torch.tensor([0.1, 0.0, 3.0, 1.0], dtype=F64)
+    loss = upsample_cross_entropy(logits, labels, weight=weight, bootstrap=k, threshold=threshold)
+    assert loss.item() == pytest.approx(literal(logits, labels, k, threshold, weight=weight), rel=1e-12)
 
 
 def test_k_is_compared_with_the_pixel_after_the_first_k():
@@ -85,6 +98,152 @@ def test_plain_loss_is_the_mean_over_valid_pixels():
     logits, labels = batch()
     expected = F.cross_entropy(F.interpolate(logits, labels.shape[1:], mode="bilinear"), labels, ignore_index=255)
     assert upsample_cross_entropy(logits, labels).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+@on_every_target("upsample_cross_entropy")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("ignore_index", [255, -100])
+def test_class_weights_are_those_of_pytorch(target: Target, dtype: torch.dtype, ignore_index: int):
+    """The mean divides by the sum of the weights of the valid pixels' classes; so do the gradients."""
+    logits, labels = batch()
+    logits, labels = logits.to(dtype), labels.where(labels != 255, ignore_index)
+    weight = torch.tensor([0.3, 0.0, 2.0, 1.5], dtype=torch.promote_types(dtype, torch.float32))
+    full = logits.double().requires_grad_()
+    expected = F.cross_entropy(
+        F.interpolate(full, labels.shape[1:], mode="bilinear"), labels, weight.double(), ignore_index=ignore_index
+    )
+    expected.backward()
+    args = [t.to(target.device) for t in (logits, labels, weight)]
+    skip_if_not_supported(target, "upsample_cross_entropy", (*args, ignore_index, 0, 0.3))
+    leaf = args[0].requires_grad_()
+    with use_backend(target.backend):
+        loss = upsample_cross_entropy(leaf, args[1], weight=args[2], ignore_index=ignore_index)
+        loss.backward()
+    assert_close("loss", loss, expected, FORWARD[torch.promote_types(dtype, torch.float32)])
+    assert_close("gradient", leaf.grad, full.grad, GRADIENT[dtype])
+
+
+@pytest.mark.parametrize("bootstrap", [0, 10])
+def test_a_batch_of_classes_without_weight_gives_zero(bootstrap):
+    """Neither the loss nor its gradient is 0 / 0."""
+    logits, labels = batch()
+    loss = upsample_cross_entropy(
+        logits.requires_grad_(), labels.clamp(max=1), weight=torch.tensor([0, 0, 1.0, 2.0], dtype=F64), ignore_index=1,
+        bootstrap=bootstrap,
+    )  # fmt: skip
+    loss.backward()
+    assert loss.item() == 0
+    assert (logits.grad == 0).all()
+
+
+def test_the_class_weight_of_a_pixel_scales_its_share_of_the_bootstrapped_gradient():
+    """With all pixels counted, the gradient is linear in the class weights, and each class contributes on its own."""
+    logits, labels = batch()
+
+    def gradient(*weight):
+        leaf = logits.clone().requires_grad_()
+        loss = upsample_cross_entropy(leaf, labels, weight=torch.tensor(weight, dtype=F64), bootstrap=80, threshold=99)
+        return torch.autograd.grad(loss, leaf)[0]
+
+    alone = [gradient(*(float(i == c) for i in range(4))) for c in range(4)]
+    summed = 0.5 * alone[0] + 2 * alone[1] + 0 * alone[2] + 3 * alone[3]
+    assert torch.allclose(gradient(0.5, 2.0, 0.0, 3.0), summed, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("bootstrap", [0, 25])
+@pytest.mark.parametrize("weight", [None, [0.5, 0.0, 2.0, 1.0]], ids=["equal", "weights"])
+def test_uint8_labels_are_those_numbers(bootstrap, weight):
+    logits, labels = batch()
+    weight = None if weight is None else torch.tensor(weight, dtype=F64)
+    found = []
+    for given in (labels, labels.to(torch.uint8)):
+        leaf = logits.clone().requires_grad_()
+        loss = upsample_cross_entropy(leaf, given, weight=weight, bootstrap=bootstrap)
+        found.append((loss, *torch.autograd.grad(loss, leaf)))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+# What is wrong, as a change of (labels, class weights), at the first pixel of the second image.
+WRONG = {
+    "the first number that is no class": lambda labels, weight: labels[1, 0, 0].fill_(4),
+    "minus 1": lambda labels, weight: labels[1, 0, 0].fill_(-1),
+    "far out": lambda labels, weight: labels[1, 0, 0].fill_(-(2**40)),
+    "above 32 bits": lambda labels, weight: labels[1, 0, 0].fill_(2**32 + 1),
+    "a NaN weight": lambda labels, weight: weight[labels[1, 0, 0].fill_(2)].fill_(torch.nan),
+    "a negative weight": lambda labels, weight: weight[labels[1, 0, 0].fill_(2)].fill_(-1.0),
+    "an infinite weight": lambda labels, weight: weight[labels[1, 0, 0].fill_(2)].fill_(torch.inf),
+}
+
+
+@on_every_target("upsample_cross_entropy")
+@pytest.mark.parametrize("bootstrap", [0, 10], ids="bootstrap={}".format)
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_values_make_loss_and_gradients_nan(target: Target, wrong: str, bootstrap: int):
+    """So it is in each backend itself, where a host synchronisation would be needed to raise an error."""
+    logits, labels = batch()
+    weight = torch.tensor([1.0, 0.5, 2.0, 0.0])
+    WRONG[wrong](labels, weight)
+    args = [t.to(target.device) for t in (logits.float(), labels, weight)]
+    functions = BACKENDS[target.backend].supported
+    forward, backward = functions["upsample_cross_entropy"], functions["upsample_cross_entropy_backward"]
+    loss, weights = forward(*args, 255, bootstrap, 99.0)
+    assert loss.isnan()
+    assert weights[1, 0, 0].isnan()
+    gradient = backward(torch.ones_like(loss), *args[:2], weights)
+    assert gradient[1, :, 0, 0].isnan().all()
+
+
+@on_every_target("upsample_cross_entropy")
+def test_a_wrong_label_in_the_backward_pass_alone(target: Target):
+    """Weights from elsewhere may be numbers; the label is not read as a class."""
+    logits, labels = batch(ignored=0)
+    labels[1, 0, 0] = 2**33
+    backward = BACKENDS[target.backend].supported["upsample_cross_entropy_backward"]
+    args = [t.to(target.device) for t in (torch.tensor(1.0), logits.float(), labels, torch.ones(labels.shape))]
+    gradient = backward(*args)
+    assert gradient[1, :, 0, 0].isnan().all()
+    assert gradient[0].isfinite().all()
+    assert gradient[1, :, 2:].isfinite().all()
+
+
+@pytest.mark.parametrize("bootstrap", [0, 10])
+def test_labels_are_checked_in_a_compiled_function_too(bootstrap):
+    logits, labels = batch()
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def compiled(logits, labels, weight):
+        return upsample_cross_entropy(logits, labels, weight=weight, bootstrap=bootstrap)
+
+    weight = torch.ones(4, dtype=F64)
+    assert compiled(logits, labels, weight).item() == upsample_cross_entropy(logits, labels, bootstrap=bootstrap).item()
+    labels[0, 1, 1] = 77
+    with pytest.raises(ValueError, match=r"1 labels are outside 0..3 and not 255 \(ignored\), such as \[77\]"):
+        compiled(logits, labels, weight)
+
+
+def test_nan_logits_are_not_taken_for_wrong_labels():
+    logits, labels = batch()
+    logits[0, 0, 0, 0] = torch.nan
+    for bootstrap in (0, 10):
+        leaf = logits.clone().requires_grad_()
+        loss = upsample_cross_entropy(leaf, labels.clamp(max=3), bootstrap=bootstrap)
+        loss.backward()
+        assert loss.isnan()
+        assert leaf.grad[0, :, 0, 0].isnan().all()
+        assert leaf.grad[1].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16])
+def test_labels_of_a_data_set(dtype):
+    """Any integers, of any shape: 200 is no class where 156 or -56 would be its 8 bits."""
+    labels = torch.tensor([0, 1, 2, 100], dtype=dtype)
+    check_labels(labels, 3, ignore_index=100)
+    check_labels(labels[:0], 3)
+    with pytest.raises(ValueError, match=r"check_labels: 1 labels are outside 0..2 and not 255 .* \[100\]"):
+        check_labels(labels, 3)
+    with pytest.raises(ValueError, match=r"such as \[100\]"):
+        check_labels(labels.view(2, 2), 3, ignore_index=100 - 256)
+    check_labels(labels, 500)
 
 
 @pytest.mark.parametrize("bootstrap", [0, 10, 1000])
@@ -127,10 +286,12 @@ def test_ties_at_the_cut_share_the_remaining_weight():
 
 
 @pytest.mark.parametrize("bootstrap", [0, 10, 70])
-def test_weights_are_the_derivatives_of_the_loss_by_the_pixel_losses(bootstrap):
+@pytest.mark.parametrize("weight", [None, [0.3, 1.0, 2.0, 1.5]], ids=["equal", "weights"])
+def test_weights_are_the_derivatives_of_the_loss_by_the_pixel_losses(bootstrap, weight):
     """Ignored pixels have weight 0, also if their zeros are among the worst. The weighted losses sum to the loss."""
     logits, labels = batch(ignored=0.5)
-    loss, weights = torch.ops.hyperseg.upsample_cross_entropy.default(logits, labels, 255, bootstrap, 99.0)
+    weight = None if weight is None else torch.tensor(weight, dtype=F64)
+    loss, weights = torch.ops.hyperseg.upsample_cross_entropy.default(logits, labels, weight, 255, bootstrap, 99.0)
     assert weights.shape == labels.shape
     assert (weights[labels == 255] == 0).all()
     assert 0 < int((weights > 0).sum()) <= (int((labels != 255).sum()) if not bootstrap else 2 * bootstrap)

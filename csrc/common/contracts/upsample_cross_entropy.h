@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+
 #include "common/tensor_checks.h"
 
 namespace hyperseg {
@@ -7,9 +9,10 @@ namespace hyperseg {
 inline void check_logits_and_labels(const char* op, const torch::stable::Tensor& logits,
                                     const torch::stable::Tensor& labels) {
   check_map(op, "logits", logits, "[N, C, h, w]");
-  check(labels.dim() == 3 && labels.scalar_type() == torch::headeronly::ScalarType::Long, op,
-        ": labels must be int64 [N, H, W], got ", torch::headeronly::toString(labels.scalar_type()), " ",
-        shape_of(labels));
+  using torch::headeronly::ScalarType;
+  const ScalarType type = labels.scalar_type();
+  check(labels.dim() == 3 && (type == ScalarType::Long || type == ScalarType::Byte), op,
+        ": labels must be int64 or uint8 [N, H, W], got ", torch::headeronly::toString(type), " ", shape_of(labels));
   check_same_device(op, "labels", labels, "logits", logits);
   check(labels.size(0) == logits.size(0), op, ": labels are for ", labels.size(0), " images but logits for ",
         logits.size(0));
@@ -25,8 +28,16 @@ inline torch::headeronly::ScalarType loss_type(const torch::stable::Tensor& logi
 }
 
 inline void check_upsample_cross_entropy(const char* op, const torch::stable::Tensor& logits,
-                                         const torch::stable::Tensor& labels, int64_t bootstrap) {
+                                         const torch::stable::Tensor& labels,
+                                         const std::optional<torch::stable::Tensor>& weight, int64_t bootstrap) {
   check_logits_and_labels(op, logits, labels);
+  if (weight) {
+    const auto type = loss_type(logits);
+    check_shape(op, "weight", *weight, {logits.size(1)});
+    check(weight->scalar_type() == type, op, ": weight must be ", torch::headeronly::toString(type), ", got ",
+          torch::headeronly::toString(weight->scalar_type()));
+    check_same_device(op, "weight", *weight, "logits", logits);
+  }
   check(bootstrap >= 0, op, ": bootstrap must be 0 (off) or a number of pixels, got ", bootstrap);
 }
 

@@ -1,8 +1,9 @@
 #include "cpu/loss/upsample_cross_entropy.h"
 
-#include <atomic>
 #include <cmath>
+#include <limits>
 #include <memory>
+#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -20,16 +21,46 @@ constexpr int64_t kTile = 256;      // label columns per step
 constexpr int64_t kLabelRows = 32;  // per forward task
 constexpr int64_t kLogitRows = 16;  // owned by a backward task
 
-template <typename P>
-struct StridedPlane {  // [N, H, W], any strides
-  P* data;
+// The weights of pixels, [N, H, W], any strides.
+template <typename T>
+struct PixelWeights {
+  const T* data;
   int64_t n, h, w;
-  P& at(int64_t image, int64_t y, int64_t x) const { return data[image * n + y * h + x * w]; }
+
+  explicit PixelWeights(const Tensor& t)
+      : data(static_cast<const T*>(t.const_data_ptr())), n(t.stride(0)), h(t.stride(1)), w(t.stride(2)) {}
+  T at(int64_t image, int64_t y, int64_t x) const { return data[image * n + y * h + x * w]; }
 };
 
-template <typename P>
-StridedPlane<const P> plane_of(const Tensor& t) {
-  return {static_cast<const P*>(t.const_data_ptr()), t.stride(0), t.stride(1), t.stride(2)};
+// int64 or uint8 [N, H, W], any strides.
+struct Labels {
+  const void* data;
+  bool bytes;
+  int64_t n, h, w;
+
+  explicit Labels(const Tensor& t)
+      : data(t.const_data_ptr()),
+        bytes(t.scalar_type() == ScalarType::Byte),
+        n(t.stride(0)),
+        h(t.stride(1)),
+        w(t.stride(2)) {}
+  int64_t at(int64_t image, int64_t y, int64_t x) const {
+    const int64_t i = image * n + y * h + x * w;
+    return bytes ? static_cast<const uint8_t*>(data)[i] : static_cast<const int64_t*>(data)[i];
+  }
+};
+
+// [classes]; NaN for a weight that is no finite number of at least 0.
+template <typename T>
+std::vector<T> class_weights(const std::optional<Tensor>& weight, int64_t classes) {
+  std::vector<T> found(classes, T(1));
+  if (!weight) return found;
+  const T* const data = static_cast<const T*>(weight->const_data_ptr());
+  for (int64_t c = 0; c < classes; ++c) {
+    const T value = data[c * weight->stride(0)];
+    found[c] = value >= T(0) && std::isfinite(value) ? value : std::numeric_limits<T>::quiet_NaN();
+  }
+  return found;
 }
 
 // From logits to labels and back, along both axes.
@@ -109,13 +140,11 @@ class ScoreRows {
   std::vector<T> line_, upper_, lower_, exps_, maximum_, sum_;
 };
 
-constexpr char kBadLabel[] =
-    ": a label is neither a class of the logits nor ignore_index; map the label files to classes first.";
-
-// losses: [N, H * W], 0 where ignored.
+// weights: of the pixels' classes, [N, H * W]; 0 where ignored, NaN where the label is no class. losses: [N, H * W],
+// multiplied by these weights.
 template <typename S, typename T = acc_t<S>>
-void pixel_losses(const Geometry<S>& g, const StridedPlane<const int64_t>& labels, int64_t ignore_index, T* losses) {
-  std::atomic<bool> bad = false;
+void pixel_losses(const Geometry<S>& g, const Labels& labels, const std::vector<T>& of_class, int64_t ignore_index,
+                  T* losses, T* weights) {
   const int64_t blocks = (g.height + kLabelRows - 1) / kLabelRows;
   torch::stable::parallel_for(0, g.images * blocks, 1, [&](int64_t begin, int64_t end) {
     ScoreRows<S> rows(g);
@@ -127,28 +156,40 @@ void pixel_losses(const Geometry<S>& g, const StridedPlane<const int64_t>& label
           rows.softmax(x0, std::min(kTile, g.padded - x0));
           for (int64_t x = x0; x < std::min(x0 + kTile, g.width); ++x) {
             const int64_t label = labels.at(n, y, x);
-            T& loss = losses[(n * g.height + y) * g.width + x];
+            const int64_t pixel = (n * g.height + y) * g.width + x;
             if (label == ignore_index) {
-              loss = 0;
+              losses[pixel] = weights[pixel] = 0;
             } else if (label < 0 || label >= g.classes) {
-              loss = 0, bad = true;
+              losses[pixel] = weights[pixel] = std::numeric_limits<T>::quiet_NaN();
             } else {
-              loss = std::log(rows.sum(x - x0)) + (rows.maximum(x - x0) - rows.score(label, x));
+              weights[pixel] = of_class[label];
+              losses[pixel] =
+                  of_class[label] * (std::log(rows.sum(x - x0)) + (rows.maximum(x - x0) - rows.score(label, x)));
             }
           }
         }
       }
     }
   });
-  check(!bad, "upsample_cross_entropy", kBadLabel);
 }
 
 template <typename T>
 struct LossCutOff {
-  T value, above, at;  // the weight of losses above the value, and at it
+  T value, above, at;  // the share of losses above the value, and at it
+
+  T share(T loss) const { return loss > value ? above : loss == value ? at : std::isnan(loss) ? loss : T(0); }
 };
 
-// reference.loss_weights for one image, bootstrapped.
+// The cut-off of the plain loss: all pixels have the same share. `sums` are the rows' sums of class weights.
+template <typename T>
+LossCutOff<T> plain(const std::vector<double>& sums) {
+  double total = 0;
+  for (double sum : sums) total += sum;
+  const T each = T(1) / static_cast<T>(total == 0 ? 1 : total);
+  return {-std::numeric_limits<T>::infinity(), each, each};
+}
+
+// The cut-off of reference.selection for one image.
 template <typename T>
 LossCutOff<T> bootstrapped(const T* losses, int64_t pixels, int64_t images, int64_t bootstrap, double threshold) {
   const int64_t k = std::min(bootstrap, pixels);
@@ -236,9 +277,7 @@ class RowGradients {
 // A task owns some rows of logits and traverses all label rows that sample them. The rows at its ends are computed by
 // both neighbours, and nothing is shared.
 template <typename S, typename T = acc_t<S>>
-void differentiate(const Geometry<S>& g, T grad, const StridedPlane<const int64_t>& labels,
-                   const StridedPlane<const T>& weights, S* d_logits) {
-  std::atomic<bool> bad = false;
+void differentiate(const Geometry<S>& g, T grad, const Labels& labels, const PixelWeights<T>& weights, S* d_logits) {
   const int64_t height = g.logits.height, blocks = (height + kLogitRows - 1) / kLogitRows;
   torch::stable::parallel_for(0, g.images * blocks, 1, [&](int64_t begin, int64_t end) {
     ScoreRows<S> rows(g);
@@ -259,7 +298,10 @@ void differentiate(const Geometry<S>& g, T grad, const StridedPlane<const int64_
           std::fill(pull.begin(), pull.end(), T(0));
           for (int64_t i = 0; i < columns; ++i) {
             const T counted = weights.at(n, y, x0 + i);
-            if (counted != T(0)) pull[i] = grad * counted, any = true;
+            if (counted == T(0)) continue;
+            const int64_t label = labels.at(n, y, x0 + i);
+            const bool known = label >= 0 && label < g.classes;
+            pull[i] = known ? grad * counted : std::numeric_limits<T>::quiet_NaN(), any = true;
           }
           if (!any) continue;
           rows.go_to(n, y);
@@ -271,10 +313,7 @@ void differentiate(const Geometry<S>& g, T grad, const StridedPlane<const int64_
           for (int64_t i = 0; i < columns; ++i) {
             if (pull[i] == T(0)) continue;
             const int64_t label = labels.at(n, y, x0 + i);
-            if (label < 0 || label >= g.classes) {
-              bad = true;
-              continue;
-            }
+            if (label < 0 || label >= g.classes) continue;  // its gradients are NaN already
             upper[label * g.padded + i] -= pull[i] * (T(1) - weight);
             lower[label * g.padded + i] -= pull[i] * weight;
           }
@@ -283,12 +322,12 @@ void differentiate(const Geometry<S>& g, T grad, const StridedPlane<const int64_
       gradients.go_to(stop);
     }
   });
-  check(!bad, "upsample_cross_entropy_backward", kBadLabel);
 }
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> upsample_cross_entropy(const Tensor& logits, const Tensor& labels, int64_t ignore_index,
+std::tuple<Tensor, Tensor> upsample_cross_entropy(const Tensor& logits, const Tensor& labels,
+                                                  const std::optional<Tensor>& weight, int64_t ignore_index,
                                                   int64_t bootstrap, double threshold) {
   Tensor loss, weights;
   with_type(logits, "upsample_cross_entropy", [&](auto type) {
@@ -298,11 +337,13 @@ std::tuple<Tensor, Tensor> upsample_cross_entropy(const Tensor& logits, const Te
     const ScalarType kind = loss_type(logits);
     loss = torch::stable::new_empty(logits, {}, kind);
     weights = torch::stable::new_empty(logits, {g.images, g.height, g.width}, kind);
-    const StridedPlane<const int64_t> classes = plane_of<int64_t>(labels);
-    const int64_t pixels = g.height * g.width;
+    const int64_t pixels = g.height * g.width, rows = g.images * g.height;
     const auto losses = uninitialised<T>(g.images * pixels);
-    pixel_losses(g, classes, ignore_index, losses.get());
+    T* const counted = static_cast<T*>(weights.mutable_data_ptr());
+    pixel_losses(g, Labels(labels), class_weights<T>(weight, g.classes), ignore_index, losses.get(), counted);
 
+    // Sums of a row each, added in order: bitwise equal for any number of threads.
+    std::vector<double> sums(rows);
     std::vector<LossCutOff<T>> cuts(g.images);
     if (bootstrap) {
       torch::stable::parallel_for(0, g.images, 1, [&](int64_t begin, int64_t end) {
@@ -310,25 +351,25 @@ std::tuple<Tensor, Tensor> upsample_cross_entropy(const Tensor& logits, const Te
           cuts[n] = bootstrapped(losses.get() + n * pixels, pixels, g.images, bootstrap, threshold);
       });
     } else {
-      int64_t valid = 0;
-      for (int64_t n = 0; n < g.images; ++n)
-        for (int64_t y = 0; y < g.height; ++y)
-          for (int64_t x = 0; x < g.width; ++x) valid += classes.at(n, y, x) != ignore_index;
-      const T each = T(1) / static_cast<T>(std::max<int64_t>(valid, 1));
-      std::fill(cuts.begin(), cuts.end(), LossCutOff<T>{-std::numeric_limits<T>::infinity(), each, each});
+      torch::stable::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) {
+          double sum = 0;
+          for (int64_t x = 0; x < g.width; ++x) sum += static_cast<double>(counted[row * g.width + x]);
+          sums[row] = sum;
+        }
+      });
+      std::fill(cuts.begin(), cuts.end(), plain<T>(sums));
     }
-    std::vector<double> sums(g.images * g.height);
-    T* const target = static_cast<T*>(weights.mutable_data_ptr());
-    torch::stable::parallel_for(0, g.images * g.height, 1, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         const LossCutOff<T>& cut = cuts[row / g.height];
-        for (int64_t x = 0; x < g.width; ++x) {
-          const T value = losses[row * g.width + x];
-          const bool valid = classes.at(row / g.height, row % g.height, x) != ignore_index;
-          const T weight = !valid ? T(0) : value > cut.value ? cut.above : value == cut.value ? cut.at : T(0);
-          target[row * g.width + x] = weight;
-          sums[row] += static_cast<double>(value) * static_cast<double>(weight);
+        double sum = 0;
+        for (int64_t i = row * g.width; i < (row + 1) * g.width; ++i) {
+          const T share = cut.share(losses[i]);
+          counted[i] *= share;
+          sum += static_cast<double>(losses[i]) * static_cast<double>(share);
         }
+        sums[row] = sum;
       }
     });
     double total = 0;
@@ -344,8 +385,8 @@ Tensor upsample_cross_entropy_backward(const Tensor& grad, const Tensor& logits,
   with_type(logits, "upsample_cross_entropy_backward", [&](auto type) {
     using S = decltype(type);
     using T = acc_t<S>;
-    differentiate(Geometry<S>(logits, labels), *static_cast<const T*>(grad.const_data_ptr()), plane_of<int64_t>(labels),
-                  plane_of<T>(weights), static_cast<S*>(d_logits.mutable_data_ptr()));
+    differentiate(Geometry<S>(logits, labels), *static_cast<const T*>(grad.const_data_ptr()), Labels(labels),
+                  PixelWeights<T>(weights), static_cast<S*>(d_logits.mutable_data_ptr()));
   });
   return d_logits;
 }

@@ -2,6 +2,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <optional>
 #include <tuple>
 
 #include "common/contracts/upsample_cross_entropy.h"
@@ -10,10 +11,11 @@
 namespace hyperseg::cpu {
 namespace {
 
-std::tuple<Tensor, Tensor> upsample_cross_entropy_op(const Tensor& logits, const Tensor& labels, int64_t ignore_index,
+std::tuple<Tensor, Tensor> upsample_cross_entropy_op(const Tensor& logits, const Tensor& labels,
+                                                     std::optional<Tensor> weight, int64_t ignore_index,
                                                      int64_t bootstrap, double threshold) {
-  check_upsample_cross_entropy("upsample_cross_entropy", logits, labels, bootstrap);
-  return upsample_cross_entropy(logits, labels, ignore_index, bootstrap, threshold);
+  check_upsample_cross_entropy("upsample_cross_entropy", logits, labels, weight, bootstrap);
+  return upsample_cross_entropy(logits, labels, weight, ignore_index, bootstrap, threshold);
 }
 
 Tensor upsample_cross_entropy_backward_op(const Tensor& grad, const Tensor& logits, const Tensor& labels,

@@ -117,10 +117,10 @@ radix_histogram_kernel(const float* losses, RankingArgs problem, int pass, int64
   }
 }
 
-// Write weights [images, pixels] and each block's sum of weighted losses.
+// Write weights [images, pixels], or multiply those there if `scaled`, and each block's sum of weighted losses.
 HYPERSEG_KERNEL(kThreads, 1)
 bootstrap_weights_kernel(const float* losses, RankingArgs problem, int64_t images, const uint32_t* counted,
-                         const SelectState* cuts, float* weights, float* sums) {
+                         const SelectState* cuts, bool scaled, float* weights, float* sums) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int64_t n = blockIdx.x / problem.blocks;
@@ -138,9 +138,11 @@ bootstrap_weights_kernel(const float* losses, RankingArgs problem, int64_t image
   for (int64_t i = static_cast<int64_t>(block) * kThreads + thread; i < problem.pixels;
        i += problem.blocks * kThreads) {
     const float loss = losses[n * problem.pixels + i];
-    const float weight = bits_of(loss) == kIgnored ? 0.0f : loss > value ? above : loss == value ? at : 0.0f;
-    weights[n * problem.pixels + i] = weight;
-    sum += loss * weight;  // NaN even with a weight of 0
+    const bool ignored = bits_of(loss) == kIgnored, number = loss == loss;
+    const float share = ignored ? 0.0f : loss > value ? above : loss == value ? at : number ? 0.0f : loss;
+    float* const weight = weights + n * problem.pixels + i;
+    *weight = scaled ? *weight * share : share;
+    sum += loss * share;
   }
   float* scratch = reinterpret_cast<float*>(shared_memory() + kNarrowing);
   sum = sum_of_block<kThreads>(sum, scratch);
@@ -170,8 +172,8 @@ int64_t BootstrapSpec::workspace() const {
   return kPasses * images * sizeof(SelectState) + blocks * (2 * kCounters * sizeof(uint32_t) + sizeof(float));
 }
 
-void bootstrapped(const char* op, const BootstrapSpec& bootstrap, const float* losses, void* workspace, float* weights,
-                  float* loss, Stream stream) {
+void bootstrapped(const char* op, const BootstrapSpec& bootstrap, const float* losses, bool scaled, void* workspace,
+                  float* weights, float* loss, Stream stream) {
   const int64_t images = bootstrap.images;
   const RankingArgs problem{bootstrap.pixels, bootstrap.count, bootstrap.threshold,
                             static_cast<int>(blocks_per_image(bootstrap))};
@@ -189,7 +191,7 @@ void bootstrapped(const char* op, const BootstrapSpec& bootstrap, const float* l
     std::swap(counts, counted);
   }
   launch<bootstrap_weights_kernel>(op, grid, kThreads, kNarrowing + kWarps * sizeof(float), stream, losses, problem,
-                                   images, counted, cuts, weights, sums);
+                                   images, counted, cuts, scaled, weights, sums);
   launch<total_kernel>(op, {1}, kTotalThreads, kTotalThreads * sizeof(double), stream, sums, blocks, loss);
 }
 

@@ -17,8 +17,9 @@ struct BootstrapSpec {
 };
 
 // Write the weight of each pixel, 0 if it was ignored, and the weighted sum of the losses. Losses are not negative; -0
-// marks an ignored pixel, which takes part in the ranking.
-void bootstrapped(const char* op, const BootstrapSpec& bootstrap, const float* losses, void* workspace, float* weights,
-                  float* loss, Stream stream);
+// marks an ignored pixel, which takes part in the ranking. A NaN loss has a NaN weight. `scaled`: the losses have been
+// multiplied by class weights, which `weights` contains and which are to be part of the pixels' weights.
+void bootstrapped(const char* op, const BootstrapSpec& bootstrap, const float* losses, bool scaled, void* workspace,
+                  float* weights, float* loss, Stream stream);
 
 }  // namespace hyperseg::cuda

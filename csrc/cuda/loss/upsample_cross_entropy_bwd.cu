@@ -16,7 +16,7 @@ constexpr int kScratch = kTileThreads / 32 * sizeof(float);
 // log_sums [images, height, width]: log of the sum of exp(score); may be skipped for pixels that do not count.
 template <typename T, bool STAGED>
 HYPERSEG_KERNEL(kTileThreads, 1)
-log_sums_kernel(Map<const T> logits, Resizing resizing, Plane<float> weights, float* log_sums) {
+log_sums_kernel(Map<const T> logits, Resizing resizing, PixelWeights weights, float* log_sums) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const unsigned tiles = resizing.tiles(), across = resizing.tiles_across();
@@ -34,8 +34,8 @@ log_sums_kernel(Map<const T> logits, Resizing resizing, Plane<float> weights, fl
 }
 
 struct LabelPixels {
-  Plane<int64_t> labels;
-  Plane<float> weights;
+  Labels labels;
+  PixelWeights weights;
   const float* log_sums;
 };
 
@@ -180,7 +180,7 @@ gather_kernel(const float* grad, Map<const T> logits, Resizing resizing, LabelPi
 
 }  // namespace
 
-void upsample_cross_entropy_backward(const LossInputs& inputs, const float* grad, const Plane<float>& weights,
+void upsample_cross_entropy_backward(const LossInputs& inputs, const float* grad, const PixelWeights& weights,
                                      float* log_sums, void* d_logits, Stream stream) {
   const Resizing resizing(inputs.logits, inputs.height, inputs.width);
   const int64_t h = inputs.logits.height, w = inputs.logits.width, staged = resizing.staged_bytes();

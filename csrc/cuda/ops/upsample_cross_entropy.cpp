@@ -1,6 +1,7 @@
 #include "cuda/loss/upsample_cross_entropy.h"
 
 #include <algorithm>
+#include <optional>
 #include <tuple>
 
 #include "common/contracts/upsample_cross_entropy.h"
@@ -12,14 +13,15 @@ namespace {
 
 constexpr char kName[] = "upsample_cross_entropy", kBackward[] = "upsample_cross_entropy_backward";
 
-template <typename S>
-Plane<S> plane_of(const Tensor& t) {
-  return {static_cast<const S*>(t.const_data_ptr()), t.stride(0), t.stride(1), t.stride(2)};
+LossInputs loss_inputs_of(const char* op, const Tensor& logits, const Tensor& labels) {
+  const Labels plane{labels.const_data_ptr(), labels.scalar_type() == ScalarType::Byte, labels.stride(0),
+                     labels.stride(1), labels.stride(2)};
+  return {read<void>(logits), type_of(op, logits), plane, labels.size(0), labels.size(1), labels.size(2)};
 }
 
-LossInputs loss_inputs_of(const char* op, const Tensor& logits, const Tensor& labels) {
-  return {read<void>(logits), type_of(op, logits), plane_of<int64_t>(labels),
-          labels.size(0),     labels.size(1),      labels.size(2)};
+ClassWeights class_weights_of(const std::optional<Tensor>& weight) {
+  if (!weight) return {nullptr, 0};
+  return {static_cast<const float*>(weight->const_data_ptr()), weight->stride(0)};
 }
 
 template <typename S>
@@ -27,10 +29,12 @@ S* data_of(Tensor& t) {
   return static_cast<S*>(t.mutable_data_ptr());
 }
 
-std::tuple<Tensor, Tensor> upsample_cross_entropy_op(const Tensor& logits, const Tensor& labels, int64_t ignore_index,
+std::tuple<Tensor, Tensor> upsample_cross_entropy_op(const Tensor& logits, const Tensor& labels,
+                                                     std::optional<Tensor> weight, int64_t ignore_index,
                                                      int64_t bootstrap, double threshold) {
-  check_upsample_cross_entropy(kName, logits, labels, bootstrap);
+  check_upsample_cross_entropy(kName, logits, labels, weight, bootstrap);
   const LossInputs inputs = loss_inputs_of(kName, logits, labels);
+  const ClassWeights of_class = class_weights_of(weight);
   const int64_t pixels = inputs.height * inputs.width;
   const auto floats = [&](const std::vector<int64_t>& sizes) {
     return torch::stable::new_empty(logits, sizes, ScalarType::Float);
@@ -41,14 +45,14 @@ std::tuple<Tensor, Tensor> upsample_cross_entropy_op(const Tensor& logits, const
     const BootstrapSpec problem{inputs.images, pixels, std::min(bootstrap, pixels), static_cast<float>(threshold)};
     Tensor losses = floats({inputs.images * pixels});
     Tensor workspace = torch::stable::new_empty(logits, {problem.workspace()}, ScalarType::Byte);
-    pixel_losses(inputs, ignore_index, data_of<float>(losses), device.stream());
-    bootstrapped(kName, problem, data_of<float>(losses), data_of<uint8_t>(workspace), data_of<float>(weights),
-                 data_of<float>(loss), device.stream());
+    pixel_losses(inputs, of_class, ignore_index, data_of<float>(losses), data_of<float>(weights), device.stream());
+    bootstrapped(kName, problem, data_of<float>(losses), weight.has_value(), data_of<uint8_t>(workspace),
+                 data_of<float>(weights), data_of<float>(loss), device.stream());
   } else {
     const int64_t blocks = loss_blocks(inputs);
-    Tensor sums = floats({blocks + 1}), counts = torch::stable::new_empty(logits, {blocks}, ScalarType::Int);
-    float* const partial = data_of<float>(sums);
-    plain_cross_entropy(inputs, ignore_index, partial, data_of<int>(counts), partial + blocks, data_of<float>(loss),
+    Tensor workspace = floats({2 * blocks + 1});
+    float* const sums = data_of<float>(workspace);
+    plain_cross_entropy(inputs, of_class, ignore_index, sums, sums + blocks, sums + 2 * blocks, data_of<float>(loss),
                         data_of<float>(weights), device.stream());
   }
   return {loss, weights};
@@ -62,7 +66,9 @@ Tensor upsample_cross_entropy_backward_op(const Tensor& grad, const Tensor& logi
   Tensor d_logits = torch::stable::new_empty(logits, sizes);
   Tensor log_sums = torch::stable::new_empty(logits, {inputs.images, inputs.height, inputs.width}, ScalarType::Float);
   const DeviceGuard device(logits);
-  upsample_cross_entropy_backward(inputs, static_cast<const float*>(grad.const_data_ptr()), plane_of<float>(weights),
+  const PixelWeights plane{static_cast<const float*>(weights.const_data_ptr()), weights.stride(0), weights.stride(1),
+                           weights.stride(2)};
+  upsample_cross_entropy_backward(inputs, static_cast<const float*>(grad.const_data_ptr()), plane,
                                   data_of<float>(log_sums), d_logits.mutable_data_ptr(), device.stream());
   return d_logits;
 }
