@@ -240,7 +240,7 @@ def upsample_cross_entropy(
             f"{list(weight.shape)}"
         )
     losses = logits.new_empty(labels.shape, dtype=torch.float32)
-    weights = torch.empty_like(losses)
+    weights = logits.new_empty(labels.shape, dtype=torch.float32)
     chosen = _pixel_options("upsample_cross_entropy_fwd", logits)
     with torch.cuda.device_of(logits):
         _upsample_cross_entropy_fwd_kernel[_pixel_grid(labels, chosen)](

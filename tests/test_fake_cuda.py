@@ -103,3 +103,41 @@ def errors() -> dict[str, str]:
 def test_mistakes_are_refused_as_on_a_gpu(errors, mistake):
     _, message = REFUSED[mistake]
     assert message in errors[mistake]
+
+
+LOSSES = """
+import sys, torch
+from tests.fakes import cuda as fake_cuda
+
+fake_cuda.install()
+from hyperseg import ops
+from hyperseg.ops import reference
+
+check_values = sys.modules["hyperseg.ops.upsample_cross_entropy"]._check_values
+weight = torch.tensor([1.0, 0.0, 2.0], device="cuda")
+logits = torch.randn(2, 3, 4, 4, device="cuda", requires_grad=True)
+for dtype, first in ((torch.int64, 1), (torch.int64, -1), (torch.uint8, 3)):
+    labels = torch.full((2, 8, 8), first, dtype=dtype, device="cuda")
+    labels[:, 1:] = 2
+    for bootstrap in (0, 20):
+        args = logits, labels, weight, 255, bootstrap, 0.3
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            loss, weights = reference.upsample_cross_entropy(*args)
+            check_values((loss, weights), *args)
+            (gradient,) = torch.autograd.grad(reference.weighted_cross_entropy(logits, labels, weights), logits)
+            if first == 1:
+                ops.upsample_cross_entropy(logits, labels, weight=weight, bootstrap=bootstrap).backward()
+        assert [bool(t.isnan().any().cpu()) for t in (loss, gradient)] == [first != 1] * 2
+try:
+    ops.check_labels(labels, 3)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_loss_reads_nothing_back_to_the_host():
+    """In a capture, which refuses that, a label that is no class gives NaN. The fake runs operators on the CPU, so the
+    reference and the check of values are called directly."""
+    done = subprocess.run([sys.executable, "-c", LOSSES], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "check_labels: 16 labels are outside 0..2 and not 255 (ignored), such as [3]" in done.stdout

@@ -1,7 +1,7 @@
 """``upsample_cross_entropy``: the training loss at label size, plain and bootstrapped, with class weights.
 
-No kernel may synchronise with the host to report a wrong value, so in every backend a label that is no class, or a
-class weight that is no finite number of at least 0, makes the loss NaN. On the CPU, where a look at the loss costs
+An error for a wrong value would need a host synchronisation in every call. So in every backend a label that is no class
+makes the loss NaN, and so does a class weight that is negative or not finite. On the CPU, where reading the loss costs
 nothing, the operator then raises an error that names the value; on other devices the NaN stays.
 """
 
@@ -15,7 +15,7 @@ from hyperseg.ops._arguments import call, check_map, check_positive, check_vecto
 from hyperseg.ops._registry import define, define_backward
 
 _NAME = "upsample_cross_entropy"
-LABEL_DTYPES = (torch.int64, torch.uint8)
+_LABEL_DTYPES = (torch.int64, torch.uint8)
 
 
 def _loss_dtype(logits):
@@ -24,7 +24,7 @@ def _loss_dtype(logits):
 
 def _check(logits, labels, weight, ignore_index, bootstrap, threshold):
     check_map(_NAME, "logits", logits, "[N, C, h, w]")
-    if labels.dim() != 3 or labels.dtype not in LABEL_DTYPES:
+    if labels.dim() != 3 or labels.dtype not in _LABEL_DTYPES:
         raise ValueError(
             f"{_NAME}: labels must be int64 or uint8 [N, H, W], got {labels.dtype} {list(labels.shape)}; "
             "convert them with labels.long()."
@@ -139,12 +139,13 @@ def upsample_cross_entropy(
     Returns:
         A scalar, float32 (float64 for float64 logits). A batch in which no pixel counts gives 0 and zero gradients.
 
-        On a GPU a label that is no class, or a wrong number in ``weight``, gives a NaN loss and NaN gradients: an error
-        would need a host synchronisation. :func:`check_labels` checks the labels of a data set once.
+        On a GPU a label that is no class, or a class of a pixel whose weight is negative or not finite, gives a NaN
+        loss and NaN gradients: an error would need a host synchronisation. :func:`check_labels` checks the labels of a
+        data set once.
 
     Raises:
         ValueError, TypeError: shapes, dtypes or devices do not fit together, ``weight`` requires a gradient; on the
-            CPU also a label that is no class, and a wrong number in ``weight``.
+            CPU also a label that is no class, and a negative or not finite ``weight``.
     """
     if isinstance(weight, Tensor) and weight.requires_grad:
         raise ValueError(f"{_NAME}: weight is a constant without gradient; pass weight.detach().")

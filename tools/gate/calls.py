@@ -52,13 +52,16 @@ def folded_calls(folded: FoldedNetwork, frames: Tensor) -> list[Call]:
 
 
 def _training(model) -> list[Call]:
-    """Record training with batch statistics, then with frozen norms."""
+    """Record training with batch statistics, then with frozen norms, class weights and uint8 labels."""
     images = torch.empty(2, 3, *model.config.resolution, device="meta")
     labels = torch.empty(2, *model.config.resolution, device="meta", dtype=torch.int64)
+    weight = torch.empty(model.config.num_classes, device="meta")
+    loss = functools.partial(ops.upsample_cross_entropy, ignore_index=IGNORE, bootstrap=BOOTSTRAP)
     with torch.enable_grad(), LikeCuda() as recorder:
-        for network in (copy.deepcopy(model).train(), copy.deepcopy(model).eval()):
-            logits = network.forward_strided(images)
-            ops.upsample_cross_entropy(logits, labels, ignore_index=IGNORE, bootstrap=BOOTSTRAP).backward()
+        logits = copy.deepcopy(model).train().forward_strided(images)
+        loss(logits, labels).backward()
+        logits = copy.deepcopy(model).eval().forward_strided(images)
+        loss(logits, labels.byte(), weight=weight).backward()
     return recorder.calls
 
 
