@@ -11,10 +11,10 @@ FOLDERS = ("hyperseg", "kernels", "bench", "tools")
 
 # A package may import packages on lines above its own.
 LAYERS = [
-    {"hyperseg", "hyperseg._files"},
+    {"hyperseg", "hyperseg._files", "hyperseg._machine"},
     {"hyperseg.kernels"},
     {"hyperseg.ops"},
-    {"hyperseg.models", "hyperseg.data", "hyperseg.info"},
+    {"hyperseg.models", "hyperseg.data", "hyperseg.verify", "hyperseg.info"},
     {"hyperseg.runtime", "hyperseg.evaluation", "hyperseg.export"},
     {"hyperseg.predict"},
     {"hyperseg.cli"},

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from hyperseg.ops import BACKENDS, OPERATORS, _layout, reference
 from hyperseg.ops.backends import dispatch
-from tests.ops.cases import CASES, DTYPES, EXACT, LABELLING, Case, convert, differentiable, double, outputs
+from hyperseg.verify.arguments import backward_arguments, flat
+from tests.ops.cases import CASES, DTYPES, EXACT, LABELLING, Case, differentiable, double
 from tests.ops.targets import Target, supported_in
 from tests.tolerances import FORWARD, GRADIENT, assert_close
 
@@ -18,12 +19,6 @@ DIFFERENTIABLE = [c for c in CASES if differentiable(c.operator)]
 MAPS = [c for c in CASES if c.operator not in LABELLING]
 LABELS = [c for c in CASES if c.operator in LABELLING]
 PRECISE = [c for c in DIFFERENTIABLE if c.dtypes == EXACT]
-
-
-def flat(result) -> list[Tensor]:
-    """Return all tensors of an operator's output, also those in lists, as one list."""
-    results = [result] if isinstance(result, Tensor) else result
-    return [t for r in results for t in (r if isinstance(r, list | tuple) else [r])]
 
 
 def truth(operator: str, args: tuple) -> list[Tensor]:
@@ -62,18 +57,6 @@ def test_labels(target: Target, case: Case, dtype: torch.dtype):
     precision = torch.promote_types(dtype, torch.float32) if resized else dtype
     assert lost.max() <= 2 * FORWARD[precision].largest * scores.square().mean().sqrt()
     assert (actual == expected).double().mean() > (0.9 if precision.itemsize == 2 else 0.999)
-
-
-def backward_arguments(case: Case, dtype: torch.dtype, device: str) -> tuple:
-    """Return arguments of ``<operator>_backward`` in this dtype, the gradient of the first output first."""
-    args = case.arguments(dtype, device)
-    result = outputs(getattr(reference, case.operator)(*args))
-    generator = torch.Generator().manual_seed(len(case.id))
-    grad = torch.randn(result[0].shape, generator=generator, dtype=torch.float64)
-    grad = convert(grad, result[0].dtype, device)
-    if case.operator == "upsample_cross_entropy":
-        return grad, *args[:2], result[1]
-    return grad, *args, *result[1:]
 
 
 @pytest.mark.parametrize(
