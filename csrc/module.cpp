@@ -1,6 +1,8 @@
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
+#include <exception>
+
 #include "cpu/simd/simd.h"
 
 // The schemas of all native operators; csrc/<device>/ops/<op>.cpp registers the implementations.
@@ -53,10 +55,28 @@ STABLE_TORCH_LIBRARY(hyperseg_native, m) {
   m.def("upsample_cross_entropy_backward(Tensor grad, Tensor logits, Tensor labels, Tensor weights) -> Tensor");
 }
 
+#ifndef HYPERSEG_SHIM
+// The instruction set that the operators use here. A function, as it raises ValueError for an unknown name in
+// HYPERSEG_CPU_CAPABILITY.
+static PyObject* cpu_capability(PyObject*, PyObject*) {
+  try {
+    return PyUnicode_FromString(hyperseg::cpu::capability());
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_ValueError, error.what());
+    return nullptr;
+  }
+}
+
+static PyMethodDef methods[] = {
+    {"cpu_capability", cpu_capability, METH_NOARGS, "The instruction set in use: default, avx2 or avx512."}, {}};
+#else
+static PyMethodDef* const methods = nullptr;
+#endif
+
 // How this library was built, as string attributes of hyperseg._C; `python -m hyperseg.info` prints them.
 PyMODINIT_FUNC PyInit__C(void) {
   static struct PyModuleDef definition = {
-      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
   PyObject* module = PyModule_Create(&definition);
   if (!module) return nullptr;
   const char* const build[][2] = {

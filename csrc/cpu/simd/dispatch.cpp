@@ -5,6 +5,7 @@
 #include "common/check.h"
 #include "cpu/simd/primitives.h"
 #include "cpu/simd/primitives_backward.h"
+#include "cpu/simd/simd.h"
 
 namespace hyperseg::cpu {
 
@@ -39,6 +40,8 @@ int level() {
 }
 }  // namespace
 
+const char* capability() { return level() == 2 ? "avx512" : level() == 1 ? "avx2" : "default"; }
+
 template <>
 const Primitives<float>& primitives<float>() {
   return level() == 2 ? float_avx512 : level() == 1 ? float_avx2 : float_baseline;
@@ -56,6 +59,8 @@ const PrimitivesBackward<double>& primitives_backward<double>() {
   return level() == 2 ? double_backward_avx512 : level() == 1 ? double_backward_avx2 : double_backward_baseline;
 }
 #else
+const char* capability() { return "default"; }
+
 template <>
 const Primitives<float>& primitives<float>() {
   return float_baseline;

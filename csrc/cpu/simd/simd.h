@@ -13,3 +13,10 @@
 #endif
 
 #define HYPERSEG_INLINE [[gnu::always_inline]] inline
+
+namespace hyperseg::cpu {
+
+// The instruction set that the operators use on this machine: "default", "avx2" or "avx512".
+const char* capability();
+
+}  // namespace hyperseg::cpu

@@ -46,6 +46,19 @@ def emulated() -> bool:
     return module is not None and module.cuda_architectures == "shim"
 
 
+def cpu_capability() -> str:
+    """The instruction set of the C++ operators here: ``default``, ``avx2`` or ``avx512``; or why there is none."""
+    module = extension()[0]
+    if module is None or emulated():
+        return "none: there are no C++ operators for the CPU"
+    if not hasattr(module, "cpu_capability"):
+        return "unknown: the extension hyperseg._C is older than this; run `python setup.py build_ext`"
+    try:
+        return module.cpu_capability()
+    except ValueError as error:
+        return f"none: {error}"
+
+
 def native_operators(*names: str) -> dict[str, Callable[..., Any]]:
     """By name, the operators of the extension. Each is looked up on its first call, after the extension is loaded."""
     return {name: _native_operator(name) for name in names}
