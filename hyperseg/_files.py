@@ -1,11 +1,13 @@
-"""Files for the whole project: atomic writes, and names that can be shown anywhere."""
+"""Files for the whole project: atomic writes, printable names, the cache folder, and locks between processes."""
 
 import contextlib
 import os
 import secrets
 import stat
+import sys
+import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -63,3 +65,60 @@ def _printable_character(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # Python's name for a byte that is not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be computed again: HYPERSEG_CACHE, or the system's place for the user's caches.
+
+    It need not exist.
+
+    Raises:
+        RuntimeError: the user has no home folder.
+    """
+    if named := os.environ.get("HYPERSEG_CACHE"):
+        return Path(named)
+    if os.name == "nt" and (local := os.environ.get("LOCALAPPDATA")):
+        return Path(local) / "hyperseg" / "Cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "hyperseg"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hyperseg"
+
+
+@contextlib.contextmanager
+def file_lock(path: str | os.PathLike[str], patience: float) -> Iterator[bool]:
+    """Hold a lock that other processes respect, by an empty file that stays; yield whether it is held.
+
+    It ends with the process that holds it, however that ends. Without file locks (Windows, some network file systems)
+    or a writable folder it is not held.
+
+    Args:
+        patience: seconds to wait for another process.
+    """
+    try:
+        import fcntl
+
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab")  # noqa: SIM115 - closed below, which releases the lock
+    except (ImportError, OSError):
+        yield False
+        return
+    with file:
+        yield _acquire(lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB), patience)
+
+
+def _acquire(try_once: Callable[[], None], patience: float) -> bool:
+    end = time.monotonic() + patience
+    while (taken := _attempt(try_once)) is None and time.monotonic() < end:
+        time.sleep(0.05)
+    return bool(taken)
+
+
+def _attempt(try_once: Callable[[], None]) -> bool | None:
+    """Return whether the lock is held; None if another process holds it."""
+    try:
+        try_once()
+    except BlockingIOError:
+        return None
+    except OSError:
+        return False
+    return True

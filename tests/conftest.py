@@ -1,5 +1,10 @@
+import os
+
 import pytest
 import torch
+
+# Kernels are verified by the tests, not before them; tests/verify turns this on again, with a cache folder of its own.
+os.environ["HYPERSEG_VERIFY"] = "0"
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,14 +1,18 @@
-"""Atomic writes: afterwards there is either the new file or the old one, and no temporary file."""
+"""Atomic writes: afterwards there is either the new file or the old one, and no temporary file. Locks."""
 
 import os
 import stat
+import subprocess
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from hyperseg._files import atomic_write, printable
+from hyperseg._files import atomic_write, file_lock, printable
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 WRITERS = {
@@ -176,3 +180,44 @@ def test_a_symbolic_link_is_replaced(old, tmp_path):
 def test_printable(name, shown):
     assert printable(name) == shown
     shown.encode()
+
+
+fcntl = pytest.mark.skipif(os.name == "nt", reason="there are no such locks on Windows")
+
+
+@fcntl
+def test_a_lock_is_held_once(tmp_path):
+    path = tmp_path / "folder" / "a.lock"
+    with file_lock(path, patience=0) as first:
+        assert first
+        with file_lock(path, patience=0.1) as second:
+            assert not second
+    with file_lock(path, patience=0) as third:
+        assert third
+
+
+@fcntl
+def test_a_lock_is_awaited_and_ends_with_its_process(tmp_path):
+    path = tmp_path / "a.lock"
+    code = (
+        "import sys, time; from hyperseg._files import file_lock\n"
+        f"with file_lock({str(path)!r}, 0): print('held', flush=True); time.sleep(60)"
+    )
+    root = Path(__file__).resolve().parents[1]
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with file_lock(path, patience=0) as held:
+            assert not held
+        threading.Timer(0.3, holder.kill).start()
+        with file_lock(path, patience=30) as held:
+            assert held
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+
+
+def test_a_lock_without_a_writable_folder(old):
+    with file_lock(old / "a.lock", patience=10) as held:
+        assert not held

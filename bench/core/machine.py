@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 import hyperseg
+from hyperseg._machine import cpu_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,16 +102,6 @@ def git() -> dict[str, Any]:
         return {"commit": unreadable("no git checkout or no commit"), "dirty": unreadable("no git checkout")}
     status = run("git", "status", "--porcelain", "--", ":!bench/results", cwd=ROOT)
     return {"commit": commit, "dirty": unreadable("git status failed") if status is None else bool(status)}
-
-
-def cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.lower().startswith(("model name", "hardware")):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return run("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or unreadable("no /proc/cpuinfo")
 
 
 def cpu_clock_mhz() -> list[float] | str:
@@ -269,7 +260,7 @@ def driver() -> str:
 
 def describe_device(device: torch.device) -> dict[str, Any]:
     if device.type != "cuda":
-        return {"type": device.type, "name": cpu_model()}
+        return {"type": device.type, "name": cpu_model() or unreadable("the system does not say")}
     properties = torch.cuda.get_device_properties(device)
     return {
         "type": "cuda",
@@ -301,7 +292,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": describe_device(device),
         "cpu": {
-            "model": cpu_model(),
+            "model": cpu_model() or unreadable("the system does not say"),
             "logical_cpus": os.cpu_count(),
             "cpus_allowed": cpus_allowed(),
             "threads": torch.get_num_threads(),

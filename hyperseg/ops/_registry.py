@@ -102,7 +102,7 @@ def define_backward(
         return tuple(results) if len(results) > 1 else results[0]
 
     _define_schema(operator, f"Tensor grad, {arguments}", gradients)
-    _implement(operator, implementation, fake, reference_backend.gradient_of(reference, differentiable))
+    _implement(operator, implementation, fake, reference_backend.GradientOf(reference, differentiable))
     torch.library.register_autograd(f"hyperseg::{name}", backward, setup_context=setup_context, lib=LIBRARY)
     # Otherwise a second derivative would be the part of the result that autograd happens to see.
     refuse_derivatives(operator, "second derivatives are not implemented; differentiate the function of")

@@ -17,6 +17,7 @@ from hyperseg.runtime.device import MissingDeviceError, keep_freed_memory, pick_
 from hyperseg.runtime.folding import FoldedNetwork
 from hyperseg.runtime.graphs import Captured
 from hyperseg.runtime.parity import TOLERANCES, Parity, compare_logits, reference_logits
+from hyperseg.verify import verify_kernels
 
 logger = logging.getLogger("hyperseg.runtime")
 
@@ -61,6 +62,7 @@ def build_engine(
         raise EngineError(str(error)) from None
     if mode == "cudagraph" and device.type != "cuda":
         raise EngineError(f"mode 'cudagraph' needs a CUDA device, not {device}; use 'eager' or 'compile'.")
+    verify_kernels(device, (dtype,))
     engine = Engine(model, (size[0], size[1]), dtype, device, batch, mode)
     if check:
         engine.parity = engine.check(model)

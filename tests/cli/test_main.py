@@ -1,6 +1,7 @@
 """The `hyperseg` command without the work of its verbs: help, start-up, errors."""
 
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +76,30 @@ def test_python_m():
 def test_info(capsys):
     assert main(["info"]) == 0
     assert "Backends" in capsys.readouterr().out
+
+
+def test_info_fails_if_a_kernel_is_wrong(capsys, monkeypatch):
+    import torch
+
+    from hyperseg import info
+    from hyperseg.ops.backends.verdicts import RIGHT, UNKNOWN, WRONG, Verdict
+    from hyperseg.verify import Unavailable
+
+    found = [Verdict("stem", "cpp", "float32", RIGHT, cases=2), Verdict("mbconv", "cpp", "float32", WRONG, "case wide")]
+    monkeypatch.setattr(info, "verify_again", lambda device: found)
+    monkeypatch.setattr(info, "devices", lambda: [torch.device("cpu")])
+    assert main(["info", "--verify"]) == 1
+    assert "mbconv " in (out := capsys.readouterr().out)
+    assert "wrong: case wide" in out
+    found[1] = Verdict("mbconv", "cpp", "float32", UNKNOWN, "no memory")
+    assert main(["info", "--verify", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["verdicts"]["cpu"][1]["reason"] == "no memory"
+    del found[1]
+    assert main(["info", "--verify"]) == 0
+
+    def unavailable(device):
+        raise Unavailable("no child process can be started")
+
+    monkeypatch.setattr(info, "verify_again", unavailable)
+    assert main(["info", "--verify"]) == 1
+    assert "They cannot be verified: no child process can be started." in capsys.readouterr().out

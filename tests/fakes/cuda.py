@@ -12,6 +12,7 @@ tensors, and times mean nothing.
 from __future__ import annotations
 
 import contextlib
+import os
 import runpy
 import sys
 import time
@@ -246,6 +247,8 @@ def install() -> None:
     }
     for name, value in values.items():
         setattr(torch.cuda, name, lambda *args, value=value: value)
+    # A child process would not have the fake.
+    os.environ.setdefault("HYPERSEG_VERIFY", "0")
     torch.cuda.synchronize, torch.cuda.graph, torch.cuda.CUDAGraph = synchronize, capture, Graph
     torch.cuda.is_current_stream_capturing = lambda: Graph.recording is not None
     torch.cuda.Event, torch.cuda.Stream, torch.cuda.current_stream = Event, Stream, Stream

@@ -1,6 +1,7 @@
 """The choice of a backend for each call: the order in which ``auto`` tries them, ``use_backend``, and error messages.
 
-``auto`` runs a call by the first backend in the order that supports it. It logs once, at level DEBUG under
+``auto`` runs a call by the first backend in the order that supports it and whose kernel the verification has not found
+wrong on this machine (``verdicts.py``). It logs once, at level DEBUG under
 ``hyperseg.ops``, which backends it passed over and why. A backend named by the user runs the call or raises an error.
 ``use_backend`` names it for one thread, HYPERSEG_BACKEND for the process.
 """
@@ -19,6 +20,7 @@ from hyperseg.ops.backends.cpp import CPP
 from hyperseg.ops.backends.cuda import CUDA
 from hyperseg.ops.backends.reference import REFERENCE
 from hyperseg.ops.backends.triton import TRITON
+from hyperseg.ops.backends.verdicts import PASSED_OVER
 
 logger = logging.getLogger("hyperseg.ops")
 
@@ -118,9 +120,12 @@ def select(operator: str, args: tuple[Any, ...]) -> Callable[..., Any]:
             raise BackendError(_message(name, operator, args, reasons))
         return BACKENDS[name].supported[operator]
     device = device_type(args)
+    passed_over = PASSED_OVER[device]
     for candidate in order(operator, device):
         backend = BACKENDS[candidate]
-        if not (reasons := backend.not_supported_reasons(operator, args)):
+        if passed_over and (operator, candidate) in passed_over:
+            reasons = [_verification(passed_over[operator, candidate])]
+        elif not (reasons := backend.not_supported_reasons(operator, args)):
             return backend.supported[operator]
         _log_once(candidate, operator, reasons)
     raise BackendError(f"No backend supports {operator} on {device}.")
@@ -133,7 +138,10 @@ def chosen(operator: str, device: str) -> tuple[str, dict[str, Reasons]]:
     """
     passed_over: dict[str, Reasons] = {}
     for candidate in order(operator, device):
-        if not (reasons := BACKENDS[candidate].lacks(operator)):
+        reasons = BACKENDS[candidate].lacks(operator)
+        if not reasons and (verdict := PASSED_OVER[device].get((operator, candidate))):
+            reasons = [_verification(verdict)]
+        if not reasons:
             return candidate, passed_over
         passed_over[candidate] = reasons
     return "none", passed_over
@@ -142,6 +150,10 @@ def chosen(operator: str, device: str) -> tuple[str, dict[str, Reasons]]:
 def has_kernel(operator: str, device: str) -> bool:
     """Whether ``auto`` runs the operator by more than its plain PyTorch definition on this device type."""
     return chosen(operator, device)[0] not in ("reference", "none")
+
+
+def _verification(reason: str) -> str:
+    return f"its verification on this machine did not succeed: {reason}"
 
 
 def _known(name: str) -> str:

@@ -1,7 +1,7 @@
 """The reference backend: the definitions of ``hyperseg/ops/reference.py``, and their gradients by torch.func."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,31 +17,44 @@ REFERENCE = Backend("reference", "plain PyTorch, on any device; defines the resu
 Gradient = Tensor | list[Tensor]
 
 
-def gradient_of(function: Callable[..., Any], differentiable: tuple[int, ...]) -> Callable[..., Any]:
-    """Return ``(grad, *args) -> gradients`` of the first output of ``function(*args)``, by ``torch.func.vjp``.
+class GradientOf:
+    """``(grad, *args) -> gradients`` of the first output of ``function(*args)``.
 
-    Args:
-        differentiable: the positions in ``args`` that get a gradient: a fresh, contiguous tensor, as kernels return
-            it. An absent optional tensor gets an empty one.
+    Each gradient is a fresh, contiguous tensor, as kernels return it. An absent optional tensor gets an empty one.
     """
 
-    def backward(grad: Tensor, *args: Any) -> Any:
-        given = [i for i in differentiable if args[i] is not None]
+    def __init__(self, function: Callable[..., Any], differentiable: tuple[int, ...]) -> None:
+        """``differentiable``: the positions in ``args`` that get a gradient."""
+        self.function, self.differentiable = function, differentiable
 
-        def forward(*values: Any) -> Tensor:
-            filled = list(args)
-            for i, value in zip(given, values, strict=True):
-                filled[i] = value
-            out = function(*filled)
-            return out[0] if isinstance(out, tuple) else out
-
+    def __call__(self, grad: Tensor, *args: Any) -> Any:
+        """By ``torch.func.vjp``, which also works inside an operator."""
+        given = [i for i in self.differentiable if args[i] is not None]
         with _differentiation_enabled():
-            gradients = torch.func.vjp(forward, *[_detached(args[i]) for i in given])[1](grad)
-        found = dict(zip(given, gradients, strict=True))
-        results = [_like(found[i], args[i]) if i in found else grad.new_empty(0) for i in differentiable]
-        return tuple(results) if len(results) > 1 else results[0]
+            values = [_detached(args[i]) for i in given]
+            gradients = torch.func.vjp(lambda *v: self._first_output(args, given, v), *values)[1](grad)
+        return self._results(grad, args, dict(zip(given, gradients, strict=True)))
 
-    return backward
+    def by_autograd(self, grad: Tensor, *args: Any) -> Any:
+        """The same outside of an operator, without ``torch.func``, which imports torch.compile: that takes seconds."""
+        given = [i for i in self.differentiable if args[i] is not None]
+        values = [_detached(args[i]) for i in given]
+        leaves = [t.requires_grad_() for v in values for t in (v if isinstance(v, list) else [v])]
+        output = self._first_output(args, given, values)
+        found = iter(torch.autograd.grad(output, leaves, grad, allow_unused=True, materialize_grads=True))
+        gradients = [[next(found) for _ in v] if isinstance(v, list) else next(found) for v in values]
+        return self._results(grad, args, dict(zip(given, gradients, strict=True)))
+
+    def _first_output(self, args: tuple[Any, ...], given: Sequence[int], values: Sequence[Any]) -> Tensor:
+        filled = list(args)
+        for i, value in zip(given, values, strict=True):
+            filled[i] = value
+        out = self.function(*filled)
+        return out[0] if isinstance(out, tuple) else out
+
+    def _results(self, grad: Tensor, args: tuple[Any, ...], found: dict[int, Gradient]) -> Any:
+        results = [_like(found[i], args[i]) if i in found else grad.new_empty(0) for i in self.differentiable]
+        return tuple(results) if len(results) > 1 else results[0]
 
 
 @contextlib.contextmanager

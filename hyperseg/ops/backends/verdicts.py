@@ -1,0 +1,241 @@
+"""Verdicts of the verification (``hyperseg/verify``): the kernels that ``auto`` passes over on this machine.
+
+A kernel is an operator of a backend. Its verdicts are stored in a file per device in the user's cache folder. Its name
+is a hash of all that a verdict depends on (:func:`fingerprint`): the device, its driver, torch and the kernels.
+The first operator that ``auto`` runs on a device type reads the file. Only ``hyperseg.verify`` runs a verification.
+"""
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+import hyperseg
+from hyperseg._files import atomic_write, cache_folder
+from hyperseg._machine import cpu_model, nvidia_driver
+from hyperseg.ops.backends import native
+
+logger = logging.getLogger("hyperseg.ops")
+
+RIGHT, WRONG, UNKNOWN = "right", "wrong", "unknown"
+
+# Variables that change which kernels run, or what the reference computes.
+VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    "HYPERSEG_CPU_CAPABILITY",
+    "HYPERSEG_MBCONV",
+    "ONEDNN_MAX_CPU_ISA",
+    "TRITON_INTERPRET",
+)
+
+
+class KernelWarning(RuntimeWarning):
+    """``auto`` passes over a kernel that the verification found wrong here, or did not reach."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of comparing one kernel in one dtype with the reference.
+
+    Attributes:
+        operator, backend, dtype: the kernel; the dtype as in ``"float32"``.
+        outcome: ``"right"``; ``"wrong"``: its output is wrong, or it raised an error, crashed or hung; ``"unknown"``:
+            it was not checked to the end, for a reason that is not the kernel's.
+        reason: why it is not right; empty if it is.
+        cases: number of cases that were right.
+        error: largest error of these, see ``hyperseg.verify.comparison.Difference``.
+        seconds: time of the comparison, with compilation and reference.
+    """
+
+    operator: str
+    backend: str
+    dtype: str
+    outcome: str
+    reason: str = ""
+    cases: int = 0
+    error: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def kernel(self) -> tuple[str, str]:
+        return self.operator, self.backend
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.operator, self.backend, self.dtype
+
+
+class _PassedOver(dict[str, dict[tuple[str, str], str]]):
+    """Why ``auto`` passes over kernels ``(operator, backend)``, by device type; read from the cache on first use."""
+
+    def __missing__(self, device_type: str) -> dict[tuple[str, str], str]:
+        for device in _devices(device_type):
+            _remember(load(device), device)
+        return self.setdefault(device_type, {})
+
+
+PASSED_OVER = _PassedOver()
+# By device type and identity, the verdicts of this process: those of two GPUs of one kind are the same.
+_known: dict[str, dict[str, dict[tuple[str, str, str], Verdict]]] = {}
+_warned: set[tuple[str, str, str]] = set()
+_changing = threading.Lock()
+
+
+def enabled() -> bool:
+    """Whether kernels are verified, and verdicts heeded: HYPERSEG_VERIFY=0 turns both off."""
+    return os.environ.get("HYPERSEG_VERIFY") != "0"
+
+
+def apply(verdicts: Iterable[Verdict], device: torch.device) -> None:
+    """Let ``auto`` pass over kernels that are not right, and take those again that now are. Warn once of each."""
+    if device.type not in PASSED_OVER:
+        PASSED_OVER[device.type]  # first what is stored
+    _remember(verdicts, device)
+
+
+def _remember(verdicts: Iterable[Verdict], device: torch.device) -> None:
+    with _changing:
+        devices = _known.setdefault(device.type, {})
+        devices.setdefault(identity(device), {}).update({v.key: v for v in verdicts})
+        found = [v for known in devices.values() for v in known.values() if v.outcome != RIGHT]
+        reasons = {v.kernel: f"{v.reason} ({v.dtype})" for v in found}
+        new = {kernel: r for kernel, r in reasons.items() if (device.type, *kernel) not in _warned}
+        _warned.update((device.type, *kernel) for kernel in new)
+        PASSED_OVER[device.type] = reasons  # replaced at once: calls on other threads read it
+    if new:
+        _warn(new, fingerprint(device)["device"])
+
+
+def load(device: torch.device) -> list[Verdict]:
+    """Return the stored verdicts of this device; none if there is no file, or no readable one."""
+    try:
+        stored = json.loads(path(device).read_text())
+        return [Verdict(**entry) for entry in stored["verdicts"]]
+    except FileNotFoundError:
+        return []
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        logger.info("the stored verification of %s is not readable and is ignored: %s", device, error)
+        return []
+
+
+def store(verdicts: Iterable[Verdict], device: torch.device) -> str:
+    """Add verdicts to the file of this device, all but unknown ones; return why they cannot be stored, or ``""``."""
+    verdicts = [v for v in verdicts if v.outcome != UNKNOWN]
+    merged = {v.key: v for v in [*load(device), *verdicts]}
+    entries = [asdict(v) for _, v in sorted(merged.items())]
+    try:
+        with atomic_write(path(device)) as temporary:
+            temporary.write_text(json.dumps({"fingerprint": fingerprint(device), "verdicts": entries}, indent=1))
+    except (OSError, RuntimeError) as error:
+        return f"The verification of the kernels cannot be stored in the cache folder ({error})"
+    return ""
+
+
+def path(device: torch.device) -> Path:
+    """Return the file with the verdicts of this device.
+
+    Raises:
+        RuntimeError: there is no cache folder.
+    """
+    return cache_folder() / "kernels" / f"{device.type}-{identity(device)}.json"
+
+
+def identity(device: torch.device) -> str:
+    """Return a hash of the device's :func:`fingerprint`."""
+    text = json.dumps(fingerprint(device), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def fingerprint(device: torch.device) -> dict[str, str]:
+    """Return all that verdicts depend on: device, driver, instruction sets, versions, kernels and variables."""
+    facts = {
+        "hyperseg": hyperseg.__version__,
+        "torch": torch.__version__,
+        "extension": _extension(),
+        "verification": _hash_of(Path(hyperseg.__file__).parent / "verify"),
+        **{name: os.environ[name] for name in VARIABLES if name in os.environ},
+    }
+    if device.type == "cpu":
+        return facts | {
+            "device": cpu_model() or "unknown",
+            "capability": native.cpu_capability(),
+            "aten": torch.backends.cpu.get_cpu_capability(),
+        }
+    properties = torch.cuda.get_device_properties(device)
+    return facts | {
+        "device": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "sms": str(properties.multi_processor_count),
+        "driver": nvidia_driver() or "unknown",
+        "triton": _version("triton"),
+        "kernels": _triton_kernels(),
+    }
+
+
+def _devices(device_type: str) -> list[torch.device]:
+    """Return the devices of this type that have stored verdicts, perhaps; none if verdicts are not heeded."""
+    if not enabled() or device_type not in ("cpu", "cuda"):
+        return []
+    try:
+        if not any((cache_folder() / "kernels").glob(f"{device_type}-*.json")):
+            return []
+        if device_type == "cpu":
+            return [torch.device("cpu")]
+        return [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    except (OSError, RuntimeError) as error:  # an operator must not fail because its cache cannot be read
+        logger.info("the stored verification of %s devices is not used: %s", device_type, error)
+        return []
+
+
+def _warn(reasons: dict[tuple[str, str], str], name: str) -> None:
+    lines = "".join(f"\n  - {kernel} of {backend}: {reason}" for (kernel, backend), reason in sorted(reasons.items()))
+    warnings.warn(
+        f"These kernels are not used on {name}, because their verification did not succeed. The next backend runs "
+        f"their operators, more slowly:{lines}\n`hyperseg info --verify` verifies them again, without a time limit. "
+        "If one is wrong, please report it with that output. HYPERSEG_VERIFY=0 uses all kernels unverified.",
+        KernelWarning,
+        stacklevel=3,
+    )
+
+
+@functools.cache
+def _extension() -> str:
+    module, message = native.extension()
+    file = getattr(module, "__file__", None)
+    return _hash_of(Path(file)) if file else message or "none"
+
+
+@functools.cache
+def _triton_kernels() -> str:
+    spec = find_spec("hyperseg.kernels")
+    folders = spec.submodule_search_locations if spec else None
+    return _hash_of(Path(folders[0])) if folders else "none"
+
+
+@functools.cache
+def _hash_of(place: Path) -> str:
+    """Return a hash of a file, or of the sources and tables in a folder."""
+    digest = hashlib.sha256()
+    files = sorted(f for f in place.rglob("*") if f.suffix in (".py", ".json")) if place.is_dir() else [place]
+    for file in files:
+        digest.update(file.name.encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:20]
+
+
+@functools.cache
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"

@@ -1,0 +1,91 @@
+"""A child process of a verification in which kernels are faulty: those that the variable KERNEL_FAULTS names.
+
+It is JSON: ``{"operator of backend": fault}``. Further keys: ``"fake"``: install the fake CUDA device, with backends
+cuda and triton that run the reference; ``"order"``: the backends for a device type, as ``{"cpu": [...]}``.
+"""
+
+import faulthandler
+import json
+import os
+import time
+
+import torch
+
+from hyperseg.ops.backends import BACKENDS, Backend, dispatch
+
+CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1])['path']; from tests.verify.faults import main; main()"
+
+
+def wrong(function):
+    """Return the result of the function, with a first output that is changed: labels are 0, values one more."""
+
+    def run(*args):
+        result = function(*args)
+        first = result if not isinstance(result, tuple | list) else result[0]
+        first.mul_(0) if first.dtype == torch.uint8 else first.add_(1)
+        return result
+
+    return run
+
+
+def crash(function):
+    return lambda *args: faulthandler._sigsegv()
+
+
+def abort(function):
+    return lambda *args: os.abort()
+
+
+def hang(function):
+    return lambda *args: time.sleep(3600)
+
+
+def unsteady(function):
+    """Return the right result on every other call only."""
+    calls = []
+
+    def run(*args):
+        calls.append(args)
+        return wrong(function)(*args) if len(calls) % 2 == 0 else function(*args)
+
+    return run
+
+
+def fail(function):
+    def run(*args):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nand more lines")
+
+    return run
+
+
+def exhaust(function):
+    def run(*args):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    return run
+
+
+FAULTS = {f.__name__: f for f in (wrong, crash, abort, hang, unsteady, fail, exhaust)}
+
+
+def install() -> None:
+    """Prepare this process; the faults are those of the variable."""
+    settings = json.loads(os.environ["KERNEL_FAULTS"])
+    if settings.pop("fake", False):
+        from tests.fakes import cuda as fake_cuda
+
+        fake_cuda.install()
+        for name in ("cuda", "triton"):
+            BACKENDS[name] = Backend(name, "the reference", dict(BACKENDS["reference"].supported))
+    dispatch.PREFERENCE.update(settings.pop("order", {}))
+    for kernel, fault in settings.items():
+        operator, backend = kernel.split(" of ")
+        supported = BACKENDS[backend].supported
+        supported[operator] = FAULTS[fault](supported[operator])
+
+
+def main() -> None:
+    install()
+    from hyperseg.verify.child import main as child
+
+    child()
