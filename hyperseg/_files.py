@@ -76,7 +76,7 @@ def cache_folder() -> Path:
         RuntimeError: the user has no home folder.
     """
     if named := os.environ.get("HYPERSEG_CACHE"):
-        return Path(named)
+        return Path(named).expanduser()
     if os.name == "nt" and (local := os.environ.get("LOCALAPPDATA")):
         return Path(local) / "hyperseg" / "Cache"
     if sys.platform == "darwin":

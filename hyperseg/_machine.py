@@ -8,9 +8,10 @@ from pathlib import Path
 def cpu_model() -> str | None:
     """Return the processor's name, or None if the system does not say it."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.lower().startswith(("model name", "hardware")):
-                return line.split(":", 1)[1].strip()
+        with open("/proc/cpuinfo") as lines:  # its first lines only: it is long where there are many processors
+            for line in lines:
+                if line.lower().startswith(("model name", "hardware")):
+                    return line.split(":", 1)[1].strip()
     except OSError:
         pass
     if platform.system() == "Darwin":

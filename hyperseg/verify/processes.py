@@ -94,19 +94,24 @@ def verify(items: Sequence[Item], device: torch.device, seconds: float | None) -
     compiles = any(item.backend == "triton" for item in items)
     shares = _shares(items, min(4, max(1, _cores() // 2)) if compiles else 1)
     if len(shares) == 1:
-        return _verify_share(items, device, seconds)
+        return _verify_share(items, device, seconds, threading.Event())
+    stop = threading.Event()
     with ThreadPoolExecutor(len(shares)) as pool:
-        parts = list(pool.map(lambda share: _verify_share(share, device, seconds), shares))
+        try:
+            parts = list(pool.map(lambda share: _verify_share(share, device, seconds, stop), shares))
+        except BaseException:  # such as an interrupt: threads that the pool waits for must not start more children
+            stop.set()
+            raise
     left = None if seconds is None else min(left for _, left in parts if left is not None)
     return [verdict for found, _ in parts for verdict in found], left
 
 
 def _verify_share(
-    items: Sequence[Item], device: torch.device, seconds: float | None
+    items: Sequence[Item], device: torch.device, seconds: float | None, stop: threading.Event
 ) -> tuple[list[Verdict], float | None]:
     pending, verdicts, faults, ready = list(items), [], 0, False
     why = "it was not reached within the time limit"
-    while pending and (seconds is None or seconds > 0):
+    while pending and (seconds is None or seconds > 0) and not stop.is_set():
         session = run_child(pending, device, seconds, CASE_PATIENCE)
         if not session.ready:
             why = f"a child process could not use {device}: {_ending(session)}"

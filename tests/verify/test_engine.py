@@ -18,7 +18,7 @@ started = []
 run_child = processes.run_child
 processes.run_child = lambda *args: started.append(1) or run_child(*args)
 model = hyperseg.synthesize_weights(hyperseg.create_model("hyperseg-s")).eval()
-for size in ((64, 64), (32, 96)):
+for size in ((64, 64), (32, 64)):
     engine = hyperseg.build_engine(model, size, device="cpu")
     assert engine(torch.zeros(1, *size, 3, dtype=torch.uint8)).shape == (1, *size)
 print("children", len(started))
@@ -35,8 +35,9 @@ def run(*command: str, **variables: str) -> subprocess.CompletedProcess:
 
 
 def test_once_per_machine():
-    first = run("-W", "error::hyperseg.verify.KernelWarning", "-c", BUILD)
+    first = run("-c", BUILD)
     assert first.stdout == "children 1\n", first.stderr
+    assert "KernelWarning" not in first.stderr
     second = run("-c", BUILD)
     assert second.stdout == "children 0\n", second.stderr
     (file,) = Path(os.environ["HYPERSEG_CACHE"]).rglob("*.json")
@@ -45,19 +46,15 @@ def test_once_per_machine():
     assert {e["outcome"] for e in entries} == {"right"}, [e for e in entries if e["outcome"] != "right"]
     assert {e["dtype"] for e in entries} == {"float32", "float16", "bfloat16"}
 
+    # Other instruction sets are another machine.
+    facts = json.loads(run("-m", "hyperseg", "info", "--json", HYPERSEG_CPU_CAPABILITY="default").stdout)
+    assert facts["instruction_sets"]["C++ operators"] == "default"
+    assert facts["verification"]["cpu"].startswith("none yet")
 
-def test_info():
-    """``--verify`` runs the verification; without it the report says what is known, also as JSON."""
-    verified = run("-m", "hyperseg", "info", "--verify")
-    assert verified.returncode == 0, verified.stderr
-    rows = [line.split() for line in verified.stdout.splitlines()]
+
+def test_info_verifies():
+    done = run("-m", "hyperseg", "info", "--verify")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
     assert ["upsample_argmax", "cpp", "bfloat16", "2"] in [row[:4] for row in rows if row[-1:] == ["right"]]
-    facts = json.loads(run("-m", "hyperseg", "info", "--json").stdout)
-    assert (
-        facts["verification"]["cpu"]
-        == f"{len(BACKENDS['cpp'].supported)} kernels compared with the reference, none wrong"
-    )
-    assert facts["instruction_sets"]["C++ operators"] in ("default", "avx2", "avx512")
-    limited = json.loads(run("-m", "hyperseg", "info", "--json", HYPERSEG_CPU_CAPABILITY="default").stdout)
-    assert limited["instruction_sets"]["C++ operators"] == "default"
-    assert limited["verification"]["cpu"].startswith("none yet"), "other instruction sets are another machine"
+    assert f"{len(BACKENDS['cpp'].supported)} kernels compared with the reference, none wrong" in done.stdout

@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -79,9 +79,8 @@ class _PassedOver(dict[str, dict[tuple[str, str], str]]):
     """Why ``auto`` passes over kernels ``(operator, backend)``, by device type; read from the cache on first use."""
 
     def __missing__(self, device_type: str) -> dict[tuple[str, str], str]:
-        for device in _devices(device_type):
-            _remember(load(device), device)
-        return self.setdefault(device_type, {})
+        _remember(device_type, [(device, load(device)) for device in _devices(device_type)])
+        return self[device_type]
 
 
 PASSED_OVER = _PassedOver()
@@ -98,22 +97,31 @@ def enabled() -> bool:
 
 def apply(verdicts: Iterable[Verdict], device: torch.device) -> None:
     """Let ``auto`` pass over kernels that are not right, and take those again that now are. Warn once of each."""
-    if device.type not in PASSED_OVER:
-        PASSED_OVER[device.type]  # first what is stored
-    _remember(verdicts, device)
+    stored = [] if device.type in PASSED_OVER else [(d, load(d)) for d in _devices(device.type)]
+    _remember(device.type, [*stored, (device, list(verdicts))])
 
 
-def _remember(verdicts: Iterable[Verdict], device: torch.device) -> None:
+def _remember(device_type: str, found: Sequence[tuple[torch.device, list[Verdict]]]) -> None:
+    """Add verdicts to what this process knows, later ones replacing earlier ones."""
+    warn_of: dict[str, dict[tuple[str, str], str]] = {}
     with _changing:
-        devices = _known.setdefault(device.type, {})
-        devices.setdefault(identity(device), {}).update({v.key: v for v in verdicts})
-        found = [v for known in devices.values() for v in known.values() if v.outcome != RIGHT]
-        reasons = {v.kernel: f"{v.reason} ({v.dtype})" for v in found}
-        new = {kernel: r for kernel, r in reasons.items() if (device.type, *kernel) not in _warned}
-        _warned.update((device.type, *kernel) for kernel in new)
-        PASSED_OVER[device.type] = reasons  # replaced at once: calls on other threads read it
-    if new:
-        _warn(new, fingerprint(device)["device"])
+        devices = _known.setdefault(device_type, {})
+        for device, verdicts in found:
+            devices.setdefault(identity(device), {}).update({v.key: v for v in verdicts})
+        for device, _ in found:
+            reasons = _reasons(devices[identity(device)].values())
+            new = {kernel: reason for kernel, reason in reasons.items() if (device_type, *kernel) not in _warned}
+            _warned.update((device_type, *kernel) for kernel in new)
+            if new:
+                warn_of[fingerprint(device)["device"]] = new
+        # Replaced at once, because calls on other threads read it.
+        PASSED_OVER[device_type] = _reasons(v for known in devices.values() for v in known.values())
+    for name, new in warn_of.items():
+        _warn(new, name)
+
+
+def _reasons(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], str]:
+    return {v.kernel: f"{v.reason} ({v.dtype})" for v in verdicts if v.outcome != RIGHT}
 
 
 def load(device: torch.device) -> list[Verdict]:
