@@ -24,6 +24,7 @@ class HyperSeg(nn.Module):
         output_stride: stride of the last level's logits: 2, or 1 for networks with six levels.
     """
 
+    @torch.inference_mode(False)  # parameters made in inference mode could never be trained
     def __init__(self, config: HyperSegConfig, pretrained_encoder: bool = False):
         super().__init__()
         self.config = config

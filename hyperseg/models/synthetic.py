@@ -1,6 +1,7 @@
 """Random weights and frames with the statistics of real ones, for tests, benchmarks and trying a pipeline."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +25,10 @@ def synthesize_weights(model: HyperSeg, seed: int = 0) -> HyperSeg:
     Returns:
         The model, changed in place.
     """
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator("cpu").manual_seed(seed)
 
     def values(like: Tensor, scale: float) -> Tensor:
-        uniform = torch.rand(like.shape, generator=random, dtype=torch.float32) - 0.5
+        uniform = torch.rand(like.shape, generator=random, dtype=torch.float32, device="cpu") - 0.5
         return (uniform * (scale * math.sqrt(12))).to(like.device, like.dtype)
 
     generators = set(model.decoder.generators)
@@ -54,11 +55,13 @@ def synthesize_weights(model: HyperSeg, seed: int = 0) -> HyperSeg:
 
 def probe_frames(batch: int, size: tuple[int, int], seed: int = 0) -> Tensor:
     """Return smooth random uint8 frames ``[N, H, W, 3]`` with structure at all scales, as camera images have."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     height, width = size
-    image = torch.zeros(batch, 3, height, width)
+    # Whatever PyTorch's default dtype and device are.
+    kind: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+    image = torch.zeros(batch, 3, height, width, **kind)
     for cell in (256, 64, 16, 4):
-        coarse = torch.rand(batch, 3, -(-height // cell) + 1, -(-width // cell) + 1, generator=generator) - 0.5
+        coarse = torch.rand(batch, 3, -(-height // cell) + 1, -(-width // cell) + 1, generator=generator, **kind) - 0.5
         image += resize_logits(coarse, height, width) * (cell / 256) ** 0.5
     image = 127.5 + 127.5 * image / image.abs().amax((1, 2, 3), keepdim=True)
     return image.permute(0, 2, 3, 1).round().to(torch.uint8).contiguous()

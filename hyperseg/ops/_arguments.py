@@ -3,12 +3,14 @@
 :func:`call` checks types against the schema; the other functions check values and shapes.
 """
 
+import operator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 LARGEST = 2**24  # side of a map or image: exact in float32, and products of two sides fit 64 bits
 
 _DESCRIPTIONS = {
@@ -74,13 +76,29 @@ def describe(value: Any) -> str:
     """A few words about a value: the shape of a tensor; the type, without values, of an array."""
     if isinstance(value, Tensor):
         return f"a tensor {list(value.shape)}"
-    if isinstance(value, int | float | str | tuple | list | None) and len(repr(value)) <= 60:
+    plain = int | float | str | tuple | list | torch.dtype | torch.device | None
+    if isinstance(value, plain) and len(repr(value)) <= 60:
         return repr(value)
     return f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Numbers
+
+
+def as_int(value: Any) -> int | None:
+    """An integer, also NumPy's or a tensor of no dimensions; None for anything else, such as True, 2.0 and "2"."""
+    if isinstance(value, int | torch.SymInt) and not isinstance(value, bool):
+        return value  # type: ignore[return-value]
+    if isinstance(value, Tensor):
+        integer = value.dim() == 0 and not (
+            value.is_floating_point() or value.is_complex() or value.dtype == torch.bool
+        )
+        return int(value) if integer else None
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def two_ints(operator: str, name: str, value: Any, meaning: str) -> list[int]:

@@ -5,7 +5,9 @@ an operator selects a backend at run time, on real tensors (``ops/backends/dispa
 ``torch.export`` and CUDA graphs see one opaque operator.
 """
 
+import functools
 from collections.abc import Callable
+from operator import or_
 from typing import Any
 
 import torch
@@ -17,6 +19,10 @@ from hyperseg.ops.backends.dispatch import select
 
 LIBRARY = torch.library.Library("hyperseg", "DEF")
 OPERATORS: list[str] = []
+
+# One dispatch key per device type that has autocast.
+_AUTOCAST_KEYS = [key for name, key in torch._C.DispatchKey.__members__.items() if name.startswith("Autocast")]
+_AUTOCAST = functools.reduce(or_, map(torch._C.DispatchKeySet, _AUTOCAST_KEYS))
 
 
 def define(
@@ -126,9 +132,24 @@ def _implement(
     name: str, implementation: Callable[..., Any], fake: Callable[..., Any], reference: Callable[..., Any]
 ) -> None:
     LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
+    for key in _AUTOCAST_KEYS:
+        LIBRARY.impl(name, _without_autocast(getattr(torch.ops.hyperseg, name).default), key.name)
     torch.library.register_fake(f"hyperseg::{name}", fake, lib=LIBRARY)
     reference_backend.SUPPORTED[name] = reference
     OPERATORS.append(name)
+
+
+def _without_autocast(overload: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the kernel for calls inside autocast: it computes, as outside, in the dtype of the arguments.
+
+    Otherwise the operations inside the reference would be cast, and its outputs too.
+    """
+
+    def kernel(*args: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+            return overload(*args)
+
+    return kernel
 
 
 def _empty_like(argument: Tensor | list[Tensor] | None, grad: Tensor) -> Tensor | list[Tensor]:

@@ -6,64 +6,113 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hyperseg.models.hyperseg import HyperSeg
+from hyperseg.ops._arguments import LARGEST, as_int, describe
+
 MODES = ("eager", "compile", "cudagraph")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def check_settings(size: Any, dtype: Any, batch: int, mode: str) -> None:
+def check_model(model: Any) -> None:
+    """Require a HyperSeg network with values.
+
+    Raises:
+        TypeError: something else.
+        ValueError: its parameters are on the meta device.
+    """
+    if not isinstance(model, HyperSeg):
+        wrapped = next(
+            (name for name in ("module", "_orig_mod") if isinstance(getattr(model, name, None), HyperSeg)), ""
+        )
+        advice = f"give model.{wrapped}" if wrapped else "make one with hyperseg.create_model or hyperseg.load"
+        raise TypeError(f"model must be a HyperSeg network, got {describe(model)}; {advice}.")
+    if any(p.is_meta for p in (*model.parameters(), *model.buffers())):
+        raise ValueError(
+            "The network has parameters on the meta device, which have no values; load some with "
+            "model.load_state_dict(state, assign=True), or create it outside torch.device('meta')."
+        )
+
+
+def check_settings(size: Any, dtype: Any, batch: Any, mode: Any) -> tuple[tuple[int, int], int]:
     """Validate arguments of ``build_engine``, including types that annotations already exclude.
+
+    Returns:
+        size and batch as Python integers.
 
     Raises:
         ValueError: one of them is out of range or of a wrong type.
     """
-    if not isinstance(size, Sequence) or len(size) != 2:
-        square = f"; for a square, size=({size}, {size})" if isinstance(size, int) else ""
-        raise ValueError(f"size must be (height, width) of the frames, got {size}{square}.")
-    height, width = size
-    if height < 1 or width < 1 or batch < 1:
-        raise ValueError(f"size and batch must be positive, got {height}x{width} and {batch}.")
-    if dtype not in DTYPES:
-        named = f"; give dtype=torch.{dtype}" if dtype in map(name_of, DTYPES) else ""
-        raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype!r}{named}.")
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}.")
+    if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
+        number = as_int(size)
+        square = "" if number is None else f"; for a square, size=({number}, {number})"
+        raise ValueError(f"size must be (height, width) of the frames, got {describe(size)}{square}.")
+    height, width, count = (as_int(value) for value in (*size, batch))
+    if height is None or width is None or count is None:
+        raise ValueError(f"size and batch must be integers, got {describe(size)} and {describe(batch)}.")
+    if min(height, width, count) < 1:
+        raise ValueError(f"size and batch must be positive, got {height}x{width} and {count}.")
+    if max(height, width, count) > LARGEST:
+        raise ValueError(f"size and batch must be 2^24 at most, got {height}x{width} and {count}.")
+    if not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
+        named = f"; give dtype=torch.{dtype}" if isinstance(dtype, str) and dtype in map(name_of, DTYPES) else ""
+        raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {describe(dtype)}{named}.")
+    if not isinstance(mode, str) or mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {describe(mode)}.")
+    return (height, width), count
 
 
-def check_frames(frames: Any, expected: tuple[int, ...]) -> None:
-    """Require a uint8 tensor of shape ``expected``, ``[N, H, W, 3]``.
+def check_frames(frames: Any, expected: tuple[int, ...], device: torch.device) -> None:
+    """Require a uint8 tensor of shape ``expected``, ``[N, H, W, 3]``, on ``device`` or in host memory.
 
     Raises:
         TypeError: not a tensor.
-        ValueError: another dtype or shape.
+        ValueError: another dtype, shape or device.
     """
     if not isinstance(frames, Tensor):
         raise TypeError(
-            f"This engine takes a torch.Tensor of uint8 frames {list(expected)} (RGB), got "
-            f"{type(frames).__module__}.{type(frames).__name__}; convert an array with torch.from_numpy(frames)."
+            f"This engine takes a torch.Tensor of uint8 frames {list(expected)} (RGB), got {_other(frames, 'frames')}."
         )
     if frames.dtype != torch.uint8 or tuple(frames.shape) != expected:
         raise ValueError(
             f"This engine takes uint8 frames {list(expected)} (RGB), got {name_of(frames.dtype)} "
             f"{list(frames.shape)}; {_advice(frames, expected)}."
         )
+    if frames.device != device and frames.device.type != "cpu":
+        raise ValueError(
+            f"This engine takes frames on {device} or in host memory, got frames on {frames.device}; move them there, "
+            "or build one for that device."
+        )
+    if frames.layout != torch.strided:
+        raise ValueError(f"This engine takes dense frames, got {frames.layout}; call .to_dense().")
 
 
-def check_images(images: Tensor, expected: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+def check_images(images: Any, expected: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
     """Require images of shape ``expected``, ``[N, 3, H, W]``, of this dtype and kind of device.
 
     Raises:
-        ValueError: they are not.
+        TypeError: not a tensor.
+        ValueError: another dtype, shape or device.
     """
+    if not isinstance(images, Tensor):
+        raise TypeError(f"This engine takes a torch.Tensor of images {list(expected)}, got {_other(images, 'images')}.")
     if tuple(images.shape) != expected or images.dtype != dtype or images.device.type != device.type:
         raise ValueError(
             f"This engine takes images {list(expected)} {name_of(dtype)} on {device}, got "
             f"{list(images.shape)} {name_of(images.dtype)} on {images.device}; build one for these."
         )
+    if images.layout != torch.strided:
+        raise ValueError(f"This engine takes dense images, got {images.layout}; call .to_dense().")
 
 
 def name_of(dtype: torch.dtype) -> str:
     """Return ``"float16"`` for ``torch.float16``."""
     return str(dtype).removeprefix("torch.")
+
+
+def _other(value: Any, name: str) -> str:
+    """Return the type of something that is not a tensor and, for an array, how to make one of it."""
+    kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+    return f"{kind}; convert an array with torch.from_numpy({name})" if kind == "numpy.ndarray" else kind
 
 
 def _advice(frames: Tensor, expected: tuple[int, ...]) -> str:

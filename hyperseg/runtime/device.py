@@ -1,12 +1,10 @@
-"""Devices: choice of one, float32 arithmetic on it, and its memory."""
+"""Devices: choice of one, and its memory."""
 
-import contextlib
 import ctypes
 import functools
 import logging
 import os
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -33,17 +31,20 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
             CUDA device if there is one, else the CPU.
 
     Raises:
-        ValueError: no such kind of device.
+        ValueError: no such kind of device, or neither a string nor a torch.device.
         MissingDeviceError: a ValueError; PyTorch sees no CUDA device of this index.
     """
     if device is None or device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        picked = torch.device(device)
-    except (RuntimeError, TypeError):
-        picked = None
-    if picked is None or picked.type not in ("cpu", "cuda"):
-        raise ValueError(f"there is no device called {device}; give auto, cpu, cuda, cuda:1, ...")
+    picked = _parsed(device)
+    if picked is None:
+        shown = device or repr(device)
+        number = f"; GPU number {shown} is cuda:{shown}" if str(device).isdigit() else ""
+        raise ValueError(f"there is no device called {shown}; give auto, cpu, cuda, cuda:1, ...{number}")
+    if picked.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"networks run on the CPU and on CUDA devices, not on {picked}; give auto, cpu, cuda, cuda:1, ..."
+        )
     if picked.type == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -56,23 +57,14 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     return torch.device("cuda", index)
 
 
-@contextlib.contextmanager
-def exact_float32() -> Iterator[None]:
-    """Turn TF32 off inside, so that float32 matrix multiplications are IEEE float32; restore the settings afterwards.
-
-    This uses the newer of PyTorch's two interfaces, which can be read and restored whichever one the caller used. The
-    older one (``allow_tf32``) raises once the newer one was used.
-    """
-    cudnn: Any = torch.backends.cudnn  # the stubs lack its newer attributes
-    settings: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
-    before = [setting.fp32_precision for setting in settings]
+def _parsed(device: Any) -> torch.device | None:
+    """Return what PyTorch makes of a string; None if that is nothing. Numbers have changed their meaning in PyTorch."""
+    if isinstance(device, torch.device):
+        return device
     try:
-        for setting in settings:
-            setting.fp32_precision = "ieee"
-        yield
-    finally:
-        for setting, precision in zip(settings, before, strict=True):
-            setting.fp32_precision = precision
+        return torch.device(device) if isinstance(device, str) else None
+    except RuntimeError:
+        return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -11,12 +12,13 @@ from torch import Tensor
 from hyperseg import ops
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.synthetic import probe_frames
-from hyperseg.ops._layout import resize_logits
-from hyperseg.runtime.arguments import check_frames, check_images, check_settings, name_of
+from hyperseg.runtime.arguments import check_frames, check_images, check_model, check_settings, name_of
 from hyperseg.runtime.device import MissingDeviceError, keep_freed_memory, pick_device
 from hyperseg.runtime.folding import FoldedNetwork
 from hyperseg.runtime.graphs import Captured
+from hyperseg.runtime.ordinary import ordinary, without_subclass
 from hyperseg.runtime.parity import TOLERANCES, Parity, compare_logits, reference_logits
+from hyperseg.runtime.precision import in_own_dtype
 from hyperseg.verify import verify_kernels
 
 logger = logging.getLogger("hyperseg.runtime")
@@ -43,7 +45,7 @@ def build_engine(
 
     Args:
         model: any HyperSeg network; it is copied, not changed.
-        size: (H, W) of the frames, any.
+        size: (H, W) of the frames, any up to 2^24.
         dtype: float32, float16 or bfloat16.
         device: see :func:`hyperseg.runtime.device.pick_device`; default: the current CUDA device, else the CPU.
         batch: frames per call.
@@ -53,9 +55,11 @@ def build_engine(
 
     Raises:
         EngineError: these settings do not go together, or the engine's output does not match the module.
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range or of a wrong type, or the network has no values yet.
+        TypeError: the model is not a HyperSeg network.
     """
-    check_settings(size, dtype, batch, mode)
+    check_model(model)
+    size, batch = check_settings(size, dtype, batch, mode)
     try:
         device = pick_device(device)
     except MissingDeviceError as error:
@@ -63,7 +67,7 @@ def build_engine(
     if mode == "cudagraph" and device.type != "cuda":
         raise EngineError(f"mode 'cudagraph' needs a CUDA device, not {device}; use 'eager' or 'compile'.")
     verify_kernels(device, (dtype,))
-    engine = Engine(model, (size[0], size[1]), dtype, device, batch, mode)
+    engine = Engine(model, size, dtype, device, batch, mode)
     if check:
         engine.parity = engine.check(model)
         logger.info("engine for %s at %dx%d: %s", model.config.name, *engine.size, engine.parity)
@@ -72,6 +76,11 @@ def build_engine(
 
 class Engine:
     """Network for one frame size, built by :func:`build_engine`.
+
+    Results are ordinary tensors: they may be written to, viewed, and read by autograd. No setting around a call changes
+    them: autocast, PyTorch's default dtype and device, float32 precision, grad modes. While a float32 engine runs,
+    float32 operations of other threads are exact too. Several threads may call one engine; on a GPU, calls in mode
+    ``"cudagraph"`` and calls with frames in host memory then wait for each other.
 
     It runs in four nested scopes, each in the engine's mode: :meth:`network` (images to logits), :meth:`labels` (images
     to labels), ``frame`` (frames to labels, by calling the engine) and ``host`` (the same from and to host memory,
@@ -101,25 +110,28 @@ class Engine:
             "frame": self._prepare(self.folded.from_frames),
             "logits": self._prepare(lambda frames: self.folded.from_frames(frames, labels=False)),
         }
+        # Pinned memory and the buffers of captured graphs belong to one call at a time.
+        self._buffers = threading.RLock()
+        self._exclusive = self._buffers if mode == "cudagraph" else contextlib.nullcontext()
         self._pinned: Tensor | None = None
 
     def network(self, images: Tensor) -> Tensor:
         """Map normalised images ``[N, 3, H, W]`` on the device to logits at the network's output stride.
 
-        In mode ``"cudagraph"`` the next call overwrites the output.
+        In mode ``"cudagraph"`` the next call, of any thread, overwrites the output.
         """
         check_images(images, (self.batch, 3, *self.size), self.dtype, self.device)
-        return self._call("network", images)
+        return self._call("network", images, owned=False)
 
     def labels(self, images: Tensor) -> Tensor:
         """Map normalised images ``[N, 3, H, W]`` on the device to labels, uint8 ``[N, H, W]``."""
         check_images(images, (self.batch, 3, *self.size), self.dtype, self.device)
-        return self._owned(self._call("labels", images))
+        return self._call("labels", images)
 
     def __call__(self, frames: Tensor) -> Tensor:
         """Map uint8 RGB frames ``[N, H, W, 3]`` on device or host to labels, uint8 ``[N, H, W]``, on the same side."""
         self._check_frames(frames)
-        return self._owned(self._call("frame", frames)) if frames.device == self.device else self.from_host(frames)
+        return self._call("frame", frames) if frames.device == self.device else self._from_host(frames)
 
     def from_host(self, frames: Tensor) -> Tensor:
         """Map frames in host memory to labels in host memory; return when the labels are complete.
@@ -127,27 +139,36 @@ class Engine:
         Frames in pinned memory are copied faster. With a CUDA device the labels are in pinned memory of their own.
         """
         self._check_frames(frames)
-        if self.device.type == "cpu":
-            return self._call("frame", frames)
-        labels = self._call("frame", self._pin(frames))
-        # PyTorch caches pinned blocks, so this allocates in the first calls only.
-        host = torch.empty(labels.shape, dtype=labels.dtype, pin_memory=True)
-        host.copy_(labels, non_blocking=True)
-        torch.cuda.current_stream(self.device).synchronize()
+        return self._call("frame", frames) if self.device.type == "cpu" else self._from_host(frames)
+
+    def _from_host(self, frames: Tensor) -> Tensor:
+        with self._buffers:
+            labels = self._call("frame", self._pin(frames), owned=False)
+            # PyTorch caches pinned blocks, so this allocates in the first calls only.
+            host = torch.empty(labels.shape, dtype=labels.dtype, device="cpu", pin_memory=True)
+            host.copy_(labels, non_blocking=True)
+            torch.cuda.current_stream(self.device).synchronize()
         return host
 
     def logits(self, frames: Tensor) -> Tensor:
         """Map uint8 frames ``[N, H, W, 3]`` to float32 logits ``[N, num_classes, H, W]`` on the engine's device."""
         self._check_frames(frames)
-        height, width = self.size
-        strided = self._call("logits", frames.to(self.device))
-        logits = resize_logits(strided.float(), *self.padded)
-        if self.size != self.padded:
-            return logits[:, :, :height, :width].clone()
-        return self._owned(logits) if logits.data_ptr() == strided.data_ptr() else logits
+        with self._exclusive:
+            strided = self._call("logits", frames.to(self.device), owned=False)
+            logits = self._full_size(strided.float())
+            return logits.clone() if logits.data_ptr() == strided.data_ptr() else logits
+
+    def _full_size(self, strided: Tensor) -> Tensor:
+        """Resize logits of the padded frame, which are at the network's output stride, and crop them: in one step."""
+        size, padded = self.size, self.padded
+        if strided.shape[2:] == padded:
+            return strided if size == padded else strided[:, :, : size[0], : size[1]].contiguous()
+        scales = [full / part for full, part in zip(padded, strided.shape[2:], strict=True)]
+        return torch.ops.aten.upsample_bilinear2d.default(strided, size, False, *scales)
 
     def normalise(self, frames: Tensor) -> Tensor:
         """Normalise frames ``[N, H, W, 3]`` on the device for :meth:`network` and :meth:`labels`."""
+        self._check_frames(frames)
         return self.folded.normalise(frames)
 
     def check(self, model: HyperSeg) -> Parity:
@@ -190,37 +211,44 @@ class Engine:
 
     def _labels_match(self, frames: Tensor, logits: Tensor) -> bool:
         """Return whether each label's logit is close to the largest, without building another stage."""
-        with torch.inference_mode():
-            labels = self.folded.from_frames(frames)
-        missing = logits.amax(1) - logits.gather(1, labels[:, None].long())[:, 0]
-        return bool(missing.max() <= TOLERANCES[self.dtype].relative_rms * logits.abs().max())
+        with torch.no_grad():
+            labels = in_own_dtype(self.folded.from_frames, self.device, self.dtype)(frames)
+            missing = logits.amax(1) - logits.gather(1, labels[:, None].long())[:, 0]
+            return bool(missing.max() <= TOLERANCES[self.dtype].relative_rms * logits.abs().max())
 
     def _prepare(self, stage: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """Put a stage into the engine's mode."""
         if self.mode == "compile":
-            return torch.compile(stage, fullgraph=True, dynamic=False)
+            stage = torch.compile(stage, fullgraph=True, dynamic=False)
+        stage = in_own_dtype(stage, self.device, self.dtype)
         return Captured(stage, self.device) if self.mode == "cudagraph" else stage
 
-    def _call(self, stage: str, x: Tensor) -> Tensor:
-        """Run a stage on a tensor on the device or in pinned memory."""
-        if self.mode != "cudagraph":  # a captured stage copies into its own input
-            x = x.to(self.device, non_blocking=True)
+    def _call(self, stage: str, x: Tensor, owned: bool = True) -> Tensor:
+        """Run a stage on a tensor on the device or in pinned memory.
+
+        Args:
+            owned: return memory that no later call overwrites.
+        """
+        x = without_subclass(x)
+        if self.device.type == "cpu":
+            with torch.inference_mode():
+                output = self._run[stage](x)
+            return ordinary(output)
         # Graphs are captured and replayed on the current device's stream.
-        current = torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
-        with torch.inference_mode(), current:
-            return self._run[stage](x)
+        with self._exclusive, torch.cuda.device(self.device):
+            with torch.inference_mode():
+                if self.mode != "cudagraph":  # a captured stage copies into its own input
+                    x = x.to(self.device, non_blocking=True)
+                output = self._run[stage](x)
+            return output.clone() if owned and self.mode == "cudagraph" else ordinary(output)
 
     def _pin(self, x: Tensor) -> Tensor:
         """Return the tensor in pinned memory: itself, or a copy that the next call overwrites."""
         if x.device.type != "cpu" or (x.is_pinned() and x.is_contiguous()):
             return x
         if self._pinned is None:
-            self._pinned = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+            self._pinned = torch.empty(x.shape, dtype=x.dtype, device="cpu", pin_memory=True)
         return self._pinned.copy_(x)
 
-    def _owned(self, output: Tensor) -> Tensor:
-        """Return the output in memory that no later call overwrites."""
-        return output.clone() if self.mode == "cudagraph" else output
-
     def _check_frames(self, frames: Tensor) -> None:
-        check_frames(frames, (self.batch, *self.size, 3))
+        check_frames(frames, (self.batch, *self.size, 3), self.device)

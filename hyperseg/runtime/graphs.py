@@ -1,5 +1,6 @@
 """CUDA graphs: capture a function once, replay all its launches at the cost of one."""
 
+import contextlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -26,15 +27,28 @@ def capture(run: Callable[[], Output], device: torch.device, calls: int = 1) -> 
         for _ in range(3):
             run()
     before.wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
     try:
-        with torch.cuda.graph(graph):
+        # "thread_local": other threads may allocate and synchronise meanwhile.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             for _ in range(calls):
                 output = run()
     except Exception:
         torch.cuda.set_stream(before)  # a failed capture leaves its own stream current
+        _end_allocations(device, pool)
         raise
     return graph, output
+
+
+def _end_allocations(device: torch.device, pool: tuple[int, int]) -> None:
+    """End the allocations in a failed capture's pool, which torch before 2.12 does not.
+
+    There the next ``torch.cuda.empty_cache()`` would fail, or the next allocation that finds the memory full.
+    See https://github.com/pytorch/pytorch/issues/180395.
+    """
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 12):
+        with contextlib.suppress(RuntimeError):  # it failed before it allocated anything
+            torch._C._cuda_endAllocateToPool(device.index, pool)
 
 
 class Captured:
@@ -48,9 +62,12 @@ class Captured:
     def __init__(self, run: Callable[[Tensor], Tensor], device: torch.device):
         self.run, self.device = run, device
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.stream: torch.cuda.Stream | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Copy ``x``, on the device or in pinned memory, to the captured input, and replay.
+
+        Threads may not call it at the same time, but may follow each other on different streams.
 
         Returns:
             The captured output, which the next call overwrites.
@@ -58,6 +75,10 @@ class Captured:
         if self.graph is None:
             self.input = torch.empty_like(x, device=self.device).copy_(x)
             self.graph, self.output = capture(lambda: self.run(self.input), self.device)
+        stream = torch.cuda.current_stream(self.device)
+        if self.stream is not None and stream != self.stream:
+            stream.wait_stream(self.stream)  # it may not have read the last output yet
+        self.stream = stream
         self.input.copy_(x, non_blocking=True)
         self.graph.replay()
         return self.output

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hyperseg import ops
 from hyperseg.models.hyperseg import HyperSeg
-from hyperseg.runtime.device import exact_float32
+from hyperseg.runtime.precision import exact_float32
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Parity:
 
 
 def reference_logits(model: HyperSeg, images: Tensor, device: torch.device) -> Tensor:
-    """Return the module's logits in eval mode with the reference operators, in the images' dtype, TF32 off.
+    """Return the module's logits in eval mode with the reference operators, in the images' dtype, exactly.
 
     Args:
         model: any network; it is copied.
@@ -68,7 +68,7 @@ def reference_logits(model: HyperSeg, images: Tensor, device: torch.device) -> T
         ``[N, num_classes, H, W]``.
     """
     exact = copy.deepcopy(model).to(device, images.dtype).eval()
-    with exact_float32(), ops.use_backend("reference"), torch.inference_mode():
+    with exact_float32(device), ops.use_backend("reference"), torch.no_grad():
         return exact(images.contiguous())
 
 

@@ -60,6 +60,10 @@ class FakeCudaTensor(torch.Tensor):
     def numpy(self, **kwargs):
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
 
+    def set_(self, source):
+        """Return another tensor in the memory of ``source``: the size of this one cannot change."""
+        return FakeCudaTensor(torch.empty(0, dtype=source.dtype).set_(source.inner))
+
     def __repr__(self, **kwargs):
         return f"FakeCudaTensor({self.inner!r})"
 
@@ -193,7 +197,7 @@ class Graph:
 
 
 @contextlib.contextmanager
-def capture(graph: Graph):
+def capture(graph: Graph, **options):
     Graph.recording = []
     try:
         yield
@@ -244,6 +248,7 @@ def install() -> None:
         "set_stream": None,
         "reset_peak_memory_stats": None,
         "empty_cache": None,
+        "graph_pool_handle": (0, 1),
     }
     for name, value in values.items():
         setattr(torch.cuda, name, lambda *args, value=value: value)

@@ -45,7 +45,19 @@ def test_no_cuda_device(version, built, no_gpu, monkeypatch):
         pick_device("cuda")
 
 
-@pytest.mark.parametrize("device", ["gpu", "", "cuda:", "meta", "cuda:-1", ["cpu"]], ids=str)
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:", "cuda:-1", ["cpu"], True, 1.0, torch.float32], ids=str)
 def test_unknown_devices(device):
     with pytest.raises(ValueError, match=r"there is no device called .*; give auto, cpu, cuda, cuda:1, \.\.\."):
+        pick_device(device)
+
+
+@pytest.mark.parametrize("device", [0, "1"])
+def test_the_number_of_a_gpu_is_not_enough(device):
+    with pytest.raises(ValueError, match=rf"called {device}; give .*; GPU number {device} is cuda:{device}$"):
+        pick_device(device)
+
+
+@pytest.mark.parametrize("device", ["meta", "mps", "xpu", torch.device("mps:0")], ids=str)
+def test_devices_that_networks_do_not_run_on(device):
+    with pytest.raises(ValueError, match=f"networks run on the CPU and on CUDA devices, not on {device}; give auto"):
         pick_device(device)

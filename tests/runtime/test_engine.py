@@ -4,6 +4,7 @@ import copy
 import functools
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from hyperseg.runtime import engine as engine_module
 from hyperseg.runtime.arguments import DTYPES
 from hyperseg.runtime.parity import TOLERANCES, compare_logits
 from tests import golden
-from tests.models.networks import NAMES, images, network, relative_rms
+from tests.models.networks import NAMES, network, relative_rms
 
 S = "hyperseg-s-camvid"
 names = pytest.mark.parametrize("name", NAMES)
@@ -258,6 +259,18 @@ def test_invalid_images(scope, x, engine):
         ({"dtype": "float32"}, ValueError, r"torch.bfloat16, got 'float32'; give dtype=torch.float32\."),
         ({"dtype": "half"}, ValueError, r"torch.bfloat16, got 'half'\."),
         ({"dtype": torch.uint8}, ValueError, "dtype must be one of"),
+        ({"dtype": np.float32}, ValueError, "dtype must be one of .* got type"),
+        ({"mode": None}, ValueError, "mode must be one of eager, compile, cudagraph, got None"),
+        ({"size": "64x64"}, ValueError, r"size must be \(height, width\) of the frames, got '64x64'"),
+        ({"size": np.int64(64)}, ValueError, r"; for a square, size=\(64, 64\)"),
+        ({"size": (64.0, 64)}, ValueError, r"size and batch must be integers, got \(64\.0, 64\) and 1"),
+        ({"size": ("64", 64)}, ValueError, "size and batch must be integers"),
+        ({"size": (True, 64)}, ValueError, "size and batch must be integers"),
+        ({"size": (float("nan"), 64)}, ValueError, "size and batch must be integers"),
+        ({"size": (64, 2**40)}, ValueError, r"size and batch must be 2\^24 at most, got 64x1099511627776 and 1"),
+        ({"batch": None}, ValueError, r"size and batch must be integers, got \(64, 64\) and None"),
+        ({"batch": torch.ones(2)}, ValueError, r"and a tensor \[2\]"),
+        ({"size": [64, 64, 3]}, ValueError, r"size must be \(height, width\) of the frames, got \[64, 64, 3\]"),
         ({"size": 256}, ValueError, r"size must be \(height, width\) .* got 256; for a square, size=\(256, 256\)"),
         ({"size": (64, 64, 3)}, ValueError, r"size must be \(height, width\) of the frames, got \(64, 64, 3\)"),
         ({"size": (0, 64)}, ValueError, "size and batch must be positive, got 0x64 and 1"),
@@ -271,6 +284,29 @@ def test_invalid_images(scope, x, engine):
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         build_engine(network(S), **({"size": (64, 64), "device": "cpu"} | arguments))
+
+
+@pytest.mark.parametrize(
+    "size",
+    [[33, 57], torch.Size([33, 57]), (np.int64(33), np.uint8(57)), (torch.tensor(33), torch.tensor(57))],
+    ids=["list", "torch.Size", "numpy", "tensors"],
+)
+def test_sizes_as_people_write_them(size):
+    engine = build_engine(network(S), size, device="cpu", batch=np.int32(2), check=False)
+    assert (engine.size, engine.batch) == ((33, 57), 2)
+    assert all(type(value) is int for value in (*engine.size, engine.batch))
+    assert engine(byte(2, 33, 57, 3)).shape == (2, 33, 57)
+
+
+def test_models_that_are_none():
+    wrapped = torch.nn.DataParallel(network(S))
+    with pytest.raises(TypeError, match=r"must be a HyperSeg network, got .*DataParallel; give model\.module\."):
+        build_engine(wrapped, (64, 64), device="cpu")
+    with pytest.raises(TypeError, match=r"got .*Identity; make one with hyperseg\.create_model or hyperseg\.load\."):
+        build_engine(torch.nn.Identity(), (64, 64), device="cpu")
+    empty = copy.deepcopy(network(S)).to("meta")
+    with pytest.raises(ValueError, match=r"on the meta device, which have no values; load some with .*assign=True"):
+        build_engine(empty, (64, 64), device="cpu")
 
 
 def test_a_missing_device(monkeypatch):
@@ -445,4 +481,3 @@ def test_compiled_on_the_gpu():
 def test_one_engine_for_one_size(engine):
     assert (engine.size, engine.batch, engine.dtype, engine.mode) == ((40, 65), 1, torch.float32, "eager")
     assert engine.config is network(S).config
-    assert engine.network(images(40, 65)).is_inference()

@@ -14,7 +14,7 @@ CHOICES = {"none": "pass", "old": LEGACY, "new": NEWER, "both": f"{LEGACY}; {NEW
 SCRIPT = """
 import json, os, sys
 import torch
-from hyperseg.runtime.device import exact_float32
+from hyperseg.runtime.precision import exact_float32
 
 b = torch.backends
 def state():
@@ -28,7 +28,7 @@ def legacy():
 def run(choice):
     exec(choice)
     before = state(), legacy()
-    with exact_float32():
+    with exact_float32(torch.device("cuda")):
         inside = state()
     return {"before": before, "inside": inside, "after": (state(), legacy())}
 
@@ -51,5 +51,5 @@ def runs() -> dict[str, dict]:
 @pytest.mark.parametrize("choice", CHOICES)
 def test_float32_is_exact_inside(choice: str, runs):
     run = runs[choice]
-    assert run["inside"] == ["ieee"] * 3
+    assert set(run["inside"]) <= {"ieee", "none"}  # "none": nothing allows less than float32
     assert run["after"] == run["before"]
