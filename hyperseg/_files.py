@@ -3,11 +3,12 @@
 import contextlib
 import os
 import secrets
+import shutil
 import stat
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 
@@ -23,17 +24,93 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be created or written to, or the file cannot be replaced.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp{target.suffix}")
-    # A generator, not a class with __exit__: its cleanup also runs if an interrupt arrives on the way in or out.
-    try:
-        mode = _mode_of(target, temporary)
+    with atomic_writes([path]) as (temporary,):
         yield temporary
-        os.chmod(temporary, mode)  # some writers, such as safetensors, make the file readable by its owner only
-        os.replace(temporary, target)
+
+
+@contextlib.contextmanager
+def atomic_writes(paths: Sequence[str | os.PathLike[str]], durable: bool = False) -> Iterator[list[Path]]:
+    """Replace several files, all or none: :func:`atomic_write` for each, with all temporary paths in a list.
+
+    The files are replaced in the order of ``paths``, when all temporary files are complete. If anything is raised
+    while they are, those already replaced get their old contents back. Only a process that is killed just then leaves
+    the first files new and the others old, so the first file must be enough for a reader to notice.
+
+    Args:
+        paths: files of one or several folders, at least one.
+        durable: also flush the files to the disk before they replace the old ones, so that a power failure leaves
+            either too. This takes milliseconds per file.
+
+    Raises:
+        OSError: a folder cannot be created or written to, or a file cannot be replaced.
+    """
+    targets = [Path(path) for path in paths]
+    temporaries = [_beside(target, "tmp") for target in targets]
+    # Generators, not classes with __exit__: their cleanup also runs if an interrupt arrives on the way in or out.
+    try:
+        for target in targets:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        modes = [_mode_of(*pair) for pair in zip(targets, temporaries, strict=True)]
+        yield temporaries
+        for temporary, mode in zip(temporaries, modes, strict=True):
+            os.chmod(temporary, mode)  # some writers, such as safetensors, make the file readable by its owner only
+            if durable:
+                _flush(temporary)
+        _replace(temporaries, targets)
+        if durable and os.name == "posix":  # the new names are in the folders' data
+            for folder in {target.parent for target in targets}:
+                with contextlib.suppress(OSError):  # not every file system can
+                    _flush(folder)
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
+
+
+def _replace(temporaries: Sequence[Path], targets: Sequence[Path]) -> None:
+    """Rename each temporary file to its target, in this order; if one cannot be renamed, undo those before."""
+    if len(targets) == 1:
+        os.replace(temporaries[0], targets[0])
+        return
+    backups = [_beside(target, "old") for target in targets]
+    existed = [os.path.lexists(target) for target in targets]
+    try:
+        for target, backup, old in zip(targets, backups, existed, strict=True):
+            if old:
+                _keep(target, backup)
+        try:
+            for temporary, target in zip(temporaries, targets, strict=True):
+                os.replace(temporary, target)
+        except BaseException:
+            for temporary, target, backup, old in zip(temporaries, targets, backups, existed, strict=True):
+                if not temporary.exists():  # it was renamed
+                    os.replace(backup, target) if old else target.unlink()
+            raise
+    finally:
+        for backup in backups:
+            backup.unlink(missing_ok=True)
+
+
+def _keep(path: Path, backup: Path) -> None:
+    """Give a file a second name; copy it on file systems without hard links. A folder is an error."""
+    if path.is_dir() and not path.is_symlink():
+        raise IsADirectoryError(f"{path} is a folder, expected a file; remove it or write somewhere else")
+    try:
+        os.link(path, backup, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(path, backup, follow_symlinks=False)
+
+
+def _beside(target: Path, kind: str) -> Path:
+    """Return a new hidden name in the folder of ``target``, with its suffix."""
+    return target.with_name(f".{secrets.token_hex(8)}.{kind}{target.suffix}")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _mode_of(target: Path, temporary: Path) -> int:

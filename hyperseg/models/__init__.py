@@ -5,9 +5,11 @@ from hyperseg.models.config import HyperSegConfig
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.official import load_official, save_official
 from hyperseg.models.registry import create_model, list_models, model_config
-from hyperseg.models.storage import CheckpointError, save
+from hyperseg.models.state import CheckpointError, check_finite
+from hyperseg.models.storage import save
 from hyperseg.models.synthetic import probe_frames, synthesize_weights
 from hyperseg.models.variants import ALIASES, PUBLISHED, VARIANTS
+from hyperseg.models.wrappers import unwrap
 
 __all__ = [
     "ALIASES",
@@ -16,6 +18,7 @@ __all__ = [
     "CheckpointError",
     "HyperSeg",
     "HyperSegConfig",
+    "check_finite",
     "create_model",
     "list_models",
     "load",
@@ -25,4 +28,5 @@ __all__ = [
     "save",
     "save_official",
     "synthesize_weights",
+    "unwrap",
 ]

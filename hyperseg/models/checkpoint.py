@@ -8,25 +8,33 @@ import torch
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.official import load_official
 from hyperseg.models.registry import model_config
-from hyperseg.models.storage import CONFIG_FILE, WEIGHTS_FILE, CheckpointError, is_own_format, load_own_format
+from hyperseg.models.state import CheckpointError
+from hyperseg.models.storage import CONFIG_FILE, WEIGHTS_FILE, is_own_format, load_own_format
 
 
-def load(path: str | os.PathLike[str], device: str | torch.device = "cpu", name: str | None = None) -> HyperSeg:
+def load(
+    path: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    name: str | None = None,
+    check_finite: bool = True,
+) -> HyperSeg:
     """Load a network from a checkpoint. Nothing in the file is executed.
 
     Args:
         path: a folder that :func:`hyperseg.save` wrote, the ``model.safetensors`` in it, or a ``.pth`` file of the
-            official code. The contents decide which it is, not the suffix.
+            official code, also of a network in DataParallel, DistributedDataParallel, AveragedModel or torch.compile.
+            The contents decide which it is, not the suffix.
         device: where the network is put.
         name: the network that the checkpoint contains, see :func:`hyperseg.list_models`. Needed only for an official
             file that does not name it (no ``arch``).
+        check_finite: refuse NaN, infinity and negative variances; False loads them too, to inspect a diverged run.
 
     Returns:
         The network, in eval mode, on ``device``.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read, does not fit its network, or contains another network than
-            ``name``. The message names the file.
+        CheckpointError: the checkpoint cannot be read, does not fit its network, has values that are not finite, or
+            contains another network than ``name``. The message names the file.
         ValueError: there is no network ``name``.
     """
     path = Path(path)
@@ -37,8 +45,8 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu", name:
             "or a .pth file of the official code."
         )
     if not is_own_format(path):
-        return load_official(path, expected, device)
-    model = load_own_format(path, device)
+        return load_official(path, expected, device, check_finite)
+    model = load_own_format(path, device, check_finite)
     if expected not in (None, model.config.name):
         raise CheckpointError(f"{path} contains {model.config.name}, not {expected}.")
     return model

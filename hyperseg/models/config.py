@@ -1,6 +1,8 @@
 """Configuration of a HyperSeg network."""
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +37,9 @@ class HyperSegConfig:
         drop_path_rate, head_dropout: regularisation of the encoder in training (SPEC B.1).
         mean, std: of RGB in [0, 1], to normalise images with.
         class_names: names of the classes of a data set of your own.
+        encoder_weights: a record of the pretrained weights that the encoder began with, such as
+            ``"tf_efficientnet_b1.aa_in1k"``, or a file's name and checksum; None if there were none. Nothing is loaded
+            by it.
     """
 
     name: str
@@ -60,8 +65,13 @@ class HyperSegConfig:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     class_names: tuple[str, ...] | None = None
+    encoder_weights: str | None = None
 
     def __post_init__(self):
+        for field in ("mean", "std"):
+            object.__setattr__(self, field, _channels(field, getattr(self, field)))
+        if self.class_names is not None:
+            object.__setattr__(self, "class_names", tuple(self.class_names))  # a list would not be hashable
         for field in _COUNTS:
             value, several = getattr(self, field), field in _SEQUENCES
             counts = value if several else (value,)
@@ -86,6 +96,8 @@ class HyperSegConfig:
             raise ValueError(f"kernel_sizes can be 1 or 3, got {self.kernel_sizes}.")
         if not 5 <= len(self.kernel_sizes) <= 6 or len(self.feature_channels) != 5:
             raise ValueError("A network has five skip features and five or six levels.")
+        if self.encoder_weights is not None and not isinstance(self.encoder_weights, str):
+            raise ValueError(f"encoder_weights must be a text or None, got {self.encoder_weights!r:.100}.")
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise ValueError(f"{len(self.class_names)} class names were given for {self.num_classes} classes.")
 
@@ -123,6 +135,18 @@ class HyperSegConfig:
         if unknown or missing:
             raise ValueError(f"Not a HyperSeg configuration: missing fields {missing}, unknown fields {unknown}.")
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _channels(field: str, values: Sequence[float]) -> tuple[float, float, float]:
+    """Return mean or std as three floats; arrays and tensors are accepted too."""
+    try:
+        red, green, blue = (float(value) for value in values)
+    except (TypeError, ValueError):
+        raise ValueError(f"{field} must be three numbers (red, green, blue), got {values!r:.100}.") from None
+    usable = all(math.isfinite(value) and (value > 0 or field == "mean") for value in (red, green, blue))
+    if not usable:
+        raise ValueError(f"{field} must be finite{' and positive' if field == 'std' else ''}, got {values!r:.100}.")
+    return red, green, blue
 
 
 _STRIDE = 32  # of the encoder's coarsest feature

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from hyperseg._files import printable
 from hyperseg.data.labels import LabelSet, default_label_set, label_set
-from hyperseg.models import HyperSeg, HyperSegConfig
+from hyperseg.models import HyperSegConfig, unwrap
 from hyperseg.models.sizes import parse_sides
 from hyperseg.ops import upsample_argmax
 from hyperseg.predict.errors import FrameError, FrameTooLargeError
@@ -31,7 +32,8 @@ class Predictor:
     It is not thread-safe: threads that share a predictor need a lock.
 
     Args:
-        model: from `hyperseg.create_model` or `hyperseg.load`; it is put in eval mode.
+        model: from `hyperseg.create_model` or `hyperseg.load`, also inside DataParallel, DistributedDataParallel,
+            AveragedModel or torch.compile; it is put in eval mode.
         size: (H, W) that the network runs at; None: each image's own size. An image of another size is resized to it
             (antialiased bilinear), and the logits are resized back (bilinear) before the argmax.
         device: "cpu", "cuda", "cuda:1", ..., or "auto": the GPU if there is one.
@@ -42,20 +44,21 @@ class Predictor:
         label_set: names and colours of the network's classes.
 
     Raises:
+        TypeError: there is not exactly one network in `model`.
         ValueError: an argument is out of range, the device is not here, or the network has more classes than uint8
             labels can hold.
     """
 
     def __init__(
         self,
-        model: HyperSeg,
+        model: nn.Module,
         size: Size | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | str = torch.float32,
         keep: int = 4,
     ) -> None:
-        self.model = model.eval()
-        self.label_set = label_set_of(model.config)
+        self.model = unwrap(model).eval()
+        self.label_set = label_set_of(self.model.config)
         if isinstance(size, str):
             raise ValueError(f"size is {size!r}; give (height, width), or None for each image's own size")
         if keep < 1:

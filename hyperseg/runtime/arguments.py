@@ -13,19 +13,12 @@ MODES = ("eager", "compile", "cudagraph")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def check_model(model: Any) -> None:
-    """Require a HyperSeg network with values.
+def check_has_values(model: HyperSeg) -> None:
+    """Require a network whose parameters have values.
 
     Raises:
-        TypeError: something else.
         ValueError: its parameters are on the meta device.
     """
-    if not isinstance(model, HyperSeg):
-        wrapped = next(
-            (name for name in ("module", "_orig_mod") if isinstance(getattr(model, name, None), HyperSeg)), ""
-        )
-        advice = f"give model.{wrapped}" if wrapped else "make one with hyperseg.create_model or hyperseg.load"
-        raise TypeError(f"model must be a HyperSeg network, got {describe(model)}; {advice}.")
     if any(p.is_meta for p in (*model.parameters(), *model.buffers())):
         raise ValueError(
             "The network has parameters on the meta device, which have no values; load some with "

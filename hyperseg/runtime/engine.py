@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyperseg import ops
 from hyperseg.models.hyperseg import HyperSeg
+from hyperseg.models.state import check_finite
 from hyperseg.models.synthetic import probe_frames
-from hyperseg.runtime.arguments import check_frames, check_images, check_model, check_settings, name_of
+from hyperseg.models.wrappers import unwrap
+from hyperseg.runtime.arguments import check_frames, check_has_values, check_images, check_settings, name_of
 from hyperseg.runtime.device import MissingDeviceError, keep_freed_memory, pick_device
 from hyperseg.runtime.folding import FoldedNetwork
 from hyperseg.runtime.graphs import Captured
@@ -29,7 +31,7 @@ class EngineError(RuntimeError):
 
 
 def build_engine(
-    model: HyperSeg,
+    model: nn.Module,
     size: tuple[int, int],
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
@@ -44,7 +46,8 @@ def build_engine(
     freed memory from then on (:func:`hyperseg.runtime.device.keep_freed_memory`; HYPERSEG_KEEP_MEMORY=0 prevents it).
 
     Args:
-        model: any HyperSeg network; it is copied, not changed.
+        model: any HyperSeg network, also inside DataParallel, DistributedDataParallel, AveragedModel or torch.compile;
+            it is copied, not changed.
         size: (H, W) of the frames, any up to 2^24.
         dtype: float32, float16 or bfloat16.
         device: see :func:`hyperseg.runtime.device.pick_device`; default: the current CUDA device, else the CPU.
@@ -55,11 +58,14 @@ def build_engine(
 
     Raises:
         EngineError: these settings do not go together, or the engine's output does not match the module.
-        ValueError: an argument is out of range or of a wrong type, or the network has no values yet.
-        TypeError: the model is not a HyperSeg network.
+        TypeError: there is not exactly one network in ``model``.
+        ValueError: an argument is out of range or of a wrong type; the network has no values yet, or weights that are
+            not finite, which the message names.
     """
-    check_model(model)
     size, batch = check_settings(size, dtype, batch, mode)
+    model = unwrap(model)
+    check_has_values(model)
+    check_finite(model)
     try:
         device = pick_device(device)
     except MissingDeviceError as error:

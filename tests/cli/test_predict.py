@@ -173,7 +173,10 @@ MODEL = ["--model", "hyperseg-s"]
         (["missing.png", *MODEL], "there is no file missing.png; give an image"),
         (["missing.png", "no.png", *MODEL], "there is no file missing.png; give an image"),
         (["painted.png", "--weights", "no.pth"], "no file or folder no.pth; --weights takes an official .pth"),
-        (["painted.png", "--weights", "painted.png"], "painted.png was refused, and nothing in it was executed"),
+        (
+            ["painted.png", "--weights", "painted.png"],
+            "painted.png is damaged or not a PyTorch checkpoint: it has another format.",
+        ),
         (["painted.png", "--weights", "."], "model.safetensors does not exist"),
         (["painted.png", *MODEL, "--device", "cuda:99"], "CUDA devices here; give cpu or auto"),
         (["painted.png", *MODEL, "--output", "painted.png"], "painted.png is a file; give a folder"),

@@ -39,7 +39,6 @@ def test_load_to_a_device(saved, file):
 
 def test_the_contents_decide(saved, tmp_path):
     """Each format is recognised under the other's suffix, and under none."""
-    os.link(saved / "own" / "config.json", tmp_path / "config.json")
     for name in ("own.pth", "weights"):
         os.link(saved / "own" / "model.safetensors", tmp_path / name)
         assert hyperseg.load(tmp_path / name).config.name == S
@@ -52,9 +51,9 @@ def test_which_reader_gets_a_file(tmp_path, monkeypatch):
     """A folder, a .safetensors and a file with safetensors contents are our own; everything else is official."""
     loaded = []
     model = network("hyperseg-m-cityscapes")
-    monkeypatch.setattr(checkpoint, "load_own_format", lambda path, device: loaded.append(("own", path.name)) or model)
+    monkeypatch.setattr(checkpoint, "load_own_format", lambda path, *_: loaded.append(("own", path.name)) or model)
     monkeypatch.setattr(
-        checkpoint, "load_official", lambda path, name, device: loaded.append(("official", path.name, name)) or model
+        checkpoint, "load_official", lambda path, name, *_: loaded.append(("official", path.name, name)) or model
     )
     (tmp_path / "renamed.bin").write_bytes((64).to_bytes(8, "little") + b'{"__metadata__":{}}')
     (tmp_path / "a.safetensors").write_bytes(b"")

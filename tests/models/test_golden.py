@@ -8,7 +8,7 @@ import torch
 
 from hyperseg import ops
 from hyperseg.evaluation import forward_pyramid
-from hyperseg.models import create_model, official
+from hyperseg.models import create_model, official, official_keys
 from hyperseg.ops import _layout
 from tests import golden
 
@@ -145,7 +145,7 @@ def test_training_step(name):
     close(np.array([plain.item(), bootstrapped.item()]), figures["train_loss"], "train_loss")
     plain.backward()
 
-    official_names = {ours: key for key, ours in official._names(model) if ours is not None}
+    official_names = {ours: key for key, ours in official_keys.official_names(model) if ours is not None}
     gradients = {official_names[n]: p.grad for n, p in model.named_parameters() if p.grad is not None}
     stored = dict(zip(figures["train_param_names"], figures["train_grad_norms"], strict=True))
     assert set(stored) == set(gradients)

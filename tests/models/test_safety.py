@@ -227,12 +227,12 @@ def archive(pickled, name="data.pkl"):
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        pytest.param(b"", "is damaged or not a PyTorch checkpoint", id="empty"),
-        pytest.param(b"<!doctype html><title>404</title>", "is damaged", id="a-web-page"),
-        pytest.param(b"version https://git-lfs.github.com/spec/v1\n", "is damaged", id="an-lfs-pointer"),
-        pytest.param(bytes(range(256)) * 10, "is damaged", id="bytes"),
-        pytest.param(b"\x80", "is damaged", id="one-byte"),
-        pytest.param(b"PK\x03\x04 not really", "is damaged", id="zip-header"),
+        pytest.param(b"", "is damaged or not a PyTorch checkpoint: it is empty", id="empty"),
+        pytest.param(b"<!doctype html><title>404</title>", "so the download failed", id="a-web-page"),
+        pytest.param(b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer", id="an-lfs-pointer"),
+        pytest.param(bytes(range(256)) * 10, r"checkpoint: it has another format\.$", id="bytes"),
+        pytest.param(b"\x80", r"changed; copy or download it again\.$", id="one-byte"),
+        pytest.param(b"PK\x03\x04 not really", "parts of it are missing or changed", id="zip-header"),
         pytest.param(archive(b"}.", "readme"), "is damaged", id="another-zip"),
         pytest.param(archive(b"not a pickle"), "is damaged", id="bad-pickle"),
         pytest.param(archive(b""), "is damaged", id="empty-pickle"),

@@ -7,16 +7,17 @@ import torch
 from PIL import Image
 
 from hyperseg.data import CAMVID
+from hyperseg.models import HyperSeg
 
 
-class NearestColor(torch.nn.Module):
+class NearestColor(HyperSeg):
     """Gives each pixel the class whose colour is nearest, so it finds the labels of an image painted in those colours.
 
     Like every model, it takes normalised images.
     """
 
     def __init__(self, table=CAMVID, num_classes=None, name="hyperseg-s-camvid", resolution=(96, 128)):
-        super().__init__()
+        torch.nn.Module.__init__(self)  # without the network's layers
         self.table = table
         self.config = SimpleNamespace(
             name=name,
