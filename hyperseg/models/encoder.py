@@ -2,6 +2,8 @@
 
 import contextlib
 import difflib
+import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -11,6 +13,9 @@ from torch import Tensor, nn
 
 from hyperseg.models.config import HyperSegConfig
 from hyperseg.models.layers import conv_norm, conv_norm_act
+from hyperseg.models.state import CheckpointError
+
+Weights = Mapping[str, Tensor]  # of timm's model for classification, complete
 
 _STRIDES = (2, 4, 8, 16, 32)
 # After these stages follows a convolution with stride 2, or the head (SPEC B.3).
@@ -40,14 +45,17 @@ class StaticSameConv2d(nn.Conv2d):
 class EfficientNetTrunk(nn.Module):
     """timm's EfficientNet with the official batch norm momentum and, unless ``nominal`` is None, static padding."""
 
-    def __init__(self, name: str, pretrained: bool, drop_path_rate: float, nominal: int | None):
+    def __init__(self, name: str, weights: Weights | None, drop_path_rate: float, nominal: int | None):
         super().__init__()
-        _check_known(name)
-        net = timm.create_model(name, pretrained=pretrained, num_classes=0, drop_path_rate=drop_path_rate)
+        check_known(name)
+        net = timm.create_model(name, num_classes=0, drop_path_rate=drop_path_rate)
         stages = list(net.blocks.children()) if isinstance(net, timm.models.EfficientNet) else []
         depthwise = all(hasattr(block, "conv_dw") for stage in stages for block in stage.children())
         if len(stages) != _EFFICIENTNET_STAGES or not depthwise:
             raise ValueError(f"Only EfficientNet B0 to B7 have static padding; for {name!r} set it to None.")
+        if weights is not None:
+            keys = net.state_dict().keys()
+            net.load_state_dict({key: value for key, value in weights.items() if key in keys})
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = _EFFICIENTNET_MOMENTUM
@@ -97,9 +105,16 @@ class TimmTrunk(nn.Module):
     If the model has no stride-2 feature (ConvNeXt, Swin ...), a 3x3 convolution of the image makes one.
     """
 
-    def __init__(self, name: str, pretrained: bool, drop_path_rate: float, head_channels: int, stem_channels: int):
+    def __init__(
+        self,
+        name: str,
+        weights: Weights | None,
+        drop_path_rate: float,
+        head_channels: int,
+        stem_channels: int,
+    ):
         super().__init__()
-        self.net = _features_only(name, pretrained, drop_path_rate)
+        self.net = _features_only(name, weights, drop_path_rate)
         strides, channels = self.net.feature_info.reduction(), self.net.feature_info.channels()
         by_stride = dict(zip(strides, range(len(strides)), strict=True))
         missing = [s for s in _STRIDES[1:] if s not in by_stride]
@@ -148,16 +163,26 @@ class TimmTrunk(nn.Module):
         return features, self.head(features[-1])
 
 
-def _check_known(name: str) -> None:
+def check_known(name: str) -> None:
+    """Raise a ValueError with similar names if timm has no such model."""
     if not timm.is_model(name):
         wanted = name.split(".")[0].lower()
         similar = difflib.get_close_matches(wanted, timm.list_models(), n=5)
         raise ValueError(f"timm has no model {name!r}; similar names: {', '.join(similar) or 'none'}.")
 
 
-def _features_only(name: str, pretrained: bool, drop_path_rate: float) -> nn.Module:
-    _check_known(name)
-    options: dict[str, Any] = {"pretrained": pretrained, "features_only": True}
+def _features_only(name: str, weights: Weights | None, drop_path_rate: float) -> nn.Module:
+    check_known(name)
+    options: dict[str, Any] = {"features_only": True}
+    if weights is None:
+        return _create(name, options, drop_path_rate)
+    options |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": dict(weights)}}
+    net = _create(name, options, drop_path_rate)
+    _check_loaded(net, weights)
+    return net
+
+
+def _create(name: str, options: dict[str, Any], drop_path_rate: float) -> nn.Module:
     # Swin and similar models need strict_img_size=False to take any size; not every model has these options.
     try:
         for extra in ({"drop_path_rate": drop_path_rate, "strict_img_size": False}, {"drop_path_rate": drop_path_rate}):
@@ -168,19 +193,34 @@ def _features_only(name: str, pretrained: bool, drop_path_rate: float) -> nn.Mod
         raise ValueError(f"timm has no features_only for {name!r} ({error}); choose another encoder.") from error
 
 
+def _check_loaded(net: nn.Module, weights: Weights) -> None:
+    """Check that each tensor of ``net`` is one of the weights: timm loads what fits and initialises the rest.
+
+    By value, because timm renames the modules of a network of features.
+    """
+    loaded = {_value(tensor) for tensor in weights.values()}
+    if left := [key for key, tensor in net.state_dict().items() if _value(tensor) not in loaded]:
+        raise CheckpointError(
+            f"timm did not load {len(left)} of the encoder's tensors, such as {left[0]}, from the pretrained weights; "
+            "choose others."
+        )
+
+
+def _value(tensor: Tensor) -> tuple[torch.Size, bytes]:
+    return tensor.shape, hashlib.sha256(tensor.detach().cpu().double().numpy().tobytes()).digest()
+
+
 class Encoder(nn.Module):
     """``[N, 3, H, W]`` -> five features with the configured channels, finest first, and the head map (SPEC B)."""
 
-    def __init__(self, config: HyperSegConfig, pretrained: bool = False):
+    def __init__(self, config: HyperSegConfig, weights: Weights | None = None):
         super().__init__()
         self.trunk: EfficientNetTrunk | TimmTrunk
         if config.static_padding_size is not None:
-            self.trunk = EfficientNetTrunk(
-                config.encoder, pretrained, config.drop_path_rate, config.static_padding_size
-            )
+            self.trunk = EfficientNetTrunk(config.encoder, weights, config.drop_path_rate, config.static_padding_size)
         else:
             self.trunk = TimmTrunk(
-                config.encoder, pretrained, config.drop_path_rate, config.head_channels, config.feature_channels[0]
+                config.encoder, weights, config.drop_path_rate, config.head_channels, config.feature_channels[0]
             )
         # No activation after the reduction, and no reduction if the channel count is right already.
         self.reduce = nn.ModuleList(

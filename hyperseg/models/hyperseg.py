@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from hyperseg.models.config import HyperSegConfig
 from hyperseg.models.context import CONTEXTS
 from hyperseg.models.decoder import Decoder
-from hyperseg.models.encoder import Encoder
+from hyperseg.models.encoder import Encoder, Weights
 from hyperseg.models.plan import decoder_plan
 from hyperseg.models.sizes import pad
 from hyperseg.ops._layout import resize_logits
@@ -17,7 +17,9 @@ class HyperSeg(nn.Module):
 
     Args:
         config: the configuration.
-        pretrained_encoder: ImageNet weights for the encoder, through timm, which may download them.
+        encoder_weights: state dict of timm's whole model with pretrained weights for the encoder; see
+            :func:`create_model`, which finds them. The rest of the network keeps PyTorch's initialisation then, as in
+            the official training. Without them all convolutions are Xavier-normal (SPEC A.3).
 
     Attributes:
         config: the configuration.
@@ -25,15 +27,15 @@ class HyperSeg(nn.Module):
     """
 
     @torch.inference_mode(False)  # parameters made in inference mode could never be trained
-    def __init__(self, config: HyperSegConfig, pretrained_encoder: bool = False):
+    def __init__(self, config: HyperSegConfig, encoder_weights: Weights | None = None):
         super().__init__()
         self.config = config
         plan = decoder_plan(config)
-        self.encoder = Encoder(config, pretrained_encoder)
+        self.encoder = Encoder(config, encoder_weights)
         self.context = CONTEXTS[config.context](config.head_channels, config.context_levels)
         self.decoder = Decoder(plan, config.halo)
         self.output_stride = 2 ** (6 - len(plan.levels))
-        if not pretrained_encoder:
+        if encoder_weights is None:
             self._xavier()
 
     def _xavier(self) -> None:
