@@ -1,5 +1,7 @@
 """Context heads: from the encoder's stride-32 map to the signal from which weights are generated (SPEC C)."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,6 +63,12 @@ class PyramidContext(nn.Module):
             context = _double(block(torch.cat([feature, context], 1)), like=finer)
         return torch.cat([features[0], context], 1)
 
+    def parts(self) -> Iterator[tuple[int, nn.Module]]:
+        """Yield ``(d, module)``: the modules whose norms run on the input's size divided by ``2**d``, rounded up."""
+        yield 0, self.reduce
+        for d, blocks in enumerate(zip(self.down, self.up, strict=True), start=1):
+            yield from ((d, block) for block in blocks)
+
 
 class UnetContext(nn.Module):
     """Context head of v0_1: 2x2 convolutions down, a global average, up with skips; no last ReLU (SPEC C.2)."""
@@ -82,6 +90,12 @@ class UnetContext(nn.Module):
         for block, feature in zip(reversed(self.flat), reversed(features), strict=True):
             context = block(torch.cat([feature, _double(context, like=feature)], 1))
         return context
+
+    def parts(self) -> Iterator[tuple[int, nn.Module]]:
+        """Yield ``(d, module)`` as :meth:`PyramidContext.parts`."""
+        for d, (down, flat) in enumerate(zip(self.down, self.flat, strict=True)):
+            yield d + 1, down
+            yield d, flat
 
 
 CONTEXTS = {"pyramid": PyramidContext, "unet": UnetContext}

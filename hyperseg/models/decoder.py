@@ -1,8 +1,9 @@
 """The decoder: weight generators and dynamic levels, for all networks (SPEC D to G).
 
-In training, batch norms use batch statistics and each step is one operator call. Otherwise the batch norms are folded:
-their scales into the generators' rows, their shifts into biases, and a level is one call of ``decoder_level``. The
-module folds in every forward pass, an engine once; both run :class:`FoldedDecoder`.
+In training, batch norms use batch statistics and each step is one operator call; norms with settings that the operator
+does not have are called one by one. Otherwise the norms are folded: their scales into the generators' rows, their
+shifts into biases, and a level is one call of ``decoder_level``. The module folds in every forward pass, an engine
+once; both run :class:`FoldedDecoder`.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperseg import ops
+from hyperseg.models.norms import fold_affine, is_foldable
 from hyperseg.models.plan import DecoderPlan, GeneratorPlan, LevelPlan
 from hyperseg.ops import _layout, reference
 
@@ -26,15 +28,21 @@ class DynamicLevel(nn.Module):
         widths = [level.hidden, level.hidden, level.out_channels] if level.hidden else [level.out_channels]
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
 
-    def fold(self) -> tuple[Tensor, Tensor]:
-        """Return the batch norms as ``scale [P]`` of each generated parameter and ``bias [2 * hidden + out]``."""
+    def fold(self, name: str = "level") -> tuple[Tensor, Tensor]:
+        """Return the batch norms as ``scale [P]`` of each generated parameter and ``bias [2 * hidden + out]``.
+
+        ``name`` is the level's, for messages.
+
+        Raises:
+            ValueError: one of them is no batch norm, or has no running statistics.
+        """
         level = self.level
         fan_in = [level.in_channels, 9, level.hidden] if level.hidden else [level.in_channels]
         rows, biases = [], []
-        for norm, width in zip(self.norms, fan_in, strict=True):
-            scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        for i, (norm, width) in enumerate(zip(self.norms, fan_in, strict=True)):
+            scale, bias = fold_affine(norm, f"{name}.norms.{i}")
             rows.append(scale.repeat_interleave(width))
-            biases.append(norm.bias - norm.running_mean * scale)
+            biases.append(bias)
         return torch.cat(rows), torch.cat(biases)
 
     def forward(self, skip: Tensor, previous: Tensor | None, weights: Tensor) -> Tensor:
@@ -44,8 +52,7 @@ class DynamicLevel(nn.Module):
         if not level.hidden:
             y = ops.patch_conv2d(x, weights, out_channels=level.out_channels)
             return F.relu(self.norms[0](y))
-        if any(type(norm) is not nn.BatchNorm2d or not norm.training for norm in self.norms):
-            # SyncBatchNorm and the like gather their own statistics, and frozen norms have stored ones.
+        if not self._is_fused():
             return reference.inverted_residual(
                 x, weights, level.hidden, level.out_channels, self.halo, list(self.norms)
             )
@@ -62,6 +69,21 @@ class DynamicLevel(nn.Module):
         self._update_running_statistics(mean, variance, x, weights)
         return y
 
+    def _is_fused(self) -> bool:
+        """Return whether the operator with batch norms computes this level.
+
+        It does not if a norm is of another class (SyncBatchNorm gathers its own statistics), frozen, without weight or
+        bias, or if their eps differ: the operator takes one for all.
+        """
+        return all(
+            type(norm) is nn.BatchNorm2d
+            and norm.training
+            and norm.weight is not None
+            and norm.bias is not None
+            and norm.eps == self.norms[0].eps
+            for norm in self.norms
+        )
+
     @torch.no_grad()
     def _update_running_statistics(self, mean: Tensor, variance: Tensor, x: Tensor, weights: Tensor) -> None:
         n, _, height, width = x.shape
@@ -73,6 +95,8 @@ class DynamicLevel(nn.Module):
         for norm, batch_mean, batch_variance, count in zip(
             self.norms, mean.split(widths), variance.split(widths), (expanded, pixels, pixels), strict=True
         ):
+            if not norm.track_running_stats or norm.running_mean is None:
+                continue
             norm.num_batches_tracked += 1
             momentum = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked)
             norm.running_mean.lerp_(batch_mean.to(norm.running_mean.dtype), momentum)
@@ -102,8 +126,13 @@ class Decoder(nn.Module):
             nn.init.kaiming_uniform_(generator, a=5**0.5)
 
     def fold(self, generate_ahead: bool = False) -> "FoldedDecoder":
-        """Fold the batch norms' running statistics into generators and biases, in the parameters' dtype."""
-        scales, biases = zip(*(level.fold() for level in self.levels), strict=True)
+        """Fold the batch norms' running statistics into generators and biases, in the parameters' dtype.
+
+        Raises:
+            ValueError: a norm is no batch norm, or has no running statistics; the message names it.
+        """
+        folded = [level.fold(f"decoder.levels.{i}") for i, level in enumerate(self.levels)]
+        scales, biases = zip(*folded, strict=True)
         generators = []
         for spec, generator in zip(self.plan.generators, self.generators, strict=True):
             rows = torch.cat([scales[i] for i in spec.levels])
@@ -124,7 +153,7 @@ class Decoder(nn.Module):
         """
         # Under autocast the signal is a 16-bit float, images and parameters are float32.
         skips = [skip.to(signal.dtype) for skip in skip_features(features, images)[: len(self.levels)]]
-        if not any(norm.training for level in self.levels for norm in level.norms):
+        if all(is_foldable(norm) for level in self.levels for norm in level.norms):
             folded = self.fold(generate_ahead=signal.device.type != "cpu")
             return folded.to(signal.dtype).decode(signal, skips)
         x: Tensor | None = None

@@ -45,6 +45,9 @@ class StaticSameConv2d(nn.Conv2d):
 class EfficientNetTrunk(nn.Module):
     """timm's EfficientNet with the official batch norm momentum and, unless ``nominal`` is None, static padding."""
 
+    blocks: Any
+    bn2: nn.Module
+
     def __init__(self, name: str, weights: Weights | None, drop_path_rate: float, nominal: int | None):
         super().__init__()
         check_known(name)
@@ -71,6 +74,10 @@ class EfficientNetTrunk(nn.Module):
         for stage in self.blocks:
             for block in stage:
                 size, block.conv_dw = _static(block.conv_dw, size)
+
+    def coarsest(self) -> list[nn.Module]:
+        """Return modules whose norms all run at stride 32."""
+        return [*list(self.blocks[5])[1:], self.blocks[6], self.bn2]
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         return self.forward_blocks(self.bn1(self.conv_stem(x)))
@@ -155,12 +162,30 @@ class TimmTrunk(nn.Module):
                     f"needs {list(expected)}; choose another encoder."
                 )
 
+    def coarsest(self) -> list[nn.Module]:
+        """Return modules of ours whose norms all run at stride 32; timm's are not known."""
+        return [self.head]
+
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        maps = self.net(x)
+        maps = self._maps(x)
         features = [maps[i] if self.channels_first else maps[i].permute(0, 3, 1, 2) for i in self.taps]
         if self.stem is not None:
             features.insert(0, self.stem(x))
         return features, self.head(features[-1])
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        if not self.training:
+            return self.net(x)
+        try:
+            return self.net(x)
+        except ValueError as error:  # of a batch norm, on a map that may be coarser than our features or pooled
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"Training on {len(x)} image of {x.shape[2]}x{x.shape[3]} leaves a batch norm of the encoder one value "
+                "per channel. Use a batch of at least 2 images; larger images help too unless the encoder normalises "
+                "pooled maps."
+            ) from error
 
 
 def check_known(name: str) -> None:
@@ -230,6 +255,10 @@ class Encoder(nn.Module):
             for found, reduced in zip(self.trunk.channels, config.feature_channels, strict=True)
         )
         self.head_dropout = nn.Dropout(config.head_dropout)
+
+    def coarsest(self) -> list[nn.Module]:
+        """Return modules whose norms all run at stride 32."""
+        return [*self.trunk.coarsest(), self.reduce[-1]]
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         return self.forward_head(*self.trunk(images))

@@ -7,6 +7,7 @@ from hyperseg.models.config import HyperSegConfig
 from hyperseg.models.context import CONTEXTS
 from hyperseg.models.decoder import Decoder
 from hyperseg.models.encoder import Encoder, Weights
+from hyperseg.models.norms import needs_several_values
 from hyperseg.models.plan import decoder_plan
 from hyperseg.models.sizes import pad
 from hyperseg.ops._layout import resize_logits
@@ -58,7 +59,8 @@ class HyperSeg(nn.Module):
             ``[N, num_classes, H, W]``.
 
         Raises:
-            ValueError: images have another shape.
+            ValueError: images have another shape; or in training, batch norms would see one value per channel: the
+                message says which size or batch is enough.
             TypeError: images are not floating point.
         """
         logits = self.forward_strided(images)
@@ -69,10 +71,27 @@ class HyperSeg(nn.Module):
         """Return the last level's logits: of the padded image, at ``output_stride``."""
         _check_images(images)
         height, width = images.shape[-2:]
+        self._check_statistics(len(images), (height, width))
         images = pad(images, self.config.padded_size((height, width)))
         features, head = self.encoder(images)
         used = None if self.training else self.decoder.plan.used_channels
         return self.decoder(self.context(head, used), features, images)
+
+    def _check_statistics(self, batch: int, size: tuple[int, int]) -> None:
+        """Refuse a training step, before anything changes, on maps with one value per channel: it has no variance."""
+        largest = max(self.config.padded_size(size)) // 32
+        if batch > 1 or largest > 2 ** (self.config.context_levels - 1):
+            return
+        # From the coarsest maps to finer ones: what is enough for these is enough for all.
+        parts = [*self.context.parts(), *((0, m) for m in [*self.encoder.coarsest(), self.decoder.levels[0]])]
+        for depth, module in sorted(parts, key=lambda part: -part[0]):
+            scale = 2**depth
+            if largest <= scale and needs_several_values(module):
+                raise ValueError(
+                    f"Training on one image of {size[0]}x{size[1]} leaves batch norms one value per channel, on maps "
+                    f"of stride {32 * scale}. Use a batch of at least 2 images, or images of which one side has at "
+                    f"least {32 * (scale + 1)} pixels."
+                )
 
 
 def _check_images(images: Tensor) -> None:

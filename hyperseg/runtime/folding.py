@@ -3,13 +3,13 @@
 import copy
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from hyperseg import ops
 from hyperseg.models.decoder import skip_features
 from hyperseg.models.encoder import EfficientNetTrunk, TimmTrunk
 from hyperseg.models.hyperseg import HyperSeg
+from hyperseg.models.norms import check_running_statistics, fold_affine
 from hyperseg.models.sizes import pad, pixel_affine, scale_pixels
 from hyperseg.runtime.fused_blocks import FusedBlock, FusedStem, fusible, fusible_stem
 
@@ -27,6 +27,9 @@ class FoldedNetwork(nn.Module):
 
     Attributes:
         scale, shift: float32 ``[3]`` buffers, see :func:`hyperseg.models.sizes.pixel_affine`.
+
+    Raises:
+        ValueError: a batch norm has no running statistics, or the decoder has another kind of norm.
     """
 
     scale: Tensor
@@ -34,6 +37,7 @@ class FoldedNetwork(nn.Module):
 
     def __init__(self, model: HyperSeg, fuse: bool = False, generate_ahead: bool = False):
         super().__init__()
+        check_running_statistics(model)
         model = copy.deepcopy(model).eval().requires_grad_(False)
         self.config = model.config
         decoder = model.decoder.double().fold(generate_ahead)
@@ -124,8 +128,7 @@ class FoldedNetwork(nn.Module):
 
 def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     """Fold a batch norm's running statistics and affine map into the convolution before it, which gets a bias."""
-    scale = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
-    bias = norm.bias.double() - norm.running_mean.double() * scale
+    scale, bias = fold_affine(copy.deepcopy(norm).double(), f"The norm after {conv}")
     if conv.bias is not None:
         bias = bias + conv.bias.double() * scale
     weight = conv.weight.double() * scale[:, None, None, None]
