@@ -77,6 +77,8 @@ def generate_weights(
     parts = []
     for generator, offset, group, size in zip(generators, offsets, groups, sizes, strict=True):
         channels = generator.shape[1] * group
+        if surplus := generator.shape[0] - size:
+            generator = F.pad(generator[:size], (0, 0, 0, surplus))  # so that NaN there has no influence
         part = F.conv2d(signal[:, offset : offset + channels], generator[:, :, None, None], groups=group)
         parts.append(part[:, :size])
     return torch.cat(parts, 1).permute(0, 2, 3, 1).contiguous()

@@ -49,9 +49,10 @@ def drawn(options: argparse.Namespace, number: int):
 
     from tests.stress.draw import OPERATORS, draw
 
-    _, _, dtypes, work = TARGETS[options.backend]
+    backend, _, dtypes, work = TARGETS[options.backend]
+    flush = backend in ("cpp", "reference")  # GPUs do not
     operators = tuple(options.operator or OPERATORS)
-    return draw(options.seed, number, operators, tuple(getattr(torch, d) for d in dtypes.split()), work)
+    return draw(options.seed, number, operators, tuple(getattr(torch, d) for d in dtypes.split()), work, flush)
 
 
 def checked(options: argparse.Namespace, call) -> dict:

@@ -378,7 +378,9 @@ def silu(func, args, kwargs):
     x = args[0]
     value = func(x.value)
     # Its slope is at most 1.1 everywhere.
-    error = 1.1 * x.spread + (8 + finite(x.value).abs().clamp(max=100)) * unit(accumulator(x.dtype)) * finite(value).abs()
+    error = (
+        1.1 * x.spread + (8 + finite(x.value).abs().clamp(max=100)) * unit(accumulator(x.dtype)) * finite(value).abs()
+    )
     return rounded(value, error, x.dtype)
 
 
@@ -503,4 +505,3 @@ def coordinates(height: int, width: int, like: Tensor) -> Bounded:
     value = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])[None]
     error = torch.full_like(value, 4 * unit(accumulator(like.dtype)))
     return rounded(value, error, like.dtype)
-

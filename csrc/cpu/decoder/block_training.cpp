@@ -70,6 +70,7 @@ class InvertedResidualTraining<S>::Worker {
     activate(0, map_, z1_.data(), a1_.data());
     std::fill(a1_.begin() + hidden() * map_, a1_.end(), T(0));
     back_.filter(hidden(), b_.inner_, stride_, a1_.data(), map_, w2(), z2_.data(), b_.inner_);
+    clear_spare_results(z2_.data());
   }
 
   void forward_to_project() {
@@ -178,6 +179,15 @@ class InvertedResidualTraining<S>::Worker {
   const T* w3() const { return w2() + 9 * hidden(); }
   T* d2() { return d2_.data() + front_; }
   const T* d2() const { return d2_.data() + front_; }
+
+  // Between and beyond the rows of its results the filter mixes rows and channels. A NaN of one channel must not get
+  // from there into the statistics of another, where it is multiplied by 0.
+  void clear_spare_results(T* z) const {
+    for (int64_t c = 0; c < hidden(); ++c, z += b_.inner_) {
+      for (int64_t y = 1; y < b_.windows_.ph; ++y) std::fill_n(z + y * stride_ - 2, 2, T(0));
+      std::fill(z + b_.windows_.ph * stride_ - 2, z + b_.inner_, T(0));
+    }
+  }
 
   void activate(int which, int64_t count, const T* z, T* a) const {
     const NormState<T>& norm = b_.norms_[which];

@@ -59,8 +59,9 @@ class LevelWorker {
         channels_(2 * level.with_coordinates + level.skip.channels + level.previous.channels),
         parameters_(level.hidden ? (channels_ + 9 + level.out_channels) * level.hidden
                                  : channels_ * level.out_channels),
-        axis_y_(std::max<int64_t>(level.previous.height, 1), height_),
-        axis_x_(std::max<int64_t>(level.previous.width, 1), width_),
+        copied_(level.previous.height == height_ && level.previous.width == width_),
+        axis_y_(std::max<int64_t>(level.previous.height, 1), height_, copied_),
+        axis_x_(std::max<int64_t>(level.previous.width, 1), width_, copied_),
         xs_(coordinates<T>(width_)),
         ys_(coordinates<T>(height_)) {
     if (level.bias.empty()) return;
@@ -363,6 +364,7 @@ class LevelWorker {
   const DecoderLevel<S>& level_;
   const Primitives<T>& run_;
   int64_t height_, width_, ph_, pw_, channels_, parameters_;
+  bool copied_;  // previous has the size of skip
   Axis<T> axis_y_, axis_x_;
   std::vector<T> xs_, ys_;
   Buffer<T> padded_bias_;

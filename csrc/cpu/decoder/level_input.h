@@ -20,8 +20,9 @@ class LevelInput {
       : skip_(skip),
         previous_(previous),
         first_(2 * with_coordinates),
-        axis_y_(std::max<int64_t>(previous.height, 1), skip.height),
-        axis_x_(std::max<int64_t>(previous.width, 1), skip.width),
+        copied_(previous.height == skip.height && previous.width == skip.width),
+        axis_y_(std::max<int64_t>(previous.height, 1), skip.height, copied_),
+        axis_x_(std::max<int64_t>(previous.width, 1), skip.width, copied_),
         xs_(coordinates<T>(skip.width)),
         ys_(coordinates<T>(skip.height)) {
     if (!previous) return;
@@ -111,6 +112,7 @@ class LevelInput {
 
   Map<const S> skip_, previous_;
   int64_t first_;
+  bool copied_;  // previous has the size of skip
   Axis<T> axis_y_, axis_x_;
   std::vector<T> xs_, ys_;
   std::unique_ptr<T[]> upsampled_;

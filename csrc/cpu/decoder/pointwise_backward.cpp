@@ -3,6 +3,8 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <algorithm>
+
 #include "cpu/simd/primitives_backward.h"
 
 namespace hyperseg::cpu {
@@ -23,9 +25,10 @@ struct PointwiseBackward<S>::Memory {
         d_x(channels * p.windows_.map),
         d_x_transposed(pixels * channels),
         weights(p.weights_.parameters + 4 * kPadding),
+        weights_padded(p.relu_ && pixels < kFew ? p.outputs_ * padded : 0),
         weights_transposed(p.weights_.parameters) {}
   int64_t channels, padded, pixels;
-  std::vector<T> x, x_transposed, d, d_transposed, y, d_x, d_x_transposed, weights, weights_transposed;
+  std::vector<T> x, x_transposed, d, d_transposed, y, d_x, d_x_transposed, weights, weights_padded, weights_transposed;
 };
 
 template <typename S>
@@ -52,9 +55,10 @@ template <typename S>
 void PointwiseBackward<S>::stop_at_relu(Memory& m) const {
   const int64_t map = windows_.map;
   if (m.pixels < kFew) {
-    // x is zero beyond its channels, where a row of the weights has run into the next.
-    primitives_backward<T>().gemm_nt(outputs_, m.pixels, m.padded, m.weights.data(), m.channels, m.x_transposed.data(),
-                                     m.padded, m.y.data(), map);
+    for (int64_t o = 0; o < outputs_; ++o)
+      std::copy_n(&m.weights[o * m.channels], m.channels, &m.weights_padded[o * m.padded]);
+    primitives_backward<T>().gemm_nt(outputs_, m.pixels, m.padded, m.weights_padded.data(), m.padded,
+                                     m.x_transposed.data(), m.padded, m.y.data(), map);
   } else {
     primitives<T>().gemm({.m = outputs_,
                           .n = map,
@@ -67,7 +71,8 @@ void PointwiseBackward<S>::stop_at_relu(Memory& m) const {
                           .ldc = map});
   }
   for (int64_t o = 0; o < outputs_; ++o)
-    for (int64_t p = o * map; p < o * map + m.pixels; ++p) m.d[p] = m.y[p] + bias_[o] > T(0) ? m.d[p] : T(0);
+    for (int64_t p = o * map; p < o * map + m.pixels; ++p)
+      if (m.y[p] + bias_[o] <= T(0)) m.d[p] = T(0);  // not where it is NaN
 }
 
 template <typename S>

@@ -119,9 +119,8 @@ void norm_relu6(int64_t channels, int64_t count, const T* z, int64_t map, const 
   for (int64_t ch = 0; ch < channels; ++ch) {
     const vec<T> middle = splat(mean[ch]), times = splat(factor[ch]), plus = splat(shift[ch]);
     for (int64_t p = 0; p < count; p += kLanes<T>) {
-      vec<T> v = (load(z + ch * map + p) - middle) * times + plus;
-      v = v > T(0) ? v : splat(T(0));
-      store(out + ch * map + p, v < T(6) ? v : splat(T(6)));
+      const vec<T> v = (load(z + ch * map + p) - middle) * times + plus;
+      store(out + ch * map + p, activate<T>(v, Activation::kRelu6));
     }
   }
 }
@@ -133,8 +132,8 @@ void relu6_gradient(int64_t channels, int64_t count, const T* activated, int64_t
     for (int64_t p = 0; p < count; p += kLanes<T>) {
       const vec<T> a = load(activated + ch * map + p);
       T* g = gradient + ch * gradient_map + p;
-      vec<T> v = a > T(0) ? load(g) : splat(T(0));
-      store(g, a < T(6) ? v : splat(T(0)));
+      const vec<T> v = a <= T(0) ? splat(T(0)) : load(g);
+      store(g, a >= T(6) ? splat(T(0)) : v);
     }
 }
 

@@ -96,8 +96,7 @@ struct Pixels {
 
   HYPERSEG_DEVICE void put(int n, int y, int x, int padded, T* to) const {
     const Map<const T>& previous = input.previous;
-    const Sample row(y, input.scale_y, static_cast<int>(previous.height));
-    const Sample column(x, input.scale_x, static_cast<int>(previous.width));
+    const Sample row = input.row(y), column = input.column(x);
     const T* skip = input.skip.at(n, 0, y, x);
     int c = 0;
     if (previous_vectorized) {

@@ -20,6 +20,7 @@ struct LevelInputView {
   int coordinates, channels;  // 0 or 2 coordinates; all channels
   float step_y, step_x;       // of the coordinates
   float scale_y, scale_x;     // from skip to previous
+  bool copied;                // previous has the size of skip
 
   explicit LevelInputView(const DecoderLevelArgs& level)
       : skip(level.skip.of<const T>()),
@@ -29,7 +30,11 @@ struct LevelInputView {
         step_y(skip.height > 1 ? 2.0f / (skip.height - 1) : 0.0f),
         step_x(skip.width > 1 ? 2.0f / (skip.width - 1) : 0.0f),
         scale_y(static_cast<float>(previous.height) / skip.height),
-        scale_x(static_cast<float>(previous.width) / skip.width) {}
+        scale_x(static_cast<float>(previous.width) / skip.width),
+        copied(previous.height == skip.height && previous.width == skip.width) {}
+
+  HYPERSEG_DEVICE Sample row(int y) const { return {y, scale_y, static_cast<int>(previous.height), copied}; }
+  HYPERSEG_DEVICE Sample column(int x) const { return {x, scale_x, static_cast<int>(previous.width), copied}; }
 
   HYPERSEG_DEVICE float coordinate(int axis, int y, int x) const { return (axis ? y * step_y : x * step_x) - 1.0f; }
 
@@ -46,8 +51,7 @@ struct LevelInputView {
     if (c < coordinates) return coordinate(c, y, x);
     c -= coordinates;
     if (c < skip.channels) return to_float(*skip.at(n, c, y, x));
-    return resized(n, c - static_cast<int>(skip.channels), Sample(y, scale_y, static_cast<int>(previous.height)),
-                   Sample(x, scale_x, static_cast<int>(previous.width)));
+    return resized(n, c - static_cast<int>(skip.channels), row(y), column(x));
   }
 };
 

@@ -10,10 +10,12 @@ struct Sample {
   int low, high;
   float weight;  // of high
 
-  HYPERSEG_DEVICE Sample(int o, float scale, int size) {
-    const float source = fmaxf((o + 0.5f) * scale - 0.5f, 0.0f);
+  // `copy`: both axes keep their size, so `scale` is 1. Nothing is interpolated then: x/2 + x/2 is x, also where x * 0
+  // is NaN.
+  HYPERSEG_DEVICE Sample(int o, float scale, int size, bool copy = false) {
+    const float source = fmaxf((o + 0.5f) * scale - (copy ? 0.0f : 0.5f), 0.0f);
     low = min(static_cast<int>(source), size - 1);
-    high = min(low + 1, size - 1);
+    high = min(low + (copy ? 0 : 1), size - 1);
     weight = fminf(source - low, 1.0f);
   }
 };

@@ -10,17 +10,12 @@ namespace {
 
 template <typename T>
 HYPERSEG_KERNEL(kValueThreads, 2)
-level_input_kernel(EachValue each, LevelInputView<T> input, bool resized, Map<T> out) {
+level_input_kernel(EachValue each, LevelInputView<T> input, Map<T> out) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const MapIndex at = each.place();
   if (!at.exists) return;
-  const int previous = at.c - input.coordinates - static_cast<int>(input.skip.channels);
-  T* target = out.at(at.n, at.c, at.y, at.x);
-  if (previous >= 0 && !resized)
-    *target = *input.previous.at(at.n, previous, at.y, at.x);
-  else
-    *target = from_float<T>(input.at(at.n, at.c, at.y, at.x));
+  *out.at(at.n, at.c, at.y, at.x) = from_float<T>(input.at(at.n, at.c, at.y, at.x));
 }
 
 // Axes of a map of the input's size, read through windows with a halo of one pixel.
@@ -92,10 +87,9 @@ resize_gradient_kernel(EachValue each, Map<const T> d, Readers readers, Map<T> o
 
 void level_input(const DecoderLevelArgs& level, const Map<void>& out, Type type, const char* op, Stream stream) {
   const EachValue each(op, level.images, out);
-  const bool resized = level.previous.height != level.skip.height || level.previous.width != level.skip.width;
   with_type(type, [&](auto value) {
     using T = decltype(value);
-    launch<level_input_kernel<T>>(op, each.grid(), kValueThreads, 0, stream, each, LevelInputView<T>(level), resized,
+    launch<level_input_kernel<T>>(op, each.grid(), kValueThreads, 0, stream, each, LevelInputView<T>(level),
                                   out.of<T>());
   });
 }
