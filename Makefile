@@ -15,7 +15,7 @@ OLDEST_TRITON := build/triton-3.6
 PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install ext shim test test-all test-oldest gate gate-oldest gate-cuda budgets sanitize sanitize-gpu gpu-test lint format fps clean
+.PHONY: help install ext shim test test-all test-cpus test-oldest gate gate-oldest gate-cuda budgets sanitize sanitize-gpu gpu-test lint format fps clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: $(EXTENSION) $(SHIM) ## set up and run the tests, but for those marked slo
 
 test-all: $(EXTENSION) $(SHIM) ## all tests
 	$(PARALLEL) tests/ $(PYTEST_ARGS)
+
+test-cpus: $(EXTENSION) ## the tests that depend on vectors, at each instruction set of this machine
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.cpus -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 test-oldest: ## the tests with the oldest supported torch and Triton, in a clone of what is committed
 	rm -rf build/oldest && git clone -q . build/oldest

@@ -142,7 +142,8 @@ class Report:
 
     def command(self, number: int) -> str:
         chosen = "".join(f" --operator {operator}" for operator in self.options.operator or [])
-        return f"python -m tests.stress --backend {self.options.backend} --seed {self.options.seed} --call {number}{chosen}"
+        options = f"--backend {self.options.backend} --seed {self.options.seed}"
+        return f"python -m tests.stress {options} --call {number}{chosen}"
 
     def progress(self) -> None:
         counts = collections.Counter()

@@ -242,7 +242,9 @@ def draw_loss(r):
     bootstrap = r.choice((0, 0, 1, max(1, count // 4), max(1, count - 1), count, count + 1, r.randint(1, 2 * count)))
     build = cases.loss(
         n, classes, size, to, r.choice((0.0, 0.2, 0.9, 1.1)), bootstrap, r.choice((0.0, 0.3, 1.5, 9.0)),
-        r.random() < 0.1, r.choice((0.1, 2.0, 60.0)),
+        ties=r.random() < 0.1, scale=r.choice((0.1, 2.0, 60.0)),
+        weighted=r.choice(("", "", "all", "none", "some" if classes > 1 else "all")),
+        labels_dtype=r.choice((torch.int64, torch.uint8)),
     )  # fmt: skip
     return build, n * classes * count * 30
 
@@ -444,6 +446,8 @@ def put(args: list, place: tuple[int, int | None], value) -> None:
 
 def change_values(r: random.Random, call: Call) -> None:
     places = floating(call.args)
+    if call.operator == "upsample_cross_entropy":
+        places = places[:1]  # class weights are finite and at least 0
     for place in r.sample(places, k=min(len(places), r.choice((0, 1, 1, 2)))):
         name = r.choices(list(VALUES), [weight for weight, _ in VALUES.values()])[0]
         if call.operator.endswith("batch_norm") and place[0] == 2 and name == "infinite":
@@ -490,7 +494,7 @@ def make_illegal(r: random.Random, call: Call) -> None:
     if name == "a number" and numbers:
         i = r.choice(numbers)
         value = r.choice((-1, -(2**40), 2.5, None, "2"))
-        legal_below_zero = call.operator == "upsample_cross_entropy" and i == 2
+        legal_below_zero = call.operator == "upsample_cross_entropy" and i == 3
         call.args[i] = "2" if legal_below_zero else value
     else:
         name = name if name in changes else "empty"
