@@ -299,7 +299,9 @@ def test_sizes_as_people_write_them(size):
 
 
 def test_models_that_are_none():
-    with pytest.raises(TypeError, match=r"got .*Identity: .*give what hyperseg\.create_model or hyperseg\.load returns"):
+    with pytest.raises(
+        TypeError, match=r"got .*Identity: .*give what hyperseg\.create_model or hyperseg\.load returns"
+    ):
         build_engine(torch.nn.Identity(), (64, 64), device="cpu")
     empty = copy.deepcopy(network(S)).to("meta")
     with pytest.raises(ValueError, match=r"on the meta device, which have no values; load some with .*assign=True"):

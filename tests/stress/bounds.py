@@ -475,7 +475,9 @@ def resizes(func, args, kwargs):
         error = error.masked_fill(tap_y @ unknown @ tap_x.T > 0, INF)
     odd = (~x.value.isfinite()).double()
     if odd.any():
-        error = error.masked_fill(faint_y @ odd @ tap_x.T + tap_y @ odd @ faint_x.T > 0, INF)
+        # ATen reads rows and columns of weight 0 too where one axis alone keeps its size.
+        one = (x.shape[2] == height) != (x.shape[3] == width)
+        error = error.masked_fill(faint_y @ odd @ tap_x.T + tap_y @ odd @ (tap_x if one else faint_x).T > 0, INF)
     return rounded(value, error, x.dtype, 4, weight_y @ size @ weight_x.T)
 
 
@@ -494,7 +496,8 @@ def resizes_backward(func, args, kwargs):
         error = error.masked_fill(tap_y.T @ unknown @ tap_x > 0, INF)
     odd = (~grad.value.isfinite()).double()
     if odd.any():
-        error = error.masked_fill(faint_y.T @ odd @ tap_x + tap_y.T @ odd @ faint_x > 0, INF)
+        one = (rows == height) != (columns == width)
+        error = error.masked_fill(faint_y.T @ odd @ tap_x + tap_y.T @ odd @ (tap_x if one else faint_x) > 0, INF)
     terms = max(1, 4 * (height * width) // (rows * columns))
     return rounded(value, error, grad.dtype, terms, weight_y.T @ size @ weight_x)
 

@@ -266,6 +266,8 @@ def place(mask: Tensor) -> str:
 
 def compare_labels(verdict: Verdict, labels: Tensor, scores: Bounded, call: Call) -> None:
     value, error = scores.value, scores.error
+    if call.flush:  # also products and differences on the way
+        error = error + 4 * torch.finfo(bounds.accumulator(scores.dtype)).tiny
     n, classes, h, w = value.shape
     if labels.dtype != torch.uint8 or labels.shape != (n, h, w):
         verdict.wrong.append(f"labels are {labels.dtype} {tuple(labels.shape)}")
@@ -347,12 +349,13 @@ def compare_loss(verdict: Verdict, call: Call, found: dict[str, Tensor]) -> None
     certain = torch.ones(n, dtype=torch.bool)
     if bootstrap:
         k = min(bootstrap, pixels)
-        ranked = value.sort(1, descending=True).values
+        ranked, places = value.sort(1, descending=True)
         near = (value - threshold).abs() <= error
         many = (ranked[:, k] > threshold) if pixels > k else torch.zeros(n, dtype=torch.bool)
         cut = torch.where(many, torch.tensor(threshold, dtype=value.dtype), ranked[:, k - 1])
-        # Ties beside the cut: exact ones of zero loss or equal logits stay ties in every precision, others may not.
-        certain = ~near.any(1) & (((value - cut[:, None]).abs() <= 2 * error).sum(1) <= (~many).long())
+        # Values that rounding can make equal to the cut may share its weight.
+        at_cut = error + error.gather(1, places[:, k - 1 : k])
+        certain = ~near.any(1) & (((value - cut[:, None]).abs() <= at_cut).sum(1) <= (~many).long())
         # At the threshold another number of pixels may count.
         jump = (ranked.amax(1) - threshold).abs() * near.sum(1) / k
         slack = slack + jump.mean()
