@@ -11,7 +11,8 @@ HYPERSEG_DEVICE float silu(float v) { return v / (1.0f + expf(-v)); }
 HYPERSEG_DEVICE float sigmoid(float v) { return 1.0f / (1.0f + expf(-v)); }
 
 // SiLU of both values, with the precision that type T needs. An SM has few units for exponentials and reciprocals, so
-// both values share one reciprocal. Below -40 the result is about 1e-17 of the value instead of 0.
+// both values share one reciprocal. Below -40 the result is about 1e-17 of the value instead of 0; minus infinity
+// stays.
 template <typename T>
 HYPERSEG_DEVICE void silu2(float& a, float& b) {
   const float p = 1.0f + fast_exp(fminf(-a, 40.0f)), q = 1.0f + fast_exp(fminf(-b, 40.0f));
