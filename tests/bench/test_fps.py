@@ -251,7 +251,7 @@ def test_unreadable_weights_are_reported(tmp_path, capsys):
     path = tmp_path / "weights.pth"
     path.write_bytes(b"nothing")
     assert fps.main([*TINY, "--weights", str(path)]) == 1
-    assert f"{path} was refused" in capsys.readouterr().out
+    assert f"{path} is damaged or not a PyTorch checkpoint" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("official", [True, False])

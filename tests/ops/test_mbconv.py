@@ -15,7 +15,7 @@ from tests.tolerances import FORWARD, assert_close
 
 
 def trunk(name: str) -> EfficientNetTrunk:
-    net = EfficientNetTrunk(name, False, 0.0, 64).eval().requires_grad_(False)
+    net = EfficientNetTrunk(name, None, 0.0, 64).eval().requires_grad_(False)
     fold_efficientnet(net)
     return net
 

@@ -26,7 +26,7 @@ def random_frames(n: int, h: int, w: int) -> torch.Tensor:
 
 def trunk(name: str = "efficientnet_b0") -> EfficientNetTrunk:
     torch.manual_seed(0)
-    net = EfficientNetTrunk(name, False, 0.0, 64).eval().requires_grad_(False)
+    net = EfficientNetTrunk(name, None, 0.0, 64).eval().requires_grad_(False)
     fold_efficientnet(net)
     return net
 
