@@ -25,14 +25,18 @@ _EXPORTS = {
     "synthesize_weights": "hyperseg.models",
 }
 
+_PACKAGES = ("data", "evaluation", "export", "models", "ops", "predict", "runtime", "verify")
+
 __all__ = ["__version__", *_EXPORTS]
 
 
 def __getattr__(name: str):
     if name in _EXPORTS:
         return getattr(importlib.import_module(_EXPORTS[name]), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"hyperseg.{name}")
     raise AttributeError(f"module 'hyperseg' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_EXPORTS])
+    return sorted({*globals(), *_EXPORTS, *_PACKAGES})

@@ -78,6 +78,7 @@ import hyperseg
 assert not torch.cuda.is_initialized()
 slow = {"torchvision", "timm", "triton", "PIL", "skimage"}
 print("imported:", sorted(slow & (set(sys.modules) - before)))
+assert hyperseg.predict.Predictor is hyperseg.predict.Segmenter  # packages are imported on first use
 """
     assert in_fresh_python(code).strip().endswith("imported: []")
 

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from hyperseg import ops
 from hyperseg.models import HyperSeg
 from hyperseg.models.sizes import pixel_affine, scale_pixels
+from hyperseg.models.wrappers import unwrap
 from hyperseg.ops import OPERATORS, reference
 
 OUTPUTS = ("labels", "logits")
@@ -58,14 +59,14 @@ def export_program(model: HyperSeg, frames: Tensor) -> ExportedProgram:
     OpenVINO: both were slower with nine shifted multiplications instead.
 
     Args:
-        model: in eval mode, float32, on the CPU.
+        model: in eval mode, float32, on the CPU; also in DataParallel, AveragedModel or torch.compile.
         frames: an example, uint8 RGB ``[N, H, W, 3]``; its shape is fixed in the program.
 
     Returns:
         A program from uint8 frames to (uint8 labels ``[N, H, W]``, float32 logits ``[N, num_classes, H, W]``).
     """
     with torch.no_grad(), ops.use_backend("reference"):
-        program = torch.export.export(_LabelsAndLogits(model).eval(), (frames,))
+        program = torch.export.export(_LabelsAndLogits(unwrap(model)).eval(), (frames,))
         forward = [name for name in OPERATORS if not name.endswith("_backward")]
         table = {getattr(torch.ops.hyperseg, name).default: getattr(reference, name) for name in forward}
         return program.run_decompositions(table)

@@ -1,14 +1,13 @@
 """Load a checkpoint in either format: the library's own (``storage.py``) or the official code's (``official.py``)."""
 
 import os
-from pathlib import Path
 
 import torch
 
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.official import load_official
 from hyperseg.models.registry import model_config
-from hyperseg.models.state import CheckpointError
+from hyperseg.models.state import CheckpointError, checkpoint_path
 from hyperseg.models.storage import CONFIG_FILE, WEIGHTS_FILE, is_own_format, load_own_format
 
 
@@ -37,7 +36,7 @@ def load(
             contains another network than ``name``. The message names the file.
         ValueError: there is no network ``name``.
     """
-    path = Path(path)
+    path = checkpoint_path(path)
     expected = None if name is None else model_config(name).name
     if not path.exists():
         raise CheckpointError(

@@ -15,7 +15,7 @@ from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.official_keys import official_names
 from hyperseg.models.pickles import read_pickle
 from hyperseg.models.registry import model_config
-from hyperseg.models.state import CheckpointError, check_state, plain_keys
+from hyperseg.models.state import CheckpointError, check_state, checkpoint_path, plain_keys
 from hyperseg.models.state import check_finite as refuse_not_finite
 from hyperseg.models.storage import is_own_format, plain_state, warn_if_not_finite
 from hyperseg.models.wrappers import unwrap
@@ -45,7 +45,7 @@ def load_official(
             other than HyperSeg, or does not fit its network: missing, surplus and misshapen keys are listed by name.
         ValueError: there is no network ``name``.
     """
-    path = Path(path)
+    path = checkpoint_path(path)
     if path.exists() and is_own_format(path):
         kind = "a directory" if path.is_dir() else "a safetensors file"
         raise CheckpointError(
@@ -83,7 +83,7 @@ def save_official(model: nn.Module, path: str | os.PathLike[str]) -> None:
         ValueError: the official code has no such network, or the network is not the one of its configuration.
         OSError: the file cannot be written.
     """
-    path = Path(path)
+    path = checkpoint_path(path)
     network = unwrap(model)
     arch = official_arch.write(network.config)
     state = plain_state(network)

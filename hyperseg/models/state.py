@@ -1,6 +1,8 @@
 """State dicts of checkpoints: keys of wrapped networks, missing and surplus keys, values that are not finite."""
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,17 @@ _COUNTER = "n_averaged"
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be read or does not fit its network. The message names the file and the reason."""
+
+
+def checkpoint_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a checkpoint.
+
+    Raises:
+        CheckpointError: it is empty, which pathlib takes for the current folder.
+    """
+    if not os.fspath(path):
+        raise CheckpointError("The path of the checkpoint is empty; is it a variable that is not set?")
+    return Path(path)
 
 
 def plain_keys(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:

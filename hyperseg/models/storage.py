@@ -20,7 +20,14 @@ from torch import Tensor, nn
 from hyperseg._files import atomic_writes
 from hyperseg.models.config import HyperSegConfig
 from hyperseg.models.hyperseg import HyperSeg
-from hyperseg.models.state import CheckpointError, check_finite, check_state, not_finite, plain_keys
+from hyperseg.models.state import (
+    CheckpointError,
+    check_finite,
+    check_state,
+    checkpoint_path,
+    not_finite,
+    plain_keys,
+)
 from hyperseg.models.wrappers import unwrap
 
 CONFIG_FILE = "config.json"
@@ -49,7 +56,7 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> Path:
         ValueError: the network is not the one that its configuration describes, so it could not be loaded.
         OSError: a file cannot be written.
     """
-    directory = Path(directory)
+    directory = checkpoint_path(directory)
     network = unwrap(model)
     state = plain_state(network)
     text = json.dumps(network.config.to_dict(), indent=2, allow_nan=False)

@@ -114,3 +114,20 @@ def test_a_file_that_cannot_be_opened(tmp_path, monkeypatch, load):
     monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(CheckpointError, match=r"x\.pth cannot be read: Permission denied"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        hyperseg.load,
+        hyperseg.load_official,
+        lambda path: hyperseg.save(network(S), path),
+        lambda path: save_official(network(S), path),
+    ],
+    ids=["load", "load_official", "save", "save_official"],
+)
+def test_an_empty_path_is_not_the_current_folder(use, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="path of the checkpoint is empty; is it a variable that is not set"):
+        use("")
+    assert list(tmp_path.iterdir()) == []
