@@ -41,7 +41,7 @@ def record(prediction: "Prediction", files: dict[str, Path], size: tuple[int, in
 
 def table(record: dict[str, Any]) -> str:
     """Return a record as text: the image and its label file, then one line per class with its share."""
-    from hyperseg.predict.legend import percent
+    from hyperseg.data.legend import percent
 
     image, labels = printable(record["image"]), printable(record["labels"])
     lines = [f"{image} ({record['height']}x{record['width']}) -> {labels}"]

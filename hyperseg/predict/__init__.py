@@ -13,13 +13,16 @@ A video, a camera or a window is a class of its own: a source yields `Frame`s, a
 or a notebook calls the predictor: `labels = predictor(image)`.
 """
 
+from hyperseg.data.drawing import label_image, overlay, with_legend
+from hyperseg.data.shares import ClassShare, class_shares
+from hyperseg.images.reading import read_image
+from hyperseg.images.writing import save_image
 from hyperseg.predict.errors import FrameError, FrameTooLargeError, OutputError, SinkError, SourceError
 from hyperseg.predict.finding import find_images
 from hyperseg.predict.names import unique_names
 from hyperseg.predict.predictor import Predictor, label_set_of, parse_size
-from hyperseg.predict.reading import read_image
-from hyperseg.predict.result import ClassShare, Prediction, class_shares
-from hyperseg.predict.sinks import LabelSink, OverlaySink, Sink, label_image, overlay, save_image, with_legend
+from hyperseg.predict.result import Prediction
+from hyperseg.predict.sinks import LabelSink, OverlaySink, Sink
 from hyperseg.predict.sources import Frame, ImageSource, Source
 
 Segmenter = Predictor  # the former name

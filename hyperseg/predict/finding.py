@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from hyperseg._files import printable
-from hyperseg.predict import kinds
-from hyperseg.predict.errors import SourceError, unreadable
+from hyperseg.images import kinds
+from hyperseg.images.errors import SourceError, unreadable
 from hyperseg.predict.names import head, is_own_output
 
 logger = logging.getLogger("hyperseg.predict")

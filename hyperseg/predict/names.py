@@ -6,10 +6,10 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hyperseg.images.writing import MARK
+
 LABELS = "_labels"
 OVERLAY = "_overlay"
-# Written into every output: the text "Software" of a PNG, the comment of a JPEG.
-MARK = "hyperseg predict"
 
 # File systems allow 255 bytes. The longest ending is "_overlay.png".
 _MOST_BYTES = 240

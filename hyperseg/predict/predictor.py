@@ -12,11 +12,12 @@ from torch import nn
 
 from hyperseg._files import printable
 from hyperseg.data.labels import LabelSet, default_label_set, label_set
+from hyperseg.images.arrays import check_image
 from hyperseg.models import HyperSegConfig, unwrap
 from hyperseg.models.sizes import parse_sides
 from hyperseg.ops import upsample_argmax
 from hyperseg.predict.errors import FrameError, FrameTooLargeError
-from hyperseg.predict.result import Prediction, check_image
+from hyperseg.predict.result import Prediction
 from hyperseg.predict.sinks import Sink
 from hyperseg.predict.sources import Frame, Source
 from hyperseg.runtime import Engine, EngineError, build_engine

@@ -9,10 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
-from hyperseg.predict.errors import SourceError
+from hyperseg.images.errors import SourceError
+from hyperseg.images.reading import read_image
 from hyperseg.predict.finding import listed
 from hyperseg.predict.names import unique_names
-from hyperseg.predict.reading import read_image
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from hyperseg.data import CAMVID
+from hyperseg.images import kinds
 from hyperseg.predict import (
     Frame,
     ImageSource,
@@ -17,7 +18,6 @@ from hyperseg.predict import (
     Prediction,
     SourceError,
     find_images,
-    kinds,
     unique_names,
 )
 

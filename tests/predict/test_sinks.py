@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from hyperseg.data import CAMVID, CITYSCAPES, VOC, colorize, palette
+from hyperseg.data.legend import legend_strip, percent
 from hyperseg.predict import (
     Frame,
     LabelSink,
@@ -23,7 +24,6 @@ from hyperseg.predict import (
     save_image,
     with_legend,
 )
-from hyperseg.predict.legend import legend_strip, percent
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperseg.predict import SourceError, kinds, read_image, reading
+from hyperseg.images import SourceError, kinds, read_image, reading
 
 ORIENTATION = 0x0112
 # How a camera stores an upright image with orientation k. EXIF gives the sides of the scene that row 0 and column 0 of

@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from PIL import Image, ImageFile
 
-logger = logging.getLogger("hyperseg.predict")
+logger = logging.getLogger("hyperseg.images")
 
 # Formats that Pillow opens and that are no images of a scene: pages for a printer, which another program draws,
 # measurements without a range of values, and videos. Formats that Pillow only names (stubs) are left out too.

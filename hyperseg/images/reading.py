@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from hyperseg._files import printable
-from hyperseg.predict import kinds, metadata
-from hyperseg.predict.errors import SourceError, brief, unreadable
+from hyperseg.images import kinds, metadata
+from hyperseg.images.errors import SourceError, brief, unreadable
 
 _MOST_BYTES = 2**32  # more than any image of the size that Pillow opens
 _CONVERT = "save it as an 8-bit RGB image first"
@@ -41,8 +41,11 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         SourceError: the file is missing, may not be read, is no regular file, is empty, not an image, truncated, or has
             values that do not map to RGB. No other error of the file system or of a decoder is raised.
     """
-    name = printable(path)
-    data = _contents(os.fspath(path))
+    return decode_image(contents(os.fspath(path)), printable(path))
+
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """Decode the contents of an image file as :func:`read_image` does; `name` is for messages. Raises SourceError."""
     if kinds.is_raw(name):
         raise SourceError(f"{name} cannot be read: {kinds.reason_unread(name)}")
     try:
@@ -63,7 +66,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         raise SourceError(f"{name} is damaged and could not be read ({brief(error)}); leave it out") from None
 
 
-def _contents(path: str) -> bytes:
+def contents(path: str) -> bytes:
     """Return the bytes of a regular file. Raises SourceError."""
     name = printable(path)
     try:

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from hyperseg.data.labels import LabelSet
-from hyperseg.predict.result import ClassShare
+from hyperseg.data.shares import ClassShare
 
 _PAPER, _INK, _OUTLINE = (255, 255, 255), (32, 32, 32), (150, 150, 150)
 

@@ -1,0 +1,36 @@
+"""Errors of images: each is about one image, so that the next one can be done."""
+
+import errno
+
+from hyperseg._files import printable
+
+
+class FrameError(Exception):
+    """One frame could not be done; the next one may be. The message names the frame and says what to do."""
+
+
+class SourceError(FrameError, ValueError):
+    """An input cannot be read. The message names the input and says what was expected."""
+
+
+def unreadable(path: str, error: Exception) -> SourceError:
+    """Return the SourceError for an error that the operating system gave when it was asked for this path."""
+    name = printable(path)
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return SourceError(f"there is no file {name}; give an image file")
+    if isinstance(error, PermissionError):
+        return SourceError(f"{name} may not be read by this user; change its permissions or those of its folder")
+    if isinstance(error, ValueError):  # a zero byte, or a character that file names cannot have
+        return SourceError(f"'{name}' is not a possible file name; give an image file")
+    code = error.errno if isinstance(error, OSError) else None
+    if code == errno.ENAMETOOLONG:
+        return SourceError(f"there is no file {name}: no file name can be so long; give an image file")
+    if code == errno.ELOOP:
+        return SourceError(f"{name} is a symbolic link that leads back to itself; give an image file")
+    reason = error.strerror if isinstance(error, OSError) else None
+    return SourceError(f"{name} could not be read ({reason or brief(error)})")
+
+
+def brief(error: Exception) -> str:
+    """Return an error's message as one line, or the name of its type if it has none."""
+    return printable(" ".join(str(error).split())) or type(error).__name__
