@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from hyperseg._files import printable
-from hyperseg.cli._common import UsageError, UserError
+from hyperseg.cli._common import HelpFormatter, UsageError, UserError
 from hyperseg.cli._output import encodable
 
 __all__ = ["VERBS", "UserError", "build_parser", "main"]
@@ -28,14 +28,6 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
-class _HelpFormatter(argparse.HelpFormatter):
-    """Wraps each paragraph of a description by itself."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        fill = super()._fill_text
-        return "\n\n".join(fill(paragraph, width, indent) for paragraph in text.split("\n\n"))
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command. `verb` and `run` of its result name the verb and its function."""
     parser = _Parser("hyperseg", description="Real-time semantic segmentation with patch-wise generated weights.")
@@ -47,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
             name,
             help=text.partition("\n")[0],
             description=text,
-            formatter_class=_HelpFormatter,
+            formatter_class=HelpFormatter,
         )
         module.add_arguments(verb)
         verb.set_defaults(run=module.run)

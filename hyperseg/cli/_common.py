@@ -23,6 +23,14 @@ MODEL = (
 DEVICE = "cpu, cuda, cuda:1, ... or auto: the GPU if there is one"
 
 
+class HelpFormatter(argparse.HelpFormatter):
+    """Wraps each paragraph of a description by itself."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(paragraph, width, indent) for paragraph in text.split("\n\n"))
+
+
 class UserError(Exception):
     """An error that the user can fix. It is printed as one line, without a traceback. `code`: the exit code."""
 
