@@ -40,11 +40,11 @@ STABLE_TORCH_LIBRARY(hyperseg_native, m) {
       "int out_channels, str halo) -> (Tensor, Tensor, Tensor)");
   m.def(
       "patch_inverted_residual_batch_norm(Tensor x, Tensor weights, Tensor scale, Tensor shift, int hidden, "
-      "int out_channels, str halo, float eps) -> (Tensor, Tensor, Tensor)");
+      "int out_channels, str halo, float eps, str group) -> (Tensor, Tensor, Tensor)");
   m.def(
       "patch_inverted_residual_batch_norm_backward(Tensor grad, Tensor x, Tensor weights, Tensor scale, Tensor shift, "
-      "int hidden, int out_channels, str halo, float eps, Tensor mean, Tensor variance) -> (Tensor, Tensor, Tensor, "
-      "Tensor)");
+      "int hidden, int out_channels, str halo, float eps, str group, Tensor mean, Tensor variance) -> (Tensor, Tensor, "
+      "Tensor, Tensor)");
   m.def(
       "decoder_level_backward(Tensor grad, Tensor skip, Tensor? previous, Tensor? signal, Tensor? generator, "
       "Tensor? weights, Tensor bias, int offset, int groups, int out_channels, int hidden, str halo) -> (Tensor, "

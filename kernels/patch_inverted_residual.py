@@ -5,10 +5,12 @@ takes a gradient through the norm, and statistics reduced from the partial sums 
 """
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from hyperseg._distributed import all_reduce
 from hyperseg.kernels.parts.depthwise_fwd import depthwise
 from hyperseg.kernels.parts.inverted_residual import Block, Norm, backward, backward_steps, forward, recompute_hidden
 from hyperseg.kernels.parts.maps import channels_last_map, output_map, unit_stride
@@ -35,9 +37,20 @@ def patch_inverted_residual_backward(
 
 
 def patch_inverted_residual_batch_norm(
-    x: Tensor, weights: Tensor, scale: Tensor, shift: Tensor, hidden: int, out_channels: int, halo: str, eps: float
+    x: Tensor,
+    weights: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    hidden: int,
+    out_channels: int,
+    halo: str,
+    eps: float,
+    group: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the output [N, out_channels, H, W], and mean and biased variance, each [2 * hidden + out_channels]."""
+    """Return the output [N, out_channels, H, W], and mean and biased variance, each [2 * hidden + out_channels].
+
+    The statistics are of the values of all processes in the group of this name, of this process alone if it is "".
+    """
     block = Block(x.shape[1], hidden, out_channels, halo)
     weights = unit_stride(weights)
     gammas, betas = scale.float().split(block.widths), shift.float().split(block.widths)
@@ -46,7 +59,7 @@ def patch_inverted_residual_batch_norm(
     def norm(partials: Tensor | None) -> Norm:
         assert partials is not None
         i = len(statistics)
-        statistics.append(_moments(partials))
+        statistics.append(_moments(partials, group))
         return _affine(gammas[i], betas[i], *statistics[i], eps)
 
     z1 = block.hidden_map(x, weights)
@@ -71,6 +84,7 @@ def patch_inverted_residual_batch_norm_backward(
     out_channels: int,
     halo: str,
     eps: float,
+    group: str,
     mean: Tensor,
     variance: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -89,10 +103,10 @@ def patch_inverted_residual_batch_norm_backward(
         total, by_z = partials.double().sum(0)
         d_gamma = (by_z - means[i] * total) * deviations[i]
         found[i] = d_gamma.float(), total.float()
-        count = d.numel() // d.shape[1]
+        by_value, by_one, count = _gradient_sums(*found[i], d.numel() // d.shape[1], group)
         factor = gammas[i] * deviations[i]
-        slope = factor * deviations[i] * found[i][0] / count
-        offset = means[i] * slope - factor * found[i][1] / count
+        slope = factor * deviations[i] * by_value / count
+        offset = means[i] * slope - factor * by_one / count
         _combine(d, z, factor, -slope, offset)
 
     # The last norm's input and its gradient are narrow maps: plain PyTorch.
@@ -103,8 +117,8 @@ def patch_inverted_residual_batch_norm_backward(
     grad = grad.float()
     total, d_gamma = grad.sum((0, 2, 3)), (grad * normalised).sum((0, 2, 3))
     found[2] = d_gamma, total
-    count = grad.numel() // block.outputs
-    centred = grad - total[:, None, None] / count - normalised * (d_gamma / count)[:, None, None]
+    by_value, by_one, count = _gradient_sums(*found[2], grad.numel() // block.outputs, group)
+    centred = grad - by_one[:, None, None] / count - normalised * (by_value / count)[:, None, None]
     d3 = (centred * (gammas[2] * deviations[2])[:, None, None]).to(x.dtype)
 
     d_x, d_weights = backward_steps(block, d3, x, weights, norm1, norm2, through_norm, (z1, z2))
@@ -112,16 +126,32 @@ def patch_inverted_residual_batch_norm_backward(
     return d_x, d_weights, d_scale, d_shift
 
 
-def _moments(partials: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(partials: Tensor, group: str) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance [C] over all pixels, from the rows that ``store_moments`` wrote.
 
-    In float64 and a fixed order (Chan, Golub and LeVeque, 1979): no cancellation, bitwise deterministic.
+    In float64 and a fixed order (Chan, Golub and LeVeque, 1979): no cancellation, bitwise deterministic. With a group,
+    from the processes' sums of values and of squares, also in float64.
     """
     counts, mean, squares = partials.double().unbind(1)
     total = counts.sum(0)
     overall = (mean * counts).sum(0) / total
     variance = (squares + counts * (mean - overall).square()).sum(0) / total
+    if group:
+        sums = torch.cat([overall * total, (variance + overall.square()) * total, total[:1]])
+        sums = all_reduce(sums, group)
+        overall, second = (sums[:-1] / sums[-1]).chunk(2)
+        variance = (second - overall.square()).clamp(min=0)
     return overall.to(partials.dtype), variance.to(partials.dtype)
+
+
+def _gradient_sums(by_value: Tensor, by_one: Tensor, count: int, group: str) -> tuple[Tensor, Tensor, int | Tensor]:
+    """Return the two sums of a norm's gradient, and the number of values, over all processes of the group."""
+    if not group:
+        return by_value, by_one, count
+    sums = F.pad(torch.cat([by_value, by_one]).double(), (0, 1), value=count)
+    sums = all_reduce(sums, group)
+    by_value, by_one = sums[:-1].float().chunk(2)
+    return by_value, by_one, sums[-1].float()
 
 
 def _affine(gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Norm:

@@ -3,6 +3,7 @@
 from hyperseg.models.checkpoint import load
 from hyperseg.models.config import HyperSegConfig
 from hyperseg.models.hyperseg import HyperSeg
+from hyperseg.models.norms import synchronise_norms
 from hyperseg.models.official import load_official, save_official
 from hyperseg.models.registry import create_model, list_models, model_config
 from hyperseg.models.state import CheckpointError, check_finite
@@ -27,6 +28,7 @@ __all__ = [
     "probe_frames",
     "save",
     "save_official",
+    "synchronise_norms",
     "synthesize_weights",
     "unwrap",
 ]

@@ -1,11 +1,13 @@
 """The decoder: weight generators and dynamic levels, for all networks (SPEC D to G).
 
-In training, batch norms use batch statistics and each step is one operator call; norms with settings that the operator
-does not have are called one by one. Otherwise the norms are folded: their scales into the generators' rows, their
-shifts into biases, and a level is one call of ``decoder_level``. The module folds in every forward pass, an engine
-once; both run :class:`FoldedDecoder`.
+In training, batch norms use batch statistics, of all processes if they are synchronised, and each inverted residual is
+one operator call; norms with settings that the operator does not have are called one by one. A level whose norms are
+frozen folds them into its weights. If all levels are frozen, as in eval mode, the norms are folded: their scales into
+the generators' rows, their shifts into biases, and a level is one call of ``decoder_level``. The module folds in every
+forward pass, an engine once; both run :class:`FoldedDecoder`.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,13 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperseg import ops
-from hyperseg.models.norms import fold_affine, is_foldable
+from hyperseg._distributed import all_reduce
+from hyperseg.models.norms import SyncBatchNorm2d, fold_affine, group_of, is_foldable, update_running_statistics
 from hyperseg.models.plan import DecoderPlan, GeneratorPlan, LevelPlan
 from hyperseg.ops import _layout, reference
+
+logger = logging.getLogger("hyperseg.models")
 
 
 class DynamicLevel(nn.Module):
     """The stored part of a level: its batch norms. Its convolution weights are generated."""
+
+    _logged = False
 
     def __init__(self, level: LevelPlan, halo: str):
         super().__init__()
@@ -52,7 +59,11 @@ class DynamicLevel(nn.Module):
         if not level.hidden:
             y = ops.patch_conv2d(x, weights, out_channels=level.out_channels)
             return F.relu(self.norms[0](y))
-        if not self._is_fused():
+        if all(is_foldable(norm) for norm in self.norms):
+            return self._frozen(x, weights)
+        group = self._fused_group()
+        if group is None:
+            self._log_once()
             return reference.inverted_residual(
                 x, weights, level.hidden, level.out_channels, self.halo, list(self.norms)
             )
@@ -65,42 +76,64 @@ class DynamicLevel(nn.Module):
             out_channels=level.out_channels,
             halo=self.halo,
             eps=self.norms[0].eps,
+            group=group,
         )
-        self._update_running_statistics(mean, variance, x, weights)
+        self._update_running_statistics(mean, variance, x, weights, group)
         return y
 
-    def _is_fused(self) -> bool:
-        """Return whether the operator with batch norms computes this level.
+    def _frozen(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Run an inverted residual whose norms are all frozen: folded into its weights."""
+        scale, bias = self.fold()
+        return ops.patch_inverted_residual(
+            x,
+            (weights * scale).to(weights.dtype),
+            bias.to(x.dtype),
+            hidden=self.level.hidden,
+            out_channels=self.level.out_channels,
+            halo=self.halo,
+        )
 
-        It does not if a norm is of another class (SyncBatchNorm gathers its own statistics), frozen, without weight or
-        bias, or if their eps differ: the operator takes one for all.
+    def _fused_group(self) -> str | None:
+        """Return the process group for the operator with batch norms; None if it does not compute this level.
+
+        It does not if a norm is of another class, frozen, without weight or bias, or if their eps or groups differ: the
+        operator takes one for all.
         """
-        return all(
-            type(norm) is nn.BatchNorm2d
+        groups = {group_of(norm) for norm in self.norms}
+        fused = len(groups) == 1 and all(
+            type(norm) in (nn.BatchNorm2d, SyncBatchNorm2d)
             and norm.training
             and norm.weight is not None
             and norm.bias is not None
             and norm.eps == self.norms[0].eps
             for norm in self.norms
         )
+        return groups.pop() if fused else None
+
+    def _log_once(self) -> None:
+        if not (self._logged or torch.compiler.is_compiling()):
+            self._logged = True
+            logger.debug(
+                "a level with norms that no operator has together runs as plain PyTorch: %s",
+                ", ".join(f"{norm}{'' if norm.training else ' in eval mode'}" for norm in self.norms),
+            )
 
     @torch.no_grad()
-    def _update_running_statistics(self, mean: Tensor, variance: Tensor, x: Tensor, weights: Tensor) -> None:
+    def _update_running_statistics(
+        self, mean: Tensor, variance: Tensor, x: Tensor, weights: Tensor, group: str
+    ) -> None:
         n, _, height, width = x.shape
         fh, fw = weights.shape[1:3]
         pixels = n * height * width
         # With halo "own" a patch also normalises the pixels around it, so these occur several times (SPEC G).
         expanded = n * (height + 2 * fh) * (width + 2 * fw) if self.halo == "own" else pixels
+        counts: Sequence[int | Tensor] = (expanded, pixels, pixels)
+        if group:
+            local = F.pad(mean.new_full((2,), pixels, dtype=torch.float64), (1, 0), value=expanded)
+            counts = all_reduce(local, group).unbind()
         widths = [norm.num_features for norm in self.norms]
-        for norm, batch_mean, batch_variance, count in zip(
-            self.norms, mean.split(widths), variance.split(widths), (expanded, pixels, pixels), strict=True
-        ):
-            if not norm.track_running_stats or norm.running_mean is None:
-                continue
-            norm.num_batches_tracked += 1
-            momentum = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked)
-            norm.running_mean.lerp_(batch_mean.to(norm.running_mean.dtype), momentum)
-            norm.running_var.lerp_(batch_variance.to(norm.running_var.dtype) * (count / (count - 1)), momentum)
+        for norm, *batch in zip(self.norms, mean.split(widths), variance.split(widths), counts, strict=True):
+            update_running_statistics(norm, *batch)
 
 
 class Decoder(nn.Module):

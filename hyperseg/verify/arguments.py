@@ -129,11 +129,11 @@ def residual(n=2, c=3, hidden=5, out=4, grid=(2, 3), patch=(2, 2), halo="own", b
     return build
 
 
-def batch_norm(n=2, c=3, hidden=5, out=4, grid=(2, 3), patch=(2, 2), halo="own", eps=1e-5):
+def batch_norm(n=2, c=3, hidden=5, out=4, grid=(2, 3), patch=(2, 2), halo="own", eps=1e-5, group=""):
     def build(g):
         x, weights, _, *rest = residual(n, c, hidden, out, grid, patch, halo, bias=False)(g)
         width = 2 * hidden + out
-        return x, weights, 1 + 0.2 * normal(g, width), 0.5 + 0.5 * normal(g, width), *rest, eps
+        return x, weights, 1 + 0.2 * normal(g, width), 0.5 + 0.5 * normal(g, width), *rest, eps, group
 
     return build
 

@@ -108,7 +108,7 @@ def test_least_bytes_by_hand():
 
 def test_some_arguments_of_training_stay_float32():
     x, scale = torch.zeros(1, 2, 4, 4), torch.zeros(3)
-    arguments = (x, x, scale, scale, 1, 1, "own", 1e-5)
+    arguments = (x, x, scale, scale, 1, 1, "own", 1e-5, "")
     call = calls.Call("patch_inverted_residual_batch_norm", arguments, lambda *args: None).to(torch.float16)
     assert [a.dtype for a in call.arguments[:4]] == [torch.float16, torch.float16, torch.float32, torch.float32]
 

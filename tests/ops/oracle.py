@@ -114,8 +114,9 @@ def patch_inverted_residual(x, weights, bias, hidden, out_channels, halo):
     return inverted_residual(x, weights, hidden, out_channels, halo, norms)
 
 
-def patch_inverted_residual_batch_norm(x, weights, scale, shift, hidden, out_channels, halo, eps):
+def patch_inverted_residual_batch_norm(x, weights, scale, shift, hidden, out_channels, halo, eps, group):
     """Apply ``F.batch_norm`` to the values of all patches; with halo "own" these include the halos of all windows."""
+    assert group == "", "of one process"
     means, variances = [], []
 
     def norm(start, stop):

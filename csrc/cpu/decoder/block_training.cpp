@@ -290,6 +290,24 @@ void InvertedResidualTraining<S>::expand_all(Partials<T>* mean, Partials<T>* squ
   });
 }
 
+// Turn mean and variance of `number` values into those of all processes' values, by the sums of values and of squares.
+template <typename S>
+void InvertedResidualTraining<S>::synchronise_statistics(double number, double* mean, double* variance,
+                                                         int64_t width) const {
+  std::vector<double> sums(2 * width + 1);
+  for (int64_t i = 0; i < width; ++i) {
+    sums[i] = number * mean[i];
+    sums[width + i] = number * (variance[i] + mean[i] * mean[i]);
+  }
+  sums.back() = number;
+  add_processes_(sums);
+  for (int64_t i = 0; i < width; ++i) {
+    mean[i] = sums[i] / sums.back();
+    const double difference = sums[width + i] / sums.back() - mean[i] * mean[i];
+    variance[i] = difference < 0 ? 0 : difference;  // keeps NaN
+  }
+}
+
 // Set one norm from the statistics of the patches, each over `number` values.
 template <typename S>
 void InvertedResidualTraining<S>::set_norm(int which, int64_t at, int64_t width, double number, const Partials<T>& mean,
@@ -304,11 +322,14 @@ void InvertedResidualTraining<S>::set_norm(int which, int64_t at, int64_t width,
       const double distance = static_cast<double>(mean.values[patch * width + i]) - sum[i] / patches;
       between[i] += distance * distance;
     }
-  NormState<T>& norm = norms_[which];
-  norm.mean.resize(width), norm.factor.resize(width), norm.shift.resize(width);
   for (int64_t i = 0; i < width; ++i) {
     means[at + i] = sum[i] / patches;
     variances[at + i] = (within[i] / number + between[i]) / patches;
+  }
+  if (add_processes_) synchronise_statistics(number * patches, &means[at], &variances[at], width);
+  NormState<T>& norm = norms_[which];
+  norm.mean.resize(width), norm.factor.resize(width), norm.shift.resize(width);
+  for (int64_t i = 0; i < width; ++i) {
     norm.mean[i] = static_cast<T>(means[at + i]);
     norm.factor[i] = static_cast<T>(static_cast<double>(scale[at + i]) / std::sqrt(variances[at + i] + eps));
     norm.shift[i] = shift[at + i];
@@ -367,14 +388,19 @@ void InvertedResidualTraining<S>::set_gradient(int which, int64_t at, double num
   std::copy(sums.begin(), sums.end(), d_shift.begin() + at);
   if (!batch_) return;
   const std::vector<double> weighted = by_value.total();
+  const size_t width = sums.size();
+  for (size_t i = 0; i < width; ++i) d_scale[at + i] = weighted[i] * rstd_[which][i];
+  std::vector<double> all = sums;
+  all.insert(all.end(), weighted.begin(), weighted.end());
+  all.push_back(number);
+  if (add_processes_) add_processes_(all);
   NormState<T>& norm = norms_[which];
   norm.slope = norm.factor;
-  norm.tilt.resize(sums.size()), norm.level.resize(sums.size());
-  for (size_t i = 0; i < sums.size(); ++i) {
+  norm.tilt.resize(width), norm.level.resize(width);
+  for (size_t i = 0; i < width; ++i) {
     const double factor = norm.factor[i], rstd = rstd_[which][i];
-    d_scale[at + i] = weighted[i] * rstd;
-    norm.tilt[i] = static_cast<T>(-factor * rstd * rstd * weighted[i] / number);
-    norm.level[i] = static_cast<T>(-factor * sums[i] / number);
+    norm.tilt[i] = static_cast<T>(-factor * rstd * rstd * all[width + i] / all.back());
+    norm.level[i] = static_cast<T>(-factor * all[i] / all.back());
   }
 }
 

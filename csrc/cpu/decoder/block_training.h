@@ -1,6 +1,8 @@
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "cpu/base/patch_weights.h"
@@ -18,6 +20,9 @@ struct NormState {
   std::vector<T> slope, tilt, level;
 };
 
+// Replace sums by those over all processes of a group.
+using AddProcesses = std::function<void(std::vector<double>&)>;
+
 template <typename S>
 class InvertedResidualTraining {
  public:
@@ -29,6 +34,9 @@ class InvertedResidualTraining {
 
   // Use folded norms: `bias` is empty or [2 * hidden + outputs].
   void fold_norms(const std::vector<T>& bias);
+
+  // Use batch norms of all processes' values, unless `add` is empty. The gradients of the norms stay those of this one.
+  void synchronise(AddProcesses add) { add_processes_ = std::move(add); }
 
   // Compute y with batch norms, and their statistics: mean and biased variance.
   void forward(const std::vector<T>& scale, const std::vector<T>& shift, double eps, const Map<S>& y,
@@ -58,6 +66,7 @@ class InvertedResidualTraining {
   void set_norm(int which, int64_t at, int64_t width, double number, const Partials<T>& mean,
                 const Partials<T>& squares, const std::vector<T>& scale, const std::vector<T>& shift, double eps,
                 std::vector<double>& means, std::vector<double>& variances);
+  void synchronise_statistics(double number, double* mean, double* variance, int64_t width) const;
   void set_gradient(int which, int64_t at, double number, const Partials<T>& sum, const Partials<T>& by_value);
   void fold_hidden_gradients(const T* windows);
   int64_t widths(int which) const { return which == 2 ? outputs_ : hidden_; }
@@ -71,6 +80,7 @@ class InvertedResidualTraining {
   std::vector<T> valid_results_, valid_input_;  // 1 where a position belongs to the patch or the input's window
   NormState<T> norms_[3];
   std::vector<double> rstd_[3];
+  AddProcesses add_processes_;
   std::unique_ptr<T[]> d_input_;                // of every input window
   std::unique_ptr<T[]> expanded_, d_expanded_;  // halo="neighbour": [N, hidden, H, W]
   Map<const T> expanded_map_, d_expanded_map_;

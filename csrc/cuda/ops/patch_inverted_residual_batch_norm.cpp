@@ -1,3 +1,4 @@
+#include <optional>
 #include <string>
 #include <tuple>
 
@@ -30,6 +31,14 @@ struct BatchNorms {
       norm[i] = {scale(i), shift(i)};
     }
   }
+  // With a group, let norm `i` use the sums of all processes: they are valid as long as the returned tensor.
+  std::optional<Tensor> synchronise(int i, const TrainingBlock& block, const ChannelSums& sums,
+                                    const std::string& group) {
+    if (group.empty()) return {};
+    Tensor all = block.synchronise(sums, each[i].count, group);
+    each[i].synchronised = static_cast<const double*>(all.const_data_ptr());
+    return all;
+  }
   float* scale(int i) { return data(memory) + i * (each[1].gamma.first); }
   float* shift(int i) { return scale(i) + memory.numel() / 2; }
 };
@@ -46,7 +55,7 @@ Tensor float_map(const Tensor& like, int64_t channels) {
 std::tuple<Tensor, Tensor, Tensor> patch_inverted_residual_batch_norm(const Tensor& x, const Tensor& weights,
                                                                       const Tensor& scale, const Tensor& shift,
                                                                       int64_t hidden, int64_t out_channels,
-                                                                      std::string halo, double eps) {
+                                                                      std::string halo, double eps, std::string group) {
   constexpr const char* op = "patch_inverted_residual_batch_norm";
   check_patch_inverted_residual_batch_norm(op, x, weights, hidden, out_channels, halo,
                                            {{"scale", scale}, {"shift", shift}});
@@ -59,6 +68,7 @@ std::tuple<Tensor, Tensor, Tensor> patch_inverted_residual_batch_norm(const Tens
   TrainingBlock::Partial partial{scale, {}};
   const auto finish = [&](int i) {
     const auto [memory, sums] = block.add(partial, true);
+    const auto synchronised = norms.synchronise(i, block, sums, group);
     batch_statistics(norms.each[i], sums, norms.scale(i), norms.shift(i), op, stream);
   };
   const Tensor z1 = block.expand(&partial);
@@ -74,7 +84,8 @@ std::tuple<Tensor, Tensor, Tensor> patch_inverted_residual_batch_norm(const Tens
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> patch_inverted_residual_batch_norm_backward(
     const Tensor& grad, const Tensor& x, const Tensor& weights, const Tensor& scale, const Tensor& shift,
-    int64_t hidden, int64_t out_channels, std::string halo, double eps, const Tensor& mean, const Tensor& variance) {
+    int64_t hidden, int64_t out_channels, std::string halo, double eps, std::string group, const Tensor& mean,
+    const Tensor& variance) {
   constexpr const char* op = "patch_inverted_residual_batch_norm_backward";
   check_patch_inverted_residual_batch_norm(
       op, x, weights, hidden, out_channels, halo,
@@ -96,6 +107,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> patch_inverted_residual_batch_norm_ba
   Tensor factors = floats(x, 3 * std::max<int64_t>(block.stored(), out_channels));
   const auto find = [&](int i, TrainingBlock::Partial& partial) {
     const auto [memory, sums] = block.add(partial, false);
+    const auto synchronised = norms.synchronise(i, block, sums, group);
     const int first = norms.each[i].gamma.first;
     batch_norm_gradients(norms.each[i], sums, vector_of(op, d_scale).from(first), vector_of(op, d_shift).from(first),
                          data(factors), op, stream);

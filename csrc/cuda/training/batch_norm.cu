@@ -88,6 +88,17 @@ add_rows_kernel(const float* partial, PartialRows rows, int64_t rows_of_chunk, b
   sums.data[(chunk * 2 + 1) * sums.stored + channel] = found.second;
 }
 
+HYPERSEG_KERNEL(kThreads, 1) whole_sums_kernel(ChannelSums sums, double count, double* whole) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int c = static_cast<int>(blockIdx.x) * kChannels + static_cast<int>(threadIdx.x) % kChannels;
+  const TwoSums found = sum_of_chunks(sums, c);
+  if (threadIdx.x >= kChannels || c >= sums.stored) return;
+  whole[c] = found.first;
+  whole[sums.stored + c] = found.second;
+  if (c == 0) whole[2 * sums.stored] = count;
+}
+
 HYPERSEG_KERNEL(kThreads, 1) folded_norms_kernel(ChannelVector bias, int channels, float* scale, float* shift) {
   wait_for_previous_kernel();
   let_next_kernel_start();
@@ -104,14 +115,23 @@ HYPERSEG_DEVICE void store_norm(const BatchNorm& norm, int c, double mean, doubl
   shift[c] = static_cast<float>(load(norm.beta, c) - mean * factor);
 }
 
+// Replace this process's sums of a channel by those of all processes, if the norm has them; return the number of
+// pixels.
+HYPERSEG_DEVICE double synchronise(const BatchNorm& norm, int stored, int c, TwoSums& sums) {
+  if (!norm.synchronised) return norm.count;
+  sums.first = norm.synchronised[c], sums.second = norm.synchronised[stored + c];
+  return norm.synchronised[2 * stored];
+}
+
 HYPERSEG_KERNEL(kThreads, 1)
 batch_statistics_kernel(BatchNorm norm, ChannelSums sums, float* scale, float* shift) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int c = static_cast<int>(blockIdx.x) * kChannels + static_cast<int>(threadIdx.x) % kChannels;
-  const TwoSums found = sum_of_chunks(sums, c);
+  TwoSums found = sum_of_chunks(sums, c);
   if (threadIdx.x >= kChannels || c >= norm.channels) return;
-  const double mean = found.first / norm.count, difference = found.second / norm.count - mean * mean;
+  const double count = synchronise(norm, sums.stored, c, found);
+  const double mean = found.first / count, difference = found.second / count - mean * mean;
   const double variance = difference < 0 ? 0 : difference;  // keeps NaN
   store(norm.mean, c, static_cast<float>(mean));
   store(norm.variance, c, static_cast<float>(variance));
@@ -131,17 +151,19 @@ batch_norm_gradients_kernel(BatchNorm norm, ChannelSums sums, ChannelVector d_ga
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int c = static_cast<int>(blockIdx.x) * kChannels + static_cast<int>(threadIdx.x) % kChannels;
-  const TwoSums found = sum_of_chunks(sums, c);
+  TwoSums found = sum_of_chunks(sums, c);
   if (threadIdx.x >= kChannels || c >= sums.stored) return;
   double factor = 0, slope = 0, offset = 0;
   if (c < norm.channels) {
     const double mean = load(norm.mean, c), deviation = 1 / sqrt(load(norm.variance, c) + norm.eps);
-    const double by_gamma = (found.second - mean * found.first) * deviation;
-    factor = load(norm.gamma, c) * deviation;
-    slope = factor * deviation * by_gamma / norm.count;
-    offset = mean * slope - factor * found.first / norm.count;
+    double by_gamma = (found.second - mean * found.first) * deviation;
     store(d_gamma, c, static_cast<float>(by_gamma));
     store(d_beta, c, static_cast<float>(found.first));
+    const double count = synchronise(norm, sums.stored, c, found);
+    by_gamma = (found.second - mean * found.first) * deviation;
+    factor = load(norm.gamma, c) * deviation;
+    slope = factor * deviation * by_gamma / count;
+    offset = mean * slope - factor * found.first / count;
   }
   factors[c] = static_cast<float>(factor);
   factors[sums.stored + c] = static_cast<float>(-slope);
@@ -199,6 +221,10 @@ void folded_norms(const ChannelVector& bias, int channels, float* scale, float* 
 void batch_statistics(const BatchNorm& norm, const ChannelSums& sums, float* scale, float* shift, const char* op,
                       Stream stream) {
   launch<batch_statistics_kernel>(op, groups_of(norm.channels), kThreads, kSumBytes, stream, norm, sums, scale, shift);
+}
+
+void whole_sums(const ChannelSums& sums, double count, double* whole, const char* op, Stream stream) {
+  launch<whole_sums_kernel>(op, groups_of(sums.stored), kThreads, kSumBytes, stream, sums, count, whole);
 }
 
 void batch_norms(const BatchNorm& norm, float* scale, float* shift, const char* op, Stream stream) {

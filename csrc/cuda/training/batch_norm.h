@@ -34,7 +34,11 @@ struct BatchNorm {
   ChannelVector gamma, beta, mean, variance;
   int channels = 0;
   double eps = 0, count = 1;
+  const double* synchronised = nullptr;  // if not null, the sums of all processes, as of whole_sums
 };
+
+// Sum the chunks: `whole` receives [2, stored], then `count`.
+void whole_sums(const ChannelSums& sums, double count, double* whole, const char* op, Stream stream);
 
 // Compute mean and variance from the sums of moments, and scale and shift from them.
 void batch_statistics(const BatchNorm& norm, const ChannelSums& sums, float* scale, float* shift, const char* op,
@@ -42,7 +46,8 @@ void batch_statistics(const BatchNorm& norm, const ChannelSums& sums, float* sca
 // Compute scale and shift from given statistics.
 void batch_norms(const BatchNorm& norm, float* scale, float* shift, const char* op, Stream stream);
 // From the sums of the norm's output gradient, and of that times the norm's input, compute the gradients of gamma and
-// beta, and factors [3, stored]: the input gradient is factors[0] * gradient + factors[1] * value + factors[2].
+// beta, those of this process, and factors [3, stored]: the input gradient is factors[0] * gradient + factors[1] *
+// value + factors[2].
 void batch_norm_gradients(const BatchNorm& norm, const ChannelSums& sums, const ChannelVector& d_gamma,
                           const ChannelVector& d_beta, float* factors, const char* op, Stream stream);
 

@@ -1,5 +1,7 @@
 #include "cuda/training/block_training.h"
 
+#include "common/all_reduce.h"
+
 namespace hyperseg::cuda {
 
 PatchMatrix transposed(const PatchMatrix& matrix, int first, Type type) {
@@ -94,6 +96,12 @@ std::pair<Tensor, ChannelSums> TrainingBlock::add(Partial& partial, bool moments
   sums.data = static_cast<double*>(memory.mutable_data_ptr());
   add_rows(data(partial.values), partial.rows, moments, sums, op_, stream_);
   return {memory, sums};
+}
+
+Tensor TrainingBlock::synchronise(const ChannelSums& sums, double count, const std::string& group) const {
+  Tensor whole = torch::stable::new_empty(like_, {int64_t{2} * sums.stored + 1}, ScalarType::Double);
+  whole_sums(sums, count, static_cast<double*>(whole.mutable_data_ptr()), op_, stream_);
+  return all_reduce(whole, group);
 }
 
 void TrainingBlock::backward(const Map<const void>& d3, Tensor z1, Tensor z2, const ScaleShift& norm1,

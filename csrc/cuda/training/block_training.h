@@ -75,6 +75,9 @@ class TrainingBlock {
   // Sum the partial sums; the sums are valid as long as the returned tensor.
   std::pair<Tensor, ChannelSums> add(Partial& partial, bool moments) const;
 
+  // The sums of all processes of a group and their number of pixels, as BatchNorm takes them.
+  Tensor synchronise(const ChannelSums& sums, double count, const std::string& group) const;
+
   // Compute the gradients of input and weights, contiguous, from the gradient before the last norm.
   void backward(const Map<const void>& d3, Tensor z1, Tensor z2, const ScaleShift& norm1, const ScaleShift& norm2,
                 const Through& through, const InputGradient& d_x, void* d_weights) const;
