@@ -1,7 +1,12 @@
-"""Data sets: one file each, and `labels.py` with the classes and colours of all."""
+"""Data sets: one file each, found by name in `registry.py`, and `labels.py` with the classes and colours of all."""
 
+from hyperseg.data.dataset import Dataset, Item, LabelDecoder, manifest_hash
+from hyperseg.data.errors import DataError
+from hyperseg.data.files import DataFile
 from hyperseg.data.labels import (
     CAMVID,
+    CAMVID_11,
+    CAMVID_32,
     CITYSCAPES,
     IGNORE_COLOR,
     VOC,
@@ -11,15 +16,30 @@ from hyperseg.data.labels import (
     label_set,
     palette,
 )
+from hyperseg.data.masks import ColorDecoder, IndexDecoder, MaskDecoder
+from hyperseg.data.registry import dataset_names, open_dataset
 
 __all__ = [
     "CAMVID",
+    "CAMVID_11",
+    "CAMVID_32",
     "CITYSCAPES",
     "IGNORE_COLOR",
     "VOC",
+    "ColorDecoder",
+    "DataError",
+    "DataFile",
+    "Dataset",
+    "IndexDecoder",
+    "Item",
+    "LabelDecoder",
     "LabelSet",
+    "MaskDecoder",
     "colorize",
+    "dataset_names",
     "default_label_set",
     "label_set",
+    "manifest_hash",
+    "open_dataset",
     "palette",
 ]

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hyperseg._text import counted
 from hyperseg.data.errors import DataError
 from hyperseg.data.files import DataFile
 from hyperseg.data.labels import LabelSet
@@ -50,7 +51,7 @@ class Dataset:
     Args:
         name: as the command line takes it, such as "camvid-kaggle".
         split: such as "train".
-        form: which published form of the data was found, as a sentence for logs: "CamVid as SegNet published it: ...".
+        form: which published form of the data was found, as a line for logs: "CamVid as SegNet published it: ...".
         label_set: names, colours and ignore index of the labels that :meth:`labels` returns.
         items: sorted by name.
         decoder: of label files.
@@ -80,7 +81,8 @@ class Dataset:
         return len(self.items)
 
     def __repr__(self) -> str:
-        return f"<{self.name} {self.split}: {len(self)} images, {len(self.label_set)} classes; {self.form}>"
+        counts = f"{counted(len(self), 'image')}, {counted(len(self.label_set), 'class')}"
+        return f"<{self.name} {self.split}: {counts}; {self.form}>"
 
     @property
     def has_labels(self) -> bool:

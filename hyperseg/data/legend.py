@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from hyperseg.data.fonts import font_for
 from hyperseg.data.labels import LabelSet
 from hyperseg.data.shares import ClassShare
 
@@ -17,8 +18,8 @@ def legend_strip(shares: Sequence[ClassShare], table: LabelSet, width: int, scal
     scale: the smaller side of the image, in pixels; the text grows with it.
     """
     font_size = min(max(round(scale / 28), 13), 48)
-    font = ImageFont.load_default(font_size)
     texts = [(share.name, percent(share.share)) for share in shares]
+    font = font_for("".join(name for name, _ in texts), font_size)
     gap = round(font_size * 0.6)
     swatch = font_size
     name_width = max((round(font.getlength(name)) for name, _ in texts), default=0)

@@ -18,6 +18,14 @@ class ClassShare:
     share: float
 
 
+def label_counts(labels: np.ndarray) -> np.ndarray:
+    """Return how many pixels of labels (uint8 [H, W]) have each index: int64 [256]."""
+    counts = np.zeros(256, np.int64)
+    for rows in range(0, len(labels), 256):  # bincount copies to int64, eight times the memory
+        counts += np.bincount(labels[rows : rows + 256].ravel(), minlength=256)
+    return counts
+
+
 def class_shares(labels: np.ndarray, table: LabelSet) -> list[ClassShare]:
     """Return the classes present in labels (uint8 [H, W]), largest first.
 
@@ -25,9 +33,7 @@ def class_shares(labels: np.ndarray, table: LabelSet) -> list[ClassShare]:
     Raises ValueError for labels that are not uint8 [H, W] or contain an index that is neither a class nor ignored.
     """
     check_labels(labels)
-    counts = np.zeros(256, np.int64)
-    for rows in range(0, len(labels), 256):  # bincount copies to int64, eight times the memory
-        counts += np.bincount(labels[rows : rows + 256].ravel(), minlength=256)
+    counts = label_counts(labels)
     counts[table.ignore_index] = 0
     if counts[len(table) :].any():
         stray = int(np.flatnonzero(counts[len(table) :])[0]) + len(table)

@@ -27,10 +27,14 @@ def unreadable(path: str, error: Exception) -> SourceError:
         return SourceError(f"there is no file {name}: no file name can be so long; give an image file")
     if code == errno.ELOOP:
         return SourceError(f"{name} is a symbolic link that leads back to itself; give an image file")
-    reason = error.strerror if isinstance(error, OSError) else None
-    return SourceError(f"{name} could not be read ({reason or brief(error)})")
+    return SourceError(f"{name} could not be read ({brief(error)})")
 
 
 def brief(error: Exception) -> str:
-    """Return an error's message as one line, or the name of its type if it has none."""
+    """Return an error's message as one line, or the name of its type if it has none.
+
+    Of an error of the operating system that is the reason only: messages name the file themselves.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return printable(" ".join(str(error).split())) or type(error).__name__
