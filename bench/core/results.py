@@ -77,7 +77,7 @@ class Row:
         of: the step that makes the call: ``"frame"``, ``"training"``, or ``"apart"`` for a call that no step makes.
         times: how often that step makes calls of these shapes.
         calls_in_graph: calls in the CUDA graph that was timed; None where calls were issued one by one.
-        peer, about: the runtime and its version (bench/peers.py).
+        peer, about: the runtime and its version (bench/peers.py); the input pipeline (bench/data.py).
         latency_ms: milliseconds of one step, or of one call.
         device_ms: the same between CUDA events; None on a CPU.
         throughput: images or calls per second, of steps issued back to back.
@@ -92,6 +92,7 @@ class Row:
         memory: host memory of a peer.
         over_reference: rate relative to the reference backend's, paired by round.
         over_eager, engine_over: rate relative to eager's, and the engine's relative to this one, paired by round.
+        over_official: rate relative to that of the official transforms, paired by round (bench/data.py).
     """
 
     mode: str = ""
@@ -123,6 +124,7 @@ class Row:
     over_reference: Ratio | None = None
     over_eager: Ratio | None = None
     engine_over: Ratio | None = None
+    over_official: Ratio | None = None
 
 
 @dataclass(kw_only=True)
@@ -158,7 +160,8 @@ class Results:
     """One file: what was measured, with which arguments, where.
 
     Attributes:
-        kind: ``"hyperseg-fps"``, ``"hyperseg-ops"``, ``"hyperseg-peers"`` or ``"hyperseg-overhead"``.
+        kind: ``"hyperseg-fps"``, ``"hyperseg-ops"``, ``"hyperseg-peers"``, ``"hyperseg-overhead"`` or
+            ``"hyperseg-data"``.
         arguments: of the command line.
         environment, readings, summary, warnings: see `machine`.
         inputs: number and kind of the inputs, state of the caches.

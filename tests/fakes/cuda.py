@@ -54,6 +54,9 @@ class FakeCudaTensor(torch.Tensor):
     def untyped_storage(self):
         return self.inner.untyped_storage()
 
+    def record_stream(self, stream):
+        pass
+
     def tolist(self):
         return on_host(self).tolist()
 
@@ -221,6 +224,9 @@ class Stream:
         pass
 
     def wait_stream(self, other):
+        pass
+
+    def wait_event(self, event):
         pass
 
     def synchronize(self):
