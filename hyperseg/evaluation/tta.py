@@ -1,14 +1,16 @@
 """Test-time augmentation over scales and flips, as the official code does for list inputs (SPEC H.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperseg.ops._layout import resize_logits
 
 
-def forward_pyramid(model: nn.Module, pyramid: Sequence[Tensor], hflip: bool = True, gather: str = "mean") -> Tensor:
+def forward_pyramid(
+    model: Callable[[Tensor], Tensor], pyramid: Sequence[Tensor], hflip: bool = True, gather: str = "mean"
+) -> Tensor:
     """Return the combined logits of one batch of images at several scales.
 
     Args:
@@ -34,6 +36,6 @@ def forward_pyramid(model: nn.Module, pyramid: Sequence[Tensor], hflip: bool = T
     return result
 
 
-def _logits(model: nn.Module, images: Tensor, hflip: bool) -> Tensor:
+def _logits(model: Callable[[Tensor], Tensor], images: Tensor, hflip: bool) -> Tensor:
     logits = model(images)
     return torch.maximum(logits, model(images.flip(-1)).flip(-1)) if hflip else logits
