@@ -1,0 +1,217 @@
+"""EfficientNet's blocks in training, with a fraction of their memory.
+
+As plain PyTorch a block keeps seven maps of its expanded width for the backward pass: the outputs of its two wide
+convolutions, and of each norm, activation and gate after them. Here it keeps the outputs of convolutions only. What
+follows them up to the next convolution is cheap to compute again, and its gradient is computed here: less is written
+and read, so a step takes less time as well.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers.norm_act import BatchNormAct2d
+from timm.models import _efficientnet_blocks as timm_blocks
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from hyperseg.models import HyperSeg
+from hyperseg.models.encoder import StaticSameConv2d
+from hyperseg.models.norms import (
+    SyncBatchNormAct2d,
+    batch_norm_gradients,
+    batch_statistics,
+    group_of,
+    update_running_statistics,
+    uses_batch_statistics,
+)
+from hyperseg.training.convolutions import convolution_gradients, convolve
+
+_aten = torch.ops.aten
+
+
+# By class: the activation, and its gradient from that of the output and the input.
+_ACTIVATIONS: dict[type[nn.Module], tuple[Any, Any]] = {
+    nn.SiLU: (F.silu, _aten.silu_backward),
+    nn.ReLU: (F.relu, lambda grad, x: _aten.threshold_backward(grad, x, 0)),
+    nn.ReLU6: (F.relu6, lambda grad, x: _aten.hardtanh_backward(grad, x, 0, 6)),
+    nn.Hardswish: (F.hardswish, _aten.hardswish_backward),
+}
+
+
+def lean_blocks(network: HyperSeg) -> int:
+    """Let the encoder's blocks keep the outputs of convolutions only; return how many blocks do.
+
+    Blocks with parts that are not known here stay as they are. Parameters, buffers and what a block computes stay the
+    same, up to rounding; in eval mode and without gradients a block runs as before.
+    """
+    blocks: list[Any] = [block for block in network.encoder.modules() if _is_known(block)]
+    for block in blocks:
+        block.forward = functools.partial(_forward, block, block.forward)
+    return len(blocks)
+
+
+def _is_known(block: Any) -> bool:
+    """Return whether a block consists of parts that :func:`_forward` computes."""
+    kinds = (timm_blocks.InvertedResidual, timm_blocks.DepthwiseSeparableConv)
+    if type(block) not in kinds or block.conv_s2d is not None or not isinstance(block.aa, nn.Identity):
+        return False
+    return all(_is_known_norm(norm) and _is_known_conv(conv) for norm, _, conv in _pairs(block)) and (
+        isinstance(block.se, nn.Identity) or _is_known_gate(block.se)
+    )
+
+
+def _is_known_norm(norm: Any) -> bool:
+    known = type(norm) in (BatchNormAct2d, SyncBatchNormAct2d) and isinstance(norm.drop, nn.Identity)
+    return known and type(norm.act) in _ACTIVATIONS and norm.affine and norm.track_running_stats
+
+
+def _is_known_conv(conv: Any) -> bool:
+    known = type(conv) in (nn.Conv2d, StaticSameConv2d) and conv.bias is None and conv.dilation == (1, 1)
+    return known and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+def _is_known_gate(gate: Any) -> bool:
+    known = type(gate) is timm_blocks.SqueezeExcite and type(gate.gate) is nn.Sigmoid
+    return known and type(gate.act1) in _ACTIVATIONS
+
+
+def _pairs(block: Any) -> list[tuple[Any, Any, Any]]:
+    """Return each norm with an activation, the gate after it or None, and the convolution that follows."""
+    gate = None if isinstance(block.se, nn.Identity) else block.se
+    if isinstance(block, timm_blocks.InvertedResidual):
+        return [(block.bn1, None, block.conv_dw), (block.bn2, gate, block.conv_pwl)]
+    return [(block.bn1, gate, block.conv_pw)]
+
+
+def _forward(block: Any, plain: Any, x: Tensor) -> Tensor:
+    if not torch.is_grad_enabled() or not block.training:
+        return plain(x)
+    expands = isinstance(block, timm_blocks.InvertedResidual)
+    y = block.conv_pw(x) if expands else block.conv_dw(x)
+    for norm, gate, conv in _pairs(block):
+        y = norm_act_conv(y, norm, gate, conv)
+    y = block.bn3(y) if expands else block.bn2(y)
+    return block.drop_path(y) + x if block.has_skip else y
+
+
+@dataclass(frozen=True)
+class _Spec:
+    """What a pair computes besides tensors; ``padding`` is (left, right, top, bottom) in ``F.pad``'s order."""
+
+    eps: float
+    group: str
+    frozen: bool
+    act: type[nn.Module]
+    gate_act: type[nn.Module] | None
+    stride: tuple[int, ...]
+    padding: tuple[int, int, int, int]
+    groups: int
+
+
+def norm_act_conv(x: Tensor, norm: Any, gate: Any, conv: Any) -> Tensor:
+    """Run a batch norm with activation, a squeeze-and-excitation gate if there is one, and a convolution.
+
+    For the backward pass only ``x``, the parameters and the norm's statistics are kept.
+    """
+    frozen, group = not uses_batch_statistics(norm), group_of(norm)
+    mean, variance, count = norm.running_mean, norm.running_var, None
+    if not frozen:
+        with torch.no_grad():
+            mean, variance, count = batch_statistics(x, group)
+            update_running_statistics(norm, mean, variance, count)
+    if isinstance(conv, StaticSameConv2d):
+        padding = conv.static_padding
+    else:
+        vertical, horizontal = conv.padding
+        padding = (horizontal, horizontal, vertical, vertical)
+    gate_act = None if gate is None else type(gate.act1)
+    spec = _Spec(norm.eps, group, frozen, type(norm.act), gate_act, conv.stride, padding, conv.groups)
+    gates = () if gate is None else (*_linear(gate.conv_reduce), *_linear(gate.conv_expand))
+    weight = conv.weight.to(x.dtype)  # under autocast x is a 16-bit float
+    with torch.autocast(x.device.type, enabled=False):
+        return _NormActConv.apply(spec, count, x, norm.weight, norm.bias, mean, variance, weight, *gates)
+
+
+def _linear(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    assert conv.bias is not None
+    return conv.weight.flatten(1), conv.bias
+
+
+class _NormActConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, spec: _Spec, count: Any, x: Tensor, *tensors: Tensor) -> Tensor:
+        weight, bias, mean, variance, kernel, *gates = tensors
+        ctx.spec, ctx.count = spec, count
+        y = _ACTIVATIONS[spec.act][0](F.batch_norm(x, mean, variance, weight, bias, eps=spec.eps), inplace=True)
+        pooled = None
+        if gates:
+            pooled = y.mean((2, 3), dtype=bias.dtype)
+            y.mul_(_Gate(spec, pooled, gates).value.to(y.dtype)[:, :, None, None])
+        ctx.save_for_backward(x, pooled, *tensors)
+        y, padding = _padded(y, spec.padding)
+        return convolve(y, kernel, spec.stride, padding, spec.groups)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        x, pooled, weight, bias, mean, variance, kernel, *gates = ctx.saved_tensors
+        spec: _Spec = ctx.spec
+        act, act_gradient = _ACTIVATIONS[spec.act]
+        before = F.batch_norm(x, mean, variance, weight, bias, eps=spec.eps)
+        y = act(before)
+        gate, gated = None, y
+        if gates:
+            gate = _Gate(spec, pooled, gates)
+            factor = gate.value.to(y.dtype)[:, :, None, None]
+            gated = y * factor
+        padded, padding = _padded(gated, spec.padding)
+        d_y, d_kernel = convolution_gradients(grad, padded, kernel, spec.stride, padding, spec.groups)
+        if padded is not gated:
+            left, _, top, _ = spec.padding
+            d_y = d_y[:, :, top : top + y.shape[2], left : left + y.shape[3]]
+        d_gates: tuple[Tensor, ...] = ()
+        if gate is not None:
+            d_pooled, d_gates = gate.gradients(torch.mul(d_y, y, out=gated).sum((2, 3), dtype=bias.dtype))
+            spread = (d_pooled / (y.shape[2] * y.shape[3])).to(y.dtype)[:, :, None, None]
+            d_y = torch.addcmul(spread, d_y, factor, out=gated)
+        d_before = act_gradient(d_y, before)
+        del before, y, gated, padded, d_y  # at the largest maps these would be the peak of a step
+        if spec.frozen:
+            d_x, d_weight, d_bias = _aten.native_batch_norm_backward(
+                d_before, x, weight, mean, variance, None, None, False, spec.eps, [True, True, True]
+            )
+        else:
+            d_x, d_weight, d_bias = batch_norm_gradients(
+                d_before, x, weight, mean, variance, ctx.count, spec.eps, spec.group
+            )
+        return None, None, d_x, d_weight, d_bias, None, None, d_kernel, *d_gates
+
+
+def _padded(x: Tensor, padding: tuple[int, int, int, int]) -> tuple[Tensor, list[int]]:
+    """Return a map, padded if its sides differ, and the (vertical, horizontal) padding for the convolution to add."""
+    left, right, top, bottom = padding
+    if (left, top) == (right, bottom):
+        return x, [top, left]
+    return F.pad(x, padding), [0, 0]
+
+
+class _Gate:
+    """The gate of squeeze and excitation, one factor per image and channel."""
+
+    def __init__(self, spec: _Spec, pooled: Tensor, gates: Any) -> None:
+        assert spec.gate_act is not None
+        reduce, reduce_bias, self.expand, expand_bias = gates
+        act, self.act_gradient = _ACTIVATIONS[spec.gate_act]
+        self.pooled, self.reduce = pooled, reduce
+        self.before = F.linear(pooled, reduce, reduce_bias)
+        self.hidden = act(self.before)
+        self.value = F.linear(self.hidden, self.expand, expand_bias).sigmoid_()
+
+    def gradients(self, grad: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the gradients of the pooled map, and of both weights and biases, from that of :attr:`value`."""
+        grad = _aten.sigmoid_backward(grad, self.value)
+        hidden = self.act_gradient(grad @ self.expand, self.before)
+        return hidden @ self.reduce, (hidden.T @ self.pooled, hidden.sum(0), grad.T @ self.hidden, grad.sum(0))
