@@ -11,13 +11,13 @@ FOLDERS = ("hyperseg", "kernels", "bench", "tools")
 
 # A package may import packages on lines above its own.
 LAYERS = [
-    {"hyperseg", "hyperseg._files", "hyperseg._machine"},
+    {"hyperseg", "hyperseg._distributed", "hyperseg._files", "hyperseg._machine", "hyperseg._text"},
     {"hyperseg.kernels"},
     {"hyperseg.ops"},
     {"hyperseg.models", "hyperseg.images", "hyperseg.verify", "hyperseg.info"},
     {"hyperseg.data"},
     {"hyperseg.runtime", "hyperseg.evaluation", "hyperseg.export"},
-    {"hyperseg.predict"},
+    {"hyperseg.predict", "hyperseg.training"},
     {"hyperseg.cli"},
     {"hyperseg.__main__", "bench.core"},
     {"bench"},

@@ -54,7 +54,9 @@ def copy_of_checkout(to: Path) -> Path:
 
 
 def sources(folder: str) -> set[str]:
-    return {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*.py")}
+    """The Python files of a package, and the other files that it reads when it is installed."""
+    suffixes = (".py", ".css", ".js")
+    return {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*.*") if path.suffix in suffixes}
 
 
 @pytest.fixture

@@ -1,9 +1,13 @@
-"""The README's Python blocks run unchanged and in order, in one namespace."""
+"""The README's Python blocks run unchanged and in order, in one namespace; its commands are valid, its files exist."""
 
 import re
+import shlex
 from pathlib import Path
 
+import pytest
 import torch
+
+from hyperseg.cli import build_parser
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"^(?:<!-- needs (?P<needs>.+?) -->\n)?```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -27,3 +31,27 @@ def test_the_blocks_run_in_order(tmp_path, monkeypatch):
 
 def test_at_least_two_blocks_run_everywhere():
     assert [block["needs"] for block in BLOCK.finditer(README.read_text())].count(None) >= 2
+
+
+def commands() -> list[str]:
+    """The `hyperseg` commands in code blocks, without comments, and those in the text."""
+    text = README.read_text()
+    blocks = re.findall(r"^    (hyperseg .+?)(?:  +#.*)?$", text, re.MULTILINE)
+    return blocks + [" ".join(found.split()) for found in re.findall(r"`(hyperseg [a-z]+[ \n][^`]+)`", text)]
+
+
+@pytest.mark.parametrize("command", [command for command in commands() if not command.endswith("--help")])
+def test_commands_are_valid(command):
+    args = build_parser().parse_args(shlex.split(command)[1:])
+    assert callable(args.run)
+
+
+def test_there_are_commands():
+    verbs = {command.split()[1] for command in commands()}
+    assert {"predict", "eval", "data", "info"} <= verbs
+
+
+def test_files_that_are_linked_exist():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README.read_text())
+    assert len(links) > 5
+    assert [link for link in links if not (README.parent / link).exists()] == []

@@ -7,6 +7,7 @@ first line the summary. Verbs import PyTorch and the rest of the library inside 
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -18,7 +19,7 @@ from hyperseg.cli._output import encodable
 
 __all__ = ["VERBS", "UserError", "build_parser", "main"]
 
-VERBS = ("predict", "info")
+VERBS = ("predict", "train", "eval", "data", "info")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Return 0: done, 1: failed, 2: the command line is not valid, 130: interrupted, or by its help."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _open_missing_streams()
     parser = build_parser()
     if not arguments:
         parser.print_help(sys.stderr)
@@ -56,11 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     prefix = f"hyperseg {arguments[0]}" if arguments[0] in VERBS else "hyperseg"
     try:
         args = parser.parse_args(arguments)
+        args.command_line = shlex.join(["hyperseg", *arguments])  # for outputs that say how they were made
         code = args.run(args)
         sys.stdout.flush()
         return code
     except UsageError as error:
-        return _fail(prefix, f"{error} (see {prefix} --help)", error.code)
+        return _fail(prefix, f"{error} (see {_with_action(prefix, arguments)} --help)", error.code)
     except UserError as error:
         return _fail(prefix, str(error), error.code)
     except BrokenPipeError:  # the reader of a pipe has closed it, as `head` does
@@ -68,15 +71,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:  # the output cannot be written, for example to a full disk
         _discard_output()
-        return _fail(prefix, str(error), code=1)
+        text = f"the output cannot be written ({error.strerror})" if error.filename is None else str(error)
+        return _fail(prefix, text, code=1)
     except KeyboardInterrupt:
         return _fail(prefix, "interrupted", code=130)
+
+
+def _with_action(prefix: str, arguments: Sequence[str]) -> str:
+    """Return the command whose help lists the options: with the action, such as check, if the verb has actions."""
+    from hyperseg.cli.data import ACTIONS
+
+    return (
+        f"{prefix} {arguments[1]}" if arguments[0] == "data" and arguments[1:2] and arguments[1] in ACTIONS else prefix
+    )
 
 
 def _fail(prefix: str, message: str, code: int) -> int:
     line = printable(" ".join(message.split()))
     print(encodable(f"{prefix}: error: {line}", sys.stderr), file=sys.stderr)
     return code
+
+
+def _open_missing_streams() -> None:
+    """Have output go nowhere where Python has no stream for it, as after `>&-`."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
 
 
 def _discard_output() -> None:

@@ -49,7 +49,12 @@ def user_errors(*types: type[Exception], prefix: str = "", to: type[UserError] =
     try:
         yield
     except types as error:
-        raise to(f"{prefix}{error}") from None
+        raise to(f"{prefix}{reason(error) if prefix else error}") from None
+
+
+def reason(error: Exception) -> str:
+    """Return why something failed, for a message that names the file: of an error of the system without its number."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def text(value: str) -> str:
@@ -68,6 +73,13 @@ def opacity(value: str) -> float:
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f"{value!r} is no number such as 0.6; give 0 (image only) to 1 (colours only)")
     return number
+
+
+def count(value: str) -> int:
+    """Parse a whole number from 1."""
+    if not value.isascii() or not value.isdigit() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"{value!r} is no whole number from 1")
+    return int(value)
 
 
 def pick_device(name: str) -> "torch.device":
@@ -137,6 +149,19 @@ def _first_lines(error: Exception) -> str:
     lines = str(error).splitlines() or [type(error).__name__]
     first, rest = lines[0], [line.strip() for line in lines[1:4]] + ["..."] * (len(lines) > 4)
     return f"{first} {'; '.join(rest)}".strip()
+
+
+def check_output_file(option: str, file: str) -> None:
+    """Check before anything is computed that a file can be written, or written anew. Its folder need not exist."""
+    if os.path.isdir(file) or file.endswith(("/", os.sep)):
+        raise UserError(f"{option} {file} is a folder; give the name of a file")
+    nearest = os.path.dirname(os.path.abspath(file))
+    while not os.path.lexists(nearest):
+        nearest = os.path.dirname(nearest)
+    if not os.path.isdir(nearest):
+        raise UserError(f"{option} {file}: {nearest} is a file; give a name in a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {file}: this user may not write to {nearest}; give another name")
 
 
 def check_outputs(folder: str, inputs: Iterable[Path], outputs: Iterable[Path]) -> None:

@@ -1,10 +1,11 @@
 """Output of verbs: lines for any terminal, next to a progress bar, and predictions as JSON records and as tables."""
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from hyperseg._files import printable
+from hyperseg._files import atomic_write, printable
 
 if TYPE_CHECKING:
     from hyperseg.predict import Prediction
@@ -21,6 +22,13 @@ def encodable(text: str, stream: TextIO) -> str:
     """Return a text with escapes such as \\xe9 for the characters that the encoding of the stream does not have."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def write_json(document: dict[str, Any], path: str) -> None:
+    """Write a document atomically. Raises OSError, and ValueError for NaN and infinities, which JSON does not have."""
+    text = json.dumps(document, indent=2, allow_nan=False)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text + "\n", encoding="ascii")
 
 
 def record(prediction: "Prediction", files: dict[str, Path], size: tuple[int, int] | None) -> dict[str, Any]:

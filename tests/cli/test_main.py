@@ -35,6 +35,11 @@ def test_no_arguments_print_the_help(capsys):
     [
         (["walk"], "hyperseg: error: argument VERB: invalid choice: 'walk'"),
         (["--fast"], "hyperseg: error: the following arguments are required: VERB (see hyperseg --help)"),
+        (
+            ["data", "show", "--count"],
+            "hyperseg data: error: argument --count: expected one argument (see hyperseg data show",
+        ),
+        (["data", "walk"], "hyperseg data: error: argument ACTION: invalid choice: 'walk'"),
         (["info", "more"], "hyperseg info: error: unrecognized arguments: more (see hyperseg info --help)"),
     ],
 )
@@ -71,6 +76,14 @@ def test_python_m():
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("hyperseg predict: error: argument --alpha: '2' is no number such as 0.6")
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["info"], 0), (["walk"], 2), (["data", "check"], 2)])
+def test_streams_that_are_closed(arguments, code, monkeypatch):
+    """As after `>&- 2>&-`."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(arguments) == code
 
 
 def test_info(capsys):

@@ -205,4 +205,4 @@ def test_standard_output_that_cannot_be_written(photos, capsys, monkeypatch):
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         assert predict("a.png") == 1
-    assert last_line(capsys).startswith("error: [Errno 28] No space left on device")
+    assert last_line(capsys).startswith("error: the output cannot be written (No space left on device)")

@@ -1,19 +1,22 @@
-"""Look at, check and prepare data sets: `hyperseg data ACTION`, one file of this folder per action.
+"""Look at, check and prepare data sets.
 
-The file of an action has the same two functions as that of a verb: `add_arguments` and `run`.
+`hyperseg data ACTION --help` has the options of an action.
 """
+
+# One file of this folder per action, with the same two functions as that of a verb: `add_arguments` and `run`.
 
 import argparse
 from importlib import import_module
 
 from hyperseg.cli._common import HelpFormatter
 
-ACTIONS: tuple[str, ...] = ()
+ACTIONS: tuple[str, ...] = ("check", "show", "cache", "export", "download")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the actions of the verb."""
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    text = "what to do; each has a --help"
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, help=text)
     for name in ACTIONS:
         module = import_module(f"hyperseg.cli.data.{name}")
         text = (module.__doc__ or "").strip()
