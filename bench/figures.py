@@ -9,8 +9,8 @@ README.md and bench/results/README.md contain blocks
     <!-- end of figures -->
 
 Between the two lines this writes the table of a file in bench/results/: `peers` and `fps` of results of bench/peers.py
-and bench/fps.py, `ops` (operators per frame) and `decoders` (all levels at once) of results of bench/ops.py. Plots go
-to docs/figures/; each contains the hash of its result file.
+and bench/fps.py, `ops` (operators per frame) and `decoders` (all levels at once) of results of bench/ops.py, `steps`
+of results of bench/train_step.py. Plots go to docs/figures/; each contains the hash of its result file.
 Exit code: 0 all is up to date, 1 a block or a file cannot be used, 2 (--check) something is out of date.
 """
 
@@ -225,6 +225,36 @@ def decoders(file: File) -> Figures:
     return Figures(file.path, caption, ["network", "what", "backend", "ms", "speed of the reference"], rows, [])
 
 
+def steps(file: File) -> Figures:
+    """Training steps: time and memory of each setting and of other networks, compared with plain PyTorch."""
+    rows, bars = [], []
+    for entry in file.networks:
+        for row in entry.rows:
+            what = row.peer if row.peer else f"{row.backend}, {row.layout}, {row.blocks} blocks, {row.mode}"
+            what += "" if row.amp == "none" else f", {row.amp}"
+            used, share = row.used_mib, row.memory_over_reference
+            cells = [spread(row.latency_ms), fixed(row.throughput.rate, 3), times(row.over_reference)]
+            cells += ["-" if used is None else f"{used:.0f}", "-" if share is None else f"{share:.2f}x"]
+            cells += [str(row.largest_batch or "-")]
+            rows.append([f"{entry.batch} x {network(entry)}", what, *cells])
+            bars.append(plots.Bar(entry.name, what, row.latency_ms))
+    caption = (
+        "A training step, from a batch on the device to updated weights: milliseconds (median, least to most), images "
+        "per second, speed and memory relative to plain PyTorch in contiguous memory and the same autocast type; "
+        f"{file.where}."
+    )
+    header = ["images", "step", "ms", "images/s", "speed", "MiB", "memory", "batch that fits"]
+    if not any(row.largest_batch for row in file.results.rows):
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    found = plot(
+        file,
+        "",
+        "Bars: milliseconds per training step",
+        lambda path, mark: plots.bars(path, mark, bars, "ms per training step"),
+    )
+    return Figures(file.path, caption, header, rows, [found])
+
+
 def ms_per_call(row: Row) -> float:
     return 1e3 / row.throughput.rate
 
@@ -239,6 +269,7 @@ KINDS: dict[str, tuple[str, Callable[[File], Figures]]] = {
     "fps": ("hyperseg-fps", fps),
     "ops": ("hyperseg-ops", ops),
     "decoders": ("hyperseg-ops", decoders),
+    "steps": ("hyperseg-train-step", steps),
 }
 
 

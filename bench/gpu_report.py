@@ -140,6 +140,13 @@ STAGES = (
         "json",
     ),
     Stage(
+        "train-step",
+        "training steps of HyperSeg-M, 16 images, float32 and bfloat16: time and memory against plain PyTorch",
+        5,
+        "{python} bench/train_step.py --model hyperseg-m --backend auto --quick --peers --json {result}",
+        "json",
+    ),
+    Stage(
         "tests",
         "all other tests that need a GPU",
         8,
@@ -195,6 +202,13 @@ STAGES = (
         "the five networks, float16, in full",
         12,
         "{python} bench/fps.py --model hyperseg-m all --dtype float16 --mode eager cudagraph --json {result}",
+        "json",
+    ),
+    Stage(
+        "train-steps",
+        "training steps of the five recipes, eager and compiled, beside other networks, and which batch fits",
+        20,
+        "{python} bench/train_step.py --model hyperseg-m all --compile none encoder model --fits --json {result}",
         "json",
     ),
     Stage(

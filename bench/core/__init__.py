@@ -4,5 +4,5 @@ errors, machine, timing, parity
 roofline, networks
 results
 calls, options, peers, plots, tables
-run
+run, training
 """

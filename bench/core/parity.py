@@ -1,9 +1,9 @@
 """Comparison of what is timed with the reference. A row that fails it gets no speed.
 
 The reference is the plain module in float32 with the reference backend and TF32 off, on the same frames. The tolerances
-are those of `hyperseg.runtime.parity`; this module adds labels, single operators and gradients. Networks with random
-weights are the hard case: the scores of different classes are much closer together than in a trained network, so more
-labels flip for the same error.
+are those of `hyperseg.runtime.parity`; this module adds labels, single operators, gradients, and steps of training.
+Networks with random weights are the hard case: the scores of different classes are much closer together than in a
+trained network, so more labels flip for the same error.
 """
 
 from __future__ import annotations
@@ -161,6 +161,68 @@ def loosened(tolerance: Tolerance, rounded: torch.Tensor, reference: torch.Tenso
         return tolerance
     single, average = max(1.0, 4 * own.relative), max(2 * tolerance.relative_rms, 4 * own.rms)
     return replace(tolerance, relative_max=single, relative_rms=average)
+
+
+@dataclass(frozen=True)
+class StepTolerance:
+    """Errors allowed to the first step of training, relative: of the loss, of all gradients together, and of each.
+
+    Networks amplify rounding: in float32 the sums of another memory format alone change the gradients of the first
+    layers by 1e-3.
+    """
+
+    loss: float
+    gradients: float
+    each: float
+
+
+STEP_TOLERANCE = StepTolerance(loss=1e-4, gradients=1e-2, each=0.1)
+# A tensor whose gradient is smaller than this share of the average may be as wrong as if it had this size: the gradient
+# of a bias before a norm is 0, and only rounding is left of it.
+LEAST_GRADIENT = 1e-3
+
+
+def compare_step(
+    loss: float,
+    gradients: Sequence[torch.Tensor],
+    reference: tuple[float, Sequence[torch.Tensor]],
+    tolerance: StepTolerance,
+) -> Parity:
+    """Compare loss and gradients of a step with the reference's.
+
+    Returns:
+        ``max_abs`` is the relative error of the loss, ``rms`` that of all gradients as one vector, ``relative`` that of
+        the worst tensor.
+    """
+    expected_loss, expected = reference
+    if not (math.isfinite(expected_loss) and all(torch.isfinite(g).all() for g in expected)):
+        raise BadReference("The reference's loss or gradients are not finite: comparing with them would prove nothing.")
+    if not math.isfinite(loss) or not all(torch.isfinite(g).all() for g in gradients):
+        return Parity(False, "its loss or gradients are not finite")
+    errors = torch.stack([(a.double() - b.double()).norm() for a, b in zip(gradients, expected, strict=True)])
+    sizes = torch.stack([b.double().norm() for b in expected])
+    counts = torch.tensor([b.numel() for b in expected], dtype=torch.float64, device=sizes.device)
+    least = LEAST_GRADIENT * sizes.norm() * (counts / counts.sum()).sqrt()
+    rms = (errors.norm() / sizes.norm()).item()
+    worst_of_all = (errors / sizes.maximum(least)).max().item()
+    loss_error = abs(loss - expected_loss) / abs(expected_loss)
+    reason = ""
+    for what, found, allowed in (
+        ("loss", loss_error, tolerance.loss),
+        ("gradients together", rms, tolerance.gradients),
+        ("worst gradient", worst_of_all, tolerance.each),
+    ):
+        if found > allowed:
+            reason = f"the error of its {what} is {found:.1e} of the reference's; {allowed:.0e} is allowed"
+            break
+    return Parity(not reason, reason, max_abs=loss_error, relative=worst_of_all, rms=rms)
+
+
+def loosened_step(own: Parity) -> StepTolerance:
+    """Return the tolerance in 16-bit floats: four times the errors that the reference has in them, one at least."""
+    least = STEP_TOLERANCE
+    pairs = ((own.max_abs, least.loss), (own.rms, least.gradients), (own.relative, least.each))
+    return StepTolerance(*(max(allowed, 4 * (error or 0.0)) for error, allowed in pairs))
 
 
 def _compare_values(output: torch.Tensor, reference: torch.Tensor, tolerance: Tolerance) -> Parity:

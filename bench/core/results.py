@@ -46,11 +46,16 @@ class Work:
 
 @dataclass
 class ProcessMemory:
-    """Largest resident size of a process of its own in MiB: after imports, after building, while running frames."""
+    """Largest resident size of a process of its own in MiB: after imports, after building, while it is running."""
 
     idle_mib: float
     build_mib: float
     run_mib: float
+
+    @property
+    def used_mib(self) -> float:
+        """What running takes, with all that was built, above the imports."""
+        return self.run_mib - self.idle_mib
 
 
 @dataclass
@@ -87,10 +92,15 @@ class Row:
         parity_before, parity_after: comparison with the reference before and after timing.
         parity_logits: comparison of the logits of a peer.
         work, roofline: counted work, and the shortest time that it allows here.
+        layout, blocks, amp: memory format, the encoder's blocks ("lean": they keep less for the backward pass) and
+            autocast type of a training step (bench/train_step.py).
         percent_of_matmul, percent_of_copy: rate reached, in percent of the measured matmul and copy rates.
         peak_memory_mib: largest GPU memory above what was allocated before, in MiB.
-        memory: host memory of a peer.
-        over_reference: rate relative to the reference backend's, paired by round.
+        memory: host memory of a peer, or of a training step.
+        largest_batch: that fits, a power of two times the batch of the run (bench/train_step.py --fits).
+        over_reference: rate relative to the reference backend's, paired by round; of a training step, relative to plain
+            PyTorch in contiguous memory.
+        memory_over_reference: peak memory relative to the same.
         over_eager, engine_over: rate relative to eager's, and the engine's relative to this one, paired by round.
         over_official: rate relative to that of the official transforms, paired by round (bench/data.py).
     """
@@ -110,6 +120,9 @@ class Row:
     device_ms: Summary | None = None
     throughput: Throughput
     samples: Samples
+    layout: str = ""
+    blocks: str = ""
+    amp: str = ""
     samples_alone: Samples | None = None
     overhead_us: Overhead | None = None
     parity_before: Parity | None = None
@@ -121,10 +134,17 @@ class Row:
     percent_of_copy: float | None = None
     peak_memory_mib: float | None = None
     memory: ProcessMemory | None = None
+    largest_batch: int | None = None
+    memory_over_reference: float | None = None
     over_reference: Ratio | None = None
     over_eager: Ratio | None = None
     engine_over: Ratio | None = None
     over_official: Ratio | None = None
+
+    @property
+    def used_mib(self) -> float | None:
+        """Memory of a training step: weights, gradients, optimiser, batches and maps; on a CPU of its own process."""
+        return self.peak_memory_mib if self.memory is None else self.memory.used_mib
 
 
 @dataclass(kw_only=True)
@@ -160,8 +180,8 @@ class Results:
     """One file: what was measured, with which arguments, where.
 
     Attributes:
-        kind: ``"hyperseg-fps"``, ``"hyperseg-ops"``, ``"hyperseg-peers"``, ``"hyperseg-overhead"`` or
-            ``"hyperseg-data"``.
+        kind: ``"hyperseg-fps"``, ``"hyperseg-ops"``, ``"hyperseg-peers"``, ``"hyperseg-overhead"``,
+            ``"hyperseg-data"`` or ``"hyperseg-train-step"``.
         arguments: of the command line.
         environment, readings, summary, warnings: see `machine`.
         inputs: number and kind of the inputs, state of the caches.

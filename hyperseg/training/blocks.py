@@ -7,8 +7,8 @@ and read, so a step takes less time as well.
 """
 
 import functools
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -97,13 +97,18 @@ def _forward(block: Any, plain: Any, x: Tensor) -> Tensor:
     return block.drop_path(y) + x if block.has_skip else y
 
 
-@dataclass(frozen=True)
-class _Spec:
-    """What a pair computes besides tensors; ``padding`` is (left, right, top, bottom) in ``F.pad``'s order."""
+class _Spec(NamedTuple):
+    """What a norm, gate and convolution compute, besides tensors.
+
+    Attributes:
+        values: their number per channel; None: the norm is frozen.
+        group: processes with common statistics.
+        padding: (left, right, top, bottom), in the order of ``F.pad``.
+    """
 
     eps: float
+    values: Tensor | int | None
     group: str
-    frozen: bool
     act: type[nn.Module]
     gate_act: type[nn.Module] | None
     stride: tuple[int, ...]
@@ -116,40 +121,53 @@ def norm_act_conv(x: Tensor, norm: Any, gate: Any, conv: Any) -> Tensor:
 
     For the backward pass only ``x``, the parameters and the norm's statistics are kept.
     """
-    frozen, group = not uses_batch_statistics(norm), group_of(norm)
-    mean, variance, count = norm.running_mean, norm.running_var, None
-    if not frozen:
-        with torch.no_grad():
-            mean, variance, count = batch_statistics(x, group)
-            update_running_statistics(norm, mean, variance, count)
+    group = group_of(norm)
+    mean, variance, count = _statistics(x, norm, group)
     if isinstance(conv, StaticSameConv2d):
         padding = conv.static_padding
     else:
         vertical, horizontal = conv.padding
         padding = (horizontal, horizontal, vertical, vertical)
     gate_act = None if gate is None else type(gate.act1)
-    spec = _Spec(norm.eps, group, frozen, type(norm.act), gate_act, conv.stride, padding, conv.groups)
-    gates = () if gate is None else (*_linear(gate.conv_reduce), *_linear(gate.conv_expand))
-    weight = conv.weight.to(x.dtype)  # under autocast x is a 16-bit float
+    spec = _Spec(norm.eps, count, group, type(norm.act), gate_act, conv.stride, padding, conv.groups)
+    tensors = [x, norm.weight, norm.bias, mean, variance, conv.weight]
+    if gate is not None:
+        first, second = gate.conv_reduce, gate.conv_expand
+        tensors += [first.weight, first.bias, second.weight, second.bias]
+    if not torch.is_autocast_enabled(x.device.type):
+        return _NormActConv.apply(spec, *tensors)
     with torch.autocast(x.device.type, enabled=False):
-        return _NormActConv.apply(spec, count, x, norm.weight, norm.bias, mean, variance, weight, *gates)
+        tensors[5] = conv.weight.to(x.dtype)
+        return _NormActConv.apply(spec, *tensors)
 
 
-def _linear(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    assert conv.bias is not None
-    return conv.weight.flatten(1), conv.bias
+@torch.no_grad()
+def _statistics(x: Tensor, norm: Any, group: str) -> tuple[Tensor, Tensor, Tensor | int | None]:
+    """Return mean and variance for a norm, and the number of values they are of; count the batch.
+
+    A frozen norm has its running statistics, and no number.
+    """
+    if not uses_batch_statistics(norm):
+        return norm.running_mean, norm.running_var, None
+    if group or norm.momentum is None:
+        mean, variance, count = batch_statistics(x, group)
+        update_running_statistics(norm, mean, variance, count)
+        return mean, variance, count
+    norm.num_batches_tracked += 1
+    mean, variance = _aten.batch_norm_update_stats(x, norm.running_mean, norm.running_var, norm.momentum)
+    return mean, variance, x.numel() // x.shape[1]
 
 
 class _NormActConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, spec: _Spec, count: Any, x: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, spec: _Spec, x: Tensor, *tensors: Tensor) -> Tensor:
         weight, bias, mean, variance, kernel, *gates = tensors
-        ctx.spec, ctx.count = spec, count
+        ctx.spec = spec
         y = _ACTIVATIONS[spec.act][0](F.batch_norm(x, mean, variance, weight, bias, eps=spec.eps), inplace=True)
         pooled = None
-        if gates:
+        if spec.gate_act is not None:
             pooled = y.mean((2, 3), dtype=bias.dtype)
-            y.mul_(_Gate(spec, pooled, gates).value.to(y.dtype)[:, :, None, None])
+            y.mul_(_Gate(spec.gate_act, pooled, gates).value.to(y.dtype)[:, :, None, None])
         ctx.save_for_backward(x, pooled, *tensors)
         y, padding = _padded(y, spec.padding)
         return convolve(y, kernel, spec.stride, padding, spec.groups)
@@ -161,10 +179,9 @@ class _NormActConv(torch.autograd.Function):
         spec: _Spec = ctx.spec
         act, act_gradient = _ACTIVATIONS[spec.act]
         before = F.batch_norm(x, mean, variance, weight, bias, eps=spec.eps)
-        y = act(before)
-        gate, gated = None, y
-        if gates:
-            gate = _Gate(spec, pooled, gates)
+        gated = y = act(before)
+        if spec.gate_act is not None:
+            gate = _Gate(spec.gate_act, pooled, gates)
             factor = gate.value.to(y.dtype)[:, :, None, None]
             gated = y * factor
         padded, padding = _padded(gated, spec.padding)
@@ -173,21 +190,19 @@ class _NormActConv(torch.autograd.Function):
             left, _, top, _ = spec.padding
             d_y = d_y[:, :, top : top + y.shape[2], left : left + y.shape[3]]
         d_gates: tuple[Tensor, ...] = ()
-        if gate is not None:
+        if spec.gate_act is not None:
             d_pooled, d_gates = gate.gradients(torch.mul(d_y, y, out=gated).sum((2, 3), dtype=bias.dtype))
             spread = (d_pooled / (y.shape[2] * y.shape[3])).to(y.dtype)[:, :, None, None]
             d_y = torch.addcmul(spread, d_y, factor, out=gated)
         d_before = act_gradient(d_y, before)
         del before, y, gated, padded, d_y  # at the largest maps these would be the peak of a step
-        if spec.frozen:
-            d_x, d_weight, d_bias = _aten.native_batch_norm_backward(
+        if spec.values is None:
+            gradients = _aten.native_batch_norm_backward(
                 d_before, x, weight, mean, variance, None, None, False, spec.eps, [True, True, True]
             )
         else:
-            d_x, d_weight, d_bias = batch_norm_gradients(
-                d_before, x, weight, mean, variance, ctx.count, spec.eps, spec.group
-            )
-        return None, None, d_x, d_weight, d_bias, None, None, d_kernel, *d_gates
+            gradients = batch_norm_gradients(d_before, x, weight, mean, variance, spec.values, spec.eps, spec.group)
+        return None, *gradients, None, None, d_kernel, *d_gates
 
 
 def _padded(x: Tensor, padding: tuple[int, int, int, int]) -> tuple[Tensor, list[int]]:
@@ -201,12 +216,12 @@ def _padded(x: Tensor, padding: tuple[int, int, int, int]) -> tuple[Tensor, list
 class _Gate:
     """The gate of squeeze and excitation, one factor per image and channel."""
 
-    def __init__(self, spec: _Spec, pooled: Tensor, gates: Any) -> None:
-        assert spec.gate_act is not None
-        reduce, reduce_bias, self.expand, expand_bias = gates
-        act, self.act_gradient = _ACTIVATIONS[spec.gate_act]
-        self.pooled, self.reduce = pooled, reduce
-        self.before = F.linear(pooled, reduce, reduce_bias)
+    def __init__(self, kind: type[nn.Module], pooled: Tensor, gates: Sequence[Tensor]) -> None:
+        self.shapes = [gates[0].shape, gates[2].shape]
+        act, self.act_gradient = _ACTIVATIONS[kind]
+        self.pooled, self.reduce, self.expand = pooled, gates[0].flatten(1), gates[2].flatten(1)
+        reduce_bias, expand_bias = gates[1], gates[3]
+        self.before = F.linear(pooled, self.reduce, reduce_bias)
         self.hidden = act(self.before)
         self.value = F.linear(self.hidden, self.expand, expand_bias).sigmoid_()
 
@@ -214,4 +229,5 @@ class _Gate:
         """Return the gradients of the pooled map, and of both weights and biases, from that of :attr:`value`."""
         grad = _aten.sigmoid_backward(grad, self.value)
         hidden = self.act_gradient(grad @ self.expand, self.before)
-        return hidden @ self.reduce, (hidden.T @ self.pooled, hidden.sum(0), grad.T @ self.hidden, grad.sum(0))
+        d_reduce, d_expand = (hidden.T @ self.pooled).view(self.shapes[0]), (grad.T @ self.hidden).view(self.shapes[1])
+        return hidden @ self.reduce, (d_reduce, hidden.sum(0), d_expand, grad.sum(0))

@@ -13,6 +13,10 @@ from torch import Tensor, nn
 _ONEDNN_BATCH = 16  # PyTorch gives 1x1 convolutions to oneDNN from this batch on, or with several threads
 _KERNEL_WIDTH = 3  # up to this, oneDNN has a kernel for the weight gradient of a depthwise convolution
 
+# Below these sizes the other form is slower, measured with AVX-512.
+_LEAST_PIXELS_OF_PART, _LEAST_PRODUCTS = 8, 4_000_000
+_LEAST_PIXELS_OF_HALVES = 128
+
 
 def speed_up_pointwise(network: nn.Module) -> None:
     """Let 1x1 convolutions run by oneDNN with one thread too; in channels-last memory they do at any batch then.
@@ -21,7 +25,7 @@ def speed_up_pointwise(network: nn.Module) -> None:
     """
     for conv in network.modules():
         if type(conv) is nn.Conv2d and conv.kernel_size == conv.stride == (1, 1):
-            conv.forward = functools.partial(_pointwise, conv.forward)  # type: ignore[method-assign]
+            conv.forward = functools.partial(_pointwise, conv.forward, conv.out_channels)  # type: ignore[method-assign]
 
 
 def convolve(x: Tensor, kernel: Tensor, stride: tuple[int, ...], padding: list[int], groups: int) -> Tensor:
@@ -30,21 +34,21 @@ def convolve(x: Tensor, kernel: Tensor, stride: tuple[int, ...], padding: list[i
     def plain(x: Tensor) -> Tensor:
         return F.conv2d(x, kernel, None, stride, padding, 1, groups)
 
-    return _pointwise(plain, x) if _is_pointwise(kernel, stride, padding, groups) else plain(x)
+    return _pointwise(plain, len(kernel), x) if _is_pointwise(kernel, stride, padding, groups) else plain(x)
 
 
 def _is_pointwise(kernel: Tensor, stride: tuple[int, ...], padding: list[int], groups: int) -> bool:
     return kernel.shape[2:] == (1, 1) and groups == 1 and tuple(stride) == (1, 1) and padding == [0, 0]
 
 
-def _pointwise(plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _pointwise(plain: Callable[[Tensor], Tensor], channels: int, x: Tensor) -> Tensor:
     """Run what computes each pixel by itself, on a batch of another shape if that makes it faster."""
-    if (parts := _parts(x)) is None:
+    if (parts := _parts(x, channels)) is None:
         return plain(x)
     return _as_maps(plain(_as_batch(x, parts)), x.shape)
 
 
-def _parts(x: Tensor) -> int | None:
+def _parts(x: Tensor, channels: int) -> int | None:
     """Return into how many images the pixels of a batch are to be divided; None if they are to stay as they are."""
     if x.device.type != "cpu" or len(x) >= _ONEDNN_BATCH or torch.get_num_threads() > 1:
         return None
@@ -52,9 +56,10 @@ def _parts(x: Tensor) -> int | None:
         return None
     rows = len(x) * x.shape[2]
     pixels = rows * x.shape[3]
-    if pixels % _ONEDNN_BATCH == 0:
-        return _ONEDNN_BATCH
-    return rows if rows >= _ONEDNN_BATCH else None
+    parts = _ONEDNN_BATCH if pixels % _ONEDNN_BATCH == 0 else rows
+    if parts < _ONEDNN_BATCH or pixels < parts * _LEAST_PIXELS_OF_PART:
+        return None
+    return parts if pixels * x.shape[1] * channels >= _LEAST_PRODUCTS else None
 
 
 def _as_batch(x: Tensor, parts: int) -> Tensor:
@@ -73,10 +78,10 @@ def convolution_gradients(
     grad: Tensor, x: Tensor, kernel: Tensor, stride: tuple[int, ...], padding: list[int], groups: int
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of input and kernel of a convolution without bias."""
-    if _has_slow_kernel_gradient(x, kernel, stride, groups):
+    if _has_slow_kernel_gradient(grad, kernel, stride, groups):
         d_x = _backward(grad, x, kernel, stride, padding, groups, (True, False))[0]
         return d_x, _wide_kernel_gradient(grad, x, kernel, stride, padding)
-    if _is_pointwise(kernel, stride, padding, groups) and (parts := _parts(x)) is not None:
+    if _is_pointwise(kernel, stride, padding, groups) and (parts := _parts(x, len(kernel))) is not None:
         grad = grad.contiguous(memory_format=torch.channels_last)
         d_x, d_kernel = _backward(_as_batch(grad, parts), _as_batch(x, parts), kernel, stride, padding, 1)
         return _as_maps(d_x, x.shape), d_kernel
@@ -98,10 +103,12 @@ def _backward(
     return d_x, d_kernel
 
 
-def _has_slow_kernel_gradient(x: Tensor, kernel: Tensor, stride: tuple[int, ...], groups: int) -> bool:
+def _has_slow_kernel_gradient(grad: Tensor, kernel: Tensor, stride: tuple[int, ...], groups: int) -> bool:
     """Return whether the kernel's gradient is better computed in two halves."""
-    wide = kernel.shape[3] == 2 * _KERNEL_WIDTH - 1
-    return x.device.type == "cpu" and groups == x.shape[1] == len(kernel) and wide and stride[1] in (1, 2)
+    depthwise = groups == grad.shape[1] == len(kernel) and kernel.shape[1] == 1
+    wide = kernel.shape[3] == 2 * _KERNEL_WIDTH - 1 and stride[1] in (1, 2)
+    pixels = grad.numel() // grad.shape[1]
+    return grad.device.type == "cpu" and depthwise and wide and pixels >= _LEAST_PIXELS_OF_HALVES
 
 
 def _wide_kernel_gradient(

@@ -157,7 +157,7 @@ def test_stages_use_options_that_their_commands_have(stage, monkeypatch, capsys)
     if script is None:
         assert "setup.py" in words or "pytest" in words
         return
-    from bench import fps, ops, overhead, tune
+    from bench import fps, ops, overhead, train_step, tune
 
-    parse = {"bench/fps.py": fps, "bench/ops.py": ops, "bench/overhead.py": overhead, "bench/tune.py": tune}[script]
-    parse.arguments(words[words.index(script) + 1 :])
+    parse = {command.__name__.removeprefix("bench."): command for command in (fps, ops, overhead, train_step, tune)}
+    parse[script.removeprefix("bench/").removesuffix(".py")].arguments(words[words.index(script) + 1 :])

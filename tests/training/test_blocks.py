@@ -9,12 +9,21 @@ from torch import nn
 
 import hyperseg
 from hyperseg.models.encoder import StaticSameConv2d
+from hyperseg.training import convolutions
 from hyperseg.training.blocks import lean_blocks, norm_act_conv
 from hyperseg.training.config import SpeedConfig
 from hyperseg.training.network import prepare, train_mode
 
 SIZE = (13, 18)
 WIDE = 24  # channels inside a block with 6
+
+
+@pytest.fixture(autouse=True)
+def all_forms(monkeypatch):
+    """Convolutions of small maps take the forms that are for large ones."""
+    monkeypatch.setattr(convolutions, "_LEAST_PIXELS_OF_PART", 1)
+    monkeypatch.setattr(convolutions, "_LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(convolutions, "_LEAST_PIXELS_OF_HALVES", 1)
 
 
 class Holder(nn.Module):

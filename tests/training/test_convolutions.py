@@ -5,7 +5,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hyperseg.training import convolutions
 from hyperseg.training.convolutions import convolution_gradients, convolve, speed_up_pointwise
+
+
+@pytest.fixture(autouse=True)
+def small_maps_too(monkeypatch):
+    """Take the other forms at any size."""
+    monkeypatch.setattr(convolutions, "_LEAST_PIXELS_OF_PART", 1)
+    monkeypatch.setattr(convolutions, "_LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(convolutions, "_LEAST_PIXELS_OF_HALVES", 1)
 
 
 @pytest.fixture
