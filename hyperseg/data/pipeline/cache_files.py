@@ -119,10 +119,10 @@ class CacheWriter:
         if errors:
             count = "one image" if len(errors) == 1 else f"{len(errors)} images"
             more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
+            others = f": the other {len(self.entries)} are kept in {printable(self.partial)}" if self.entries else ""
             raise DataError(
                 f"there is no cache yet, because {count} of {total} cannot be used: {'; '.join(errors[:3])}{more}. "
-                "Mend them, or remove them from the data set, and repeat the command: the other "
-                f"{len(self.entries)} are kept in {printable(self.partial)}"
+                f"Mend them, or remove them from the data set, and repeat the command{others}"
             )
 
     def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:

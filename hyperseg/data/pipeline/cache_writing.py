@@ -18,7 +18,9 @@ from hyperseg._files import file_lock, printable
 from hyperseg.data.dataset import Dataset
 from hyperseg.data.errors import DataError
 from hyperseg.data.pipeline.cache import (
+    IMAGES,
     JOURNAL,
+    LABELS,
     LOCK,
     CachedDataset,
     is_cache,
@@ -55,7 +57,7 @@ def write_cache(
 
     Raises:
         DataError: a source cannot be read, the disk is full, the folder cannot be written to or holds something else.
-            What is complete is kept in `folder`.partial for the next run.
+            What is complete is kept in `folder`.partial for the next run; if nothing is, that is removed.
     """
     folder = Path(folder).absolute()
     partial = folder.with_name(folder.name + ".partial")
@@ -65,7 +67,7 @@ def write_cache(
     try:
         partial.mkdir(parents=True, exist_ok=True)
         with _locked(partial):
-            with CacheWriter(dataset, manifest, partial) as writer:
+            with _removed_if_empty(partial), CacheWriter(dataset, manifest, partial) as writer:
                 kept = writer.resume()
                 _check_space(dataset, folder, writer)
                 progress(kept, len(dataset))
@@ -73,9 +75,10 @@ def write_cache(
                 total = writer.finish()
             _rename(partial, folder)
     except OSError as error:
+        kept_in = "" if _is_empty(partial) else f": what is complete is kept in {printable(partial)}"
         raise DataError(
             f"the cache {printable(folder)} cannot be written ({error.strerror or brief(error)}); make place or give "
-            f"another folder, and repeat the command: what is complete is kept in {printable(partial)}"
+            f"another folder, and repeat the command{kept_in}"
         ) from None
     return CacheReport(len(dataset), kept, total)
 
@@ -109,6 +112,30 @@ def _locked(partial: Path) -> Iterator[None]:
                 "wait for the process, or give another folder"
             )
         yield
+
+
+@contextlib.contextmanager
+def _removed_if_empty(partial: Path) -> Iterator[None]:
+    """After an error, remove the partial folder if no image in it is complete."""
+    try:
+        yield
+    except BaseException:
+        if _is_empty(partial):
+            with contextlib.suppress(OSError):  # it may hold files of others
+                for name in (IMAGES, LABELS, JOURNAL, LOCK):
+                    (partial / name).unlink(missing_ok=True)
+                partial.rmdir()
+        raise
+
+
+def _is_empty(partial: Path) -> bool:
+    """Return whether the journal of a partial folder, whose first line is a header, names no image."""
+    try:
+        return (partial / JOURNAL).read_bytes().count(b"\n") <= 1
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return not partial.is_dir()
 
 
 def _check_space(dataset: Dataset, folder: Path, writer: CacheWriter) -> None:

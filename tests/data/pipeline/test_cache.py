@@ -5,9 +5,7 @@ import os
 import pickle
 import random
 import re
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
@@ -28,6 +26,7 @@ from hyperseg.data.pipeline import cache_writing
 from hyperseg.data.pipeline.cache import CachedDataset
 from hyperseg.data.pipeline.cache_files import CacheWriter
 from hyperseg.data.pipeline.cache_writing import CacheReport, write_cache
+from tests.limits import file_size_limit
 
 ROOT = Path(hyperseg.__file__).parent.parent
 SIZES = [(20, 30), (33, 17), (20, 30), (1, 5), (64, 48)]
@@ -285,20 +284,24 @@ def test_too_little_space_is_noticed_before_writing(make_dataset, tmp_path, monk
     monkeypatch.setattr(cache_writing.shutil, "disk_usage", lambda path: usage(10**6, 10**6, 1000))
     with pytest.raises(DataError, match=r"the cache needs 0.\d+ MB more, but the disk of .*cache has 0.001 MB free"):
         write_cache(make_dataset(*SIZES), tmp_path / "cache")
-    assert_incomplete(tmp_path / "cache")
+    assert not (tmp_path / "cache.partial").exists()
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_cache_of_nothing_is_removed(size, make_dataset, tmp_path):
+    """The disk is full before the first image is complete: the message says of nothing that it is kept."""
+    dataset = make_dataset(*SIZES)
+    with file_size_limit(size), pytest.raises(DataError, match="make place or give another folder") as error:
+        write_cache(dataset, tmp_path / "cache")
+    assert "kept" not in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
 def test_a_full_disk_keeps_what_is_complete(make_dataset, tmp_path):
     dataset, folder = make_dataset(*SIZES), tmp_path / "cache"
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))  # in the middle of the third image
-        with pytest.raises(DataError, match=r"cache cannot be written \(File too large\); make place or give") as error:
-            write_cache(dataset, folder)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    message = r"cache cannot be written \(File too large\); make place or give"
+    with file_size_limit(5000), pytest.raises(DataError, match=message) as error:  # in the middle of the third image
+        write_cache(dataset, folder)
     assert str(tmp_path / "cache.partial") in str(error.value)
     assert_incomplete(folder)
     assert write_cache(dataset, folder).kept == 2
