@@ -5,6 +5,7 @@ import contextlib
 import multiprocessing
 import signal
 import sys
+import warnings
 import weakref
 from collections.abc import Iterator
 from typing import Any, cast
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader
 from hyperseg.data.errors import DataError
 from hyperseg.data.pipeline.sources import Failure, HostBatch, Source
 from hyperseg.images.errors import brief
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Workers:
@@ -38,24 +41,26 @@ class Workers:
             if start_method == "forkserver":  # imported once, in the server, instead of in each process
                 context.set_forkserver_preload([__name__])
         self._numbers = _Numbers()
-        self._loader: DataLoader[Any] = DataLoader(
-            cast("Any", source),
-            batch_sampler=cast("Any", self._numbers),
-            num_workers=workers,
-            collate_fn=_unchanged,
-            pin_memory=pin,
-            worker_init_fn=init_worker,
-            multiprocessing_context=context,
-            persistent_workers=workers > 0,
-            generator=torch.Generator(),  # the state of the global one belongs to the training
-        )
+        with _quiet_start():
+            self._loader: DataLoader[Any] = DataLoader(
+                cast("Any", source),
+                batch_sampler=cast("Any", self._numbers),
+                num_workers=workers,
+                collate_fn=_unchanged,
+                pin_memory=pin,
+                worker_init_fn=init_worker,
+                multiprocessing_context=context,
+                persistent_workers=workers > 0,
+                generator=torch.Generator(),  # the state of the global one belongs to the training
+            )
         self._iterator: Any = None
         _open.add(self)
 
     def run(self, numbers: Iterator[range]) -> Iterator[HostBatch | Failure]:
         """Yield the batches of these numbers; earlier runs end. Raises DataError."""
         self._numbers.rest = numbers
-        self._iterator = iter(self._loader)
+        with _quiet_start():
+            self._iterator = iter(self._loader)
         while True:
             try:
                 batch = next(self._iterator)
@@ -105,6 +110,24 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
+@contextlib.contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Start workers without PyTorch's warning about more workers than CPUs, and with signals blocked in them.
+
+    A signal that comes before :func:`init_worker` has run would end a worker, and with it the run.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        if not hasattr(signal, "pthread_sigmask"):
+            yield
+            return
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def init_worker(worker: int) -> None:
     """Have a worker use one thread, and leave signals to the main process.
 
@@ -112,8 +135,8 @@ def init_worker(worker: int) -> None:
     and save.
     """
     torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 _open: "weakref.WeakSet[Workers]" = weakref.WeakSet()

@@ -19,7 +19,7 @@ from PIL import Image
 import hyperseg
 from hyperseg.data.dataset import Dataset
 from hyperseg.data.errors import DataError
-from hyperseg.data.pipeline import official
+from hyperseg.data.pipeline import official, workers
 from hyperseg.data.pipeline.cache import CachedDataset
 from hyperseg.data.pipeline.cache_writing import write_cache
 from hyperseg.data.pipeline.device_loader import DeviceLoader
@@ -308,6 +308,18 @@ def test_workers_leave_signals_to_the_main_process(dataset):
         assert_same([*found, *run], expected)
         assert all(process.is_alive() for process in processes)
     assert not any(process.is_alive() for process in processes)
+
+
+def test_signals_to_workers_that_start(dataset, monkeypatch):
+    original = workers.init_worker
+
+    def signalled(worker):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        original(worker)
+
+    monkeypatch.setattr(workers, "init_worker", signalled)
+    assert_same(batches(dataset, workers=2, start_method="fork"), batches(dataset))
 
 
 class Deadly(Dataset):
