@@ -64,8 +64,14 @@ def save_state(folder: Path, state: Mapping[str, Any], keep: int) -> Path:
     """
     path = folder / f"step-{state['step']:08d}.pt"
     content = tree_map_only(torch.Tensor, lambda tensor: tensor.detach().cpu(), {"format": FORMAT, **state})
-    with atomic_writes([path], durable=True) as (temporary,), open(temporary, "wb") as file:
-        torch.save(content, file)
+    try:
+        with atomic_writes([path], durable=True) as (temporary,), open(temporary, "wb") as file:
+            torch.save(content, file)
+    except (OSError, RuntimeError) as error:  # PyTorch hides an error of the system by one about the archive's end
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from None
     # A later step of a run that was set back would be taken for the newest.
     files = state_files(folder)
     for old in [file for file in files if file > path] + [file for file in files if file <= path][:-keep]:

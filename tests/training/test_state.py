@@ -21,6 +21,7 @@ from hyperseg.training.state import (
     set_random_state,
     state_files,
 )
+from tests.limits import file_size_limit
 
 
 def test_the_newest_are_kept(tmp_path):
@@ -28,6 +29,13 @@ def test_the_newest_are_kept(tmp_path):
         save_state(tmp_path, {"step": step}, keep=2)
     assert [file.name for file in state_files(tmp_path)] == ["step-00000009.pt", "step-00000012.pt"]
     assert latest_state(tmp_path)[0]["step"] == 12
+
+
+def test_a_full_disk_keeps_the_states_before(tmp_path):
+    save_state(tmp_path, {"step": 1}, keep=1)
+    with file_size_limit(10_000), pytest.raises(OSError, match=r"File too large.*step-00000002\.pt"):
+        save_state(tmp_path, {"step": 2, "tensor": torch.ones(10_000)}, keep=1)
+    assert [file.name for file in tmp_path.iterdir()] == ["step-00000001.pt"]
 
 
 def test_states_after_the_present_step_are_removed(tmp_path):
