@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--root", metavar="DIR", type=text, help="the folder of the data set")
     add("--output", metavar="RUN", type=text, help="the folder of the run; one that has a run needs --resume")
     add("--resume", action="store_true", help="continue the run in --output; its recipe need not be given again")
-    add("--steps", metavar="N", type=_count, help="length of the run in optimiser steps: schedule.steps")
-    add("--save-every", metavar="N", type=_count, help="steps between states: run.save_every")
+    add("--steps", metavar="N", type=_common.count, help="length of the run in optimiser steps: schedule.steps")
+    add("--save-every", metavar="N", type=_common.count, help="steps between states: run.save_every")
     change = "change a setting, such as optimizer.lr=1e-4 or augmentation.crop=[256,256]; may be repeated"
     add("--set", metavar="KEY=VALUE", type=text, action="append", default=[], help=change)
     add("--device", type=text, default="auto", help=f"{_common.DEVICE} (default: %(default)s)")
@@ -95,12 +95,20 @@ def _train(args: argparse.Namespace, config: "TrainingConfig") -> int:
     from hyperseg.training.loop import train
 
     device = _common.pick_device(args.device)
+    _common.check_outputs(args.output, (), ())
     try:
         outcome = train(config, args.output, device, args.resume)
     except NonFiniteError as error:
         raise UserError(f"{error}. The states before are kept in {printable(args.output)}/states") from None
     except (ConfigError, DataError, BackendError, EngineError, ValueError) as error:
         raise UserError(str(error)) from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # such as a full disk
+        raise UserError(
+            f"{printable(error.filename or args.output)} cannot be used ({_common.reason(error)}). States that are "
+            "complete are kept; when this is mended, --resume continues"
+        ) from None
     except (RuntimeError, MemoryError) as error:
         if launched() and "Connection closed by peer" in str(error):
             raise UserError("another process of the run has ended; its message says why") from None
@@ -131,9 +139,3 @@ def _plot(folder: str) -> int:
         raise UserError("--plot needs matplotlib; run pip install 'hyperseg[plot]'") from None
     print(path)
     return 0
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not understood; give a whole number, at least 1")
-    return int(text)

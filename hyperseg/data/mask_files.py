@@ -112,7 +112,7 @@ def color_hint(image: Image.Image) -> str:
         red, green, blue = (band.tobytes() for band in image.split())
         if red == green == blue:
             return f"{text}; its three channels are equal: if they are class indices, write one of them (mode L)"
-    return f"{text}; give the colour of each class, or write class indices (mode L or P)"
+    return f"{text}; give the colour of each class (colors in classes.yaml), or write class indices (mode L or P)"
 
 
 def position(where: np.ndarray) -> str:

@@ -153,7 +153,7 @@ def _download(tagged: str) -> Mapping[str, Tensor]:
         raise CheckpointError(
             f"The weights {tagged} could not be loaded ({type(error).__name__}: {line[:200]}). Without an internet "
             f"connection, get model.safetensors from {home} on another machine and give the file: "
-            "pretrained_encoder='model.safetensors'."
+            "pretrained_encoder='model.safetensors', or model.encoder_weights in a recipe."
         ) from error
 
 

@@ -1,6 +1,7 @@
 """The configuration of a training run: frozen dataclasses, from a recipe and options, and back to YAML."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -148,7 +149,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         for key in ("lr", "eps"):
-            _check(getattr(self, key) > 0, key, f"is {getattr(self, key)}; give a positive number")
+            _check(0 < getattr(self, key) < math.inf, key, f"is {getattr(self, key)}; give a positive number")
         for key in ("weight_decay", "encoder_lr", "momentum"):
             _check(getattr(self, key) >= 0, key, f"is {getattr(self, key)}; give 0 or more")
         _check(all(0 <= beta < 1 for beta in self.betas), "betas", f"are {list(self.betas)}; give 0 to less than 1")
@@ -233,7 +234,8 @@ class SpeedConfig:
             one part at a time.
         lean_blocks: blocks of EfficientNet keep the outputs of their convolutions only, and compute norms and
             activations again in the backward pass. Not used with compile, which decides that itself.
-        recompute: compute all of the encoder's maps again in the backward pass: less memory, and more time.
+        recompute: compute all of the encoder's maps again in the backward pass: less memory, and more time. Not with
+            compile, which cannot trace it.
         sync_norms: with several processes, batch norms use the statistics of all.
     """
 
@@ -247,6 +249,8 @@ class SpeedConfig:
 
     def __post_init__(self) -> None:
         _check(self.accumulate > 0, "accumulate", f"is {self.accumulate}; give 1 or more")
+        together = "does not work with speed.compile; set one of them (speed.accumulate saves memory too)"
+        _check(not self.recompute or self.compile == "none", "recompute", together)
 
 
 @dataclass(frozen=True)
@@ -274,6 +278,7 @@ class ValidationConfig:
             value = getattr(self, key)
             _check(value is None or value > 0, key, f"is {value}; give a positive number")
         _check(self.pictures >= 0, "pictures", f"is {self.pictures}; give 0 or more")
+        _check(min(self.size or (1, 1)) > 0, "size", f"is {list(self.size or ())}; give (height, width) in pixels")
         _check(self.resize != "pad" or self.size is not None, "resize", "is pad, which needs a size to pad to")
 
 
@@ -299,6 +304,7 @@ class RunConfig:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
+        _check(0 <= self.seed < 2**64, "seed", f"is {self.seed}; give 0 to 2^64 - 1")
         for key in ("save_every", "keep", "log_every"):
             _check(getattr(self, key) > 0, key, f"is {getattr(self, key)}; give 1 or more")
         _check(self.ema is None or 0 < self.ema < 1, "ema", f"is {self.ema}; give a decay such as 0.999, or null")
@@ -391,13 +397,18 @@ def load_recipe(recipe: str | os.PathLike[str], changes: Iterable[str] = ()) -> 
             raise ConfigError(f"there is no recipe {source} ({reason}); {known}") from None
     values = read_yaml(text, source)
     config = TrainingConfig.from_dict(values, source)
+    values, problem = config.to_dict(), None
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set {change}: give KEY=VALUE, such as optimizer.lr=1e-4")
-        values = config.to_dict()
         _put(values, key.strip(), read_value(value), f"--set {key}")
-        config = TrainingConfig.from_dict(values, f"--set {change}")
+        try:
+            config, problem = TrainingConfig.from_dict(values, f"--set {change}"), None
+        except ConfigError as error:  # unless a later change belongs to it, as validation.size to validation.resize=pad
+            problem = problem or error
+    if problem is not None:
+        raise problem
     return config
 
 

@@ -39,7 +39,7 @@ def open_sets(config: DataConfig) -> Sets:
         ConfigError: there is no root, or no such data set or option. DataError: its files are not as published.
     """
     if config.root is None and config.name not in WITHOUT_FILES:
-        raise ConfigError(f"data.root is missing; give the folder of {config.name} with --root DIR")
+        raise ConfigError("data.root is missing; give the folder of the data set with --root DIR")
     train = _open(config, "+".join(config.train))
     val, test = (None if split is None else _open(config, split) for split in (config.val, config.test))
     for other in (val, test):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from hyperseg.data.errors import DataError
 from hyperseg.evaluation import Evaluation
 from hyperseg.runtime.device import pick_device
 from hyperseg.training.config import ConfigError, TrainingConfig
@@ -71,6 +72,11 @@ def train(
         except Stopped:
             run.console.say(f"stopped at step {run.step} of {config.steps}; the state is saved, --resume continues")
             return Outcome(run.step, False, {})
+        except DataError as error:
+            raise DataError(
+                f"{error}. The run ended after step {run.step}; when this is mended, --resume continues it "
+                "(hyperseg data check lists all such files)"
+            ) from None
         finally:
             run.log.close()
 

@@ -40,7 +40,8 @@ def open_run(
         check_same_run(state["config"], config.to_dict(), folder)
     check_batch(config, processes)
     sets = open_sets(config.data)
-    statistics = processes.share(_statistics(config, folder, sets, state, console) if processes.first else None)
+    before = read_data(folder) if processes.first and state is not None else None
+    statistics = processes.share(_statistics(config, sets, before, console) if processes.first else None)
     weights = statistics.class_weights(config.loss.class_weights)
 
     network, messages = build_network(config.model, sets.train.label_set, config.run.seed)
@@ -55,6 +56,8 @@ def open_run(
         config.loss, config.steps, weights if weights is None else weights.to(device), sets.train.label_set.ignore_index
     )
     optimizer = build_optimizer(network, config.optimizer)
+    if processes.first and before is None:  # not earlier, so that a run that cannot begin leaves nothing in its folder
+        write_records(folder, config, describe(sets, statistics))
     run = Run(
         config=config,
         folder=folder,
@@ -81,19 +84,14 @@ def _state(folder: Path, resume: bool, console: Console) -> dict[str, Any] | Non
     return open_state(folder, console) if resume else None
 
 
-def _statistics(
-    config: TrainingConfig, folder: Path, sets: Sets, state: dict[str, Any] | None, console: Console
-) -> Statistics:
-    """Return what the labels contain, from the run's folder if it continues; write the run's records."""
+def _statistics(config: TrainingConfig, sets: Sets, before: dict[str, Any] | None, console: Console) -> Statistics:
+    """Return what the labels contain: read, or as recorded ``before`` by the run that continues."""
     console.say(f"{sets.train!r}")
-    before = None if state is None else read_data(folder)
-    if before is not None:
-        for message in check_same_data(before, sets):
-            console.say(message)
-        return Statistics(**before["labels"])
-    statistics = label_statistics(sets.train, config.data.workers)
-    write_records(folder, config, describe(sets, statistics))
-    return statistics
+    if before is None:
+        return label_statistics(sets.train, config.data.workers)
+    for message in check_same_data(before, sets):
+        console.say(message)
+    return Statistics(**before["labels"])
 
 
 def _module(

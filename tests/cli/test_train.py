@@ -8,6 +8,7 @@ from PIL import Image
 import hyperseg
 from hyperseg.cli import main
 from hyperseg.training import TrainingConfig, load_recipe, recipe_names
+from tests.limits import file_size_limit
 from tests.training.runs import SMALL, lines, make_folder, tiny_network  # noqa: F401 - a fixture
 
 CHANGES = [argument for change in SMALL for argument in ("--set", change)]
@@ -101,7 +102,7 @@ RUN = ["--recipe", "folder", "--output", "RUN", "--root", "ROOT"]
         (["--recipe", "nothing"], 2, "there is no recipe nothing"),
         (["--recipe", "folder"], 2, "give --output RUN"),
         (["--recipe", "folder", "--set", "lr=1"], 2, "there is no key lr"),
-        (["--recipe", "folder", "--steps", "0", "--output", "x"], 2, "give a whole number"),
+        (["--recipe", "folder", "--steps", "0", "--output", "x"], 2, "no whole number"),
         (["--recipe", "folder", "--output", "RUN"], 1, "data.root is missing"),
         (["--recipe", "folder", "--output", "RUN", "--root", "/nowhere"], 1, "/nowhere"),
         (
@@ -115,6 +116,7 @@ RUN = ["--recipe", "folder", "--output", "RUN", "--root", "ROOT"]
             1,
             "hyperseg-xl",
         ),
+        ([*RUN, "--set", "model.encoder_weights=missing.pth"], 1, "missing.pth"),
         (["--plot", "/nowhere"], 1, "has no log.jsonl"),
     ],
 )
@@ -126,4 +128,12 @@ def test_refusals(arguments, code, words, tmp_path, capsys):
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("hyperseg train: error: ")
     assert words in message
-    assert not (tmp_path / "run" / "states").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_is_a_message(tmp_path, capsys):
+    root = make_folder(tmp_path / "root", train=1, val=1)
+    arguments = ["--recipe", "folder", "--root", str(root), "--output", str(tmp_path / "run"), "--device", "cpu"]
+    with file_size_limit(100_000):
+        assert main(["train", *arguments, *CHANGES]) == 1
+    assert "step-00000000.pt cannot be used (File too large)" in capsys.readouterr().err.splitlines()[-1]

@@ -62,6 +62,11 @@ def test_changes():
     assert config.data.options == {"images": 5}
 
 
+def test_changes_that_belong_together_have_no_order():
+    changes = ["validation.resize=pad", "validation.size=[64,96]"]
+    assert load_recipe("folder", changes) == load_recipe("folder", reversed(changes))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -80,6 +85,10 @@ def test_changes():
         ("augmentation: {crop: [64]}", ["augmentation.crop", "a list of 2 whole numbers"]),
         ("augmentation: {scale: [2, 1]}", ["augmentation.scale", "the smallest and the largest"]),
         ("run: {ema: 1}", ["run.ema"]),
+        ("run: {seed: -5}", ["run.seed is -5"]),
+        ("optimizer: {lr: .inf}", ["optimizer.lr is inf"]),
+        ("validation: {size: [0, 64]}", ["validation.size is [0, 64]"]),
+        ("speed: {compile: encoder, recompute: true}", ["speed.recompute does not work with speed.compile"]),
         ("1: 2", ["the key 1 is not a text"]),
         ("- batch", ["expected lines such as"]),
         ("batch: [", ["not valid YAML", "line"]),

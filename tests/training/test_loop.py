@@ -89,6 +89,17 @@ def test_masks_that_cannot_be_used_are_named_before_the_first_step(tmp_path):
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
+def test_an_image_that_cannot_be_read_ends_the_run(tmp_path):
+    data = make_folder(tmp_path / "photos", train=2)
+    image = data / "images" / "train" / "photo1.png"
+    kept = image.read_bytes()
+    image.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"photo1\.png.*after step 0.*--resume.*hyperseg data check"):
+        train(small(data, *NO_VALIDATION), tmp_path / "run", "cpu")
+    image.write_bytes(kept)
+    assert train(small(data, *NO_VALIDATION), tmp_path / "run", "cpu", resume=True).finished
+
+
 def test_too_small_crops_are_refused_before_the_first_step(data, tmp_path):
     with pytest.raises(ConfigError, match=r"batch 1, augmentation.crop \[32, 32\].*batch of at least 2 images"):
         train(small(data, "batch=1", "augmentation.crop=[32,32]"), tmp_path / "run", "cpu")
