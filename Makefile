@@ -15,7 +15,7 @@ OLDEST_TRITON := build/triton-3.6
 PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install ext shim test test-all test-cpus test-oldest gate gate-oldest gate-cuda budgets sanitize sanitize-gpu gpu-test lint format fps clean
+.PHONY: help install ext shim test test-all test-cpus test-oldest gate gate-oldest gate-cuda sm90 budgets sanitize sanitize-gpu gpu-test lint format fps clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ sanitize: $(INSTALLED) ## run the tests of the C++ operators under AddressSaniti
 	HYPERSEG_EXTENSION=build/sanitize/hyperseg/_C.abi3.so ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	$(BIN)/python -m pytest tests/ops -p no:cacheprovider -k "cpp and not compile" $(PYTEST_ARGS)
+
+sm90: $(INSTALLED) ## build the extension for H100 and H200 alone, into build/sm90, to carry it to such a machine
+	TORCH_CUDA_ARCH_LIST=9.0 $(BIN)/python setup.py build_ext --build-lib build/sm90-tree
+	mkdir -p build/sm90 && cp build/sm90-tree/hyperseg/_C.abi3.so build/sm90/
 
 gpu-test: $(EXTENSION) ## only the tests that need a GPU
 	$(BIN)/python -m pytest tests/ -m gpu $(PYTEST_ARGS)

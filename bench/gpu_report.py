@@ -1,32 +1,30 @@
 """Run everything that needs a GPU in one command: the most valuable stages first, within a time limit, resumable.
 
-    python bench/gpu_report.py --minutes 25
-    python bench/gpu_report.py --dry-run                      # list the stages, on any machine
-    python bench/gpu_report.py --stage tests ops-float16      # only these, again
+    python bench/gpu_report.py --minutes 5 --bound 120 --archive first.tgz    # a verdict: does it run, is it right
+    python bench/gpu_report.py --minutes 25                                   # the rest, as far as that goes
+    python bench/gpu_report.py --dry-run                                      # list the stages, on any machine
+    python bench/gpu_report.py --stage tests ops-float16                      # only these, again
 
 It builds the extension for this GPU, runs the tests that need one, measures, tunes and profiles. After every stage it
-rewrites `bench/results/<gpu>.json`: the machine, the state of each stage and its last lines of output; samples are in
-the files named there. A stage that is done with the same sources is not repeated; one that failed or ran out of time
-is.
+rewrites `<output>/<gpu>.json`: the machine, the state of each stage and its last lines of output; samples are in the
+files named there, whole logs in build/gpu-report. A stage that is done with the same sources is not repeated; one that
+failed or ran out of time is. HYPERSEG_EXTENSION names a build that was made elsewhere (`make sm90`): if it loads,
+nothing is built here.
 Exit code: 0 every stage is done, 1 some are not (or there is no GPU), 2 a stage found a wrong output.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import hashlib
-import importlib.util
 import os
 import shlex
-import shutil
-import signal
 import subprocess
 import sys
+import tarfile
+import tempfile
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,196 +33,21 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.core import machine
+from bench.core.bounded import GRACE, run_bounded, stop_all
 from bench.core.errors import Refused
 from bench.core.machine import ROOT
 from bench.core.options import Parser, positive, probe_writable
 from bench.core.results import SCHEMA_VERSION, Json, read_json, write_json
+from bench.core.stages import STAGES, Stage, turns
 from bench.core.tables import table
 
-LAST_LINES = 40  # lines of a stage's output that are kept
-GRACE = 20  # seconds that a stage has to save its results when its time is up
 SOURCES = {".py", ".json", ".h", ".cpp", ".cuh", ".cu"}
-LEAST = 0.5  # minutes below which no stage is begun
-# Output of profilers and sanitizers that have no access to the GPU of this machine; then nothing was found out.
-UNSUPPORTED = ("Device not supported", "Failed to initialize the profiler", "ERR_NVGPUCTRPERM")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A command of the repository.
-
-    Attributes:
-        what: description for the list of stages.
-        minutes: time limit.
-        command: with ``{python}`` and ``{result}`` to be filled in.
-        result: ending of the result file, if there is one.
-        tool: program that must be installed.
-        wrong: exit code that means a wrong output.
-    """
-
-    name: str
-    what: str
-    minutes: float
-    command: str
-    result: str = ""
-    tool: str = ""
-    wrong: int = 2
-
-
-_PYTEST = "{python} -m pytest -q -p no:cacheprovider -m 'gpu and not slow'"
-# These tests spend most of their time compiling Triton kernels on the CPU.
-_PYTEST_PARALLEL = _PYTEST + (f" -n {min(8, os.cpu_count() or 1)}" if importlib.util.find_spec("xdist") else "")
-
-
-def _parity(backend: str) -> Stage:
-    return Stage(
-        f"parity-{backend}",
-        f"every operator of {backend} against the reference",
-        6,
-        f"{_PYTEST_PARALLEL} tests/ops/test_parity.py -k {backend}-cuda",
-        wrong=1,
-    )
-
-
-def _sanitizer(tool: str) -> Stage:
-    """Return the stage of one tool of compute-sanitizer.
-
-    The tests poison fresh memory themselves, except under initcheck, which must see that nothing was written to it.
-    Without PyTorch's cache every tensor is an allocation of its own, whose bounds memcheck knows.
-    """
-    small = "cuda-cuda and not (cityscapes or camvid or voc or bfloat16)"
-    return Stage(
-        tool,
-        f"small cases under compute-sanitizer's {tool}",
-        8,
-        f"env PYTORCH_NO_CUDA_MEMORY_CACHING=1 HYPERSEG_POISON={int(tool != 'initcheck')} "
-        f"compute-sanitizer --tool {tool} --kernel-regex kns=hyperseg --error-exitcode 1 "
-        f"{_PYTEST} tests/ops/test_parity.py -k '{small}'",
-        tool="compute-sanitizer",
-        wrong=1,
-    )
-
-
-STAGES = (
-    Stage("build", "the extension for this GPU", 6, "{python} setup.py build_ext"),
-    _parity("cuda"),
-    Stage(
-        "fps-quick",
-        "the five networks, float16, a first look",
-        4,
-        "{python} bench/fps.py --model hyperseg-m all --dtype float16 --quick --json {result}",
-        "json",
-    ),
-    Stage(
-        "ops-quick",
-        "every operator of HyperSeg-M in CUDA C++, float16, forward and backward, a first look",
-        3,
-        "{python} bench/ops.py --model hyperseg-m --dtype float16 --backend cuda --backward --quick --json {result}",
-        "json",
-    ),
-    _parity("triton"),
-    Stage(
-        "decoders",
-        "whole decoders and levels of all networks, float16",
-        4,
-        "{python} bench/ops.py --model all --dtype float16 --op decoder decoder_level --json {result}",
-        "json",
-    ),
-    Stage(
-        "training",
-        "operators of a training step of HyperSeg-M, 16 images, float16",
-        5,
-        "{python} bench/ops.py --model hyperseg-m --dtype float16 --batch 16 --backward --op decoder "
-        "patch_inverted_residual_batch_norm patch_inverted_residual patch_conv2d generate_weights "
-        "upsample_cross_entropy --json {result}",
-        "json",
-    ),
-    Stage(
-        "train-step",
-        "training steps of HyperSeg-M, 16 images, float32 and bfloat16: time and memory against plain PyTorch",
-        5,
-        "{python} bench/train_step.py --model hyperseg-m --backend auto --quick --peers --json {result}",
-        "json",
-    ),
-    Stage(
-        "tests",
-        "all other tests that need a GPU",
-        8,
-        f"{_PYTEST_PARALLEL} tests --ignore tests/ops/test_parity.py",
-        wrong=1,
-    ),
-    _sanitizer("memcheck"),
-    _sanitizer("racecheck"),
-    Stage(
-        "modes",
-        "HyperSeg-M in every mode and backend, float16",
-        8,
-        "{python} bench/fps.py --model hyperseg-m --dtype float16 --mode eager compile cudagraph "
-        "--backend reference triton cuda --json {result}",
-        "json",
-    ),
-    *(
-        Stage(
-            f"mbconv-{launches}",
-            f"the encoder's blocks in CUDA C++ with the {launches} launches, to check the cost model",
-            2,
-            f"env HYPERSEG_MBCONV={launches} {{python}} bench/ops.py --model hyperseg-m --dtype float16 --op mbconv "
-            "--backend cuda --json {result}",
-            "json",
-        )
-        for launches in ("fewest", "most")
-    ),
-    Stage(
-        "overhead",
-        "host overhead per call",
-        2,
-        "{python} bench/overhead.py --dtype float16 --backward --json {result}",
-        "json",
-    ),
-    Stage(
-        "tune",
-        "launch options of the Triton kernels",
-        10,
-        "{python} bench/tune.py --model hyperseg-m all --dtype float16",
-    ),
-    *(
-        Stage(
-            f"ops-{dtype}",
-            f"every operator of all networks, {dtype}, forward and backward",
-            12,
-            f"{{python}} bench/ops.py --model hyperseg-m all --dtype {dtype} --backward --json {{result}}",
-            "json",
-        )
-        for dtype in ("float16", "float32", "bfloat16")
-    ),
-    Stage(
-        "fps",
-        "the five networks, float16, in full",
-        12,
-        "{python} bench/fps.py --model hyperseg-m all --dtype float16 --mode eager cudagraph --json {result}",
-        "json",
-    ),
-    Stage(
-        "train-steps",
-        "training steps of the five recipes, eager and compiled, beside other networks, and which batch fits",
-        20,
-        "{python} bench/train_step.py --model hyperseg-m all --compile none encoder model --fits --json {result}",
-        "json",
-    ),
-    Stage(
-        "profile",
-        "kernels of HyperSeg-M under Nsight Compute",
-        5,
-        # Leave the clocks as they are: this script does not change the settings of a GPU.
-        "ncu --clock-control none --csv --log-file {result} --kernel-name-base demangled --kernel-name regex:hyperseg "
-        "--launch-count 60 "
-        "{python} bench/fps.py --model hyperseg-m --dtype float16 --mode eager --iterations 1 --quick",
-        "csv",
-        "ncu",
-        0,
-    ),
-    _sanitizer("synccheck"),
-    _sanitizer("initcheck"),
+LEAST = 15  # seconds below which no stage is begun
+EXTENSION = "HYPERSEG_EXTENSION"
+# Exit code 0 if the extension that HYPERSEG_EXTENSION names loads with this Python and torch, and has CUDA kernels.
+LOADS = (
+    "from hyperseg.ops.backends import native; module, message = native.extension(); "
+    "exit(message or (None if module.cuda_architectures else 'it was built without CUDA kernels'))"
 )
 
 
@@ -232,8 +55,10 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser("bench/gpu_report.py", __doc__)
     add = parser.add_argument
     add("--minutes", type=positive(float), default=120, metavar="N", help="for all stages together (120)")
+    add("--bound", type=positive(float), default=1e6, metavar="SECONDS", help="at most this for each stage")
     add("--stage", nargs="+", choices=[s.name for s in STAGES], metavar="NAME", help="only these, even if done")
     add("--output", type=Path, default=ROOT / "bench/results", metavar="FOLDER", help="default: bench/results")
+    add("--archive", type=Path, metavar="FILE", help="after every stage, pack results and logs into this .tgz")
     add("--dry-run", action="store_true", help="list the stages and the tools that are missing here")
     return parser.parse_args(argv)
 
@@ -253,19 +78,21 @@ def fingerprint() -> str:
     return found.hexdigest()[:16]
 
 
-def missing(stage: Stage) -> str:
-    return f"{stage.tool} is not installed" if stage.tool and not shutil.which(stage.tool) else ""
-
-
 class Report:
     """Runs stages, and keeps the file with the state of each."""
 
-    def __init__(self, device: str, folder: Path, minutes: float) -> None:
+    def __init__(self, device: str, args: argparse.Namespace) -> None:
         from hyperseg.kernels.launch import table_path  # here, so that --dry-run works without Triton
 
-        self.path = folder / table_path(device).name  # named as tuned tables are
-        self.until = time.monotonic() + 60 * minutes
+        self.path = args.output / table_path(device).name  # named as tuned tables are
+        self.until = time.monotonic() + 60 * args.minutes
+        self.bound = args.bound
+        self.archive: Path | None = args.archive
+        self.logs = ROOT / "build/gpu-report"
+        self.logs.mkdir(parents=True, exist_ok=True)
         probe_writable(self.path)
+        if self.archive:
+            probe_writable(self.archive)
         before = read_json(self.path) if self.path.is_file() else {}
         self.document: Json = {
             "schema_version": SCHEMA_VERSION,
@@ -274,27 +101,44 @@ class Report:
             "stages": before.get("stages", {}),
         }
         self.sources = fingerprint()
+        self.settings = {"TORCH_CUDA_ARCH_LIST": self.architecture()}
+        self.writing = threading.Lock()  # stages of one turn end in their own threads
 
     def left(self) -> float:
-        """Return the minutes left."""
-        return (self.until - time.monotonic()) / 60
+        """Return the seconds left for stages, without those that the last one may take to save its results."""
+        return self.until - time.monotonic() - GRACE
 
     def is_done(self, stage: Stage) -> bool:
         known = self.document["stages"].get(stage.name, {})
         return known.get("state") == "done" and known.get("sources") == self.sources
 
-    def run(self, stage: Stage) -> None:
-        """Run one stage; stop it at its time limit, or when the time for all stages is up."""
-        if message := missing(stage):
+    def run_turn(self, stages: list[Stage]) -> None:
+        """Run stages at the same time."""
+        threads = [threading.Thread(target=self.run, args=(stage, len(stages) > 1), daemon=True) for stage in stages]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def run(self, stage: Stage, named: bool = False) -> None:
+        """Run one stage; stop it at its time limit, or when the time for all stages is up.
+
+        Args:
+            named: begin each line of its output with its name.
+        """
+        if message := stage.missing():
             self.note(stage, state="skipped", why=message)
         elif self.left() < LEAST:
             self.note(stage, state="out of time", why="no time was left to begin")
+        elif stage.name == "build" and (extension := self.carried()):
+            self.note(stage, state="done", exit_code=0, seconds=0.0, why=f"{EXTENSION}={extension} loads")
         else:
-            minutes = min(stage.minutes, self.left())
+            seconds = min(stage.seconds, self.bound, self.left())
             command = self.command(stage)
-            print(f"\n=== {stage.name}: {stage.what}; {minutes:.1f} minutes at most\n{shlex.join(command)}", flush=True)
+            print(f"\n=== {stage.name}: {stage.what}; {seconds:.0f} s at most\n{shlex.join(command)}", flush=True)
             began = time.monotonic()
-            ended = run_bounded(command, 60 * minutes, {"TORCH_CUDA_ARCH_LIST": self.architecture()})
+            prefix = f"{stage.name}: " if named else ""
+            ended = run_bounded(command, seconds, self.settings, self.log(stage), prefix)
             if ended.refusal:
                 self.note(stage, state="skipped", why=ended.refusal, command=stage.command, last_lines=ended.lines)
                 return
@@ -304,94 +148,52 @@ class Report:
                 found["result"] = file.name
             self.note(stage, **found, command=stage.command, last_lines=ended.lines)
 
+    def carried(self) -> str:
+        """Return the extension that HYPERSEG_EXTENSION names; an empty string if that is unset or does not load."""
+        if not (extension := os.environ.get(EXTENSION)):
+            return ""
+        tried = subprocess.run([sys.executable, "-c", LOADS], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        if tried.returncode == 0:
+            return extension
+        print(f"{EXTENSION} is not used: {tried.stderr.strip()}", flush=True)
+        del os.environ[EXTENSION]  # the stages take what is built here
+        return ""
+
     def note(self, stage: Stage, **found: Any) -> None:
-        self.document["stages"][stage.name] = {"sources": self.sources, **found}
-        write_json(self.path, self.document)
+        with self.writing:
+            self.document["stages"][stage.name] = {"sources": self.sources, **found}
+            write_json(self.path, self.document)
+            if self.archive:
+                self.pack(self.archive)
+
+    def pack(self, archive: Path) -> None:
+        """Write results and logs of this GPU to ``archive``, complete at any time."""
+        part = archive.with_name(archive.name + ".part")
+        with tarfile.open(part, "w:gz") as tar:
+            for file in sorted(self.path.parent.glob(f"{self.path.stem}*")):
+                if file.name not in (part.name, archive.name):
+                    tar.add(file, f"results/{file.name}")
+            tar.add(self.logs, "logs")
+        part.replace(archive)
 
     def command(self, stage: Stage) -> list[str]:
-        return shlex.split(stage.command.format(python=sys.executable, result=self.result(stage)))
+        scratch = Path(tempfile.gettempdir()) / f"hyperseg-{stage.name}"
+        filled = stage.command.format(python=sys.executable, result=self.result(stage), scratch=scratch)
+        return shlex.split(filled)
 
     def result(self, stage: Stage) -> Path:
         return self.path.with_name(f"{self.path.stem}-{stage.name}.{stage.result}")
+
+    def log(self, stage: Stage) -> Path:
+        return self.logs / f"{stage.name}.log"
 
     def architecture(self) -> str:
         return "{}.{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else ""
 
 
-@dataclass(frozen=True)
-class Ended:
-    """Result of a command.
-
-    Attributes:
-        code: exit code.
-        late: whether it was stopped at its time limit.
-        lines: last lines of output.
-        refusal: first line that matches UNSUPPORTED, if any.
-    """
-
-    code: int | None
-    late: bool
-    lines: list[str]
-    refusal: str
-
-
-def run_bounded(command: list[str], seconds: float, settings: dict[str, str]) -> Ended:
-    """Run a command, printing its output at once."""
-    lines: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
-    refusals: list[str] = []
-    process = begin(command, settings)
-    assert process.stdout is not None
-
-    def listen(output: Iterable[str]) -> None:
-        for line in output:
-            print(line, end="", flush=True)
-            lines.append(line.rstrip())
-            if any(text in line for text in UNSUPPORTED):
-                refusals.append(line.strip())
-
-    listener = threading.Thread(target=listen, args=(process.stdout,), daemon=True)
-    listener.start()
-    late = False
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        late = True
-    finally:
-        stop(process)
-    listener.join(5)
-    return Ended(process.poll(), late, list(lines), refusals[0] if refusals else "")
-
-
-def begin(command: list[str], settings: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=os.environ | {name: value for name, value in settings.items() if value},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-        # Background jobs of a shell ignore this signal, and their children would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def stop(process: subprocess.Popen[str]) -> None:
-    """Stop a command and its children: first by SIGINT, on which the commands of bench/ save results, then SIGKILL."""
-    for how, patience in ((signal.SIGINT, GRACE), (signal.SIGKILL, 5)):
-        if process.poll() is not None:
-            return
-        os.killpg(process.pid, how)
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            continue
-
-
 def plan() -> str:
-    rows = [[s.name, s.what, f"{s.minutes:g}", missing(s) or "-"] for s in STAGES]
-    return table(["stage", "what", "minutes at most", "missing here"], rows, left=2)
+    rows = [[s.name, s.what, f"{s.seconds:g}", s.missing() or "-"] for s in STAGES]
+    return table(["stage", "what", "seconds at most", "missing here"], rows, left=2)
 
 
 def summary(report: Report, stages: list[Stage]) -> str:
@@ -414,17 +216,19 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if args.dry_run else 1
     stages = [s for s in STAGES if not args.stage or s.name in args.stage]
     try:
-        report = Report(device, args.output, args.minutes)
+        report = Report(device, args)
     except Refused as refusal:
         print(f"bench/gpu_report.py: {refusal}", file=sys.stderr)
         return 1
     try:
-        for stage in stages:
-            if report.is_done(stage) and not args.stage:
-                print(f"{stage.name} is done with these sources.")
-            else:
-                report.run(stage)
+        for turn in turns(stages):
+            due = [stage for stage in turn if args.stage or not report.is_done(stage)]
+            for stage in turn:
+                if stage not in due:
+                    print(f"{stage.name} is done with these sources.")
+            report.run_turn(due)
     except KeyboardInterrupt:
+        stop_all()
         print(f"\nStopped. Finished results are in {report.path}.", file=sys.stderr)
         return 130
     print("\n" + summary(report, stages) + f"\n\n{report.path}")

@@ -1,7 +1,10 @@
 import os
+import sys
 
 import pytest
 import torch
+
+FAULT = 70  # exit code of a worker whose GPU context is lost
 
 # Kernels are verified by the tests, not before them; tests/verify turns this on again, with a cache folder of its own.
 os.environ["HYPERSEG_VERIFY"] = "0"
@@ -14,3 +17,20 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Leave the process after a kernel that faults, as every later call on the GPU would report the same error.
+
+    pytest-xdist then names this test and runs the others in a new worker.
+    """
+    try:
+        return (yield)
+    finally:
+        if item.get_closest_marker("gpu") and torch.cuda.is_available() and "PYTEST_XDIST_WORKER" in os.environ:
+            try:
+                torch.cuda.synchronize()
+            except Exception as error:
+                print(f"{item.nodeid}: {error}", file=sys.__stderr__, flush=True)
+                os._exit(FAULT)

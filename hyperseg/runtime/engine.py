@@ -222,6 +222,11 @@ class Engine:
             missing = logits.amax(1) - logits.gather(1, labels[:, None].long())[:, 0]
             return bool(missing.max() <= TOLERANCES[self.dtype].relative_rms * logits.abs().max())
 
+    def cuda_graph(self) -> torch.cuda.CUDAGraph | None:
+        """Return the CUDA graph of the frame scope, for profilers; None before the first call or in another mode."""
+        frame = self._run["frame"]
+        return frame.graph if isinstance(frame, Captured) else None
+
     def _prepare(self, stage: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """Put a stage into the engine's mode."""
         if self.mode == "compile":

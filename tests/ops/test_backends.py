@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from hyperseg import ops
 from hyperseg.ops import BACKENDS, OPERATORS, BackendError, chosen, has_kernel, named_backend, use_backend
 from hyperseg.ops.backends import Backend, caller, dispatch, native
+from hyperseg.ops.backends.cuda import device_reasons
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGITS = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
@@ -381,3 +382,23 @@ def test_a_missing_build_is_named(monkeypatch, tmp_path):
     assert message == f"HYPERSEG_EXTENSION names {tmp_path}/_C.abi3.so, which does not exist; {advice}"
     (tmp_path / "_C.abi3.so").write_text("not a library")
     assert "does not load" in native.extension.__wrapped__()[1]
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "message"),
+    [
+        ((8, 0), "80-real;90-real;100", None),
+        ((8, 6), "80-real;90-real;100", None),  # machine code of 8.0
+        ((8, 9), "80-real;90-real;100", None),
+        ((12, 0), "80-real;90-real;100", None),  # PTX of 10.0
+        ((12, 0), "100-virtual", None),
+        ((9, 0), "90a-real", None),
+        ((7, 5), "80-real;90-real;100", "compute capability 7.5; the CUDA kernels need 8.0"),
+        ((8, 6), "90-real", "built for 90-real; run `TORCH_CUDA_ARCH_LIST=8.6 "),
+        ((10, 0), "90a", "built for 90a"),  # neither its machine code nor its PTX runs on later ones
+        ((8, 0), "86-real", "built for 86-real"),
+    ],
+)
+def test_a_gpu_without_code_in_the_build_is_named(capability, architectures, message):
+    reasons = device_reasons(capability, architectures)
+    assert (not reasons) if message is None else message in reasons[0]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Reasons = list[str]
@@ -45,10 +46,15 @@ class Backend:
 
 
 def device_type(args: tuple[Any, ...]) -> str:
-    """The device type of a call: that of its first tensor. All tensors of a call are on one device."""
+    """The device type of a call."""
+    return device_of(args).type
+
+
+def device_of(args: tuple[Any, ...]) -> torch.device:
+    """The device of a call: that of its first tensor. All tensors of a call are on one device."""
     for argument in args:  # runs on every call: a loop is faster than a generator
         if isinstance(argument, Tensor):
-            return argument.device.type
+            return argument.device
     raise TypeError("a call of an operator has at least one tensor")
 
 

@@ -1,11 +1,13 @@
 """The cuda backend: CUDA C++ kernels, compiled into the extension."""
 
+import functools
+import re
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hyperseg.ops.backends.backend import Backend, Reasons, device_type
+from hyperseg.ops.backends.backend import Backend, Reasons, device_of
 from hyperseg.ops.backends.native import emulated, extension, native_operators
 
 SUPPORTED = native_operators(
@@ -34,15 +36,50 @@ def _unavailable_reasons() -> Reasons:
         return [message or "the extension hyperseg._C does not load"]
     if not module.cuda_architectures:
         return ["the extension hyperseg._C was built without CUDA kernels"]
-    if emulated() or torch.cuda.is_available():
+    if emulated():
         return []
-    return ["this machine has no CUDA device that PyTorch can use"]
+    if not torch.cuda.is_available():
+        return ["this machine has no CUDA device that PyTorch can use"]
+    devices = range(torch.cuda.device_count())
+    return [] if any(not _device_reasons(i) for i in devices) else _device_reasons(0)
+
+
+@functools.cache
+def _device_reasons(index: int) -> Reasons:
+    module = extension()[0]
+    assert module is not None
+    return device_reasons(torch.cuda.get_device_capability(index), module.cuda_architectures)
+
+
+def device_reasons(capability: tuple[int, int], architectures: str) -> Reasons:
+    """Return why a build has no code for a GPU; empty if it has.
+
+    Args:
+        capability: the GPU's compute capability.
+        architectures: of the build, as CMake writes them: ``80-real`` is machine code, ``100`` also PTX, from which the
+            driver compiles for any later GPU. Machine code runs on later minor versions too.
+    """
+    major, minor = capability
+    card = f"this GPU is of compute capability {major}.{minor}"
+    if capability < (8, 0):
+        return [f"{card}; the CUDA kernels need 8.0 or later"]
+    for word in architectures.split(";"):
+        if match := re.fullmatch(r"(\d+)(\d)([af]?)(-real|-virtual)?", word):
+            built = int(match[1]), int(match[2])
+            same = built[0] == major and built[1] <= minor and match[4] != "-virtual"
+            later = built <= capability and match[4] != "-real"
+            if built == capability or (not match[3] and (same or later)):
+                return []
+    advice = f"TORCH_CUDA_ARCH_LIST={major}.{minor} python setup.py build_ext"
+    return [f"{card}, and the extension hyperseg._C was built for {architectures}; run `{advice}`"]
 
 
 def _call_reasons(operator: str, args: tuple[Any, ...]) -> Reasons:
-    device, expected = device_type(args), "cpu" if emulated() else "cuda"
-    if device != expected:
-        return [f"it takes {expected} tensors, not {device}"]
+    device, expected = device_of(args), "cpu" if emulated() else "cuda"
+    if device.type != expected:
+        return [f"it takes {expected} tensors, not {device.type}"]
+    if device.type == "cuda" and (reasons := _device_reasons(device.index)):
+        return reasons
     # Any tensor: the first argument of an operator may be uint8 frames.
     double = any(isinstance(a, Tensor) and a.dtype == torch.float64 for a in args)
     return ["it has no float64 kernels"] if double else []
