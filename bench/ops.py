@@ -42,10 +42,14 @@ MOST = 40  # steps per slice: a call of microseconds needs no thousands of sampl
 
 # Operators that no training step calls itself.
 INFERENCE = (
+    "context_head",
     "decoder_level",
     "decoder_level_argmax",
     "mbconv",
+    "mbconv_chain",
+    "normalise_frames",
     "patch_inverted_residual",
+    "pointwise_conv",
     "stem",
     "upsample_argmax",
     DECODER,

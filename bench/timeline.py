@@ -71,7 +71,7 @@ def kernels(events: list[Json], replays: int) -> list[Json]:
         if len({e["name"] for e in same}) > 1:
             raise Refused(f"Kernel {i} is not the same in all replays: {sorted({e['name'] for e in same})[:3]}.")
         ends = [e["ts"] + e["dur"] for e in same]
-        # The first kernel's predecessor belongs to another replay, and the host lies between.
+        # The kernel before the first one belongs to another replay, launched by the host.
         before = [e["ts"] + e["dur"] for e in seen[i - 1 :: count]] if i else [e["ts"] for e in same]
         about = {key: same[0].get("args", {}).get(key) for key in DETAILS}
         cost = statistics.median(end - last for end, last in zip(ends, before, strict=True))

@@ -1,9 +1,14 @@
+#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
 #include <exception>
 
+#include "common/constants.h"
 #include "cpu/simd/simd.h"
+#ifdef HYPERSEG_SHIM
+#include "shim/record.h"
+#endif
 
 // The schemas of all native operators; csrc/<device>/ops/<op>.cpp registers the implementations.
 STABLE_TORCH_LIBRARY(hyperseg_native, m) {
@@ -26,8 +31,18 @@ STABLE_TORCH_LIBRARY(hyperseg_native, m) {
       "Tensor reduce_bias, Tensor gate, Tensor gate_bias, Tensor project, Tensor project_bias, int stride, "
       "int[] padding, bool residual) -> Tensor");
   m.def(
+      "mbconv_chain(Tensor x, Tensor[] weights, int[] expanded, int[] strides, int[] paddings, int[] residuals, "
+      "int[] kept) -> Tensor[]");
+  m.def(
       "stem(Tensor frames, Tensor scale, Tensor shift, Tensor weight, Tensor bias, SymInt height, SymInt width, "
       "int stride, int[] padding) -> Tensor");
+  m.def(
+      "normalise_frames(Tensor frames, Tensor scale, Tensor shift, Tensor like, SymInt height, SymInt width) -> "
+      "Tensor");
+  m.def("pointwise_conv(Tensor[] xs, Tensor[] weights, Tensor[] biases, str[] activations) -> Tensor[]");
+  m.def(
+      "context_head(Tensor x, Tensor? reduce, Tensor? reduce_bias, Tensor[] down, Tensor[] down_biases, Tensor[] up, "
+      "Tensor[] up_biases) -> Tensor");
 
   m.def(
       "generate_weights_backward(Tensor grad, Tensor signal, Tensor[] generators, int[] offsets, int[] groups, "
@@ -55,6 +70,11 @@ STABLE_TORCH_LIBRARY(hyperseg_native, m) {
   m.def("upsample_cross_entropy_backward(Tensor grad, Tensor logits, Tensor labels, Tensor weights) -> Tensor");
 }
 
+static PyObject* set_constants_ready(PyObject*, PyObject* ready) {
+  const int value = PyObject_IsTrue(ready);
+  return value < 0 ? nullptr : PyBool_FromLong(hyperseg::set_constants_ready(value));
+}
+
 #ifndef HYPERSEG_SHIM
 // The instruction set that the operators use here. A function, as it raises ValueError for an unknown name in
 // HYPERSEG_CPU_CAPABILITY.
@@ -67,11 +87,52 @@ static PyObject* cpu_capability(PyObject*, PyObject*) {
   }
 }
 
-static PyMethodDef methods[] = {
-    {"cpu_capability", cpu_capability, METH_NOARGS, "The instruction set in use: default, avx2 or avx512."}, {}};
 #else
-static PyMethodDef* const methods = nullptr;
+using hyperseg::shim::Launch, hyperseg::shim::launches, hyperseg::shim::Recording;
+
+// record(mode): forget the launches so far; 0: record none, 1: record and do not run, 2: record and run.
+static PyObject* record(PyObject*, PyObject* mode) {
+  const long value = PyLong_AsLong(mode);
+  if (value == -1 && PyErr_Occurred()) return nullptr;
+  if (value < 0 || value > 2) {
+    PyErr_Format(PyExc_ValueError, "record: the mode must be 0, 1 or 2, got %ld", value);
+    return nullptr;
+  }
+  launches.clear();
+  hyperseg::shim::recording = static_cast<Recording>(value);
+  return Py_NewRef(Py_None);
+}
+
+// The recorded launches: (operator, mangled type that names the kernel, grid, threads, shared bytes, parameters).
+static PyObject* recorded(PyObject*, PyObject*) {
+  PyObject* list = PyList_New(0);
+  for (const Launch& one : launches) {
+    PyObject* item = Py_BuildValue("(ss(III)Iny#)", one.op.c_str(), one.kernel.c_str(), one.grid[0], one.grid[1],
+                                   one.grid[2], one.threads, static_cast<Py_ssize_t>(one.shared),
+                                   reinterpret_cast<const char*>(one.parameters.data()),
+                                   static_cast<Py_ssize_t>(one.parameters.size()));
+    const bool appended = list && item && PyList_Append(list, item) == 0;
+    Py_XDECREF(item);
+    if (!appended) {
+      Py_XDECREF(list);
+      return nullptr;
+    }
+  }
+  return list;
+}
+
 #endif
+
+static PyMethodDef methods[] = {
+    {"set_constants_ready", set_constants_ready, METH_O,
+     "Whether this thread's calls may read parameters ahead of the previous kernel; returns what it was."},
+#ifdef HYPERSEG_SHIM
+    {"record", record, METH_O, "Record launches: 0 none, 1 without running, 2 and run."},
+    {"recorded", recorded, METH_NOARGS, "The recorded launches."},
+#else
+    {"cpu_capability", cpu_capability, METH_NOARGS, "The instruction set in use: default, avx2 or avx512."},
+#endif
+    {}};
 
 // How this library was built, as string attributes of hyperseg._C; `python -m hyperseg.info` prints them.
 PyMODINIT_FUNC PyInit__C(void) {

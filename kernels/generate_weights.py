@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hyperseg.kernels import launch
-from hyperseg.kernels.launch import DTYPES, block, precision
+from hyperseg.kernels.launch import DTYPES, block, cdiv, precision
 
 BLOCK_C = 8  # channels that a program of the last kernel sums
 
@@ -274,9 +274,9 @@ def generate_weights(
     rows = [g.shape[0] // group for g, group in zip(generators, groups, strict=True)]
     widths = [g.shape[1] for g in generators]
     chosen = _options("generate_weights_fwd", signal, rows, widths, patches)
-    tiles = [group * triton.cdiv(r, chosen["BLOCK_R"]) for group, r in zip(groups, rows, strict=True)]
+    tiles = [group * cdiv(r, chosen["BLOCK_R"]) for group, r in zip(groups, rows, strict=True)]
     with torch.cuda.device_of(signal):
-        _generate_weights_fwd_kernel[(sum(tiles) * triton.cdiv(patches, chosen["BLOCK_P"]),)](
+        _generate_weights_fwd_kernel[(sum(tiles) * cdiv(patches, chosen["BLOCK_P"]),)](
             signal, tuple(generators), out, _table(tiles, rows, widths, offsets, sizes), *_strides(generators),
             patches, (fh, fw), sum(sizes), signal.stride(),
             PRECISION=precision(signal.dtype),
@@ -317,7 +317,7 @@ def _differentiate_generators(
     widths = [d.shape[1] for d in d_generators]
     chosen = _options("generate_weights_bwd_generators", signal, rows, widths, n * fh * fw)
     tiles = [
-        group * triton.cdiv(r, chosen["BLOCK_R"]) * triton.cdiv(width, chosen["BLOCK_K"])
+        group * cdiv(r, chosen["BLOCK_R"]) * cdiv(width, chosen["BLOCK_K"])
         for group, r, width in zip(groups, rows, widths, strict=True)
     ]
     with torch.cuda.device_of(signal):
@@ -343,9 +343,9 @@ def _differentiate_signal(
     ends = tuple(accumulate(read))
     parts = d_signal.new_empty((sum(read), patches), dtype=torch.float32)
     chosen = _options("generate_weights_bwd_parts", d_signal, rows, widths, patches)
-    tiles = [group * triton.cdiv(width, chosen["BLOCK_K"]) for group, width in zip(groups, widths, strict=True)]
+    tiles = [group * cdiv(width, chosen["BLOCK_K"]) for group, width in zip(groups, widths, strict=True)]
     with torch.cuda.device_of(d_signal):
-        _generate_weights_bwd_parts_kernel[(sum(tiles) * triton.cdiv(patches, chosen["BLOCK_P"]),)](
+        _generate_weights_bwd_parts_kernel[(sum(tiles) * cdiv(patches, chosen["BLOCK_P"]),)](
             grad, tuple(generators), parts, _table(tiles, rows, widths, offsets, sizes), begins, *_strides(generators),
             patches, (fh, fw), grad.stride(),
             PRECISION=precision(d_signal.dtype),
@@ -353,7 +353,7 @@ def _differentiate_signal(
             **chosen,
         )  # fmt: skip
         across = block(patches, most=128)
-        _generate_weights_bwd_signal_kernel[(triton.cdiv(patches, across) * triton.cdiv(channels, BLOCK_C),)](
+        _generate_weights_bwd_signal_kernel[(cdiv(patches, across) * cdiv(channels, BLOCK_C),)](
             parts, d_signal, tuple(offsets), begins, ends, patches, fh * fw, channels,
             BLOCK_P=across,
             BLOCK_C=BLOCK_C,

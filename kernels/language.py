@@ -224,18 +224,28 @@ def coordinate(i, size):
 
 
 @triton.jit
+def sigmoid(x):
+    """1 / (1 + exp(-x)), by approximations of a few units in the last place: a division takes nine instructions more.
+
+    exp(-x) may be infinite: then the result is 0.
+    """
+    root = tl.rsqrt(1.0 + tl.exp2(x * -1.4426950408889634))
+    return root * root
+
+
+@triton.jit
 def silu(x):
-    """x * sigmoid(x); exp(-x) may be infinite, and x / infinity is 0."""
-    return x / (1.0 + tl.exp(-x))
+    """x * sigmoid(x)."""
+    return x * sigmoid(x)
 
 
 @triton.jit
 def activate(v, ACTIVATION: tl.constexpr):
     """Apply nothing (0), ReLU (1) or ReLU6 (2); NaN stays NaN."""
     if ACTIVATION >= 1:
-        v = tl.where(v < 0.0, 0.0, v)
+        v = tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)
     if ACTIVATION == 2:
-        v = tl.where(v > 6.0, 6.0, v)
+        v = tl.minimum(v, 6.0, propagate_nan=tl.PropagateNan.ALL)
     return v
 
 

@@ -4,6 +4,7 @@ Both hidden maps go through memory, channels-last, in the dtype of x: the squeez
 before the project can start, and recomputing the first one in each depthwise tile costs more than it saves.
 """
 
+import functools
 import os
 
 import torch
@@ -12,15 +13,15 @@ import triton.language as tl
 from torch import Tensor
 
 from hyperseg.kernels import launch
-from hyperseg.kernels.language import silu
-from hyperseg.kernels.launch import DTYPES, block, precision
+from hyperseg.kernels.language import sigmoid, silu
+from hyperseg.kernels.launch import DTYPES, block, cdiv, precision
 from hyperseg.kernels.parts.maps import output_map
 
 TENSOR_CORES = ("_mbconv_fwd_expand_kernel", "_mbconv_fwd_project_kernel")
 
 # Enough programs to fill a GPU: with fewer, tiles are made smaller. In the interpreter each program costs time.
 PROGRAMS = 1 if os.environ.get("TRITON_INTERPRET") == "1" else 128
-PARTIALS = 256  # at most this many partial sums per image and channel, which the squeeze adds
+SMS = 132  # among which programs are shared out
 
 _TILES = [
     {"BLOCK_P": pixels, "BLOCK_O": columns, "BLOCK_K": depth, "num_warps": warps, "num_stages": 3}
@@ -53,10 +54,27 @@ CANDIDATES = {
 
 
 @triton.jit
-def _pixel_offsets(o_p, width, strides, ALIGN: tl.constexpr):
-    """Return the offsets of pixels ``o_p``, counted along rows of ``width``, where ALIGN divides the strides."""
+def _pixel_offsets(o_p, width, strides, ALIGN: tl.constexpr, DENSE: tl.constexpr):
+    """Return the offsets of pixels ``o_p``, counted along rows of ``width``, where ALIGN divides the strides.
+
+    DENSE: the next row begins one pixel after the last one of a row.
+    """
+    if DENSE:
+        return o_p.to(tl.int64) * (strides[3] // ALIGN * ALIGN)
     rows, columns = (o_p // width).to(tl.int64), (o_p % width).to(tl.int64)
     return rows * (strides[2] // ALIGN * ALIGN) + columns * (strides[3] // ALIGN * ALIGN)
+
+
+@triton.jit
+def _load(at, m_rows, m_columns, WHOLE_ROWS: tl.constexpr, WHOLE_COLUMNS: tl.constexpr):
+    """Load a tile; masks are left out of dimensions that tiles divide."""
+    if WHOLE_ROWS and WHOLE_COLUMNS:
+        return tl.load(at)
+    if WHOLE_ROWS:
+        return tl.load(at, mask=m_columns[None, :], other=0.0)
+    if WHOLE_COLUMNS:
+        return tl.load(at, mask=m_rows[:, None], other=0.0)
+    return tl.load(at, mask=m_rows[:, None] & m_columns[None, :], other=0.0)
 
 
 @triton.jit
@@ -69,8 +87,14 @@ def _mbconv_fwd_expand_kernel(
     hidden,
     width,
     pixels,
+    outputs,  # per program, a multiple of BLOCK_O
     x_strides,
     ALIGN: tl.constexpr,  # divides C and the strides of pixels: vectorized loads
+    DENSE: tl.constexpr,
+    HELD: tl.constexpr,  # C is at most BLOCK_K: x is loaded once
+    WHOLE_P: tl.constexpr,  # BLOCK_P divides pixels
+    WHOLE_O: tl.constexpr,
+    WHOLE_K: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_O: tl.constexpr,
@@ -79,93 +103,147 @@ def _mbconv_fwd_expand_kernel(
     """y[p, h] = silu(b[h] + sum over c of x[p, c] * w[h, c])."""
     n = tl.program_id(2).to(tl.int64)
     o_p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
-    o_h = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
-    m_p, m_h = o_p < pixels, o_h < hidden
+    o_k = tl.arange(0, BLOCK_K)
+    m_p = o_p < pixels
     C = C // ALIGN * ALIGN
-    o_x = _pixel_offsets(o_p, width, x_strides, ALIGN)
-    x_rows = x_ptr + n * x_strides[0] + o_x[:, None]
-    w_rows = w_ptr + o_h.to(tl.int64)[None, :] * C
-    total = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
-    for c in range(0, C, BLOCK_K):
-        o_c = c + tl.arange(0, BLOCK_K)
-        m_c = o_c < C
-        b_x = tl.load(x_rows + o_c.to(tl.int64)[None, :] * x_strides[1], mask=m_p[:, None] & m_c[None, :], other=0.0)
-        b_w = tl.load(w_rows + o_c[:, None], mask=m_c[:, None] & m_h[None, :], other=0.0)
-        total = tl.dot(b_x, b_w, total, input_precision=PRECISION)
-    total += tl.load(b_ptr + o_h, mask=m_h, other=0.0).to(tl.float32)[None, :]
-    y = y_ptr + (n * pixels + o_p[:, None]) * hidden + o_h[None, :]
-    tl.store(y, silu(total).to(y_ptr.dtype.element_ty), mask=m_p[:, None] & m_h[None, :])
+    stride_c = x_strides[1]
+    x_rows = x_ptr + n * x_strides[0] + _pixel_offsets(o_p, width, x_strides, ALIGN, DENSE)[:, None]
+    x_rows += o_k.to(tl.int64)[None, :] * stride_c
+    begin = tl.program_id(1) * outputs
+    y_rows = y_ptr + (n * pixels + o_p[:, None]) * hidden
+    if HELD:
+        held = _load(x_rows, m_p, o_k < C, WHOLE_P, WHOLE_K)
+    for o in range(begin, tl.minimum(begin + outputs, hidden), BLOCK_O):
+        o_h = o + tl.arange(0, BLOCK_O)
+        m_h = o_h < hidden
+        w_columns = w_ptr + o_h.to(tl.int64)[None, :] * C + o_k[:, None]
+        total = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
+        if HELD:
+            b_w = _load(w_columns, o_k < C, m_h, WHOLE_K, WHOLE_O)
+            total = tl.dot(held, b_w, total, input_precision=PRECISION)
+        else:
+            for c in range(0, C, BLOCK_K):
+                b_x = _load(x_rows + c * stride_c, m_p, c + o_k < C, WHOLE_P, WHOLE_K)
+                b_w = _load(w_columns + c, c + o_k < C, m_h, WHOLE_K, WHOLE_O)
+                total = tl.dot(b_x, b_w, total, input_precision=PRECISION)
+        total += tl.load(b_ptr + o_h, mask=m_h, other=0.0).to(tl.float32)[None, :]
+        y = y_rows + o_h[None, :]
+        tl.store(y, silu(total).to(y_ptr.dtype.element_ty), mask=m_p[:, None] & m_h[None, :])
 
 
-@triton.jit(do_not_specialize=["H", "W", "height", "width", "top", "left", "steps"])
+@triton.jit
+def _row_values(x_row, i_y, H, columns, stride_h, stride_w, SIZE: tl.constexpr, ROWS: tl.constexpr):
+    """Load ROWS rows from ``i_y`` on, which begins at ``x_row``, each at SIZE columns; 0 outside the map."""
+    values = ()
+    for row in tl.static_range(ROWS):
+        inside = (i_y + row >= 0) & (i_y + row < H)
+        for dx in tl.static_range(SIZE):
+            values = values + (tl.load(x_row + dx * stride_w, mask=columns[dx] & inside, other=0.0),)
+        x_row += stride_h
+    return values
+
+
+@triton.jit(do_not_specialize=["H", "W", "height", "width", "top", "left", "rows", "squeezed"])
 def _mbconv_fwd_depthwise_kernel(
     x_ptr,  # [N, hidden, H, W], any strides
     w_ptr,  # [hidden, SIZE, SIZE]
     b_ptr,  # [hidden]
+    reduce_ptr,  # [squeezed, hidden]
     y_ptr,  # [N, height * width, hidden]
-    sums_ptr,  # [N, groups of tiles, hidden], float32
+    shares_ptr,  # [N, strips, blocks of channels, squeezed, rounded up to BLOCK_S], float32
     hidden,
+    squeezed,
     H,
     W,
     height,
     width,
     top,
     left,
-    steps,  # tiles per group
-    taps,  # SIZE, at run time: unrolled, the loop has all loads in flight and takes 250 registers
+    rows,  # of a strip
     x_strides,
     ALIGN: tl.constexpr,
     SIZE: tl.constexpr,
     STRIDE: tl.constexpr,
-    BLOCK_Y: tl.constexpr,
-    BLOCK_X: tl.constexpr,
+    WHOLE: tl.constexpr,  # tiles divide columns and channels
+    BLOCK_X: tl.constexpr,  # columns of a strip
     BLOCK_C: tl.constexpr,
+    BLOCK_S: tl.constexpr,
 ):
-    """y[p, h] = silu(b[h] + sum over taps of x[STRIDE * p + tap, h] * w[h, tap]), and sums of y over the pixels."""
+    """y[p, h] = silu(b[h] + sum over taps of x[STRIDE * p + tap, h] * w[h, tap]); shares of sums * reduce.
+
+    A program walks down a strip. Each value of x is loaded once per column of taps and added to the OPEN rows of
+    outputs that it belongs to; the first of these is then complete.
+    """
+    OPEN: tl.constexpr = (SIZE + STRIDE - 1) // STRIDE
     n = tl.program_id(2).to(tl.int64)
     o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     hidden = hidden // ALIGN * ALIGN
-    m_c = (o_c < hidden)[None, :]
+    m_c = o_c < hidden
+    strips = tl.cdiv(width, BLOCK_X)
+    o_x = tl.program_id(0) % strips * BLOCK_X + tl.arange(0, BLOCK_X)
+    first = tl.program_id(0) // strips * rows
+    last = tl.minimum(first + rows, height)
+    m = (o_x < width)[:, None] & m_c[None, :]
     stride_h, stride_w = x_strides[2] // ALIGN * ALIGN, x_strides[3] // ALIGN * ALIGN
+    i_x = o_x * STRIDE - left
+    taps, columns, rows_of_outputs = (), (), ()
+    for tap in tl.static_range(SIZE * SIZE):
+        b_w = tl.load(w_ptr + o_c * (SIZE * SIZE) + tap, mask=m_c, other=0.0)
+        taps = taps + (b_w.to(tl.float32)[None, :],)
+    for dx in tl.static_range(SIZE):
+        columns = columns + (m & ((i_x + dx >= 0) & (i_x + dx < W))[:, None],)
+    for _ in tl.static_range(OPEN):
+        rows_of_outputs = rows_of_outputs + (tl.zeros((BLOCK_X, BLOCK_C), tl.float32),)
+    b_b = tl.load(b_ptr + o_c, mask=m_c, other=0.0).to(tl.float32)[None, :]
+    sums = tl.zeros((BLOCK_X, BLOCK_C), tl.float32)
     x_map = x_ptr + n * x_strides[0] + o_c.to(tl.int64)[None, :] * x_strides[1]
-    w_rows = w_ptr + o_c * (SIZE * SIZE)
-    b_b = tl.load(b_ptr + o_c, mask=o_c < hidden, other=0.0).to(tl.float32)[None, :]
-    tiles_y = tl.cdiv(height, BLOCK_Y)
-    o_t = tl.arange(0, BLOCK_Y * BLOCK_X)
-    sums = tl.zeros((BLOCK_Y * BLOCK_X, BLOCK_C), tl.float32)
-    for step in range(steps):
-        # Down the map: rows that two tiles share are still in the cache.
-        tile = tl.program_id(0) * steps + step
-        o_y = tile % tiles_y * BLOCK_Y + o_t // BLOCK_X
-        o_x = tile // tiles_y * BLOCK_X + o_t % BLOCK_X
-        m_p = (o_y < height) & (o_x < width)
-        total = tl.zeros((BLOCK_Y * BLOCK_X, BLOCK_C), tl.float32)
-        i_y, i_x = o_y * STRIDE - top, o_x * STRIDE - left
-        x_tile = x_map + (i_y.to(tl.int64) * stride_h + i_x.to(tl.int64) * stride_w)[:, None]
-        for dy in range(taps):
-            m_y = (i_y + dy >= 0) & (i_y + dy < H) & m_p
-            for dx in tl.static_range(SIZE):
-                m = m_y & (i_x + dx >= 0) & (i_x + dx < W)
-                b_x = tl.load(x_tile + (dy * stride_h + dx * stride_w), mask=m[:, None] & m_c, other=0.0)
-                b_w = tl.load(w_rows + (dy * SIZE + dx), mask=o_c < hidden, other=0.0)
-                total += b_x.to(tl.float32) * b_w.to(tl.float32)[None, :]
-        y = silu(total + b_b)
-        y_rows = y_ptr + ((n * height + o_y) * width + o_x)[:, None] * hidden
-        tl.store(y_rows + o_c[None, :], y.to(y_ptr.dtype.element_ty), mask=m_p[:, None] & m_c)
-        sums += tl.where(m_p[:, None], y, 0.0)
-    o_s = (n * tl.num_programs(0) + tl.program_id(0)) * hidden + o_c
-    tl.store(sums_ptr + o_s, tl.sum(sums, 0), mask=o_c < hidden)
+    x_map += (i_x.to(tl.int64) * stride_w)[:, None]
+    y_map = y_ptr + ((n * height * width + o_x)[:, None] * hidden + o_c[None, :])
+    i_y = first * STRIDE - top + tl.zeros((1, 1), tl.int32)
+    x_row = x_map + i_y.to(tl.int64) * stride_h
+    ahead = _row_values(x_row, i_y, H, columns, stride_h, stride_w, SIZE, STRIDE)
+    y_row = y_map + tl.cast(first - OPEN + 1, tl.int64) * width * hidden
+    for o_y in range(first - OPEN + 1, last):  # the row that becomes complete
+        values = ahead
+        i_y += STRIDE
+        x_row += STRIDE * stride_h
+        ahead = _row_values(x_row, i_y, H, columns, stride_h, stride_w, SIZE, STRIDE)
+        for i in tl.static_range(STRIDE * SIZE):
+            b_x = values[i].to(tl.float32)
+            added = ()
+            for j in tl.static_range(OPEN):
+                if (OPEN - 1 - j) * STRIDE * SIZE + i < SIZE * SIZE:
+                    added = added + (rows_of_outputs[j] + b_x * taps[(OPEN - 1 - j) * STRIDE * SIZE + i],)
+                else:
+                    added = added + (rows_of_outputs[j],)
+            rows_of_outputs = added
+        if o_y >= first:
+            y = silu(rows_of_outputs[0] + b_b)
+            tl.store(y_row, y.to(y_ptr.dtype.element_ty), mask=m)
+            sums += y if WHOLE else tl.where(m, y, 0.0)
+        y_row += width * hidden
+        moved = ()
+        for i in tl.static_range(1, OPEN):
+            moved = moved + (rows_of_outputs[i],)
+        rows_of_outputs = moved + (tl.zeros((BLOCK_X, BLOCK_C), tl.float32),)
+    total = tl.sum(sums, 0)
+    shares = (n * tl.num_programs(0) + tl.program_id(0)) * tl.num_programs(1) + tl.program_id(1)
+    shares_ptr += shares * (tl.cdiv(squeezed, BLOCK_S) * BLOCK_S)
+    for s in range(0, squeezed, BLOCK_S):
+        o_s = s + tl.arange(0, BLOCK_S)
+        m_r = (o_s < squeezed)[:, None] & m_c[None, :]
+        b_r = tl.load(reduce_ptr + o_s[:, None] * hidden + o_c[None, :], mask=m_r, other=0.0)
+        tl.store(shares_ptr + o_s, tl.sum(b_r.to(tl.float32) * total[None, :], 1))
 
 
-@triton.jit(do_not_specialize=["groups", "squeezed", "pixels"])
+@triton.jit(do_not_specialize=["shares", "squeezed", "pixels"])
 def _mbconv_fwd_gate_kernel(
-    sums_ptr,  # [N, groups, hidden], float32
-    reduce_ptr,  # [squeezed, hidden]
-    reduce_bias_ptr,  # [squeezed]
+    shares_ptr,  # [N, shares, squeezed, rounded up to BLOCK_S], float32
+    bias_ptr,  # [squeezed]
     expand_ptr,  # [hidden, squeezed]
     expand_bias_ptr,  # [hidden]
-    gate_ptr,  # [N, hidden], float32
-    groups,
+    gate_ptr,  # [N, hidden]
+    shares,
     hidden,
     squeezed,
     pixels,
@@ -173,38 +251,32 @@ def _mbconv_fwd_gate_kernel(
     BLOCK_S: tl.constexpr,
     BLOCK_H: tl.constexpr,
 ):
-    """gate = sigmoid(expand silu(reduce mean + reduce_bias) + expand_bias); one program per image."""
-    n = tl.program_id(0).to(tl.int64)
-    o_s, o_g = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_G)
-    m_s = o_s < squeezed
-    partial = tl.zeros((BLOCK_S, BLOCK_H), tl.float32)
-    for h in range(0, hidden, BLOCK_H):
-        o_h = h + tl.arange(0, BLOCK_H)
-        m_h = o_h < hidden
-        sums = tl.zeros((BLOCK_G, BLOCK_H), tl.float32)
-        for g in range(0, groups, BLOCK_G):
-            rows = n * groups + g + o_g[:, None]
-            m_g = (g + o_g < groups)[:, None] & m_h[None, :]
-            sums += tl.load(sums_ptr + rows * hidden + o_h[None, :], mask=m_g, other=0.0)
-        mean = tl.sum(sums, 0) / pixels
-        o_w = o_s[:, None] * hidden + o_h[None, :]
-        b_w = tl.load(reduce_ptr + o_w, mask=m_s[:, None] & m_h[None, :], other=0.0)
-        partial += b_w.to(tl.float32) * mean[None, :]
-    z = silu(tl.sum(partial, 1) + tl.load(reduce_bias_ptr + o_s, mask=m_s, other=0.0).to(tl.float32))
-    for h in range(0, hidden, BLOCK_H):
-        o_h = h + tl.arange(0, BLOCK_H)
-        m_h = o_h < hidden
-        o_w = o_h[None, :] * squeezed + o_s[:, None]
-        b_w = tl.load(expand_ptr + o_w, mask=m_s[:, None] & m_h[None, :], other=0.0)
-        gate = tl.sum(b_w.to(tl.float32) * z[:, None], 0)
-        gate += tl.load(expand_bias_ptr + o_h, mask=m_h, other=0.0).to(tl.float32)
-        tl.store(gate_ptr + n * hidden + o_h, tl.sigmoid(gate), mask=m_h)
+    """gate = sigmoid(expand silu(sum of shares / pixels + bias) + expand_bias)."""
+    n = tl.program_id(1).to(tl.int64)
+    o_h = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    o_g = tl.arange(0, BLOCK_G)
+    m_h = o_h < hidden
+    gate = tl.load(expand_bias_ptr + o_h, mask=m_h, other=0.0).to(tl.float32)
+    steps = tl.cdiv(squeezed, BLOCK_S)
+    for step in range(steps):
+        o_s = tl.arange(0, BLOCK_S)
+        at = shares_ptr + (n * shares * steps + step) * BLOCK_S + (o_g * steps)[:, None] * BLOCK_S + o_s[None, :]
+        sums = tl.zeros((BLOCK_G, BLOCK_S), tl.float32)
+        for g in tl.range(0, shares, BLOCK_G, loop_unroll_factor=8):
+            sums += tl.load(at, mask=(g + o_g < shares)[:, None], other=0.0)
+            at += steps * (BLOCK_G * BLOCK_S)
+        o_s += step * BLOCK_S
+        m_s = o_s < squeezed
+        z = silu(tl.sum(sums, 0) / pixels + tl.load(bias_ptr + o_s, mask=m_s, other=0.0).to(tl.float32))
+        b_w = tl.load(expand_ptr + o_h[:, None] * squeezed + o_s[None, :], mask=m_h[:, None] & m_s[None, :], other=0.0)
+        gate += tl.sum(b_w.to(tl.float32) * z[None, :], 1)
+    tl.store(gate_ptr + n * hidden + o_h, sigmoid(gate).to(gate_ptr.dtype.element_ty), mask=m_h)
 
 
 @triton.jit
 def _mbconv_fwd_project_kernel(
     y_ptr,  # [N, height * width, hidden]
-    gate_ptr,  # [N, hidden], float32
+    gate_ptr,  # [N, hidden], of the same dtype
     w_ptr,  # [out, hidden]
     b_ptr,  # [out]
     x_ptr,  # [N, out, height, width], any strides; added with RESIDUAL
@@ -217,6 +289,11 @@ def _mbconv_fwd_project_kernel(
     out_strides,
     RESIDUAL: tl.constexpr,
     ALIGN: tl.constexpr,
+    DENSE: tl.constexpr,
+    WHOLE_P: tl.constexpr,
+    WHOLE_O: tl.constexpr,
+    WHOLE_K: tl.constexpr,
+    ONCE: tl.constexpr,  # hidden is at most BLOCK_K
     PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_O: tl.constexpr,
@@ -228,26 +305,26 @@ def _mbconv_fwd_project_kernel(
     o_o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
     out = out // ALIGN * ALIGN
     m_p, m_o = o_p < pixels, o_o < out
-    y_rows = y_ptr + (n * pixels + o_p[:, None]) * hidden
-    w_rows = w_ptr + o_o.to(tl.int64)[None, :] * hidden
+    o_k = tl.arange(0, BLOCK_K)
+    y_rows = y_ptr + (n * pixels + o_p[:, None]) * hidden + o_k[None, :]
+    w_rows = w_ptr + o_o.to(tl.int64)[None, :] * hidden + o_k[:, None]
+    gates = gate_ptr + n * hidden + o_k
     total = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
-    for h in range(0, hidden, BLOCK_K):
-        o_h = h + tl.arange(0, BLOCK_K)
-        m_h = o_h < hidden
-        b_y = tl.load(y_rows + o_h[None, :], mask=m_p[:, None] & m_h[None, :], other=0.0)
-        b_gate = tl.load(gate_ptr + n * hidden + o_h, mask=m_h, other=0.0)
-        b_w = tl.load(w_rows + o_h[:, None], mask=m_h[:, None] & m_o[None, :], other=0.0)
-        gated = (b_y.to(tl.float32) * b_gate[None, :]).to(b_y.dtype)
-        total = tl.dot(gated, b_w, total, input_precision=PRECISION)
+    for h in range(0, BLOCK_K if ONCE else hidden, BLOCK_K):
+        m_h = h + o_k < hidden
+        b_y = _load(y_rows + h, m_p, m_h, WHOLE_P, WHOLE_K)
+        b_gate = tl.load(gates + h) if WHOLE_K else tl.load(gates + h, mask=m_h, other=0.0)
+        b_w = _load(w_rows + h, m_h, m_o, WHOLE_K, WHOLE_O)
+        total = tl.dot(b_y * b_gate[None, :], b_w, total, input_precision=PRECISION)
     total += tl.load(b_ptr + o_o, mask=m_o, other=0.0).to(tl.float32)[None, :]
     m = m_p[:, None] & m_o[None, :]
     o_o = o_o.to(tl.int64)
     if RESIDUAL:
-        o_x = _pixel_offsets(o_p, width, x_strides, ALIGN)
+        o_x = _pixel_offsets(o_p, width, x_strides, ALIGN, DENSE)
         x_rows = x_ptr + n * x_strides[0] + o_x[:, None]
         b_x = tl.load(x_rows + o_o[None, :] * x_strides[1], mask=m, other=0.0)
         total += b_x.to(tl.float32)
-    o_out = _pixel_offsets(o_p, width, out_strides, ALIGN)
+    o_out = _pixel_offsets(o_p, width, out_strides, ALIGN, DENSE)
     out_rows = out_ptr + n * out_strides[0] + o_out[:, None]
     tl.store(out_rows + o_o[None, :] * out_strides[1], total.to(out_ptr.dtype.element_ty), mask=m)
 
@@ -282,8 +359,9 @@ def mbconv(
         y = x
         if expand is not None and expand_bias is not None:
             y = _expand(x, expand.contiguous(), expand_bias.contiguous())
-        y, sums = _depthwise(y, depthwise.contiguous(), depthwise_bias.contiguous(), stride, top, left, height, width)
-        scale = _gate(sums, [t.contiguous() for t in (reduce, reduce_bias, gate, gate_bias)], height * width)
+        depthwise, depthwise_bias, reduce = depthwise.contiguous(), depthwise_bias.contiguous(), reduce.contiguous()
+        y, shares = _depthwise(y, depthwise, depthwise_bias, reduce, stride, top, left, height, width)
+        scale = _gate(shares, reduce_bias.contiguous(), gate.contiguous(), gate_bias.contiguous(), height * width)
         _project(y, scale, project.contiguous(), project_bias.contiguous(), x if residual else None, out)
     return out
 
@@ -293,12 +371,20 @@ def _expand(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     n, channels, h, w = x.shape
     hidden = weight.shape[0]
     y = x.new_empty((n, h, w, hidden))
-    default = _tile(n, h * w, hidden, x.element_size())
+    default = _tile(n, h * w, hidden, channels, x.element_size())
     chosen = launch.options("_mbconv_fwd_expand_kernel", x, default, channels=channels, hidden=hidden)
-    grid = (triton.cdiv(h * w, chosen["BLOCK_P"]), triton.cdiv(hidden, chosen["BLOCK_O"]), n)
-    _mbconv_fwd_expand_kernel[grid](
-        x, weight, bias, y, channels, hidden, w, h * w, x.stride(),
+    block_p, block_o, block_k = chosen["BLOCK_P"], chosen["BLOCK_O"], chosen["BLOCK_K"]
+    tiles, columns = cdiv(h * w, block_p), cdiv(hidden, block_o)
+    # Where x is loaded once for all columns, as many columns as still leave four programs per SM.
+    each = max(1, min(columns, n * tiles * columns // (4 * SMS))) if channels <= block_k else 1
+    _mbconv_fwd_expand_kernel[(tiles, cdiv(columns, each), n)](
+        x, weight, bias, y, channels, hidden, w, h * w, each * block_o, x.stride(),
         ALIGN=_align(channels, x),
+        DENSE=_dense(x),
+        HELD=channels <= block_k,
+        WHOLE_P=h * w % block_p == 0,
+        WHOLE_O=hidden % block_o == 0,
+        WHOLE_K=channels % block_k == 0,
         PRECISION=precision(x.dtype),
         enable_fp_fusion=True,
         **chosen,
@@ -307,41 +393,44 @@ def _expand(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _depthwise(
-    x: Tensor, weight: Tensor, bias: Tensor, stride: int, top: int, left: int, height: int, width: int
+    x: Tensor, weight: Tensor, bias: Tensor, reduce: Tensor, stride: int, top: int, left: int, height: int, width: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the second hidden map [N, height, width, hidden] and partial sums of its channels."""
+    """Return the second hidden map [N, height, width, hidden] and shares [N, shares, squeezed] of the squeeze."""
     n, hidden, h, w = x.shape
-    size = weight.shape[1]
-    default = _window(n, height, width, hidden)
+    size, squeezed = weight.shape[1], reduce.shape[0]
+    default = _strip(hidden, size)
     chosen = launch.options("_mbconv_fwd_depthwise_kernel", x, default, hidden=hidden, size=size, stride=stride)
-    tiles = triton.cdiv(height, chosen["BLOCK_Y"]) * triton.cdiv(width, chosen["BLOCK_X"])
-    steps = triton.cdiv(tiles, PARTIALS)
-    groups = triton.cdiv(tiles, steps)
+    columns, blocks = cdiv(width, chosen["BLOCK_X"]), cdiv(hidden, chosen["BLOCK_C"])
+    rows = _rows(n * columns * blocks, height, size, stride, chosen["num_warps"])
+    strips = columns * cdiv(height, rows)
     y = x.new_empty((n, height, width, hidden))
-    sums = x.new_empty((n, groups, hidden), dtype=torch.float32)
-    _mbconv_fwd_depthwise_kernel[(groups, triton.cdiv(hidden, chosen["BLOCK_C"]), n)](
-        x, weight, bias, y, sums, hidden, h, w, height, width, top, left, steps, size, x.stride(),
+    block_s = block(squeezed, 4, 64)
+    shares = x.new_empty((n, strips * blocks, cdiv(squeezed, block_s) * block_s), dtype=torch.float32)
+    _mbconv_fwd_depthwise_kernel[(strips, blocks, n)](
+        x, weight, bias, reduce, y, shares, hidden, squeezed, h, w, height, width, top, left, rows, x.stride(),
         ALIGN=_align(hidden, x),
         SIZE=size,
         STRIDE=stride,
+        WHOLE=width % chosen["BLOCK_X"] == 0 and hidden % chosen["BLOCK_C"] == 0,
+        BLOCK_S=block_s,
         enable_fp_fusion=True,
         **chosen,
     )  # fmt: skip
-    return y, sums
+    return y, shares
 
 
-def _gate(sums: Tensor, weights: list[Tensor], pixels: int) -> Tensor:
-    """Return the factor of each channel, [N, hidden] in float32."""
-    n, groups, hidden = sums.shape
-    squeezed = weights[0].shape[0]
-    block_s = triton.next_power_of_2(squeezed)
-    # 2048 weights per block are 16 per thread. With 8 warps ptxas uses the stack, for any tile.
-    default = {"BLOCK_S": block_s, "BLOCK_H": block(hidden, 16, max(16, 2048 // block_s)), "num_warps": 4}
-    chosen = launch.options("_mbconv_fwd_gate_kernel", weights[0], default, hidden=hidden, squeezed=squeezed)
-    gate = torch.empty_like(sums[:, 0])
-    _mbconv_fwd_gate_kernel[(n,)](
-        sums, *weights, gate, groups, hidden, squeezed, pixels,
-        BLOCK_G=16,
+def _gate(shares: Tensor, bias: Tensor, weight: Tensor, weight_bias: Tensor, pixels: int) -> Tensor:
+    """Return the factor of each channel, [N, hidden]."""
+    n, count, _ = shares.shape
+    hidden, squeezed = weight.shape
+    default = {"BLOCK_H": 32 if PROGRAMS > 1 else block(hidden, 16, 2048), "num_warps": 4, "num_stages": 1}
+    chosen = launch.options("_mbconv_fwd_gate_kernel", weight, default, hidden=hidden, squeezed=squeezed)
+    gate = weight.new_empty((n, hidden))
+    block_s = block(squeezed, 4, 64)
+    _mbconv_fwd_gate_kernel[(cdiv(hidden, chosen["BLOCK_H"]), n)](
+        shares, bias, weight, weight_bias, gate, count, hidden, squeezed, pixels,
+        BLOCK_G=1024 // block_s,
+        BLOCK_S=block_s,
         enable_fp_fusion=True,
         **chosen,
     )  # fmt: skip
@@ -352,41 +441,72 @@ def _project(y: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, x: Tensor | 
     """Fill ``out`` with the projection of the gated map, plus ``x`` if given."""
     n, channels, height, width = out.shape
     hidden = weight.shape[1]
-    default = _tile(n, height * width, channels, y.element_size())
+    default = _tile(n, height * width, channels, hidden, y.element_size())
     chosen = launch.options("_mbconv_fwd_project_kernel", y, default, hidden=hidden, out=channels)
-    grid = (triton.cdiv(height * width, chosen["BLOCK_P"]), triton.cdiv(channels, chosen["BLOCK_O"]), n)
+    block_p, block_o, block_k = chosen["BLOCK_P"], chosen["BLOCK_O"], chosen["BLOCK_K"]
+    tiles = (cdiv(height * width, block_p), cdiv(channels, block_o), n)
     added = out if x is None else x
-    _mbconv_fwd_project_kernel[grid](
+    _mbconv_fwd_project_kernel[tiles](
         y, gate, weight, bias, added, out, hidden, channels, width, height * width, added.stride(), out.stride(),
         RESIDUAL=x is not None,
         ALIGN=min(_align(channels, added), _align(channels, out)),
+        DENSE=_dense(added) and _dense(out),
+        WHOLE_P=height * width % block_p == 0,
+        WHOLE_O=channels % block_o == 0,
+        WHOLE_K=hidden % block_k == 0,
+        ONCE=hidden <= block_k,
         PRECISION=precision(y.dtype),
         enable_fp_fusion=True,
         **chosen,
     )  # fmt: skip
 
 
-def _tile(n: int, pixels: int, columns: int, bytes_: int) -> launch.Options:
-    """Return the tiles of a GEMM, smaller where there would be too few."""
-    block_p, block_o = 64, block(columns, 16, 64)
-    while block_p > 16 and n * triton.cdiv(pixels, block_p) * triton.cdiv(columns, block_o) < PROGRAMS:
-        if block_o > 32:
-            block_o //= 2
-        else:
-            block_p //= 2
-    return {"BLOCK_P": block_p, "BLOCK_O": block_o, "BLOCK_K": 128 // bytes_, "num_warps": 4, "num_stages": 3}
+@functools.cache
+def _tile(n: int, pixels: int, columns: int, depth: int, bytes_: int) -> launch.Options:
+    """Return the tile of a GEMM that gives the busiest SM the fewest passes through shared memory."""
+    block_k = block(depth, 16, 128 // bytes_)
+    steps = cdiv(depth, block_k)
+
+    def cost(tile: tuple[int, int]) -> int:
+        block_p, block_o = tile
+        programs = n * cdiv(pixels, block_p) * cdiv(columns, block_o)
+        # Both operands are written and read; 64 rows multiply on wgmma, which reads its right operand by itself.
+        passes = 3 * block_p + 2 * block_o if block_p == 64 else 4 * (block_p + block_o)
+        # An SM runs programs at once, so in the last round of many it is not alone busy.
+        return max(cdiv(programs, SMS) * SMS, programs) * (steps * passes + 4 * block_p + 2 * block_o + 100)
+
+    widest = block(columns, 16, 32 if columns % 64 and columns < 160 else 64)  # columns that do not exist cost as much
+    sides = [o for o in (64, 32, 16) if o <= widest]
+    tile = min(((p, o) for p in (64, 32, 16) for o in sides), key=cost) if PROGRAMS > 1 else (64, widest)
+    return {"BLOCK_P": tile[0], "BLOCK_O": tile[1], "BLOCK_K": block_k, "num_warps": 4, "num_stages": 3}
 
 
-def _window(n: int, height: int, width: int, channels: int) -> launch.Options:
-    """Return the tiles of the depthwise convolution, likewise; 16 values per thread."""
-    block_y, block_x, block_c = 8, 16, block(channels, 16, 32)
-    columns = n * triton.cdiv(width, block_x) * triton.cdiv(channels, block_c)
-    while block_y > 2 and columns * triton.cdiv(height, block_y) < PROGRAMS:
-        block_y //= 2
-    warps = block_y * block_x * block_c // 512
-    return {"BLOCK_Y": block_y, "BLOCK_X": block_x, "BLOCK_C": block_c, "num_warps": warps}
+def _strip(channels: int, size: int) -> launch.Options:
+    """Return the tile of the depthwise convolution: as many channels per thread as there are registers for taps."""
+    per_thread = 4 if size <= 3 else 2 if size <= 5 else 1
+    block_x, block_c = 4 * per_thread if PROGRAMS > 1 else 128, 16 if channels % 32 and channels < 160 else 32
+    return {"BLOCK_X": block_x, "BLOCK_C": block_c, "num_warps": min(8, block_x * block_c // (32 * per_thread))}
+
+
+@functools.cache
+def _rows(columns: int, height: int, size: int, stride: int, warps: int) -> int:
+    """Return the rows per strip with which the busiest SM is ready first, those loaded by two strips included."""
+    if PROGRAMS == 1:
+        return height
+    opened = cdiv(size, stride)
+
+    def cost(rows: int) -> int:
+        """In rows of a warp: the taps cost about 4 of them; fewer than 6 warps wait for memory as long as 6 compute."""
+        return max(cdiv(columns * cdiv(height, rows), SMS) * warps, 6) * (rows + opened + 4)
+
+    return min((2**i for i in range(1, 7)), key=cost)
 
 
 def _align(channels: int, x: Tensor) -> int:
     """Return 8 if every pixel starts at a multiple of 8 elements, else 1; Triton itself only finds multiples of 16."""
     return 8 if all(value % 8 == 0 for value in (channels, x.stride(2), x.stride(3))) else 1
+
+
+def _dense(x: Tensor) -> bool:
+    """Return whether the next row of pixels begins one pixel after the last one of a row."""
+    return x.stride(2) == x.shape[3] * x.stride(3)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hyperseg.kernels import launch
 from hyperseg.kernels.language import at, base, index, patch_base, pixel_offset, place, reflect
-from hyperseg.kernels.launch import DTYPES, block, precision
+from hyperseg.kernels.launch import DTYPES, block, cdiv, precision
 from hyperseg.kernels.parts.maps import output_map
 
 WIDE = tl.constexpr(True)  # these kernels take fewer registers with int64 addresses
@@ -194,7 +194,7 @@ def options_of(kernel: str, x: Tensor, summed: str, **sizes: int) -> tuple[launc
 def tiles_of(options: launch.Options, **sizes: int) -> int:
     tiles = 1
     for name, size in sizes.items():
-        tiles *= triton.cdiv(size, options[f"BLOCK_{name}"])
+        tiles *= cdiv(size, options[f"BLOCK_{name}"])
     return tiles
 
 

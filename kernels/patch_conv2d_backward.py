@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hyperseg.kernels.language import at, base, pixel_offset, place
+from hyperseg.kernels.launch import cdiv
 from hyperseg.kernels.patch_conv2d import (
     WIDE,
     Geometry,
@@ -225,7 +226,7 @@ def _differentiate_x(
     if halo == (0, 0):
         return
     times = (_times_shown(halo[0], padding_mode), _times_shown(halo[1], padding_mode))
-    _patch_conv2d_bwd_x_kernel[(triton.cdiv(d_x.numel(), SUM_BLOCK),)](
+    _patch_conv2d_bwd_x_kernel[(cdiv(d_x.numel(), SUM_BLOCK),)](
         windows, d_x, d_x.numel(), g, halo, times,
         MODE=padding_mode,
         BLOCK=SUM_BLOCK,

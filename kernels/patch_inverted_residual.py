@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hyperseg._distributed import all_reduce
+from hyperseg.kernels.launch import cdiv
 from hyperseg.kernels.parts.depthwise_fwd import depthwise
 from hyperseg.kernels.parts.inverted_residual import Block, Norm, backward, backward_steps, forward, recompute_hidden
 from hyperseg.kernels.parts.maps import channels_last_map, output_map, unit_stride
@@ -186,6 +187,6 @@ def _combine(d: Tensor, z: Tensor, by_d: Tensor, by_z: Tensor, offset: Tensor) -
     factors[:, : by_d.shape[0]] = torch.stack([by_d, by_z, offset])
     size = 1024
     with torch.cuda.device_of(d):
-        _combine_kernel[(triton.cdiv(d.numel(), size),)](
+        _combine_kernel[(cdiv(d.numel(), size),)](
             d, z, factors, d.numel(), C=channels, BLOCK=size, num_warps=4, enable_fp_fusion=True
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hyperseg.kernels import launch
 from hyperseg.kernels.language import corners, first_reader, load_logits, readers, share_of
-from hyperseg.kernels.launch import DTYPES
+from hyperseg.kernels.launch import DTYPES, cdiv
 
 
 class Sizes(NamedTuple):
@@ -219,7 +219,7 @@ def _pixel_options(kernel: str, logits: Tensor) -> launch.Options:
 
 def _pixel_grid(labels: Tensor, options: launch.Options) -> tuple[int]:
     n, height, width = labels.shape
-    return (n * triton.cdiv(height, options["BLOCK_H"]) * triton.cdiv(width, options["BLOCK_W"]),)
+    return (n * cdiv(height, options["BLOCK_H"]) * cdiv(width, options["BLOCK_W"]),)
 
 
 def upsample_cross_entropy(
@@ -300,7 +300,7 @@ def upsample_cross_entropy_backward(grad: Tensor, logits: Tensor, labels: Tensor
         )  # fmt: skip
         default = {"BLOCK_C": 4, "BLOCK": 128, "num_warps": 8, "num_stages": 1}
         chosen = launch.options("upsample_cross_entropy_bwd_logits", logits, default, classes=classes)
-        tiles = triton.cdiv(classes, chosen["BLOCK_C"]) * triton.cdiv(n * h * w, chosen["BLOCK"])
+        tiles = cdiv(classes, chosen["BLOCK_C"]) * cdiv(n * h * w, chosen["BLOCK"])
         _upsample_cross_entropy_bwd_logits_kernel[(tiles,)](
             grad, logits, labels, weights, sums, d_logits, n * h * w, sizes, most_readers,
             logits.stride(), labels.stride(), weights.stride(),

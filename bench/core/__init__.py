@@ -1,8 +1,8 @@
 """Shared machinery of the benchmarks. A module imports only modules on lines above its own:
 
-errors, machine, timing, parity
-roofline, networks
+errors, machine, timing, parity, stages
+roofline, networks, bounded
 results
-calls, options, peers, plots, tables
-run, training
+calls, launches, options, peers, plots, tables
+gpu_model, run, training
 """

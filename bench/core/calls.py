@@ -38,6 +38,7 @@ LEVELS = ("decoder_level", "decoder_level_argmax")
 # Positions of the arguments that stay float32 when maps are 16-bit floats.
 PRECISE = {
     "stem": (1, 2),
+    "normalise_frames": (1, 2),
     "patch_inverted_residual_batch_norm": (2, 3),
     "patch_inverted_residual_batch_norm_backward": (3, 4),
     "upsample_cross_entropy": (2,),

@@ -93,7 +93,7 @@ _FEW = f"cuda-cuda and {_HALF} and (nhwc or efficientnet or signal or tiles or m
 _SMALL = "cuda-cuda and not (cityscapes or camvid or voc or bfloat16)"
 _OPS = f"{{python}} bench/ops.py --model {MODEL} --dtype float16"
 
-# Those of the first five minutes answer: does it run, is it right, what does each kernel of a frame take.
+# The first five minutes show whether it runs, whether outputs are right, and what each kernel of a frame takes.
 FIRST = (
     Stage("build", "the extension for this GPU", 300, "{python} setup.py build_ext"),
     timeline("every kernel of a frame of HyperSeg-M, float16, in its CUDA graph", seconds=60),

@@ -14,6 +14,7 @@
 #define __restrict__ __restrict
 #define HYPERSEG_DEVICE inline
 #define HYPERSEG_KERNEL(threads, blocks) void
+#define HYPERSEG_TABLE const
 
 #define threadIdx (::hyperseg::shim::position.thread)
 #define blockIdx (::hyperseg::shim::position.block)
@@ -30,6 +31,9 @@ struct bfloat16 {
 };
 struct float2 {
   float x, y;
+};
+struct alignas(8) uint2 {
+  uint32_t x, y;
 };
 struct alignas(16) float4 {
   float x, y, z, w;
@@ -57,8 +61,23 @@ V shuffle_xor(V value, int mask) {
 
 inline int warp_index() { return threadIdx.x / 32; }
 
+inline int opaque(int v) { return v; }
+
 inline void wait_for_previous_kernel() {}
 inline void let_next_kernel_start() {}
+template <typename Stage>
+void stage_constants_and_wait(bool, const Stage& stage) {
+  stage();
+}
+
+inline void add_release(unsigned* counter, unsigned value) {
+  *counter += value;
+  shim::progress();
+}
+inline unsigned load_acquire(const unsigned* counter) {
+  shim::spin();
+  return *counter;
+}
 
 inline float to_float(float v) { return v; }
 inline float to_float(half v) {
@@ -110,8 +129,15 @@ inline bfloat16 from_float<bfloat16>(float v) {
 
 inline float max_or_nan(float a, float b) { return a >= b || std::isnan(a) ? a : b; }
 inline float min_or_nan(float a, float b) { return a <= b || std::isnan(a) ? a : b; }
-inline float fast_exp(float v) { return std::exp(v); }
 inline float fast_reciprocal(float v) { return 1.0f / v; }
+// HYPERSEG_SHIM_TANH=1 or -1: the largest error that the PTX manual allows, in this direction.
+inline float fast_tanh(float v) {
+  static const char* error = std::getenv("HYPERSEG_SHIM_TANH");
+  static const float factor = error ? 1.0f + std::strtof(error, nullptr) * 0x1p-11f : 1.0f;
+  return std::tanh(v) * factor;
+}
+
+inline uint32_t byte_of(uint32_t word, int byte) { return word >> 8 * byte & 255u; }
 
 template <typename T>
 uint32_t pack(float low, float high) {
@@ -131,14 +157,25 @@ uint32_t relu6_of_two(uint32_t v) {
 }
 
 template <typename T>
+uint32_t pack_relu6(float low, float high) {
+  return relu6_of_two<T>(pack<T>(low, high));
+}
+
+template <typename T>
 uint32_t multiply2(uint32_t a, uint32_t b) {
   const float2 u = unpack<T>(a), v = unpack<T>(b);
   return pack<T>(u.x * v.x, u.y * v.y);
 }
 
-inline void copy_async(void* shared, const void* global, bool valid) {
-  if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16) std::abort();
-  shim::copy_later(shared, valid ? global : nullptr, 16);
+inline uint32_t without_negative_zeros(uint32_t halves) {
+  const float2 two = unpack<half>(halves);
+  return pack<half>(two.x + 0.0f, two.y + 0.0f);
+}
+
+template <int BYTES = 16>
+void copy_async(void* shared, const void* global, bool valid) {
+  if (reinterpret_cast<uintptr_t>(shared) % BYTES || reinterpret_cast<uintptr_t>(global) % BYTES) std::abort();
+  shim::copy_later(shared, valid ? global : nullptr, BYTES);
 }
 using shim::commit_copies;
 template <int N>
@@ -153,10 +190,18 @@ void store16(void* global, V v) {
   std::memcpy(global, &v, 16);
 }
 
+inline void store16_shared(void* shared, uint4 v) { store16(shared, v); }
+
 inline float as_float(uint32_t bits) {
   float f;
   std::memcpy(&f, &bits, 4);
   return f;
+}
+
+inline uint32_t as_bits(float v) {
+  uint32_t bits;
+  std::memcpy(&bits, &v, 4);
+  return bits;
 }
 
 template <int COUNT>

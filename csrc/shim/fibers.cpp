@@ -100,8 +100,8 @@ struct Block {
   std::vector<Copies> copies;
   std::vector<unsigned char> memory;
   Context main;
-  const std::function<void()>* body = nullptr;
-  unsigned threads = 0, current = 0, running = 0, at_barrier = 0, idle = 0;
+  Index index;
+  unsigned threads = 0, current = 0, running = 0, at_barrier = 0, idle = 0, spinning = 0;
   uint64_t barrier_round = 0;
   std::string error;
 
@@ -114,13 +114,23 @@ struct Block {
     change(from, fibers[thread]);
   }
 
-  // Switch to the next fiber that is not done; after a full round without progress, return with an error.
+  // Switch to the next fiber that is not done. After a full round without progress, let other blocks run if a thread
+  // waits for them; otherwise return with an error.
   void wait() {
-    if (++idle > 2 * threads) fail("deadlock: some threads do not reach a barrier or a warp-wide operation");
+    if (++idle > 2 * threads) {
+      if (!spinning) fail("deadlock: some threads do not reach a barrier or a warp-wide operation");
+      leave();
+    }
     unsigned next = current;
     do next = next + 1 == threads ? 0 : next + 1;
     while (done[next]);
     if (next != current) resume(next);
+  }
+
+  // Return to the main context until the block is entered again.
+  void leave() {
+    change(fibers[current], main);
+    idle = 0;
   }
 
   [[noreturn]] void fail(const char* what) {
@@ -130,85 +140,149 @@ struct Block {
   }
 };
 
-thread_local Block block;
+struct Launch {
+  const char* op;
+  Index blocks;
+  unsigned threads;
+  size_t shared_bytes;
+  const std::function<void()>* body;
+  uint64_t progress = 0;
+};
+
+thread_local Launch* launched;
+thread_local Block* block;
+thread_local std::vector<std::unique_ptr<Block>> blocks;  // kept for the next launch
 
 void enter() {
-  (*block.body)();
-  block.done[block.current] = 1;
-  block.idle = 0;
-  if (--block.running == 0) change(block.fibers[block.current], block.main);
-  if (block.at_barrier) block.fail("a thread ended while others wait at a barrier");
-  block.wait();
+  (*launched->body)();
+  block->done[block->current] = 1;
+  block->idle = 0;
+  if (--block->running == 0) change(block->fibers[block->current], block->main);
+  if (block->at_barrier) block->fail("a thread ended while others wait at a barrier");
+  block->wait();
   __builtin_unreachable();
 }
 
-void run_block() {
-  for (unsigned i = 0; i < block.threads; ++i) prepare(block.fibers[i], block.stacks[i].get(), enter);
-  std::fill(block.done.begin(), block.done.end(), 0);
-  for (Warp& warp : block.warps) warp.arrived = 0;
-  for (Copies& copies : block.copies) copies.assign(1, {});
-  block.running = block.threads;
-  block.at_barrier = block.idle = 0;
-  block.current = position.thread.x = 0;
-  change(block.main, block.fibers[0]);
+[[noreturn]] void complain(const std::string& what) {
+  const Index& index = block->index;
+  throw std::runtime_error(std::string(launched->op) + ": in block (" + std::to_string(index.x) + ", " +
+                           std::to_string(index.y) + ", " + std::to_string(index.z) + ") " + what);
+}
+
+// Begin with the block of this index, in place of the number-th of the blocks kept.
+void start_block(size_t number, Index index) {
+  while (blocks.size() <= number) blocks.push_back(std::make_unique<Block>());
+  block = blocks[number].get();
+  const unsigned threads = launched->threads;
+  block->threads = threads;
+  block->index = index;
+  if (threads % kWarp) complain("there is a warp of fewer than 32 threads");
+  block->fibers.resize(threads);
+  block->copies.resize(threads);
+  block->warps.resize(threads / kWarp);
+  while (block->stacks.size() < threads) block->stacks.emplace_back(new char[kStack]);
+  block->memory.assign(launched->shared_bytes + 2 * kGuard, kUntouched);
+  std::memset(block->shared(), kNaN, launched->shared_bytes);
+  for (unsigned i = 0; i < threads; ++i) prepare(block->fibers[i], block->stacks[i].get(), enter);
+  block->done.assign(threads, 0);
+  for (Warp& warp : block->warps) warp.arrived = 0;
+  for (Copies& copies : block->copies) copies.assign(1, {});
+  block->running = threads;
+  block->at_barrier = block->idle = block->spinning = block->current = 0;
+  block->error.clear();
+}
+
+// Run the block until all its threads have ended, or one waits for another block.
+void continue_block() {
+  position = {{block->current, 0, 0}, block->index, {launched->threads, 1, 1}, launched->blocks};
+  change(block->main, block->fibers[block->current]);
+  if (!block->error.empty()) complain(block->error);
+  if (block->running) return;
+  const auto touched = [](unsigned char byte) { return byte != kUntouched; };
+  const auto& memory = block->memory;
+  if (std::any_of(memory.begin(), memory.begin() + kGuard, touched) ||
+      std::any_of(memory.end() - kGuard, memory.end(), touched))
+    complain("a thread wrote outside the block's shared memory");
+}
+
+template <typename Body>
+void for_each_block(Index blocks, const Body& body) {
+  for (unsigned z = 0; z < blocks.z; ++z)
+    for (unsigned y = 0; y < blocks.y; ++y)
+      for (unsigned x = 0; x < blocks.x; ++x) body(Index{x, y, z});
 }
 
 }  // namespace
 
-void run(const char* op, Index blocks, unsigned threads, size_t shared_bytes, const std::function<void()>& body) {
-  block.threads = threads;
-  block.body = &body;
-  block.fibers.resize(threads);
-  block.done.resize(threads);
-  block.copies.resize(threads);
-  block.warps.resize((threads + kWarp - 1) / kWarp);
-  while (block.stacks.size() < threads) block.stacks.emplace_back(new char[kStack]);
-  position.blocks = blocks;
-  position.threads = {threads, 1, 1};
-  const auto complain = [&](const std::string& what) {
-    throw std::runtime_error(std::string(op) + ": in block (" + std::to_string(position.block.x) + ", " +
-                             std::to_string(position.block.y) + ", " + std::to_string(position.block.z) + ") " + what);
-  };
-  if (threads % kWarp) complain("there is a warp of fewer than 32 threads");
-  block.memory.resize(shared_bytes + 2 * kGuard);
-  for (unsigned z = 0; z < blocks.z; ++z)
-    for (unsigned y = 0; y < blocks.y; ++y)
-      for (unsigned x = 0; x < blocks.x; ++x) {
-        position.block = {x, y, z};
-        std::fill(block.memory.begin(), block.memory.end(), kUntouched);
-        std::memset(block.shared(), kNaN, shared_bytes);
-        block.error.clear();
-        run_block();
-        if (!block.error.empty()) complain(block.error);
-        const auto touched = [](unsigned char byte) { return byte != kUntouched; };
-        if (std::any_of(block.memory.begin(), block.memory.begin() + kGuard, touched) ||
-            std::any_of(block.memory.end() - kGuard, block.memory.end(), touched))
-          complain("a thread wrote outside the block's shared memory");
-      }
+void run(const char* op, Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body) {
+  Launch launch{op, grid, threads, shared_bytes, &body};
+  launched = &launch;
+  for_each_block(grid, [&](Index index) {
+    start_block(0, index);
+    continue_block();
+    if (block->running) complain("waits for another block, which an ordinary launch does not run at the same time");
+  });
 }
 
-char* shared_memory() { return block.shared(); }
+void run_together(const char* op, Index grid, unsigned threads, size_t shared_bytes,
+                  const std::function<void()>& body) {
+  Launch launch{op, grid, threads, shared_bytes, &body};
+  launched = &launch;
+  size_t count = 0;
+  for_each_block(grid, [&](Index index) { start_block(count++, index); });
+  // Alternately the first and the last block goes first, so that results which depend on it show.
+  bool reversed = false;
+  for (size_t running = count; running; reversed = !reversed) {
+    const uint64_t before = launch.progress;
+    const size_t running_before = running;
+    for (size_t i = 0; i < count; ++i) {
+      block = blocks[reversed ? count - 1 - i : i].get();
+      if (!block->running) continue;
+      continue_block();
+      if (!block->running) --running;
+    }
+    if (running && launch.progress == before && running == running_before) {
+      for (size_t i = 0; i < count; ++i) {
+        block = blocks[i].get();
+        if (block->running) complain("deadlock: it waits for other blocks, of which some have ended or wait elsewhere");
+      }
+    }
+  }
+}
+
+void spin() {
+  ++block->spinning;
+  if (block->at_barrier + block->spinning >= block->running)
+    block->leave();
+  else
+    block->wait();
+  --block->spinning;
+}
+
+void progress() { ++launched->progress; }
+
+char* shared_memory() { return block->shared(); }
 
 void sync_block() {
-  const uint64_t round = block.barrier_round;
-  if (++block.at_barrier == block.threads) {
-    block.at_barrier = 0;
-    ++block.barrier_round;
-    block.idle = 0;
+  const uint64_t round = block->barrier_round;
+  if (++block->at_barrier == block->threads) {
+    block->at_barrier = 0;
+    ++block->barrier_round;
+    block->idle = 0;
     return;
   }
-  if (block.running < block.threads) block.fail("a thread ended before a barrier that others reach");
-  while (block.barrier_round == round) block.wait();
+  if (block->running < block->threads) block->fail("a thread ended before a barrier that others reach");
+  while (block->barrier_round == round) block->wait();
 }
 
 void copy_later(void* to, const void* from, size_t bytes) {
-  block.copies[block.current].back().push_back({to, from, bytes});
+  block->copies[block->current].back().push_back({to, from, bytes});
 }
 
-void commit_copies() { block.copies[block.current].emplace_back(); }
+void commit_copies() { block->copies[block->current].emplace_back(); }
 
 void wait_for_copies(size_t open) {
-  Copies& groups = block.copies[block.current];
+  Copies& groups = block->copies[block->current];
   while (groups.size() > open + 1) {
     for (const Copy& copy : groups.front()) {
       if (copy.from)
@@ -221,18 +295,18 @@ void wait_for_copies(size_t open) {
 }
 
 const unsigned char (*exchange(const void* said, size_t bytes, int kind)) [kMessage] {
-  const unsigned lane = block.current % kWarp;
-  Warp& warp = block.warps[block.current / kWarp];
+  const unsigned lane = block->current % kWarp;
+  Warp& warp = block->warps[block->current / kWarp];
   const uint64_t round = warp.round;
-  if (warp.arrived && warp.kind != kind) block.fail("the lanes of a warp meet in different operations");
+  if (warp.arrived && warp.kind != kind) block->fail("the lanes of a warp meet in different operations");
   warp.kind = kind;
   std::memcpy(warp.said[round % 2][lane], said, bytes);
   if (++warp.arrived == kWarp) {
     warp.arrived = 0;
     ++warp.round;
-    block.idle = 0;
+    block->idle = 0;
   } else {
-    while (warp.round == round) block.wait();
+    while (warp.round == round) block->wait();
   }
   return warp.said[round % 2];
 }

@@ -22,6 +22,15 @@ extern thread_local Position position;
 // in different operations, and if a block wrote outside its shared memory.
 void run(const char* op, Index blocks, unsigned threads, size_t shared_bytes, const std::function<void()>& body);
 
+// The same with all blocks alive at once, as in a cooperative launch. Also throws if blocks would wait for one another
+// forever, for instance because one of them has missed a barrier.
+void run_together(const char* op, Index blocks, unsigned threads, size_t shared_bytes,
+                  const std::function<void()>& body);
+
+// Called by a thread that waits for another block to write, after each look; progress() by those that write.
+void spin();
+void progress();
+
 char* shared_memory();
 void sync_block();
 

@@ -43,10 +43,16 @@ class StaticSameConv2d(nn.Conv2d):
 
 
 class EfficientNetTrunk(nn.Module):
-    """timm's EfficientNet with the official batch norm momentum and, unless ``nominal`` is None, static padding."""
+    """timm's EfficientNet with the official batch norm momentum and, unless ``nominal`` is None, static padding.
+
+    Attributes:
+        chain: computes the features in place of the stages; see :mod:`hyperseg.runtime.fused_chain`.
+    """
 
     blocks: Any
     bn2: nn.Module
+    chain: nn.Module | None
+    taps = _EFFICIENTNET_TAPS
 
     def __init__(self, name: str, weights: Weights | None, drop_path_rate: float, nominal: int | None):
         super().__init__()
@@ -66,6 +72,7 @@ class EfficientNetTrunk(nn.Module):
         self.conv_head, self.bn2 = net.conv_head, net.bn2
         self.channels = [_out_channels(self.blocks[i]) for i in _EFFICIENTNET_TAPS]
         self.head_channels = net.conv_head.out_channels
+        self.chain = None
         if nominal is not None:
             self._fix_padding(nominal)
 
@@ -84,12 +91,19 @@ class EfficientNetTrunk(nn.Module):
 
     def forward_blocks(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Run all that follows the stem, on the stem's output: return the features and the head map."""
+        features = self.forward_features(x)
+        return features, self.bn2(self.conv_head(features[-1]))
+
+    def forward_features(self, x: Tensor) -> list[Tensor]:
+        """Run the blocks on the stem's output; return the outputs of the stages in ``taps``, the head's input last."""
+        if self.chain is not None:
+            return self.chain(x)
         features = []
         for i, stage in enumerate(self.blocks):
             x = stage(x)
-            if i in _EFFICIENTNET_TAPS:
+            if i in self.taps:
                 features.append(x)
-        return features, self.bn2(self.conv_head(x))
+        return features
 
 
 def _out_channels(stage: nn.Sequential) -> int:

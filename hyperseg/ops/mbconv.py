@@ -11,7 +11,7 @@ from hyperseg.ops._registry import define, refuse_derivatives
 _NAME = "mbconv"
 
 
-def _check(x, expand, expand_bias, depthwise, depthwise_bias, reduce, reduce_bias, gate, gate_bias, project,
+def check_block(x, expand, expand_bias, depthwise, depthwise_bias, reduce, reduce_bias, gate, gate_bias, project,
            project_bias, stride, padding, residual):  # fmt: skip
     check_map(_NAME, "x", x)
     check_positive(_NAME, stride=stride)
@@ -51,7 +51,7 @@ def _check(x, expand, expand_bias, depthwise, depthwise_bias, reduce, reduce_bia
         raise ValueError(f"{_NAME}: the depthwise convolution must have 1x1 to 7x7 taps, got {size}x{size}.")
     if len(padding) != 4 or not all(0 <= p < size for p in padding):
         raise ValueError(f"{_NAME}: padding must be [left, right, top, bottom], each 0 to {size - 1}, got {padding}.")
-    height, width = _out_size(x, size, stride, padding)
+    height, width = out_size(x, size, stride, padding)
     if height < 1 or width < 1:
         raise ValueError(f"{_NAME}: x of {list(x.shape[2:])} is smaller than the depthwise convolution, {size}x{size}.")
     if residual and (out, height, width) != tuple(x.shape[1:]):
@@ -61,19 +61,19 @@ def _check(x, expand, expand_bias, depthwise, depthwise_bias, reduce, reduce_bia
         )
 
 
-def _out_size(x, size, stride, padding):
+def out_size(x, size, stride, padding):
     left, right, top, bottom = padding
     return (x.shape[2] + top + bottom - size) // stride + 1, (x.shape[3] + left + right - size) // stride + 1
 
 
-def _fake(x, expand, expand_bias, depthwise, depthwise_bias, reduce, reduce_bias, gate, gate_bias, project,
+def fake_block(x, expand, expand_bias, depthwise, depthwise_bias, reduce, reduce_bias, gate, gate_bias, project,
           project_bias, stride, padding, residual):  # fmt: skip
-    size = _out_size(x, depthwise.shape[1], stride, padding)
+    size = out_size(x, depthwise.shape[1], stride, padding)
     shape = (x.shape[0], project.shape[0], *size)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
 
 
-def _flops(x, expand, expand_bias, depthwise, depthwise_bias, reduce, reduce_bias, gate, gate_bias, project,
+def flops_of_block(x, expand, expand_bias, depthwise, depthwise_bias, reduce, reduce_bias, gate, gate_bias, project,
            project_bias, stride, padding, residual, *args, out_shape=None, **kwargs):  # fmt: skip
     n, channels, height, width = x
     hidden, size, _ = depthwise
@@ -90,9 +90,9 @@ define(
     "int[] padding, bool residual",
     "Tensor",
     reference=reference.mbconv,
-    check=_check,
-    fake=_fake,
-    flops=_flops,
+    check=check_block,
+    fake=fake_block,
+    flops=flops_of_block,
 )
 refuse_derivatives(_NAME, "this operator is for inference; train timm's modules, or differentiate the function of")
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperseg._distributed import differentiable_all_reduce
+from hyperseg.ops._chain import block_by_block
 from hyperseg.ops._layout import level_input, level_parameters, memory_format, resize_logits
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -262,6 +263,13 @@ def _strided_conv2d(x: Tensor, weight: Tensor, bias: Tensor, stride: int, groups
     return F.conv2d(x, weight, bias, stride, groups=groups)
 
 
+def normalise_frames(frames: Tensor, scale: Tensor, shift: Tensor, like: Tensor, height: int, width: int) -> Tensor:
+    """uint8 ``[N, H, W, 3]`` -> normalised ``[N, 3, height, width]``, the last row and column repeated (SPEC C.3)."""
+    images = torch.addcmul(shift, frames.to(scale.dtype), scale).to(like.dtype).permute(0, 3, 1, 2)
+    images = F.pad(images, (0, width - images.shape[3], 0, height - images.shape[2]), mode="replicate")
+    return images.contiguous(memory_format=torch.channels_last)
+
+
 def stem(
     frames: Tensor,
     scale: Tensor,
@@ -274,8 +282,7 @@ def stem(
     padding: list[int],
 ) -> Tensor:
     """uint8 ``[N, H, W, 3]`` -> EfficientNet's first map, norm folded, in channels-last memory (SPEC B.1, C.3)."""
-    images = torch.addcmul(shift, frames.to(scale.dtype), scale).to(weight.dtype).permute(0, 3, 1, 2)
-    images = F.pad(images, (0, width - images.shape[3], 0, height - images.shape[2]), mode="replicate")
+    images = normalise_frames(frames, scale, shift, weight, height, width)
     y = F.silu(_strided_conv2d(F.pad(images, padding), weight, bias, stride))
     return y.contiguous(memory_format=torch.channels_last)
 
@@ -304,6 +311,62 @@ def mbconv(
     y = y * torch.sigmoid(F.conv2d(squeezed, gate[:, :, None, None], gate_bias))
     y = F.conv2d(y, project[:, :, None, None], project_bias)
     return follow_format(y + x if residual else y, x)
+
+
+# Blocks one after another; see :func:`hyperseg.ops._chain.split_chain` for the arguments.
+mbconv_chain = block_by_block(mbconv)
+
+
+_ACTIVATIONS = {"none": lambda y: y, "relu": F.relu, "silu": F.silu}
+
+
+def pointwise_conv(
+    xs: list[Tensor], weights: list[Tensor], biases: list[Tensor], activations: list[str]
+) -> list[Tensor]:
+    """1x1 convolutions with bias and activation, in channels-last memory."""
+    return [
+        _ACTIVATIONS[activation](_conv1x1(x, weight, bias)).contiguous(memory_format=torch.channels_last)
+        for x, weight, bias, activation in zip(xs, weights, biases, activations, strict=True)
+    ]
+
+
+def _conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.conv2d(x, weight[:, :, None, None], bias)
+
+
+def context_head(
+    x: Tensor,
+    reduce: Tensor | None,
+    reduce_bias: Tensor | None,
+    down: list[Tensor],
+    down_biases: list[Tensor],
+    up: list[Tensor],
+    up_biases: list[Tensor],
+) -> Tensor:
+    """Signal of a head map: a pyramid of halved maps, its global average, and 1x1 convolutions back up (SPEC C)."""
+    features = [x if reduce is None else F.relu(_conv1x1(x, reduce, reduce_bias))]
+    for weight, bias in zip(down, down_biases, strict=True):
+        height, width = features[-1].shape[2:]
+        finer = F.pad(features[-1], (0, width % 2, 0, height % 2), mode="replicate")
+        features.append(F.relu(_strided_conv2d(finer, weight, bias, 2)))
+    context = features[-1].mean((2, 3), keepdim=True)
+    used = features[:-1] if reduce is None else features[1:]
+    for i in range(len(up) - 1, -1, -1):
+        context = _double(context, like=used[i])
+        context = _conv1x1(torch.cat([used[i], context], 1), up[i], up_biases[i])
+        if i or reduce is not None:
+            context = F.relu(context)
+    if reduce is not None:
+        context = torch.cat([features[0], _double(context, like=features[0])], 1)
+    return context.contiguous(memory_format=torch.channels_last)
+
+
+def _double(x: Tensor, like: Tensor) -> Tensor:
+    """Double by nearest neighbour, cropped to the size of ``like``; a single pixel is repeated everywhere."""
+    height, width = like.shape[2:]
+    if x.shape[2:] == (1, 1):
+        return x.expand(-1, -1, height, width)
+    return F.interpolate(x, scale_factor=2, mode="nearest")[:, :, :height, :width]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

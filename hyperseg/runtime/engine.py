@@ -14,9 +14,10 @@ from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.state import check_finite
 from hyperseg.models.synthetic import probe_frames
 from hyperseg.models.wrappers import unwrap
+from hyperseg.ops.backends.native import constants_ready
 from hyperseg.runtime.arguments import check_frames, check_has_values, check_images, check_settings, name_of
 from hyperseg.runtime.device import MissingDeviceError, keep_freed_memory, pick_device
-from hyperseg.runtime.folding import FoldedNetwork
+from hyperseg.runtime.folding import FUSED, FoldedNetwork
 from hyperseg.runtime.graphs import Captured
 from hyperseg.runtime.ordinary import ordinary, without_subclass
 from hyperseg.runtime.parity import TOLERANCES, Parity, compare_logits, reference_logits
@@ -107,8 +108,7 @@ class Engine:
         self.parity: Parity | None = None
         if device.type == "cpu":
             keep_freed_memory()
-        fuse = all(ops.has_kernel(operator, device.type) for operator in ("mbconv", "stem"))
-        folded = FoldedNetwork(model, fuse, generate_ahead=device.type != "cpu")
+        folded = FoldedNetwork(model, _fused(device, dtype), generate_ahead=device.type != "cpu")
         self.folded = folded.to(device, dtype).to(memory_format=torch.channels_last)
         self._run = {
             "network": self._prepare(self.folded.from_images),
@@ -116,6 +116,8 @@ class Engine:
             "frame": self._prepare(self.folded.from_frames),
             "logits": self._prepare(lambda frames: self.folded.from_frames(frames, labels=False)),
         }
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # constants_ready promises that nothing still writes the weights
         # Pinned memory and the buffers of captured graphs belong to one call at a time.
         self._buffers = threading.RLock()
         self._exclusive = self._buffers if mode == "cudagraph" else contextlib.nullcontext()
@@ -231,6 +233,8 @@ class Engine:
         """Put a stage into the engine's mode."""
         if self.mode == "compile":
             stage = torch.compile(stage, fullgraph=True, dynamic=False)
+        else:
+            stage = _with_constants_ready(stage)
         stage = in_own_dtype(stage, self.device, self.dtype)
         return Captured(stage, self.device) if self.mode == "cudagraph" else stage
 
@@ -263,3 +267,24 @@ class Engine:
 
     def _check_frames(self, frames: Tensor) -> None:
         check_frames(frames, (self.batch, *self.size, 3), self.device)
+
+
+def _with_constants_ready(stage: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Let kernels read weights early: the engine's copy never changes. Not for compiled code, which may copy them."""
+
+    def run(x: Tensor) -> Tensor:
+        with constants_ready():
+            return stage(x)
+
+    return run
+
+
+def _fused(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """Return the operators that run parts of a network here, as of :class:`FoldedNetwork`."""
+    found = [operator for operator in FUSED if ops.has_kernel(operator, device.type)]
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        # There PyTorch's convolutions are faster, by instructions for bfloat16 that the C++ operators do not use.
+        found = [operator for operator in found if operator != "pointwise_conv"]
+    if ops.chosen("mbconv_chain", device.type)[0] != "cuda":  # elsewhere it is a loop
+        found.remove("mbconv_chain")
+    return found if {"mbconv", "stem"} <= set(found) else []

@@ -1,6 +1,7 @@
 """The network as an engine runs it: batch norms folded in float64, uint8 frames in, labels or logits out."""
 
 import copy
+from collections.abc import Collection
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -11,7 +12,19 @@ from hyperseg.models.encoder import EfficientNetTrunk, TimmTrunk
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.norms import check_running_statistics, fold_affine
 from hyperseg.models.sizes import pad, pixel_affine, scale_pixels
-from hyperseg.runtime.fused_blocks import FusedBlock, FusedStem, fusible, fusible_stem
+from hyperseg.runtime.fused_blocks import (
+    FusedBlock,
+    FusedContext,
+    FusedHead,
+    FusedStem,
+    fusible,
+    fusible_head,
+    fusible_stem,
+    operator_of_context,
+)
+from hyperseg.runtime.fused_chain import FusedChain
+
+FUSED = ("stem", "mbconv", "mbconv_chain", "pointwise_conv", "context_head")
 
 
 class FoldedNetwork(nn.Module):
@@ -22,7 +35,10 @@ class FoldedNetwork(nn.Module):
 
     Args:
         model: any network; it is copied.
-        fuse: run EfficientNet's stem and blocks as one operator each.
+        fuse: run parts of the network as one operator each, by the operators' names, or all of them: ``stem``;
+            ``mbconv`` (EfficientNet's blocks); ``mbconv_chain`` (the last of them in one call); ``pointwise_conv`` (its
+            head and the reductions of the features, and a context head of which only the reduced map is read);
+            ``context_head``.
         generate_ahead: see :class:`hyperseg.models.decoder.FoldedDecoder`; for devices with costly launches.
 
     Attributes:
@@ -35,8 +51,9 @@ class FoldedNetwork(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: HyperSeg, fuse: bool = False, generate_ahead: bool = False):
+    def __init__(self, model: HyperSeg, fuse: bool | Collection[str] = False, generate_ahead: bool = False):
         super().__init__()
+        fused = frozenset(FUSED if fuse is True else fuse or ())
         check_running_statistics(model)
         model = copy.deepcopy(model).eval().requires_grad_(False)
         self.config = model.config
@@ -49,13 +66,18 @@ class FoldedNetwork(nn.Module):
         # A last level at full resolution takes the image as its skip feature.
         self.reads_images = model.output_stride == 1
         self.stem: FusedStem | None = None
+        self.head: FusedHead | None = None
         trunk = self.encoder.trunk
         if isinstance(trunk, EfficientNetTrunk):
             fold_efficientnet(trunk)
-            if fuse:
+            if "mbconv" in fused:
                 _fuse_efficientnet(trunk)
-            if fuse and fusible_stem(trunk):
+                if "mbconv_chain" in fused:
+                    trunk.chain = FusedChain(trunk.blocks, trunk.taps)
+            if "stem" in fused and fusible_stem(trunk):
                 self.stem = FusedStem(trunk.conv_stem)
+            if "pointwise_conv" in fused and fusible_head(trunk):
+                self.head = FusedHead(self.encoder)
         # Only our own convolutions and norms: in a timm model a norm of this name may come before its convolution.
         ours: list[nn.Module] = [self.encoder.reduce, self.context]
         if isinstance(trunk, TimmTrunk):
@@ -64,6 +86,8 @@ class FoldedNetwork(nn.Module):
             if isinstance(module, nn.Sequential) and hasattr(module, "conv") and hasattr(module, "norm"):
                 fold_norm(module.conv, module.norm)
                 module.norm = nn.Identity()
+        if operator_of_context(self.context, decoder.plan.used_channels) in fused:
+            self.context = FusedContext(self.context)
         scale, shift = pixel_affine(self.config.mean, self.config.std, self.generators[0].device)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
@@ -82,7 +106,11 @@ class FoldedNetwork(nn.Module):
         """Run the network on normalised images ``[N, 3, H, W]`` of its dtype; returns as :meth:`from_frames`."""
         size = images.shape[2], images.shape[3]
         images = pad(images, self.config.padded_size(size))
-        features, head = self.encoder(images)
+        trunk = self.encoder.trunk
+        if isinstance(trunk, EfficientNetTrunk):
+            features, head = self._after_stem(trunk.bn1(trunk.conv_stem(images)))
+        else:
+            features, head = self.encoder(images)
         return self._decode(features, head, images, size if labels else None)
 
     def from_frames(self, frames: Tensor, labels: bool = True) -> Tensor:
@@ -99,11 +127,19 @@ class FoldedNetwork(nn.Module):
         if self.stem is None:
             return self.from_images(self.normalise(frames), labels)
         padded = self.config.padded_size(size)
-        images = pad(self.normalise(frames), padded) if self.reads_images else None
-        trunk = self.encoder.trunk
-        features, head = trunk.forward_blocks(self.stem(frames, self.scale, self.shift, padded))
-        features, head = self.encoder.forward_head(features, head)
+        images = None
+        if self.reads_images:
+            like = self.stem.conv.bias
+            images = ops.normalise_frames(frames, self.scale, self.shift, like=like, size=padded)
+        features, head = self._after_stem(self.stem(frames, self.scale, self.shift, padded))
         return self._decode(features, head, images, size if labels else None)
+
+    def _after_stem(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Run EfficientNet's blocks and head on the stem's output: return the skip features and the head map."""
+        trunk = self.encoder.trunk
+        if self.head is None:
+            return self.encoder.forward_head(*trunk.forward_blocks(x))
+        return self.head(trunk.forward_features(x))
 
     def normalise(self, frames: Tensor) -> Tensor:
         """Normalise uint8 ``[N, H, W, 3]`` to ``[N, 3, H, W]`` of the network's dtype, in channels-last memory."""

@@ -1,10 +1,11 @@
-"""EfficientNet's stem and blocks with batch norms folded, as one operator call each."""
+"""EfficientNet's stem, blocks and head, and the context head, with batch norms folded: one operator call each."""
 
 from typing import Any
 
 from torch import Tensor, nn
 
 from hyperseg import ops
+from hyperseg.models.context import PyramidContext, UnetContext
 from hyperseg.models.encoder import StaticSameConv2d
 
 
@@ -68,10 +69,9 @@ class FusedBlock(nn.Module):
         self.expand = block.conv_pw if hasattr(block, "conv_pwl") else None
         self.project = block.conv_pwl if hasattr(block, "conv_pwl") else block.conv_pw
 
-    def forward(self, x: Tensor) -> Tensor:
+    def arguments(self) -> ops.EncoderBlock:
         depthwise, squeeze = self.block.conv_dw, self.block.se
-        return ops.mbconv(
-            x,
+        return ops.EncoderBlock(
             None if self.expand is None else self.expand.weight.flatten(1),
             None if self.expand is None else self.expand.bias,
             depthwise.weight.flatten(0, 1),
@@ -82,7 +82,83 @@ class FusedBlock(nn.Module):
             squeeze.conv_expand.bias,
             self.project.weight.flatten(1),
             self.project.bias,
-            stride=depthwise.stride[0],
-            padding=depthwise.static_padding,
-            residual=self.block.has_skip,
+            depthwise.stride[0],
+            depthwise.static_padding,
+            self.block.has_skip,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        block = self.arguments()
+        stride, padding, residual = block.stride, block.padding, block.residual
+        return ops.mbconv(x, *block[:10], stride=stride, padding=padding, residual=residual)
+
+
+def fusible_head(trunk: Any) -> bool:
+    """Return whether ``pointwise_conv`` computes the end of this folded trunk of timm."""
+    return type(trunk.bn2) is nn.SiLU and trunk.conv_head.kernel_size == (1, 1)
+
+
+class FusedHead(nn.Module):
+    """The folded head of the encoder and the reductions of its features, run by :func:`hyperseg.ops.pointwise_conv`.
+
+    It shares the convolutions' weights.
+    """
+
+    reduce: Any
+
+    def __init__(self, encoder: Any):
+        super().__init__()
+        self.conv_head, self.reduce = encoder.trunk.conv_head, encoder.reduce
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Map the trunk's features to those of the configured channels, and to the head map."""
+        reduced = [i for i, module in enumerate(self.reduce) if type(module) is not nn.Identity]
+        convs = [self.conv_head, *(self.reduce[i].conv for i in reduced)]
+        head, *maps = ops.pointwise_conv(
+            [features[-1], *(features[i] for i in reduced)],
+            [conv.weight.flatten(1) for conv in convs],
+            [conv.bias for conv in convs],
+            activations=["silu", *["none"] * len(reduced)],
+        )
+        features = list(features)
+        for i, x in zip(reduced, maps, strict=True):
+            features[i] = x
+        return features, head
+
+
+def operator_of_context(context: Any, channels: int) -> str | None:
+    """Return the operator that computes this folded context head, of which ``channels`` are read; None if none does."""
+    if isinstance(context, PyramidContext) and channels <= context.reduced:
+        return "pointwise_conv"
+    return "context_head" if isinstance(context, PyramidContext | UnetContext) and len(context.down) else None
+
+
+class FusedContext(nn.Module):
+    """Folded context head, run by one operator. It shares the convolutions' weights."""
+
+    reduce: Any
+    down: Any
+    up: Any
+
+    def __init__(self, context: Any):
+        super().__init__()
+        pyramid = isinstance(context, PyramidContext)
+        self.reduce = context.reduce if pyramid else None
+        self.down, self.up = context.down, context.up if pyramid else context.flat
+
+    def forward(self, x: Tensor, channels: int | None = None) -> Tensor:
+        """Compute the signal as :class:`hyperseg.models.context.PyramidContext` or ``UnetContext``."""
+        weight = bias = None
+        if self.reduce is not None:
+            weight, bias = self.reduce.conv.weight.flatten(1), self.reduce.conv.bias
+            if channels is not None and channels <= weight.shape[0]:
+                return ops.pointwise_conv([x], [weight], [bias], activations="relu")[0]
+        return ops.context_head(
+            x,
+            weight,
+            bias,
+            [block.conv.weight for block in self.down],
+            [block.conv.bias for block in self.down],
+            [block.conv.weight.flatten(1) for block in self.up],
+            [block.conv.bias for block in self.up],
         )

@@ -38,7 +38,12 @@ class Case:
         generator = torch.Generator().manual_seed(zlib.crc32(self.id.encode()))
         wide = torch.promote_types(dtype, torch.float32)
         # Affine parameters and class weights stay float32 if the maps are 16-bit floats.
-        precise = {"patch_inverted_residual_batch_norm": (2, 3), "stem": (1, 2), "upsample_cross_entropy": (2,)}
+        precise = {
+            "patch_inverted_residual_batch_norm": (2, 3),
+            "stem": (1, 2),
+            "normalise_frames": (1, 2),
+            "upsample_cross_entropy": (2,),
+        }
         kept = precise.get(self.operator, ())
         values = enumerate(self.build(generator))
         return tuple(convert(v, wide if i in kept else dtype, device) for i, v in values)
@@ -212,6 +217,24 @@ def mbconv(
     return build
 
 
+def mbconv_chain(*blocks: Callable[[torch.Generator], tuple], kept: tuple[int, ...] = ()):
+    """``blocks``: builders of `mbconv`, each for the output of the one before; ``kept``: as the function takes it."""
+
+    def build(g):
+        calls = [block(g) for block in blocks]
+        return (
+            calls[0][0],
+            [t for call in calls for t in call[1:11] if t is not None],
+            [int(call[1] is not None) for call in calls],
+            [call[11] for call in calls],
+            [side for call in calls for side in call[12]],
+            [int(call[13]) for call in calls],
+            [int(i in kept or i == len(calls) - 1) for i in range(len(calls))],
+        )
+
+    return build
+
+
 def stem(n=2, c=8, size=3, stride=2, padding=(0, 1, 0, 1), frame=(9, 13), image=None, layout="dense"):
     """``image``: (height, width) of the padded image; ``layout``: memory layout of the frames, a key of LAYOUTS."""
 
@@ -227,6 +250,53 @@ def stem(n=2, c=8, size=3, stride=2, padding=(0, 1, 0, 1), frame=(9, 13), image=
             *(image or frame),
             stride,
             list(padding),
+        )
+
+    return build
+
+
+def normalisation(n=2, frame=(9, 13), image=None, layout="dense"):
+    """``image``, ``layout``: as of :func:`stem`."""
+
+    def build(g):
+        frames, scale, shift = stem(n, 1, frame=frame, layout=layout)(g)[:3]
+        return frames, scale, shift, normal(g, 1), *(image or frame)
+
+    return build
+
+
+def pointwise(*convs, n=2, size=(5, 7), nhwc=False):
+    """``convs``: (channels, outputs, activation, size of the map or nothing) of each."""
+
+    def build(g):
+        xs, weights, biases = [], [], []
+        for c, out, _, *other in convs:
+            x = normal(g, n, c, *(other or [size])[0])
+            xs.append(x.contiguous(memory_format=torch.channels_last) if nhwc else x)
+            weights.append(normal(g, out, c) / c**0.5)
+            biases.append(normal(g, out))
+        return xs, weights, biases, [conv[2] for conv in convs]
+
+    return build
+
+
+def context(n=2, c=6, levels=1, reduced: int | None = 4, size=(6, 8), nhwc=False):
+    """``reduced``: channels after ``reduce``; None for the context of v0_1."""
+
+    def build(g):
+        x = normal(g, n, c, *size)
+        kept = reduced or c
+        down = [normal(g, kept, kept, 2, 2) / (2 * kept**0.5) for _ in range(levels)]
+        if nhwc:
+            x, *down = (t.contiguous(memory_format=torch.channels_last) for t in (x, *down))
+        return (
+            x,
+            normal(g, kept, c) / c**0.5 if reduced else None,
+            normal(g, kept) if reduced else None,
+            down,
+            [normal(g, kept) for _ in range(levels)],
+            [normal(g, kept, 2 * kept) / (2 * kept) ** 0.5 for _ in range(levels)],
+            [normal(g, kept) for _ in range(levels)],
         )
 
     return build

@@ -19,7 +19,18 @@ logger = logging.getLogger("hyperseg.verify")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # The operators that an engine calls; the others belong to training, or to networks of the user's own.
-ENGINE = ("stem", "mbconv", "generate_weights", "decoder_level", "decoder_level_argmax", "upsample_argmax")
+ENGINE = (
+    "normalise_frames",
+    "stem",
+    "mbconv",
+    "mbconv_chain",
+    "pointwise_conv",
+    "context_head",
+    "generate_weights",
+    "decoder_level",
+    "decoder_level_argmax",
+    "upsample_argmax",
+)
 
 # After so many seconds in a child, without its start, no further kernel is verified. On a CPU all of them take one or
 # two, so that only a very busy machine gets there. On a GPU Triton may have many kernels to compile.

@@ -22,6 +22,7 @@ from hyperseg.kernels.language import (
     through_relu6,
     wide,
 )
+from hyperseg.kernels.launch import cdiv
 from hyperseg.kernels.parts.depthwise_fwd import FILTER_CANDIDATES, depthwise_options, load_hidden
 
 CANDIDATES = {
@@ -206,7 +207,7 @@ def depthwise_backward_weights(
     patch_h, patch_w = height // fh, width // fw
     chosen = depthwise_options("depthwise_bwd_weights", d, hidden, patch_h * patch_w)
     with torch.cuda.device_of(d):
-        _depthwise_bwd_weights_kernel[(n * fh * fw, triton.cdiv(hidden, chosen["BLOCK_H"]))](
+        _depthwise_bwd_weights_kernel[(n * fh * fw, cdiv(hidden, chosen["BLOCK_H"]))](
             d, hidden_map, *norm, d_weights[..., first:],
             (height, width), (fh, fw), parameters, d.stride(), hidden_map.stride(),
             HIDDEN=hidden,
@@ -243,11 +244,11 @@ def depthwise_backward(
     own = halo == "own"
     pixels = (patch_h + 2 * own) * (patch_w + 2 * own)
     chosen = depthwise_options("depthwise_bwd", d, hidden, pixels)
-    rows = n * fh * fw * triton.cdiv(pixels, chosen["BLOCK_M"])
+    rows = n * fh * fw * cdiv(pixels, chosen["BLOCK_M"])
     found = d.new_empty((rows, 2, hidden), dtype=torch.float32) if partials else None
     kernel = _depthwise_bwd_own_kernel if own else _depthwise_bwd_neighbour_kernel
     with torch.cuda.device_of(d):
-        kernel[(rows, triton.cdiv(out.shape[1], chosen["BLOCK_H"]))](
+        kernel[(rows, cdiv(out.shape[1], chosen["BLOCK_H"]))](
             d, weights[..., first:], hidden_map, *norm, out, d if found is None else found,
             *(() if own else ((height, width),)), (fh, fw),
             d.stride(), weights.stride(), hidden_map.stride(), out.stride(),

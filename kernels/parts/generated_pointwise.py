@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hyperseg.kernels import launch
 from hyperseg.kernels.language import activate, coordinate, index, place, sample, wide
-from hyperseg.kernels.launch import block, precision
+from hyperseg.kernels.launch import block, cdiv, precision
 
 TENSOR_CORES = ("_generated_pointwise_kernel",)
 CANDIDATES = {
@@ -75,7 +75,7 @@ def _generated_pointwise_kernel(
     BLOCK_P: tl.constexpr,  # patches
     BLOCK_I: tl.constexpr,  # inputs
     BLOCK_K: tl.constexpr,  # signal channels
-    BLOCK_O: tl.constexpr,  # outputs, computed one by one
+    BLOCK_O: tl.constexpr,  # outputs, for which inputs are loaded once
 ):  # fmt: skip
     """out[p, o] = relu(bias[o] + sum over i of x[p, i] * sum over k of generator[o, i, k] * signal[patch of p, k])."""
     IN: tl.constexpr = 2 + SKIP + PREVIOUS
@@ -99,46 +99,59 @@ def _generated_pointwise_kernel(
     at_signal += px.to(tl.int64) * signal_strides[3]
     first = tl.program_id(1) * BLOCK_O
     at_out = _offsets(n, y, x, out_strides, WIDE)
-    at_out += first.to(tl.int64) * out_strides[1]
     o_k, o_i = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_I)
 
-    for o in range(first, tl.minimum(first + BLOCK_O, OUT)):
-        row = o * IN
+    m_k = m_p[:, None] & (o_k < WIDTH)[None, :]
+    signals, sums = (), ()
+    for j in tl.static_range(BLOCK_O):
+        row = tl.minimum(first + j, OUT - 1) * IN
         channel = row // ROWS * WIDTH
-        m_k = m_p[:, None] & (o_k < WIDTH)[None, :]
         o_signal = at_signal[:, None] + ((channel + o_k).to(tl.int64) * signal_strides[1])[None, :]
         b_signal = tl.load(signal_ptr + o_signal, mask=m_k, other=0.0)
         weights = _generated(b_signal, generator_ptr, row, o_i, 2, WIDTH, generator_strides, PRECISION, BLOCK_K)
         w_first = tl.sum(tl.where((o_i == 0)[None, :], weights, 0.0), 1)
         w_second = tl.sum(tl.where((o_i == 1)[None, :], weights, 0.0), 1)
-        b_out = coordinate(x, size[1]) * w_first[:, None] + coordinate(y, size[0]) * w_second[:, None]
-        for i in range(0, SKIP, BLOCK_I):
+        signals = signals + (b_signal,)
+        sums = sums + (coordinate(x, size[1]) * w_first[:, None] + coordinate(y, size[0]) * w_second[:, None],)
+    for i in range(0, SKIP, BLOCK_I):
+        m_i = m[:, :, None] & (i + o_i < SKIP)[None, None, :]
+        o_c = (index(i + o_i, WIDE) * x_strides[1])[None, None, :]
+        b_x = tl.load(x_ptr + (at_x[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
+        added = ()
+        for j in tl.static_range(BLOCK_O):
+            row = tl.minimum(first + j, OUT - 1) * IN + 2
             weights = _generated(
-                b_signal, generator_ptr, row + 2, i + o_i, SKIP, WIDTH, generator_strides, PRECISION, BLOCK_K
+                signals[j], generator_ptr, row, i + o_i, SKIP, WIDTH, generator_strides, PRECISION, BLOCK_K
             )
-            m_i = m[:, :, None] & (i + o_i < SKIP)[None, None, :]
-            o_c = (index(i + o_i, WIDE) * x_strides[1])[None, None, :]
-            b_x = tl.load(x_ptr + (at_x[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
-            b_out += tl.sum(b_x * weights[:, None, :], 2)
-        for i in range(0, PREVIOUS, BLOCK_I):
+            added = added + (sums[j] + tl.sum(b_x * weights[:, None, :], 2),)
+        sums = added
+    for i in range(0, PREVIOUS, BLOCK_I):
+        m_i = m[:, :, None] & (i + o_i < PREVIOUS)[None, None, :]
+        o_c = (index(i + o_i, WIDE) * previous_strides[1])[None, None, :]
+        b_x = tl.load(previous_ptr + (at_00[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
+        if RESIZED:
+            b_01 = tl.load(previous_ptr + (at_01[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
+            b_10 = tl.load(previous_ptr + (at_10[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
+            b_11 = tl.load(previous_ptr + (at_11[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
+            upper = b_x * (1.0 - w_x)[:, :, None] + b_01 * w_x[:, :, None]
+            lower = b_10 * (1.0 - w_x)[:, :, None] + b_11 * w_x[:, :, None]
+            b_x = (upper * (1.0 - w_y)[:, :, None] + lower * w_y[:, :, None]).to(DTYPE).to(tl.float32)
+        added = ()
+        for j in tl.static_range(BLOCK_O):
+            row = tl.minimum(first + j, OUT - 1) * IN + 2 + SKIP
             weights = _generated(
-                b_signal, generator_ptr, row + 2 + SKIP, i + o_i, PREVIOUS, WIDTH, generator_strides, PRECISION,
-                BLOCK_K,
-            )  # fmt: skip
-            m_i = m[:, :, None] & (i + o_i < PREVIOUS)[None, None, :]
-            o_c = (index(i + o_i, WIDE) * previous_strides[1])[None, None, :]
-            b_x = tl.load(previous_ptr + (at_00[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
-            if RESIZED:
-                b_01 = tl.load(previous_ptr + (at_01[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
-                b_10 = tl.load(previous_ptr + (at_10[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
-                b_11 = tl.load(previous_ptr + (at_11[:, :, None] + o_c), mask=m_i, other=0.0).to(tl.float32)
-                upper = b_x * (1.0 - w_x)[:, :, None] + b_01 * w_x[:, :, None]
-                lower = b_10 * (1.0 - w_x)[:, :, None] + b_11 * w_x[:, :, None]
-                b_x = (upper * (1.0 - w_y)[:, :, None] + lower * w_y[:, :, None]).to(DTYPE).to(tl.float32)
-            b_out += tl.sum(b_x * weights[:, None, :], 2)
-        b_out = activate(b_out + tl.load(bias_ptr + o).to(tl.float32), 1)
-        tl.store(out_ptr + at_out, b_out.to(DTYPE), mask=m)
-        at_out += out_strides[1]
+                signals[j], generator_ptr, row, i + o_i, PREVIOUS, WIDTH, generator_strides, PRECISION, BLOCK_K
+            )
+            added = added + (sums[j] + tl.sum(b_x * weights[:, None, :], 2),)
+        sums = added
+    for j in tl.static_range(BLOCK_O):
+        o = tl.minimum(first + j, OUT - 1)
+        b_out = activate(sums[j] + tl.load(bias_ptr + o).to(tl.float32), 1)
+        tl.store(
+            out_ptr + at_out + o.to(tl.int64) * out_strides[1],
+            b_out.to(DTYPE),
+            mask=m & (first + j + 0 * o_r < OUT)[None, :],
+        )
 
 
 def fits(x: Tensor, previous: Tensor | None, signal: Tensor, generator: Tensor, groups: int, inputs: int) -> bool:
@@ -173,12 +186,12 @@ def generated_pointwise(
     default = {
         "BLOCK_P": 32 if pixels == 1 and x.dtype.itemsize == 2 else 16,
         "BLOCK_O": 2,
-        "BLOCK_I": 16 if pixels > 4 or scattered else 32,
+        "BLOCK_I": 16 if pixels > 4 or scattered or x.dtype == torch.float32 else 32,
         "num_warps": 8 if (pixels > 1 and scattered) or (pixels > 4 and x.dtype == torch.float32) else 4,
         "num_stages": 1,
     }
     chosen = launch.options("generated_pointwise", x, default, inputs=skip + extra, outputs=out.shape[1], pixels=pixels)
-    grid = (triton.cdiv(n * fh * fw, chosen["BLOCK_P"]), triton.cdiv(out.shape[1], chosen["BLOCK_O"]))
+    grid = (cdiv(n * fh * fw, chosen["BLOCK_P"]), cdiv(out.shape[1], chosen["BLOCK_O"]))
     with torch.cuda.device_of(x):
         _generated_pointwise_kernel[grid](
             x, before, signal, generator, bias, out,

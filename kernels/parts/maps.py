@@ -29,3 +29,8 @@ def hidden_map(like: Tensor, hidden: int, grid: tuple[int, int], halo: str) -> T
 def unit_stride(weights: Tensor) -> Tensor:
     """Return generated weights [N, fh, fw, P] with contiguous parameters, copied if need be."""
     return weights if weights.stride(3) == 1 else weights.contiguous()
+
+
+def alignment(channels: int, x: Tensor) -> int:
+    """Return 8 if every pixel starts at a multiple of 8 elements, else 1; Triton itself only finds multiples of 16."""
+    return 8 if all(value % 8 == 0 for value in (channels, x.stride(2), x.stride(3))) else 1

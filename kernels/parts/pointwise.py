@@ -27,7 +27,7 @@ from hyperseg.kernels.language import (
     wide,
     windowed,
 )
-from hyperseg.kernels.launch import block, precision
+from hyperseg.kernels.launch import block, cdiv, precision
 
 TENSOR_CORES = ("_patch_pointwise_kernel", "_patch_wgrad_kernel")
 CANDIDATES = {
@@ -142,10 +142,13 @@ def _patch_pointwise_kernel(
         m_o = o_o < OUT
         o_w = (o_o * stride_o)[None, :]
         b_out = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        if BIAS:
+            b_out = tl.load(bias_ptr + o_o, mask=m_o, other=0.0).to(tl.float32)[None, :] + b_out
         if COORDINATES:
             w_x = tl.load(weights + o_w, mask=m_o[None, :], other=0.0).to(tl.float32)
             w_y = tl.load(weights + stride_k + o_w, mask=m_o[None, :], other=0.0).to(tl.float32)
-            b_out += coordinate(x, size[1])[:, None] * w_x + coordinate(y, size[0])[:, None] * w_y
+            b_out = coordinate(x, size[1])[:, None] * w_x + b_out
+            b_out = coordinate(y, size[0])[:, None] * w_y + b_out
         if HELD:
             b_w = _weights(weights, first, o_k, o_w, m_o, stride_k, SKIP, DTYPE)
             b_out = tl.dot(held, b_w, b_out, input_precision=PRECISION)
@@ -165,8 +168,6 @@ def _patch_pointwise_kernel(
                 b_w = _weights(weights, first + SKIP, k + o_k, o_w, m_o, stride_k, PREVIOUS, DTYPE)
                 b_out = tl.dot(b_x, b_w, b_out, input_precision=PRECISION)
 
-        if BIAS:
-            b_out += tl.load(bias_ptr + o_o, mask=m_o, other=0.0).to(tl.float32)[None, :]
         b_out = activate(b_out, ACTIVATION)
         if GATED:
             z, o_z = base(z_ptr, n, z_strides[0]), pixel_offset(out_y, out_x, z_strides, WIDE)
@@ -176,8 +177,9 @@ def _patch_pointwise_kernel(
                 store_sums(partial_ptr, row, b_out, b_z, m_r, o_o, OUT)
         if MOMENTS:
             store_moments(partial_ptr, row, b_out, m_r, o_o, OUT)
-        if STORED > OUT:  # an infinite input gives NaN there
-            b_out = tl.where(m_o[None, :], b_out, 0.0)
+        if STORED > OUT:  # noqa: SIM102  (the first is known to the compiler)
+            if o + BLOCK_N > OUT:  # an infinite input gives NaN there
+                b_out = tl.where(m_o[None, :], b_out, 0.0)
         store_map(out, b_out, pixel_offset(out_y, out_x, out_strides, WIDE), o_o, m_r, STORED, out_strides, WIDE)
 
 
@@ -282,7 +284,7 @@ def patch_pointwise(
     n, fh, fw, _ = weights.shape
     patch_h, patch_w = out.shape[2] // fh, out.shape[3] // fw
     chosen = dict(_options(x, previous, out.shape[1], patch_h * patch_w, halo=int(halo), gated=int(gate is not None)))
-    blocks = triton.cdiv(patch_h * patch_w, chosen["BLOCK_M"])
+    blocks = cdiv(patch_h * patch_w, chosen["BLOCK_M"])
     rows = n * fh * fw * blocks
     found = None
     if partials:
@@ -293,7 +295,7 @@ def patch_pointwise(
     (height, width), (h, w) = x.shape[2:], before.shape[2:]
     outputs = chosen.pop("BLOCKS_N") * chosen["BLOCK_N"]
     with torch.cuda.device_of(x):
-        _patch_pointwise_kernel[(rows, triton.cdiv(out.shape[1], outputs))](
+        _patch_pointwise_kernel[(rows, cdiv(out.shape[1], outputs))](
             x, before, weights[..., matrix.first :], x if bias is None else bias, scale, shift, z, out,
             x if found is None else found,
             (height, width), (h, w), (h / height, w / width), (fh, fw),
@@ -349,7 +351,7 @@ def patch_wgrad(
     }
     chosen = launch.options("patch_wgrad", x, default, outputs=matrix.outputs, inputs=matrix.inputs)
     scale, shift = norm or (x, x)
-    grid = (n * fh * fw, triton.cdiv(matrix.inputs, chosen["BLOCK_K"]), triton.cdiv(matrix.outputs, chosen["BLOCK_N"]))
+    grid = (n * fh * fw, cdiv(matrix.inputs, chosen["BLOCK_K"]), cdiv(matrix.outputs, chosen["BLOCK_N"]))
     with torch.cuda.device_of(x):
         _patch_wgrad_kernel[grid](
             d, x, scale, shift, d_weights[..., matrix.first :],

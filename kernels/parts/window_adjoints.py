@@ -22,7 +22,7 @@ from hyperseg.kernels.language import (
     store_map,
     wide,
 )
-from hyperseg.kernels.launch import block
+from hyperseg.kernels.launch import block, cdiv
 
 CANDIDATES = {
     name: [{"BLOCK_M": m, "BLOCK_C": c, "num_warps": w} for m in (16, 32, 64) for c in (16, 32) for w in (2, 4)]
@@ -133,9 +133,9 @@ def windows_backward(d: Tensor, grid: tuple[int, int], out: Tensor) -> None:
     """Fill ``out`` [N, C, H, W] with the gradient of a map, given that of its windows, the window map ``d``."""
     n, channels, height, width = out.shape
     chosen = _options("windows_backward", out)
-    rows = n * height * triton.cdiv(width, chosen["BLOCK_M"])
+    rows = n * height * cdiv(width, chosen["BLOCK_M"])
     with torch.cuda.device_of(out):
-        _windows_bwd_kernel[(rows, triton.cdiv(channels, chosen["BLOCK_C"]))](
+        _windows_bwd_kernel[(rows, cdiv(channels, chosen["BLOCK_C"]))](
             d, out, (height, width), grid, d.stride(), out.stride(),
             C=channels,
             PATCH_H=height // grid[0],
@@ -151,9 +151,9 @@ def resize_backward(d: Tensor, out: Tensor) -> None:
     n, channels, h, w = out.shape
     height, width = d.shape[2:]
     chosen = _options("resize_backward", out)
-    rows = n * h * triton.cdiv(w, chosen["BLOCK_M"])
+    rows = n * h * cdiv(w, chosen["BLOCK_M"])
     with torch.cuda.device_of(out):
-        _resize_bwd_kernel[(rows, triton.cdiv(channels, chosen["BLOCK_C"]))](
+        _resize_bwd_kernel[(rows, cdiv(channels, chosen["BLOCK_C"]))](
             d, out, (height, width), (h, w), (h / height, w / width), (readers(h, height), readers(w, width)),
             d.stride(), out.stride(),
             C=channels,

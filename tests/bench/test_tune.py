@@ -196,7 +196,7 @@ def test_every_candidate_names_a_kernel_and_its_parameters():
     modules = launch.modules()
     for name, options in found.items():
         (module,) = (m for m in modules if name in getattr(m, "CANDIDATES", {}))
-        code = Path(module.__file__).read_text().split("\nCANDIDATES")[1].split("\n}\n", 1)[1]
+        code = Path(module.__file__).read_text().split("\nCANDIDATES")[1].split("\n", 1)[1]
         assert f'"{name}"' in code, f"no launcher asks for {name}"
         unknown = {key for candidate in options for key in candidate if not re.search(rf"\b{key}\b", code)}
         assert unknown <= {"num_warps", "num_stages"}, name

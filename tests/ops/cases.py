@@ -6,6 +6,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from hyperseg.models.config import HyperSegConfig
 from hyperseg.models.plan import decoder_plan
 from hyperseg.models.variants import VARIANTS
 from hyperseg.verify.arguments import (  # noqa: F401 - some are for the tests
@@ -14,6 +15,7 @@ from hyperseg.verify.arguments import (  # noqa: F401 - some are for the tests
     Case,
     batch_norm,
     block_weights,
+    context,
     conv,
     convert,
     double,
@@ -23,8 +25,11 @@ from hyperseg.verify.arguments import (  # noqa: F401 - some are for the tests
     logits,
     loss,
     mbconv,
+    mbconv_chain,
     normal,
+    normalisation,
     outputs,
+    pointwise,
     residual,
     stem,
 )
@@ -48,6 +53,17 @@ def networks():
         for generator in plan.generators:
             for index in generator.levels:
                 yield name.removeprefix("hyperseg-"), index, plan.levels[index], generator, config.halo, plan
+
+
+def network_head(config: HyperSegConfig) -> Callable:
+    """Return arguments for the head of an encoder with all reductions, on few pixels."""
+    channels = {240: (16, 24, 40, 112, 320), 300: (24, 32, 48, 136, 384)}[config.static_padding_size]
+    reductions = [
+        (c, out, "none", (2 ** (5 - i), 3 * 2 ** (4 - i)))
+        for i, (c, out) in enumerate(zip(channels, config.feature_channels, strict=True))
+        if c != out
+    ]
+    return pointwise((channels[-1], config.head_channels, "silu", (2, 3)), *reductions, n=1, nhwc=True)
 
 
 def network_cases() -> list[Case]:
@@ -84,6 +100,7 @@ def network_cases() -> list[Case]:
         width, padding = {240: (32, (0, 1, 0, 1)), 300: (40, (0, 1, 0, 1))}[config.static_padding_size]
         build = stem(1, width, padding=padding, frame=(30, 61), image=(32, 64))
         cases.append(Case("stem", variant.removeprefix("hyperseg-"), build))
+        cases.append(Case("pointwise_conv", variant.removeprefix("hyperseg-"), network_head(config)))
         plan = decoder_plan(config)
         parts = tuple((g.offset, g.channels, g.groups, g.rows, g.size) for g in plan.generators)
         build = generators(1, plan.used_channels, (2, 3), parts)
@@ -202,6 +219,8 @@ DECODER_LEVEL = [
         pointwise_signal=level(signal=_SIGNAL),
         pointwise_signal_first=level(previous=0, signal=_SIGNAL),
         pointwise_patch_1=level(patch=(1, 1), signal=_SIGNAL),
+        pointwise_signal_patch_3x2=level(patch=(3, 2), signal=_SIGNAL),
+        pointwise_many_channels=level(1, 900, 0, 33, grid=(1, 2), patch=(1, 1)),
         pointwise_grid_1x5=level(grid=(1, 5), patch=(3, 2)),
         pointwise_one_pixel=level(1, previous=0, grid=(1, 1), patch=(1, 1)),
         pointwise_one_row=level(grid=(1, 4), patch=(1, 3), size=(1, 5)),
@@ -268,6 +287,40 @@ MBCONV = table(
     nhwc_deep=mbconv(1, 200, 40, 8, image=(9, 17), nhwc=True),
 )
 
+MBCONV_CHAIN = table(
+    "mbconv_chain",
+    single=mbconv_chain(mbconv()),
+    kept=mbconv_chain(mbconv(add=True), mbconv(add=True), mbconv(out=5), kept=(0, 1)),
+    nhwc=mbconv_chain(
+        mbconv(2, 16, 48, 24, 4, image=(9, 19), nhwc=True),
+        mbconv(2, 24, 72, 24, 6, 5, image=(9, 19), add=True),
+        mbconv(2, 24, 144, 40, 6, 5, 2, (1, 2, 1, 2), (9, 19)),
+        mbconv(2, 40, 120, 40, 10, image=(4, 9), add=True),
+        kept=(1,),
+    ),
+    odd_channels=mbconv_chain(
+        mbconv(1, 3, 19, 5, image=(12, 7)),
+        mbconv(1, 5, 5, 7, 2, stride=2, image=(12, 7), expand=False),
+        mbconv(1, 7, 101, 7, 9, 5, image=(6, 4), add=True),
+    ),
+    not_expanded=mbconv_chain(
+        mbconv(1, 32, 32, 16, 8, image=(10, 20), expand=False, nhwc=True),
+        mbconv(1, 16, 16, 16, 4, image=(10, 20), expand=False, add=True),
+    ),
+    one_pixel=mbconv_chain(
+        mbconv(1, 16, 32, 16, image=(1, 1), nhwc=True), mbconv(1, 16, 32, 16, size=5, image=(1, 1), add=True)
+    ),
+    other_kernels=mbconv_chain(  # not all of these blocks are part of one launch
+        mbconv(1, 8, 24, 8, image=(9, 11)),
+        mbconv(1, 8, 24, 8, image=(9, 11), add=True),
+        mbconv(1, 8, 24, 8, size=7, image=(9, 11)),
+        mbconv(1, 8, 24, 6, size=1, stride=3, image=(9, 11)),
+        mbconv(1, 6, 24, 6, squeezed=150, image=(3, 4)),
+        mbconv(1, 6, 24, 8, image=(3, 4)),
+        kept=(0, 3),
+    ),
+)
+
 STEM = [
     *table(
         "stem",
@@ -298,6 +351,47 @@ STEM = [
     ),
     *[Case("stem", f"frames-{name}", stem(layout=name)) for name in LAYOUTS if name != "dense"],
 ]
+
+NORMALISE_FRAMES = [
+    *table(
+        "normalise_frames",
+        same_size=normalisation(),
+        padded=normalisation(image=(16, 32)),
+        padded_rows=normalisation(frame=(5, 16), image=(7, 16)),
+        one_pixel=normalisation(frame=(1, 1), image=(6, 7)),
+        one_row=normalisation(1, frame=(1, 300)),
+    ),
+    *[Case("normalise_frames", f"frames-{name}", normalisation(layout=name)) for name in LAYOUTS if name != "dense"],
+]
+
+POINTWISE_CONV = table(
+    "pointwise_conv",
+    one=pointwise((6, 10, "none")),
+    several=pointwise((6, 10, "none"), (24, 5, "silu", (3, 4)), (3, 16, "relu", (9, 2))),
+    one_channel=pointwise((1, 1, "relu"), (7, 1, "silu")),
+    one_pixel=pointwise((9, 20, "silu"), size=(1, 1)),
+    more_than_a_launch=pointwise(*[(3 + i, 2 + i, "none") for i in range(11)], n=1, size=(2, 3)),
+    deep=pointwise((200, 33, "relu"), n=1, size=(5, 9)),
+    # Multiples of 8 channels in channels-last memory are copied in vectors.
+    nhwc=pointwise((24, 6, "none"), (40, 10, "relu"), (112, 28, "silu"), (16, 72, "silu"), nhwc=True),
+    nhwc_deep=pointwise((328, 136, "silu"), n=1, size=(9, 10), nhwc=True),
+    nhwc_few_columns=pointwise((24, 5, "relu"), (40, 34, "silu"), (8, 1, "none"), size=(11, 13), nhwc=True),
+    nhwc_many_pixels=pointwise((16, 4, "none"), n=2, size=(190, 180), nhwc=True),
+)
+
+CONTEXT_HEAD = table(
+    "context_head",
+    pyramid=context(),
+    pyramid_odd=context(size=(5, 7)),
+    pyramid_of_three=context(levels=3, size=(11, 9)),
+    pyramid_one_pixel=context(levels=2, size=(1, 1)),
+    unet=context(reduced=None),
+    unet_odd=context(levels=2, reduced=None, size=(5, 7)),
+    unet_one_row=context(levels=3, reduced=None, size=(1, 10)),
+    nhwc_pyramid=context(1, 128, 2, 64, (9, 12), nhwc=True),
+    nhwc_unet=context(2, 64, 2, None, (6, 7), nhwc=True),
+    nhwc_unet_deep=context(1, 256, 1, None, (5, 4), nhwc=True),
+)
 
 UPSAMPLE_ARGMAX = table(
     "upsample_argmax",
@@ -369,6 +463,17 @@ UPSAMPLE_CROSS_ENTROPY = [
     *[Case("upsample_cross_entropy", k.replace("_", "-"), build, EXACT) for k, build in _BOOTSTRAPPED.items()],
 ]
 
+# How a tile of logits gets to shared memory: rows as they are (an odd number of aligned channels), four channels at
+# once, or value by value.
+TILE_LAYOUTS = {
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "planar": lambda x: x,
+    "sliced_channels": lambda x: torch.cat([x, x], 1).contiguous(memory_format=torch.channels_last)[:, : x.shape[1]],
+    "sliced_rows": lambda x: torch.cat([x, x], 3).contiguous(memory_format=torch.channels_last)[..., : x.shape[3]],
+    "not_aligned": lambda x: torch.cat([x[..., :1], x], 3).contiguous(memory_format=torch.channels_last)[..., 1:],
+    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+}
+
 # Operators that return labels.
 LABELLING = ("upsample_argmax", "decoder_level_argmax")
 
@@ -389,7 +494,11 @@ CASES = [
     *BATCH_NORM,
     *DECODER_LEVEL,
     *MBCONV,
+    *MBCONV_CHAIN,
     *STEM,
+    *NORMALISE_FRAMES,
+    *POINTWISE_CONV,
+    *CONTEXT_HEAD,
     *UPSAMPLE_ARGMAX,
     *UPSAMPLE_CROSS_ENTROPY,
     *network_cases(),
@@ -432,8 +541,8 @@ def interpreted(case: Case, suffix: str = "") -> bool:
         return case.id in INTERPRETED and not (suffix and any(part in case.name for part in FORWARD_ONLY))
     if case.operator == "upsample_cross_entropy" and suffix and "weights" in case.name:
         return False  # its gradient does not read the class weights, but the weights of pixels
-    args = [a for a in case.arguments(torch.float32) if isinstance(a, Tensor)]
-    return max(t.numel() for t in args) <= 10_000 and "256" not in case.name
+    args = [t for a in case.arguments(torch.float32) for t in (a if isinstance(a, list) else [a])]
+    return max(t.numel() for t in args if isinstance(t, Tensor)) <= 10_000 and "256" not in case.name
 
 
 # One or two cases per operator, for tests that do not depend on shapes.
@@ -453,8 +562,13 @@ TYPICAL = [
         "decoder_level_argmax-own-four-patches-signal",
         "mbconv-kernel-3-residual",
         "mbconv-stride-2-static-padding",
+        "mbconv_chain-kept",
         "stem-repeated-rows",
         "stem-kernel-3",
+        "normalise_frames-padded",
+        "pointwise_conv-several",
+        "context_head-pyramid-odd",
+        "context_head-unet-odd",
         "upsample_argmax-double",
         "upsample_cross_entropy-plain",
         "upsample_cross_entropy-plain-weights",
@@ -464,11 +578,14 @@ TYPICAL = [
 ]
 
 
+INFERENCE = ("context_head", "mbconv", "mbconv_chain", "normalise_frames", "pointwise_conv", "stem")
+
+
 @cache
 def differentiable(operator: str) -> tuple[int, ...]:
     """Return the positions of the differentiable arguments: the floating-point tensors in the operator's schema."""
     overload = getattr(torch.ops.hyperseg, operator).default
     types = [str(a.type) for a in overload._schema.arguments]
     found = tuple(i for i, kind in enumerate(types) if "Tensor" in kind)
-    known = {**dict.fromkeys((*LABELLING, "mbconv", "stem"), ()), "upsample_cross_entropy": (0,)}
+    known = {**dict.fromkeys((*LABELLING, *INFERENCE), ()), "upsample_cross_entropy": (0,)}
     return known.get(operator, found)

@@ -216,6 +216,17 @@ def mbconv(
     return x + y if residual else y
 
 
+def mbconv_chain(x, weights, expanded, strides, paddings, residuals, kept):
+    outputs, used = [], 0
+    for i, stride in enumerate(strides):
+        count = 10 if expanded[i] else 8
+        block = [None] * (10 - count) + weights[used : used + count]
+        x = mbconv(x, *block, stride, paddings[4 * i : 4 * i + 4], residuals[i])
+        used += count
+        outputs.append(x)
+    return [output for i, output in enumerate(outputs) if kept[i]]
+
+
 def stem(frames, scale, shift, weight, bias, height, width, stride, padding):
     """Normalise pixel by pixel into a padded image, then sum the convolution tap by tap (SPEC B.1, B.2, C.3)."""
     n, rows, columns, _ = frames.shape
@@ -233,6 +244,59 @@ def stem(frames, scale, shift, weight, bias, height, width, stride, padding):
             seen = padded[:, :, ky : ky + stride * out_rows : stride, kx : kx + stride * out_columns : stride]
             y += torch.einsum("oc,ncyx->noyx", weight[:, :, ky, kx], seen[:, :, :out_rows, :out_columns])
     return silu(y)
+
+
+def normalise_frames(frames, scale, shift, like, height, width):
+    n, rows, columns, _ = frames.shape
+    out = like.new_empty(n, 3, height, width)
+    for y in range(height):
+        for x in range(width):
+            pixel = frames[:, min(y, rows - 1), min(x, columns - 1)].to(scale.dtype)
+            out[:, :, y, x] = (pixel * scale + shift).to(like.dtype)
+    return out
+
+
+ACTIVATIONS = {"none": lambda z: z, "relu": lambda z: torch.maximum(z, torch.zeros_like(z)), "silu": silu}
+
+
+def pointwise_conv(xs, weights, biases, activations):
+    return [
+        ACTIVATIONS[act](torch.einsum("oc,ncyx->noyx", w, x) + b[:, None, None])
+        for x, w, b, act in zip(xs, weights, biases, activations, strict=True)
+    ]
+
+
+def context_head(x, reduce, reduce_bias, down, down_biases, up, up_biases):
+    """Pixel by pixel: sum the four taps of a halving, and look up the context of each pixel (SPEC C)."""
+
+    def conv(z, weight, bias, act="relu"):
+        return pointwise_conv([z], [weight], [bias], [act])[0]
+
+    maps = [x if reduce is None else conv(x, reduce, reduce_bias)]
+    for weight, bias in zip(down, down_biases, strict=True):
+        n, _, h, w = maps[-1].shape
+        half = x.new_zeros(n, len(weight), (h + 1) // 2, (w + 1) // 2)
+        for y in range(half.shape[2]):
+            for c in range(half.shape[3]):
+                for dy in range(2):
+                    for dx in range(2):
+                        pixel = maps[-1][:, :, min(2 * y + dy, h - 1), min(2 * c + dx, w - 1)]
+                        half[:, :, y, c] += pixel @ weight[:, :, dy, dx].T
+        maps.append(torch.maximum(half + bias[:, None, None], torch.zeros_like(half)))
+    mean = maps[-1].flatten(2).mean(2)
+
+    def doubled(z, like):
+        if z.dim() == 2:
+            return z[:, :, None, None].expand(-1, -1, *like.shape[2:])
+        rows, columns = (torch.arange(size) // 2 for size in like.shape[2:])
+        return z[:, :, rows][:, :, :, columns]
+
+    context = mean
+    for i in reversed(range(len(up))):
+        at = maps[i] if reduce is None else maps[i + 1]
+        act = "none" if reduce is None and i == 0 else "relu"
+        context = conv(torch.cat([at, doubled(context, at)], 1), up[i], up_biases[i], act)
+    return context if reduce is None else torch.cat([maps[0], doubled(context, maps[0])], 1)
 
 
 def upsample_argmax(logits, height, width):

@@ -129,12 +129,44 @@ class EncoderBlock(torch.nn.Module):
         )
 
 
+class EncoderBlocks(torch.nn.Module):
+    def forward(self, skip, expand):
+        skip, expand = skip.detach(), expand.detach()
+        filters = expand[:, :1, None].expand(-1, 3, 3)
+        matrices = expand.T, expand[0], expand, expand[:, 2], expand.T, expand[1]
+        block = ops.EncoderBlock(expand, expand[:, 0], filters, expand[:, 1], *matrices, 1, (1, 1, 1, 1), True)
+        return torch.cat([y.flatten() for y in ops.mbconv_chain(skip, [block, block._replace(residual=False)], [0])])
+
+
 class Stem(torch.nn.Module):
     def forward(self, frames, expand):
         expand = expand.detach().float()
         size = (frames.shape[1] + 1, frames.shape[2] + 2)
         filters = expand[:, :, None, None].expand(-1, -1, 3, 3)
         return ops.stem(frames, expand[0], expand[1], filters, expand[:, 0], size=size, stride=2, padding=(0, 1, 0, 1))
+
+
+class Normalise(torch.nn.Module):
+    def forward(self, frames, expand):
+        expand = expand.detach().float()
+        size = (frames.shape[1] + 1, frames.shape[2] + 2)
+        return ops.normalise_frames(frames, expand[0], expand[1], like=expand, size=size)
+
+
+class Convolutions(torch.nn.Module):
+    def forward(self, skip, expand):
+        skip, expand = skip.detach(), expand.detach()
+        xs, weights, biases = [skip, skip[:, :2]], [expand, expand[:, :2]], [expand[:, 0], expand[:, 1]]
+        first, second = ops.pointwise_conv(xs, weights, biases, activations=["silu", "none"])
+        return first + second
+
+
+class Context(torch.nn.Module):
+    def forward(self, skip, expand):
+        skip, square = skip.detach(), expand[:SKIP].detach()
+        taps = square[:, :, None, None].expand(-1, -1, 2, 2)
+        up = torch.cat([square, square], 1)
+        return ops.context_head(skip, square, square[0], [taps], [square[0]], [up], [square[1]])
 
 
 class Labels(torch.nn.Module):
@@ -155,7 +187,11 @@ MODULES = {
     "decoder_level": Level,
     "decoder_level_argmax": LevelLabels,
     "mbconv": EncoderBlock,
+    "mbconv_chain": EncoderBlocks,
     "stem": Stem,
+    "normalise_frames": Normalise,
+    "pointwise_conv": Convolutions,
+    "context_head": Context,
     "upsample_argmax": Labels,
     "upsample_cross_entropy": Loss,
 }

@@ -28,9 +28,11 @@ def test_kernels_in_the_shim():
     assert passed("cuda-cpu") >= 10 * len(BACKENDS["cuda"].supported)
 
 
-@pytest.mark.parametrize("launches", ["fewest", "most"])
-def test_encoder_blocks_with_fewest_and_most_launches(launches: str):
-    assert passed("cuda-cpu and mbconv", "tests/ops/test_parity.py", HYPERSEG_MBCONV=launches) >= 10
+@pytest.mark.parametrize(("launches", "error"), [("fewest", "1"), ("most", "-1")])
+def test_encoder_with_fewest_and_most_launches_and_the_largest_error_of_tanh(launches: str, error: str):
+    """The error of the instruction that SiLU uses in 16-bit floats is what the PTX manual allows, in one direction."""
+    chosen = {"HYPERSEG_MBCONV": launches, "HYPERSEG_SHIM_TANH": error}
+    assert passed("cuda-cpu and (mbconv or stem)", "tests/ops/test_parity.py", **chosen) >= 20
 
 
 def passed(selection: str, tests: str = "tests/ops", **environment: str) -> int:

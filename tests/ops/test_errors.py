@@ -69,6 +69,28 @@ def stem(frames=None, **options):
     ops.stem(frames, **(tensors | {"stride": 2, "padding": (0, 1, 0, 1)} | options))
 
 
+def normalise(frames=None, **options):
+    frames = t(2, 6, 7, 3, dtype=torch.uint8) if frames is None else frames
+    ops.normalise_frames(frames, **({"scale": t(3), "shift": t(3), "like": t(1)} | options))
+
+
+def pointwise(**options):
+    given = {"xs": [t(2, 3, 4, 6), t(1, 5, 2, 2)], "weights": [t(4, 3), t(6, 5)], "biases": [t(4), t(6)]}
+    ops.pointwise_conv(**(given | {"activations": ["relu", "none"]} | options))
+
+
+def context(x=None, **options):
+    given = {
+        "reduce": t(4, 6),
+        "reduce_bias": t(4),
+        "down": [t(4, 4, 2, 2)],
+        "down_biases": [t(4)],
+        "up": [t(4, 8)],
+        "up_biases": [t(4)],
+    }
+    ops.context_head(t(2, 6, 4, 6) if x is None else x, **(given | options))
+
+
 def argmax(logits=None, size=(8, 8)):
     ops.upsample_argmax(t(2, 3, 4, 4) if logits is None else logits, size)
 
@@ -342,6 +364,80 @@ WRONG_VALUES = {
         lambda: stem(t(2, 2, 7, 3, **BYTE), padding=(0, 0, 0, 0)),
         "stem: an image of [2, 7] is smaller than the convolution, 3x3",
     ),
+    "normalised frames in NCHW": (
+        lambda: normalise(t(2, 3, 6, 7, **BYTE)),
+        "normalise_frames: frames must be [N, H, W, 3], got [2, 3, 6, 7]",
+    ),
+    "normalised frames of three dimensions": (
+        lambda: normalise(t(6, 7, 3, **BYTE)),
+        "normalise_frames: frames must be a tensor [N, H, W, 3], got a tensor [6, 7, 3]",
+    ),
+    "no frames to normalise": (lambda: normalise(t(0, 6, 7, 3, **BYTE)), "normalise_frames: frames must not be empty"),
+    "normalised frames of one number": (
+        lambda: normalise(size=64),
+        "normalise_frames: size must be (height, width) of the images, got 64",
+    ),
+    "normalised frames of a smaller size": (
+        lambda: normalise(size=(6, 6)),
+        "normalise_frames: size is that of the padded image, at least that of the frames, [6, 7], got [6, 6]",
+    ),
+    "normalisation with one scale": (
+        lambda: normalise(scale=t(1)),
+        "normalise_frames: scale must be [3] (red, green, blue), got [1]",
+    ),
+    "normalisation with a shift on another device": (
+        lambda: normalise(t(2, 6, 7, 3, **BYTE), shift=t(3, **META)),
+        "normalise_frames: shift is on meta but frames on cpu",
+    ),
+    "no 1x1 convolutions": (
+        lambda: pointwise(xs=[], weights=[], biases=[], activations=[]),
+        "pointwise_conv: xs must have at least one map",
+    ),
+    "1x1 convolutions with a weight too few": (
+        lambda: pointwise(weights=[t(4, 3)]),
+        "needs one weight, bias and activation for each map, got 2 maps, 1 weights, 2 biases and 2 activations",
+    ),
+    "1x1 convolution of 3 dimensions": (
+        lambda: pointwise(xs=[t(3, 4, 6), t(1, 5, 2, 2)]),
+        "pointwise_conv: x must be [N, C, H, W], got 3 dimensions",
+    ),
+    "1x1 convolution of other channels": (
+        lambda: pointwise(weights=[t(4, 3), t(6, 4)]),
+        "pointwise_conv: weight must be [out, 5] for x of [1, 5, 2, 2], got [6, 4]",
+    ),
+    "1x1 convolution with a bias of another length": (
+        lambda: pointwise(biases=[t(3), t(6)]),
+        "pointwise_conv: bias must be [4] (one for each output), got [3]",
+    ),
+    "1x1 convolution with another activation": (
+        lambda: pointwise(activations="gelu"),
+        "pointwise_conv: activation must be one of 'none', 'relu', 'silu', got 'gelu'",
+    ),
+    "context of 3 dimensions": (lambda: context(t(6, 4, 6)), "context_head: x must be [N, C, H, W], got 3 dimensions"),
+    "context with half a reduction": (
+        lambda: context(reduce_bias=None),
+        "context_head: give reduce and reduce_bias, or neither",
+    ),
+    "context without levels": (
+        lambda: context(down=[], down_biases=[], up=[], up_biases=[]),
+        "context_head: needs as many down as up, at least one, with a bias each, got 0 down",
+    ),
+    "context that halves by 3x3": (
+        lambda: context(down=[t(4, 4, 3, 3)]),
+        "context_head: down must be [out, 4, 2, 2], got [4, 4, 3, 3]",
+    ),
+    "context that forgets the average": (
+        lambda: context(up=[t(4, 4)]),
+        "context_head: up must be [out, 8], got [4, 4]",
+    ),
+    "context that does not reduce": (
+        lambda: context(reduce=None, reduce_bias=None),
+        "context_head: down must be [out, 6, 2, 2], got [4, 4, 2, 2]",
+    ),
+    "context with a bias of another length": (
+        lambda: context(up_biases=[t(5)]),
+        "context_head: up bias must be [4] (one for each output), got [5]",
+    ),
     "labels of 257 classes": (
         lambda: argmax(t(1, 257, 2, 2)),
         "labels are uint8, so there can be 256 classes at most, got 257",
@@ -521,6 +617,30 @@ WRONG_TYPES = {
         lambda: stem(shift=t(3, dtype=torch.float64)),
         "stem: shift must be torch.float32, for a weight of torch.float32, got torch.float64",
     ),
+    "float32 frames to normalise": (
+        lambda: normalise(t(2, 6, 7, 3)),
+        "normalise_frames: frames must be torch.uint8, got torch.float32; give the pixels as they are",
+    ),
+    "integer images": (
+        lambda: normalise(like=t(1, **INT)),
+        "normalise_frames: like must be floating point, got torch.int64",
+    ),
+    "half-precision scale of images": (
+        lambda: normalise(scale=t(3, **HALF)),
+        "normalise_frames: scale must be torch.float32, for images of torch.float32, got torch.float16",
+    ),
+    "1x1 convolutions of two dtypes": (
+        lambda: pointwise(xs=[t(2, 3, 4, 6), t(1, 5, 2, 2, **HALF)]),
+        "pointwise_conv: x is torch.float16 but the first x torch.float32",
+    ),
+    "a map instead of a list": (
+        lambda: pointwise(xs=t(2, 3, 4, 6)),
+        "pointwise_conv: xs must be a list of tensors, got",
+    ),
+    "half-precision context": (
+        lambda: context(down=[t(4, 4, 2, 2, **HALF)]),
+        "context_head: down is torch.float16 but x torch.float32",
+    ),
     "a string for out_channels": (
         lambda: conv(out_channels="4"),
         "patch_conv2d: out_channels must be an integer, got '4'",
@@ -568,7 +688,22 @@ def test_error_messages(call, message, exception):
 
 
 @pytest.mark.parametrize(
-    "call", [generate, conv, block, batch_norm, level, from_signal, encoder_block, stem, argmax, loss]
+    "call",
+    [
+        generate,
+        conv,
+        block,
+        batch_norm,
+        level,
+        from_signal,
+        encoder_block,
+        stem,
+        normalise,
+        pointwise,
+        context,
+        argmax,
+        loss,
+    ],
 )
 def test_calls_without_a_fault(call):
     """The default arguments are valid, so each call above has exactly one fault."""

@@ -126,10 +126,37 @@ def test_flops_of_an_encoder_block():
     assert found == 2 * 3 * (expanding + filtering + squeezing + projecting)
 
 
+def test_flops_of_a_chain_are_those_of_its_blocks():
+    sizes = (36, 6), (36,), (36, 3, 3), (36,), (2, 36), (2,), (36, 2), (36,), (6, 36), (6,)
+    block = ops.EncoderBlock(*(meta(*s) for s in sizes), stride=2, padding=(0, 1, 0, 1))
+    each = [
+        count(ops.mbconv, meta(3, 6, *size), *block[:10], stride=2, padding=(0, 1, 0, 1)) for size in ((8, 10), (4, 5))
+    ]
+    assert count(ops.mbconv_chain, meta(3, 6, 8, 10), [block, block]) == sum(each)
+
+
 def test_flops_of_a_stem():
     frames = torch.empty(3, 7, 10, 3, device="meta", dtype=torch.uint8)
     weights = meta(3), meta(3), meta(5, 3, 3, 3), meta(5)
     assert count(ops.stem, frames, *weights, size=(8, 10), stride=2, padding=(0, 1, 0, 1)) == 2 * 3 * 4 * 5 * 5 * 27
+
+
+def test_flops_of_1x1_convolutions():
+    xs, weights = [meta(3, 6, 8, 10), meta(1, 4, 2, 3)], [meta(5, 6), meta(7, 4)]
+    found = count(ops.pointwise_conv, xs, weights, [meta(5), meta(7)], activations="relu")
+    assert found == 2 * (3 * 80 * 6 * 5 + 6 * 4 * 7)
+
+
+@pytest.mark.parametrize("reduced", [None, 4])
+def test_flops_of_a_context_head(reduced):
+    kept, sizes = reduced or 6, (5 * 7, 3 * 4, 2 * 2)
+    down = [meta(kept, kept, 2, 2), meta(kept, kept, 2, 2)]
+    up, biases = [meta(kept, 2 * kept), meta(kept, 2 * kept)], [meta(kept), meta(kept)]
+    reduce = (meta(reduced, 6), meta(reduced)) if reduced else (None, None)
+    found = count(ops.context_head, meta(3, 6, 5, 7), *reduce, down, biases, up, biases)
+    halving = (sizes[1] + sizes[2]) * 4 * kept * kept
+    rising = (sum(sizes[1:]) if reduced else sum(sizes[:2])) * 2 * kept * kept
+    assert found == 2 * 3 * (halving + rising + (sizes[0] * 6 * reduced if reduced else 0))
 
 
 def test_calls_on_real_tensors_count_once():

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from hyperseg.ops import upsample_argmax, use_backend
 from tests.ops import oracle
+from tests.ops.cases import TILE_LAYOUTS
 from tests.ops.targets import Target, able, skip_if_not_supported
 
 F64 = torch.float64
@@ -127,3 +128,37 @@ def test_images_of_a_batch_are_independent(labels):
     together = labels(logits, (12, 14))
     for i in range(3):
         assert torch.equal(together[i : i + 1], labels(logits[i : i + 1], (12, 14)))
+
+
+def float32_labels(logits, height, width):
+    """Labels by float32 arithmetic in the order of the CUDA kernels: along rows first, each product rounded."""
+
+    def axis(size, count):
+        source = ((torch.arange(count) + 0.5) * (size / count) - 0.5).clamp(min=0)
+        low = source.long().clamp(max=size - 1)
+        return low, (low + 1).clamp(max=size - 1), (source - low).clamp(max=1)
+
+    def between(a, b, weight):
+        return a * (1 - weight) + b * weight
+
+    low, high, weight = axis(logits.shape[3], width)
+    rows = between(logits.float()[..., low], logits.float()[..., high], weight)
+    low, high, weight = axis(logits.shape[2], height)
+    return between(rows[:, :, low], rows[:, :, high], weight[:, None]).argmax(1).to(torch.uint8)
+
+
+@pytest.mark.parametrize("layout", TILE_LAYOUTS)
+@pytest.mark.parametrize("channels", [1, 2, 7, 12, 19, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("target", [p for p in ABLE if p.values[0].backend == "cuda"])
+def test_labels_do_not_depend_on_the_layout(target, dtype, channels, layout):
+    generator = torch.Generator().manual_seed(0)
+    for small in ((17, 40), (8, 16), (9, 24), (1, 8), (3, 1)):
+        logits = torch.randn(2, channels, *small, generator=generator).mul(2).round().div(4).to(dtype)
+        logits[torch.rand(logits.shape, generator=generator) < 0.3] *= 0.0  # zeros of both signs
+        logits[torch.rand(logits.shape, generator=generator) < 0.01] = torch.inf
+        logits[torch.rand(logits.shape, generator=generator) < 0.01] = -torch.inf
+        logits[torch.rand(logits.shape, generator=generator) < 0.002] = torch.nan
+        for size in ((2 * small[0], 2 * small[1]), (small[0] + 3, 3 * small[1])):
+            found = target.run("upsample_argmax", (TILE_LAYOUTS[layout](logits).to(target.device), *size))
+            assert torch.equal(found.cpu(), float32_labels(logits, *size))

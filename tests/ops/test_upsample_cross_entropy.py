@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from hyperseg.ops import BACKENDS, check_labels, upsample_cross_entropy, use_backend
 from tests.ops import oracle
-from tests.ops.cases import DTYPES
-from tests.ops.targets import Target, on_every_target, skip_if_not_supported
+from tests.ops.cases import DTYPES, TILE_LAYOUTS
+from tests.ops.targets import Target, able, on_every_target, skip_if_not_supported
 from tests.tolerances import FORWARD, GRADIENT, assert_close
 
 F64 = torch.float64
@@ -323,3 +323,20 @@ def test_dtypes_of_gradients(bootstrap):
         assert leaf.grad.dtype == dtype
         assert leaf.grad.isfinite().all()
         assert leaf.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("channels", [1, 7, 12, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("target", [p for p in able("upsample_cross_entropy") if p.values[0].backend == "cuda"])
+def test_results_are_bitwise_equal_for_every_layout_of_logits(target, dtype, channels):
+    for small, size in (((9, 24), (18, 48)), ((3, 8), (5, 9)), ((4, 16), (4, 16))):
+        logits, labels = batch(n=2, classes=channels, size=small, to=size)
+        logits, labels = logits.to(dtype), labels.to(target.device)
+        plain = []
+        for layout in TILE_LAYOUTS.values():
+            x = layout(logits).to(target.device)
+            loss, weights = target.run("upsample_cross_entropy", (x, labels, None, 255, 0, 0.0))
+            gradient = target.run("upsample_cross_entropy_backward", (torch.ones_like(loss), x, labels, weights))
+            found = [loss, weights, gradient.contiguous()]
+            plain = plain or found
+            assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))

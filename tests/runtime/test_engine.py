@@ -135,9 +135,10 @@ def test_frames_go_through_the_stem(name, monkeypatch):
     monkeypatch.setattr(FoldedNetwork, "normalise", lambda self, frames: called.append(1) or normalise(self, frames))
     with Recorder() as recorder:
         unchecked(name)(probe_frames(1, (33, 57)))
-    fused = has_kernel("stem", "cpu")
-    assert [call.operator for call in recorder.calls].count("stem") == fused
-    assert len(called) == (not fused or network(name).output_stride == 1)
+    fused, made = has_kernel("stem", "cpu"), [call.operator for call in recorder.calls]
+    assert made.count("stem") == fused
+    assert made.count("normalise_frames") == (fused and network(name).output_stride == 1)
+    assert len(called) == (not fused)
 
 
 @names

@@ -9,7 +9,7 @@ from torch import nn
 from hyperseg.models import create_model, synthesize_weights
 from hyperseg.models.encoder import TimmTrunk
 from hyperseg.runtime import FoldedNetwork
-from hyperseg.runtime.folding import fold_norm
+from hyperseg.runtime.folding import FUSED, fold_norm
 from hyperseg.runtime.fused_blocks import FusedBlock
 from tests.models.networks import NAMES, images, network, relative_rms
 
@@ -35,14 +35,14 @@ def test_a_norm_folds_exactly(bias):
 
 
 @names
-@pytest.mark.parametrize("fuse", [False, True], ids=["blocks", "fused"])
+@pytest.mark.parametrize("fuse", [(), ("stem", "mbconv"), FUSED], ids=["nothing", "blocks", "everything"])
 def test_folded_equals_the_module_in_float64(name, fuse):
     x = images(64, 96).double()
     with torch.inference_mode():
         expected = copy.deepcopy(network(name)).double().forward_strided(x)
         folded = FoldedNetwork(network(name), fuse).double()
-        assert any(isinstance(m, FusedBlock) for m in folded.modules()) == fuse
-        assert (folded.stem is not None) == fuse
+        assert any(isinstance(m, FusedBlock) for m in folded.modules()) == bool(fuse)
+        assert (folded.stem is not None) == bool(fuse)
         # Folding runs in float64 and rounds to float32 once.
         assert relative_rms(folded(x), expected) < 1e-5
 

@@ -168,7 +168,7 @@ def wrap(values: Any, errors: Any, dtype: torch.dtype, terms: int) -> Any:
     aten.view, aten._unsafe_view, aten.permute, aten.transpose, aten.t, aten.expand, aten.slice, aten.select,
     aten.unfold, aten.cat, aten.stack, aten.constant_pad_nd, aten.reflection_pad2d, aten.replication_pad2d,
     aten.unsqueeze, aten.squeeze, aten.alias, aten.detach, aten.clone, aten.split_with_sizes, aten.split,
-    aten._reshape_alias, aten.as_strided, aten.slice_backward, aten.select_backward,
+    aten.upsample_nearest2d, aten._reshape_alias, aten.as_strided, aten.slice_backward, aten.select_backward,
 )  # fmt: skip
 def moves(func, args, kwargs):
     """Values that move, or are padded with zeros."""

@@ -19,7 +19,11 @@ OPERATORS = (
     "decoder_level",
     "decoder_level_argmax",
     "mbconv",
+    "mbconv_chain",
     "stem",
+    "normalise_frames",
+    "pointwise_conv",
+    "context_head",
     "upsample_argmax",
     "upsample_cross_entropy",
 )
@@ -211,6 +215,23 @@ def draw_mbconv(r):
     return build, work
 
 
+def draw_chain(r):
+    blocks, work = [], 0
+    n, c, image, nhwc = images(r), channels(r), (r.randint(1, 20), r.randint(1, 34)), r.random() < 0.7
+    if r.random() < 0.6:
+        c = 8 * max(1, c // 8)
+    for _ in range(r.randint(1, 5)):
+        size, stride, expand = r.choice((1, 3, 3, 3, 5, 5, 7)), r.choice((1, 1, 1, 2, 3)), r.random() < 0.75
+        add = stride == 1 and r.random() < 0.5
+        out, hidden = c if add else channels(r), channels(r) * r.choice((1, 1, 3))
+        squeezed = r.choice((1, 2, 4, 8, 33))
+        blocks.append(cases.mbconv(n, c, hidden, out, squeezed, size, stride, None, image, expand, add, nhwc))
+        work += n * image[0] * image[1] * (hidden if expand else c) * (c * expand + size * size + out)
+        c, image = out, tuple((s - 1) // stride + 1 for s in image)
+    kept = tuple(i for i in range(len(blocks)) if r.random() < 0.3)
+    return cases.mbconv_chain(*blocks, kept=kept), work
+
+
 def draw_stem(r):
     size = r.randint(1, 7) if r.random() < 0.5 else 3
     frame = pair(r, 20) if r.random() < 0.7 else (r.randint(1, 30), r.choice((1, 63, 64, 65, 130)))
@@ -222,6 +243,30 @@ def draw_stem(r):
     n, c, stride = images(r), channels(r), r.choice((1, 2, 2, 2, 3, 4))
     work = n * image[0] * image[1] * c * 3 * size * size / stride**2
     return cases.stem(n, c, size, stride, padding, frame, image, r.choice(sorted(LAYOUTS))), work
+
+
+def draw_normalisation(r):
+    n, frame = images(r), pair(r, 40)
+    image = tuple(s + r.choice((0, 0, 1, 3, 9)) for s in frame)
+    return cases.normalisation(n, frame, image, r.choice(sorted(LAYOUTS))), 3 * n * image[0] * image[1]
+
+
+def draw_pointwise(r):
+    n, work, convs = images(r), 0, []
+    nhwc = r.random() < 0.5
+    for _ in range(r.choice((1, 1, 2, 3, 5))):
+        c, out, size = channels(r), channels(r), pair(r, 20)
+        c = 8 * max(1, c // 8) if nhwc and r.random() < 0.6 else c
+        convs.append((c, out, r.choice(("none", "relu", "silu")), size))
+        work += n * c * out * size[0] * size[1]
+    return cases.pointwise(*convs, n=n, nhwc=nhwc), work
+
+
+def draw_context(r):
+    n, c, levels, size = images(r), channels(r), r.choice((1, 1, 2, 3)), pair(r, 20)
+    reduced, nhwc = r.choice((None, channels(r))), r.random() < 0.5
+    c = 8 * max(1, c // 8) if nhwc and r.random() < 0.6 else c
+    return cases.context(n, c, levels, reduced, size, nhwc), 4 * n * (reduced or c) ** 2 * size[0] * size[1]
 
 
 def label_size(r, size):
@@ -257,7 +302,11 @@ DRAWS: dict[str, Draw] = {
     "decoder_level": draw_level,
     "decoder_level_argmax": draw_level,
     "mbconv": draw_mbconv,
+    "mbconv_chain": draw_chain,
     "stem": draw_stem,
+    "normalise_frames": draw_normalisation,
+    "pointwise_conv": draw_pointwise,
+    "context_head": draw_context,
     "upsample_argmax": draw_logits,
     "upsample_cross_entropy": draw_loss,
 }
@@ -452,7 +501,7 @@ def change_values(r: random.Random, call: Call) -> None:
         name = r.choices(list(VALUES), [weight for weight, _ in VALUES.values()])[0]
         if call.operator.endswith("batch_norm") and place[0] == 2 and name == "infinite":
             continue  # the difference of two infinite products, in some orders of the same computation
-        if call.operator == "stem" and place[0] in (1, 2) and name == "infinite":
+        if call.operator in ("stem", "normalise_frames") and place[0] in (1, 2) and name == "infinite":
             continue  # constants of a network: mean and deviation of its images
         if name != "normal":
             x = get(call.args, place)
@@ -478,8 +527,9 @@ def make_illegal(r: random.Random, call: Call) -> None:
     """Change one argument so that the operator must refuse the call."""
     call.grads, call.threads, call.notes = (), 0, []
     tensors = [i for i, a in enumerate(call.args) if isinstance(a, Tensor)]
-    i = r.choice(tensors)
-    x = call.args[i]
+    lists = [i for i, a in enumerate(call.args) if isinstance(a, list) and isinstance(a[0], Tensor)]
+    i = r.choice(tensors or lists)
+    x = call.args[i] if tensors else call.args[i][0]
     changes = {
         "integers": lambda: x.float() if not x.is_floating_point() else x.int(),
         "a dimension less": lambda: x.select(0, 0),
@@ -500,5 +550,5 @@ def make_illegal(r: random.Random, call: Call) -> None:
         call.args[i] = "2" if legal_below_zero else value
     else:
         name = name if name in changes else "empty"
-        call.args[i] = changes[name]()
+        put(call.args, (i, None if tensors else 0), changes[name]())
     call.illegal = f"argument {i}: {name}"

@@ -72,7 +72,8 @@ def _legal(call: Call, backend: str) -> Verdict:
     torch.set_flush_denormal(False)
     expected = analyse(call)
     # SiLU of minus infinity is NaN in PyTorch; a kernel for 16-bit floats may return minus infinity.
-    silu = call.operator in ("stem", "mbconv") and call.dtype in (torch.float16, torch.bfloat16)
+    silu = call.operator in ("stem", "mbconv", "mbconv_chain", "pointwise_conv")
+    silu = silu and call.dtype in (torch.float16, torch.bfloat16)
     instead_of_nan = -torch.inf if silu else torch.nan
     for name, value in found.items():
         if name in expected:

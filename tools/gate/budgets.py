@@ -35,7 +35,13 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 # `make test` compiles one network, and of a network of the other version the operators that differ.
 QUICK = {
     "hyperseg-m-cityscapes": tuple(BACKENDS["triton"].supported),
-    "hyperseg-l-voc": ("decoder_level", "mbconv", "patch_inverted_residual_batch_norm_backward"),
+    "hyperseg-l-voc": (
+        "context_head",
+        "decoder_level",
+        "mbconv",
+        "normalise_frames",
+        "patch_inverted_residual_batch_norm_backward",
+    ),
 }
 
 

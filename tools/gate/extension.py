@@ -11,11 +11,11 @@ import argparse
 import functools
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 from hyperseg.ops.backends import native
+from tools.machine.sass import tool
 
 BUDGETS = Path(__file__).with_name("cuda_budgets.json")
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")  # budgets are the maximum over these
@@ -29,29 +29,17 @@ def missing() -> str | None:
         return message
     if not module.cuda_version or native.emulated():
         return "the extension was built without CUDA kernels"
-    return None if _tool() else "there is no cuobjdump: install a CUDA toolkit or Triton"
-
-
-def _tool() -> str | None:
-    """Return the cuobjdump of a CUDA toolkit, or that of Triton."""
-    if found := shutil.which("cuobjdump"):
-        return found
-    try:
-        from triton import __file__ as triton
-    except ImportError:
-        return None
-    path = Path(triton).parent / "backends/nvidia/bin/cuobjdump"
-    return str(path) if path.is_file() else None
+    return None if tool() else "there is no cuobjdump: install a CUDA toolkit or Triton"
 
 
 def dump(*options: str) -> str:
     """Return the output of cuobjdump for the built extension. Raises RuntimeError if there is nothing to read."""
-    module, tool = native.extension()[0], _tool()
+    module, program = native.extension()[0], tool()
     if message := missing():
         raise RuntimeError(message)
     assert module is not None
-    assert tool is not None
-    command = [tool, *options, str(module.__file__)]
+    assert program is not None
+    command = [program, *options, str(module.__file__)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
@@ -73,6 +61,7 @@ def first_architecture() -> str:
     return next(iter(kernels()))[0]
 
 
+@functools.cache
 def functions(arch: str) -> dict[str, str]:
     """Return the machine code of every kernel for this architecture, by mangled name."""
     texts = re.split(r"^\s*Function : ", dump("-sass", "-arch", arch), flags=re.MULTILINE)[1:]

@@ -30,13 +30,13 @@ patch_conv2d_kernel(PatchConvolution convolution, Map<const T> x, Map<const T> w
   const auto seen = [&](int n, int k) {
     const int p = tile.column + n;
     if (p >= pixels) return zero;
-    const int y = convolution.patch_width.quotient(p);
+    const int y = convolution.columns.by_patch.quotient(p);
     return shown(group, x, convolution, Tap(k, convolution), top + y, left + p - y * convolution.columns.patch);
   };
   const auto store = [&](int m, int n, float sum) {
     const int o = tile.row + m, p = tile.column + n;
     if (o >= outputs || p >= pixels) return;
-    const int y = convolution.patch_width.quotient(p);
+    const int y = convolution.columns.by_patch.quotient(p);
     if (bias) sum += to_float(bias[(first_output + o) * bias_stride]);
     *out.at(tile.n, first_output + o, top + y, left + p - y * convolution.columns.patch) = from_float<T>(sum);
   };

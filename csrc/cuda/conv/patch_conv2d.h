@@ -11,6 +11,7 @@ enum class Padding { kReflect, kZeros, kReplicate, kCircular };
 // One axis of a map that is divided into patches, and of the kernel.
 struct PatchAxis {
   int size, patches, patch, taps, dilation, halo;
+  FastDivmod by_patch;
 
   PatchAxis(int64_t size, int64_t patches, int64_t taps, int64_t dilation)
       : size(static_cast<int>(size)),
@@ -18,7 +19,8 @@ struct PatchAxis {
         patch(static_cast<int>(size / patches)),
         taps(static_cast<int>(taps)),
         dilation(static_cast<int>(dilation)),
-        halo(static_cast<int>(taps / 2 * dilation)) {}
+        halo(static_cast<int>(taps / 2 * dilation)),
+        by_patch(patch) {}
   HYPERSEG_HOST_DEVICE int window() const { return patch + 2 * halo; }
 };
 
@@ -32,7 +34,6 @@ struct PatchConvolution {
   Padding padding;
   FastDivmod taps{int64_t{rows.taps} * columns.taps};
   FastDivmod taps_across{columns.taps};
-  FastDivmod patch_width{columns.patch};
   FastDivmod window_width{columns.window()};
 
   HYPERSEG_HOST_DEVICE bool pointwise() const { return taps.value() == 1; }

@@ -1,5 +1,6 @@
 #include "cuda/conv/patch_conv2d.cuh"
 #include "cuda/conv/windows.cuh"
+#include "cuda/device/elementwise.cuh"
 #include "cuda/device/launch.cuh"
 #include "cuda/device/mma_tile.cuh"
 
@@ -48,7 +49,7 @@ window_gradients_kernel(PatchConvolution convolution, Map<const T> grad, Map<con
     if (i >= inputs || p >= positions) return;
     const int64_t channel = (tile.n * convolution.groups + tile.group) * inputs + i;
     if (convolution.pointwise()) {
-      const int y = convolution.patch_width.quotient(p);
+      const int y = convolution.columns.by_patch.quotient(p);
       d_x[(channel * rows.size + top + y) * columns.size + left + p - y * columns.patch] = from_float<T>(sum);
     } else {
       const int64_t window = (channel * rows.patches + tile.top) * columns.patches + tile.left;
@@ -59,19 +60,16 @@ window_gradients_kernel(PatchConvolution convolution, Map<const T> grad, Map<con
   mma_tile<T, M, N>(outputs * taps, filter, taps > 1, pull, grad.stride_c == 1 || positions < 8, store);
 }
 
-constexpr int kThreads = 256;
-
 // d_x[c, y, x] = sum of windows[c, position] over the windows that contain (y, x) and the positions where they do.
 template <typename T>
-HYPERSEG_KERNEL(kThreads, 1)
-collect_windows_kernel(PatchConvolution convolution, const float* windows, int64_t values, T* d_x) {
+HYPERSEG_KERNEL(kValueThreads, 1)
+collect_windows_kernel(EachValue each, PatchConvolution convolution, const float* windows, Map<T> d_x) {
   wait_for_previous_kernel();
   let_next_kernel_start();
-  const int64_t value = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (value >= values) return;
+  const auto [n, c, y, x, exists] = each.place();
+  if (!exists) return;
   const PatchAxis &rows = convolution.rows, &columns = convolution.columns;
-  const int64_t row = value / columns.size, channel = row / rows.size;
-  const int y = static_cast<int>(row - channel * rows.size), x = static_cast<int>(value - row * columns.size);
+  const int64_t channel = n * d_x.channels + c;
   const int64_t positions = static_cast<int64_t>(rows.window()) * columns.window();
   const float* of_channel = windows + channel * rows.patches * columns.patches * positions;
   const int most_rows = PaddedPosition::most(rows, convolution.padding),
@@ -91,7 +89,7 @@ collect_windows_kernel(PatchConvolution convolution, const float* windows, int64
       });
     }
   }
-  d_x[value] = from_float<T>(sum);
+  *d_x.at(n, c, y, x) = from_float<T>(sum);
 }
 
 // d_weights[o, i, t] = sum over the pixels p of the patch, in order, of grad[o, p] * x[i, p shifted by t].
@@ -112,11 +110,11 @@ weight_gradients_kernel(PatchConvolution convolution, Map<const T> grad, Map<con
   const T zero = from_float<T>(0.0f);
 
   const auto pull = [&](int m, int p) {
-    const int o = tile.row + m, y = convolution.patch_width.quotient(p);
+    const int o = tile.row + m, y = convolution.columns.by_patch.quotient(p);
     return o < outputs ? pulled[o * grad.stride_c + y * grad.stride_h + (p - y * columns.patch) * grad.stride_w] : zero;
   };
   const auto seen = [&](int n, int p) {
-    const int number = tile.column + n, y = convolution.patch_width.quotient(p);
+    const int number = tile.column + n, y = convolution.columns.by_patch.quotient(p);
     if (number >= filters) return zero;
     return shown(group, x, convolution, Tap(number, convolution), top + y, left + p - y * columns.patch);
   };
@@ -145,9 +143,11 @@ void patch_conv2d_backward(const PatchConvolution& convolution, const Map<const 
                                                weights.of<const T>(), windows, static_cast<T*>(d_x));
     });
     if (!convolution.pointwise()) {
-      const int64_t values = convolution.images * x.channels * x.height * x.width;
-      launch<collect_windows_kernel<T>>(kName, grid_of(kName, (values + kThreads - 1) / kThreads), kThreads, 0, stream,
-                                        convolution, windows, values, static_cast<T*>(d_x));
+      const int64_t plane = x.height * x.width;
+      const Map<T> gradient{static_cast<T*>(d_x), x.channels, x.height, x.width, x.channels * plane, plane, x.width, 1};
+      const EachValue each(kName, convolution.images, gradient);
+      launch<collect_windows_kernel<T>>(kName, each.grid(), kValueThreads, 0, stream, each, convolution, windows,
+                                        gradient);
     }
     with_tile(outputs, filters, [&](auto m, auto n) {
       constexpr int M = m.value, N = n.value;

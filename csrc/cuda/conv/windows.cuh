@@ -41,7 +41,7 @@ struct PaddedPosition {
 // patch.
 template <typename Body>
 HYPERSEG_DEVICE void each_window(int position, const PatchAxis& axis, const Body& body) {
-  for (int patch = min((position + axis.halo) / axis.patch, axis.patches - 1); patch >= 0; --patch) {
+  for (int patch = min(axis.by_patch.quotient(position + axis.halo), axis.patches - 1); patch >= 0; --patch) {
     const int place = position + axis.halo - patch * axis.patch;
     if (place >= axis.window()) break;
     body(patch, place);

@@ -18,6 +18,7 @@ using bfloat16 = __nv_bfloat16;
 
 #define HYPERSEG_DEVICE __device__ __forceinline__
 #define HYPERSEG_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
+#define HYPERSEG_TABLE const __grid_constant__  // a kernel's argument that is indexed at run time, without a copy of it
 
 // The dynamic shared memory of the block, 16-byte aligned.
 HYPERSEG_DEVICE char* shared_memory() {
@@ -33,6 +34,13 @@ HYPERSEG_DEVICE uint32_t shuffle_xor(uint32_t value, int mask) { return __shfl_x
 // The warp's index in its block; the compiler then knows that it is uniform across the warp.
 HYPERSEG_DEVICE int warp_index() { return __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x) / 32, 0); }
 
+// Return v, but compute what depends on it where it is needed: values that a loop over long bodies does not change
+// would otherwise be kept in registers across all of them.
+HYPERSEG_DEVICE int opaque(int v) {
+  asm volatile("" : "+r"(v));
+  return v;
+}
+
 // Programmatic dependent launch: a kernel may start before the previous kernel of the stream has finished. It must wait
 // before it reads that kernel's outputs or writes its inputs; constants may be read before.
 HYPERSEG_DEVICE void wait_for_previous_kernel() {
@@ -41,10 +49,37 @@ HYPERSEG_DEVICE void wait_for_previous_kernel() {
 #endif
 }
 
+// Never before the wait: see stage_constants_and_wait.
 HYPERSEG_DEVICE void let_next_kernel_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
 #endif
+}
+
+// Begin a kernel with stage(), which reads nothing but constants and writes nothing but shared memory and registers,
+// while the previous kernel may still be running if the constants are `ready` (common/constants.h). Then wait.
+//
+// Every kernel lets the next one start only after its own wait. So when this grid starts, all kernels before the
+// previous one have finished and their writes are visible; only the previous one may still write, and it does not write
+// constants.
+template <typename Stage>
+HYPERSEG_DEVICE void stage_constants_and_wait(bool ready, const Stage& stage) {
+  if (!ready) wait_for_previous_kernel();
+  stage();
+  wait_for_previous_kernel();  // returns at once the second time
+  let_next_kernel_start();
+}
+
+// Add to a counter in global memory after all writes of the block that a barrier orders before, and read it before all
+// later reads: see GridBarrier.
+HYPERSEG_DEVICE void add_release(unsigned* counter, unsigned value) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(counter)), "r"(value)
+               : "memory");
+}
+HYPERSEG_DEVICE unsigned load_acquire(const unsigned* counter) {
+  unsigned value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(__cvta_generic_to_global(counter)) : "memory");
+  return value;
 }
 
 HYPERSEG_DEVICE float to_float(float v) { return v; }
@@ -78,20 +113,29 @@ HYPERSEG_DEVICE float min_or_nan(float a, float b) {
   return result;
 }
 
-// exp with an error of a few units in the last place, 0 for subnormal results, in far fewer instructions than expf: for
-// results that are rounded to 16 bits.
-HYPERSEG_DEVICE float fast_exp(float v) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(v * 1.44269504f));
-  return result;
-}
 HYPERSEG_DEVICE float fast_reciprocal(float v) {
   float result;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(v));
   return result;
 }
 
+// tanh with a relative error of at most 2^-11.
+HYPERSEG_DEVICE float fast_tanh(float v) {
+  float result;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(result) : "f"(v));
+  return result;
+}
+
 HYPERSEG_DEVICE float as_float(uint32_t bits) { return __uint_as_float(bits); }
+HYPERSEG_DEVICE uint32_t as_bits(float v) { return __float_as_uint(v); }
+
+// A byte of a word, as an operation that the compiler does not join with a conversion to float: that would take one of
+// the few units for exponentials.
+HYPERSEG_DEVICE uint32_t byte_of(uint32_t word, int byte) {
+  uint32_t result;
+  asm("prmt.b32 %0, %1, 0, %2;" : "=r"(result) : "r"(word), "r"(0x4440 | byte));
+  return result;
+}
 
 // Two 16-bit values in a register, the first one in the low half.
 template <typename T>
@@ -123,6 +167,25 @@ HYPERSEG_DEVICE uint32_t relu6_of_two<bfloat16>(uint32_t v) {
   return *reinterpret_cast<const uint32_t*>(&clamped);
 }
 
+// The same of two floats: pack<T>(low, high) and relu6_of_two in one instruction less.
+template <typename T>
+HYPERSEG_DEVICE uint32_t pack_relu6(float low, float high);
+template <>
+HYPERSEG_DEVICE uint32_t pack_relu6<half>(float low, float high) {
+  uint32_t v;
+  asm("cvt.rn.relu.f16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low));
+  const __half2 clamped = __hmin2_nan(*reinterpret_cast<const __half2*>(&v), __floats2half2_rn(6.0f, 6.0f));
+  return *reinterpret_cast<const uint32_t*>(&clamped);
+}
+template <>
+HYPERSEG_DEVICE uint32_t pack_relu6<bfloat16>(float low, float high) {
+  uint32_t v;
+  asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low));
+  const __nv_bfloat162 six = __floats2bfloat162_rn(6.0f, 6.0f);
+  const __nv_bfloat162 clamped = __hmin2_nan(*reinterpret_cast<const __nv_bfloat162*>(&v), six);
+  return *reinterpret_cast<const uint32_t*>(&clamped);
+}
+
 template <typename T>
 HYPERSEG_DEVICE float2 unpack(uint32_t v);
 template <>
@@ -149,11 +212,26 @@ HYPERSEG_DEVICE uint32_t multiply2<bfloat16>(uint32_t a, uint32_t b) {
   return *reinterpret_cast<const uint32_t*>(&v);
 }
 
+// Two values with 0 instead of -0.
+HYPERSEG_DEVICE uint32_t without_negative_zeros(uint32_t halves) {
+  const __half2 v = __hadd2(*reinterpret_cast<const __half2*>(&halves), __floats2half2_rn(0.0f, 0.0f));
+  return *reinterpret_cast<const uint32_t*>(&v);
+}
+
 // Copy 16 bytes, 16-byte aligned, from global to shared memory asynchronously; zeros if not `valid`. A thread's copies
 // since its last commit_copies() form a group; after wait_for_copies<n>() at most its last n groups are in flight.
 HYPERSEG_DEVICE void copy_async(void* shared, const void* global, bool valid) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global), "r"(valid ? 16 : 0)
+               : "memory");
+}
+// The same with 4 or 8 bytes, aligned to as many.
+template <int BYTES>
+HYPERSEG_DEVICE void copy_async(void* shared, const void* global, bool valid) {
+  if constexpr (BYTES == 16) return copy_async(shared, global, valid);
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(global), "n"(BYTES),
+               "r"(valid ? BYTES : 0)
                : "memory");
 }
 HYPERSEG_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -172,6 +250,13 @@ HYPERSEG_DEVICE void store16(void* global, float4 v) {
   asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(global)), "f"(v.x), "f"(v.y),
                "f"(v.z), "f"(v.w)
                : "memory");
+}
+
+// The same to shared memory. Loads from global memory may move across it.
+HYPERSEG_DEVICE void store16_shared(void* shared, uint4 v) {
+  asm volatile(
+      "st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w));
 }
 
 // Load four 8x8 matrices of 16-bit values from shared memory: lane i gives the address of row i % 8 of matrix i / 8,

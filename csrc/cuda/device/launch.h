@@ -21,6 +21,11 @@ using LaunchModes = int[kDevices];
 
 // `args` as for cudaLaunchKernel.
 void launch_kernel(const char* op, const void* kernel, LaunchModes& prepared, Grid grid, unsigned threads,
-                   size_t shared, Stream stream, void** args);
+                   size_t shared, Stream stream, void** args, bool together = false);
+
+// The number of blocks of a launch `together`, cooperative, that the current device can hold at once; 0 if it does not
+// support such launches. Asked once per device: `known` belongs to one kernel with one size of shared memory.
+int resident_blocks(const char* op, const void* kernel, LaunchModes& prepared, LaunchModes& known, unsigned threads,
+                    size_t shared);
 
 }  // namespace hyperseg::cuda

@@ -16,14 +16,18 @@ constexpr int kRowBytes = kChunkBytes + 16;        // an odd number of 16 bytes:
 template <typename T>
 constexpr int kChunk = kChunkBytes / sizeof(T);
 
-// A warp computes 32 rows x 32 columns of a tile; several warps split the depth where there are few tiles.
+// A warp computes 32 rows x 32 columns of a tile; several warps split the depth where there are few tiles. A chunk has
+// four steps, so with more than four of these warps a stage has several chunks.
 template <int ROW_WARPS, int COLUMN_WARPS, int DEPTH_WARPS>
 struct GemmTile {
   static constexpr int kColumnWarps = COLUMN_WARPS, kDepthWarps = DEPTH_WARPS;
   static constexpr int kRows = 32 * ROW_WARPS, kColumns = 32 * COLUMN_WARPS;
   static constexpr int kThreads = 32 * ROW_WARPS * COLUMN_WARPS * DEPTH_WARPS;
-  static constexpr int kStages = 512 / (kRows + kColumns);            // so that three blocks fit per SM
-  static constexpr int kStageBytes = (kRows + kColumns) * kRowBytes;  // the rows of a, then those of b
+  static constexpr int kSteps = kChunkBytes / kStepBytes;
+  static constexpr int kStageChunks = (DEPTH_WARPS + kSteps - 1) / kSteps;
+  static constexpr int kStages = 512 / (kRows + kColumns) / kStageChunks;  // so that three blocks fit per SM
+  static constexpr int kChunkRows = kRows + kColumns, kFilledBytes = kChunkRows * kRowBytes;  // rows of a, then of b
+  static constexpr int kStageBytes = kStageChunks * kFilledBytes;
 
   // Layout of the sums in shared memory, from the warps that accumulated them to the threads that store them. Rows of a
   // warp's fragment are 8 banks apart; every 8 rows and every 32 columns add 4 more, so that 8 threads can read 32
@@ -39,7 +43,8 @@ struct GemmTile {
   }
 
   static size_t shared_bytes(int64_t chunks) {
-    const size_t stages = (chunks < kStages ? chunks : kStages) * kStageBytes;
+    const int64_t needed = (chunks + kStageChunks - 1) / kStageChunks;
+    const size_t stages = (needed < kStages ? needed : kStages) * kStageBytes;
     return stages > kStagedBytes ? stages : kStagedBytes;
   }
 };
@@ -50,11 +55,11 @@ template <typename T, typename TILE, bool SCALED>
 struct Sums {
   float values[2][4][4] = {};
 
-  HYPERSEG_DEVICE static int row_of_a() { return threadIdx.x % 16; }
-  HYPERSEG_DEVICE static int row_of_b() { return threadIdx.x % 32 / 16 * 8 + threadIdx.x % 8; }
-  HYPERSEG_DEVICE static int byte_of_a() { return threadIdx.x % 32 / 16 * 16; }
-  HYPERSEG_DEVICE static int byte_of_b() { return threadIdx.x / 8 % 2 * 16; }
-  HYPERSEG_DEVICE static int byte_of_scale() { return threadIdx.x % 4 * 4; }
+  HYPERSEG_DEVICE static int row_of_a(int thread) { return thread % 16; }
+  HYPERSEG_DEVICE static int row_of_b(int thread) { return thread % 32 / 16 * 8 + thread % 8; }
+  HYPERSEG_DEVICE static int byte_of_a(int thread) { return thread % 32 / 16 * 16; }
+  HYPERSEG_DEVICE static int byte_of_b(int thread) { return thread / 8 % 2 * 16; }
+  HYPERSEG_DEVICE static int byte_of_scale(int thread) { return thread % 4 * 4; }
 
   HYPERSEG_DEVICE void add(const char* a, const char* b, const char* scale) {
     uint32_t fragment_a[2][4], fragment_b[2][4];
@@ -78,8 +83,8 @@ struct Sums {
         mma16<T>(values[i][j], fragment_a[i], fragment_b[j / 2][j % 2 * 2], fragment_b[j / 2][j % 2 * 2 + 1]);
   }
 
-  HYPERSEG_DEVICE void store(float* to) const {
-    const int lane = threadIdx.x % 32;
+  HYPERSEG_DEVICE void store(float* to, int thread) const {
+    const int lane = thread % 32;
 #pragma unroll
     for (int i = 0; i < 2; ++i)
 #pragma unroll
@@ -95,11 +100,11 @@ template <typename TILE, bool SCALED>
 struct Sums<float, TILE, SCALED> {
   float values[4][8] = {};  // rows 8 apart, columns 4 apart
 
-  HYPERSEG_DEVICE static int row_of_a() { return threadIdx.x % 32 / 4; }
-  HYPERSEG_DEVICE static int row_of_b() { return threadIdx.x % 4; }
-  HYPERSEG_DEVICE static int byte_of_a() { return 0; }
-  HYPERSEG_DEVICE static int byte_of_b() { return 0; }
-  HYPERSEG_DEVICE static int byte_of_scale() { return 0; }
+  HYPERSEG_DEVICE static int row_of_a(int thread) { return thread % 32 / 4; }
+  HYPERSEG_DEVICE static int row_of_b(int thread) { return thread % 4; }
+  HYPERSEG_DEVICE static int byte_of_a(int) { return 0; }
+  HYPERSEG_DEVICE static int byte_of_b(int) { return 0; }
+  HYPERSEG_DEVICE static int byte_of_scale(int) { return 0; }
 
   HYPERSEG_DEVICE void add(const char* a, const char* b, const char* scale) {
 #pragma unroll
@@ -127,8 +132,8 @@ struct Sums<float, TILE, SCALED> {
     }
   }
 
-  HYPERSEG_DEVICE void store(float* to) const {
-    const int lane = threadIdx.x % 32;
+  HYPERSEG_DEVICE void store(float* to, int thread) const {
+    const int lane = thread % 32;
 #pragma unroll
     for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -137,51 +142,80 @@ struct Sums<float, TILE, SCALED> {
   }
 };
 
+// Call load(chunk, stage) for the chunks of a stage that exist.
+template <typename TILE, typename Load>
+HYPERSEG_DEVICE void fill_stage(int stage, int chunks, char* to, const Load& load) {
+#pragma unroll
+  for (int i = 0; i < TILE::kStageChunks; ++i)
+    if (stage * TILE::kStageChunks + i < chunks) load(stage * TILE::kStageChunks + i, to + i * TILE::kFilledBytes);
+}
+
+// Call load(chunk, stage) for the chunks that multiply_tile loads first.
+template <typename T, typename TILE, typename Load>
+HYPERSEG_DEVICE void for_each_first_chunk(int depth, const Load& load) {
+  const int chunks = (depth + kChunk<T> - 1) / kChunk<T>;
+#pragma unroll 1
+  for (int stage = 0; stage < TILE::kStages - 1; ++stage)
+    fill_stage<TILE>(stage, chunks, shared_memory() + stage * TILE::kStageBytes, load);
+}
+
 // Compute a tile, of which `rows` and `columns` are needed. load(chunk, stage) starts to copy a chunk of the operands:
-// rows of kRowBytes, zeros in a step of kStepBytes beyond the depth. SCALED: the rows of a are multiplied by `scales`
-// in shared memory, after the stages, which prepare() fills while the first copies are in flight; zeros beyond the
-// depth. Returns kDepthWarps partial sums of kStaged values each, which all threads may read.
-template <typename T, typename TILE, bool SCALED, typename Load, typename Prepare>
-HYPERSEG_DEVICE const float* multiply_tile(int depth, int rows, int columns, const Load& load, const char* scales,
-                                           const Prepare& prepare) {
-  const int warp = threadIdx.x / 32, chunks = (depth + kChunk<T> - 1) / kChunk<T>;
+// rows of kRowBytes, zeros in a step of kStepBytes beyond the depth. load_first(chunk, stage) is called instead for the
+// chunks of for_each_first_chunk, of which some copies may have been started before. SCALED: the rows of a are
+// multiplied by `scales` in shared memory, after the stages, which prepare() fills while the first copies are in
+// flight; zeros beyond the depth. Returns kDepthWarps partial sums of kStaged values each, which all threads may read.
+template <typename T, typename TILE, bool SCALED, typename LoadFirst, typename Load, typename Prepare>
+HYPERSEG_DEVICE const float* multiply_tile(int depth, int rows, int columns, const LoadFirst& load_first,
+                                           const Load& load, const char* scales, const Prepare& prepare,
+                                           int thread = threadIdx.x) {
+  const int warp = thread / 32, chunks = (depth + kChunk<T> - 1) / kChunk<T>;
+  const int stages = (chunks + TILE::kStageChunks - 1) / TILE::kStageChunks;
   const int part = warp % TILE::kDepthWarps, tile = warp / TILE::kDepthWarps;
+  const int own_chunk = part / TILE::kSteps;
   const int row = 32 * (tile / TILE::kColumnWarps), column = 32 * (tile % TILE::kColumnWarps);
   char* memory = shared_memory();
   using Of = Sums<T, TILE, SCALED>;
   Of sums;
   const bool needed = row < rows && column < columns;
-  const int first_byte = part * kStepBytes;
-  const int a = (row + Of::row_of_a()) * kRowBytes + first_byte + Of::byte_of_a();
-  const int b = (TILE::kRows + column + Of::row_of_b()) * kRowBytes + first_byte + Of::byte_of_b();
-  const char* scale = scales + first_byte + Of::byte_of_scale();
+  const int first_byte = part % TILE::kSteps * kStepBytes, chunk_bytes = own_chunk * TILE::kFilledBytes;
+  const int a = chunk_bytes + (row + Of::row_of_a(thread)) * kRowBytes + first_byte + Of::byte_of_a(thread);
+  const int b =
+      chunk_bytes + (TILE::kRows + column + Of::row_of_b(thread)) * kRowBytes + first_byte + Of::byte_of_b(thread);
+  const char* scale = scales + own_chunk * kChunkBytes + first_byte + Of::byte_of_scale(thread);
 #pragma unroll 1
-  for (int chunk = 0; chunk < TILE::kStages - 1; ++chunk) {
-    if (chunk < chunks) load(chunk, memory + chunk * TILE::kStageBytes);
+  for (int stage = 0; stage < TILE::kStages - 1; ++stage) {
+    fill_stage<TILE>(stage, chunks, memory + stage * TILE::kStageBytes, load_first);
     commit_copies();
   }
   if constexpr (SCALED) prepare();
-  int stage = 0, next = TILE::kStages - 1;
+  int current = 0, next = TILE::kStages - 1;
 #pragma unroll 1
-  for (int chunk = 0; chunk < chunks; ++chunk) {
+  for (int stage = 0; stage < stages; ++stage) {
     wait_for_copies<TILE::kStages - 2>();
     sync_block();  // and all threads have finished with the stage that is filled next
-    if (chunk + TILE::kStages - 1 < chunks) load(chunk + TILE::kStages - 1, memory + next * TILE::kStageBytes);
+    fill_stage<TILE>(stage + TILE::kStages - 1, chunks, memory + next * TILE::kStageBytes, load);
     commit_copies();
-    const char* filled = memory + stage * TILE::kStageBytes;
+    const char* filled = memory + current * TILE::kStageBytes;
+    const int chunk = stage * TILE::kStageChunks + own_chunk;
     const int bytes = needed ? (depth - chunk * kChunk<T>)*static_cast<int>(sizeof(T)) : 0;
 #pragma unroll
     for (int step = 0; step < kChunkBytes; step += TILE::kDepthWarps * kStepBytes)
       if (step + first_byte < bytes) sums.add(filled + a + step, filled + b + step, scale + step);
-    scale += kChunkBytes;
-    stage = stage + 1 == TILE::kStages ? 0 : stage + 1;
+    scale += TILE::kStageChunks * kChunkBytes;
+    current = current + 1 == TILE::kStages ? 0 : current + 1;
     next = next + 1 == TILE::kStages ? 0 : next + 1;
   }
   sync_block();
   float* staged = reinterpret_cast<float*>(memory);
-  sums.store(staged + part * TILE::kStaged + TILE::staged(row, column));
+  sums.store(staged + part * TILE::kStaged + TILE::staged(row, column), thread);
   sync_block();
   return staged;
+}
+
+template <typename T, typename TILE, bool SCALED, typename Load, typename Prepare>
+HYPERSEG_DEVICE const float* multiply_tile(int depth, int rows, int columns, const Load& load, const char* scales,
+                                           const Prepare& prepare) {
+  return multiply_tile<T, TILE, SCALED>(depth, rows, columns, load, load, scales, prepare);
 }
 
 }  // namespace hyperseg::cuda

@@ -20,9 +20,13 @@ struct Mbconv : MbconvShape {
   void *expanded = nullptr, *filtered = nullptr;  // before (if it is stored) and after the depthwise convolution
   void* gates = nullptr;                          // [images, hidden_stride]
   float* partials = nullptr;                      // [images, sums, squeezed]
+  bool constants_ready = false;                   // see common/constants.h
+  unsigned* barrier = nullptr;                    // optional: the first step sets it to 0, for mbconv_chain
 };
 
 struct MbconvPlan;  // see mbconv_plan.h
 void mbconv(const Mbconv& block, const MbconvPlan& plan, Stream stream);
+// Its first launch: expand, or depthwise without an expansion, or both in one.
+void mbconv_first_step(const Mbconv& block, const MbconvPlan& plan, Stream stream);
 
 }  // namespace hyperseg::cuda

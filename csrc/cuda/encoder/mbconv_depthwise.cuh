@@ -2,6 +2,7 @@
 
 #include "common/map.h"
 #include "cuda/device/activation.cuh"
+#include "cuda/device/grid_barrier.cuh"
 #include "cuda/device/vectors.cuh"
 #include "cuda/encoder/mbconv_plan.h"
 
@@ -17,17 +18,20 @@ struct MbconvDepthwise {
   float* partials;                   // [images, groups * slices, squeezed]
   int64_t out_stride;
   int height, width, channels, squeezed, size, stride, top, left, tiles_down, tiles, steps, groups, slices;
-  int staged;       // rows of `reduce` in shared memory: all or none
-  bool in_vectors;  // whether eight channels can be copied at once
+  int staged;            // rows of `reduce` in shared memory: all or none
+  bool in_vectors;       // whether eight channels can be copied at once
+  bool constants_ready;  // see common/constants.h
+  unsigned* barrier;     // optional: set to 0, for a kernel that follows
 };
 
 // Copy the window of a tile whose first value is at (y, x), with zeros around the map.
-template <typename T, typename W>
-HYPERSEG_DEVICE void copy_window(const Map<const T>& in, bool vectors, int64_t n, int first, int y, int x, T* window) {
+template <typename T, typename W, int THREADS>
+HYPERSEG_DEVICE void copy_window(const Map<const T>& in, bool vectors, int64_t n, int first, int y, int x, T* window,
+                                 int thread) {
   constexpr int kVectors = kSlice / kVector<T>;
-  const int part = threadIdx.x % kVectors * kVector<T>, c = first + part;
+  const int part = thread % kVectors * kVector<T>, c = first + part;
   // Threads go along columns and steps along rows, which avoids divisions of indices.
-  for (int column = threadIdx.x / kVectors; column < W::kColumns; column += kDepthwiseThreads / kVectors) {
+  for (int column = thread / kVectors; column < W::kColumns; column += THREADS / kVectors) {
     const bool inside = x + column >= 0 && x + column < in.width && c < in.channels;
     T* to = window + W::slot(column) * kSlice + part;
     const T* from = in.at(n, c, y, x + column);
@@ -51,16 +55,19 @@ template <typename T, int SIZE, int STRIDE, int THREADS>
 class Slice {
  public:
   using Share = Runs<THREADS>;
+  int thread;
   int n, first;  // image and channel
   T* window;
 
-  HYPERSEG_DEVICE explicit Slice(const MbconvDepthwise<T>& problem)
-      : n(blockIdx.x / problem.slices / problem.groups),
-        first(blockIdx.x % problem.slices * kSlice),
+  HYPERSEG_DEVICE Slice(const MbconvDepthwise<T>& problem, unsigned index, int thread_)
+      : thread(thread_),
+        n(index / problem.slices / problem.groups),
+        first(index % problem.slices * kSlice),
         problem_(problem),
         size_(SIZE ? SIZE : problem.size),
         stride_(SIZE ? STRIDE : problem.stride),
-        group_(blockIdx.x / problem.slices % problem.groups) {
+        group_(index / problem.slices % problem.groups),
+        index_(index) {
     weights_ = reinterpret_cast<float*>(shared_memory());
     bias_ = weights_ + size_ * size_ * kSlice;
     totals_ = bias_ + kSlice;
@@ -79,21 +86,21 @@ class Slice {
   // Start to stage the operands that do not depend on the tile.
   HYPERSEG_DEVICE void stage() {
     constexpr int kVectors = kSlice / kVector<T>;
-    for (int i = threadIdx.x; i < problem_.staged * kVectors; i += THREADS) {
+    for (int i = thread; i < problem_.staged * kVectors; i += THREADS) {
       const int channel = i % kVectors * kVector<T>;
       const bool valid = first + channel < problem_.channels;
       const T* from = problem_.reduce + static_cast<int64_t>(i / kVectors) * problem_.channels + first + channel;
       copy_async(reduce_ + i * kVector<T>, valid ? from : problem_.reduce, valid);
     }
-    for (int i = threadIdx.x; i < size_ * size_ * kSlice; i += THREADS) {
+    for (int i = thread; i < size_ * size_ * kSlice; i += THREADS) {
       const int channel = i / (size_ * size_), tap = i % (size_ * size_);
       weights_[tap * kSlice + channel] =
           first + channel < problem_.channels
               ? to_float(problem_.weights[static_cast<int64_t>(first) * size_ * size_ + i])
               : 0.0f;
     }
-    const int own = first + threadIdx.x;
-    if (threadIdx.x < kSlice) bias_[threadIdx.x] = own < problem_.channels ? to_float(problem_.bias[own]) : 0.0f;
+    const int own = first + thread;
+    if (thread < kSlice) bias_[thread] = own < problem_.channels ? to_float(problem_.bias[own]) : 0.0f;
   }
 
   // Compute the outputs of a tile and add them to the totals.
@@ -164,7 +171,6 @@ class Slice {
 
   // Write the block's share of the squeezed channels.
   HYPERSEG_DEVICE void squeeze() {
-    const int thread = threadIdx.x;
     store2(totals_ + run() * kSlice + pair(), total_);
     sync_block();
     if (thread < kSlice) {
@@ -173,7 +179,7 @@ class Slice {
       totals_[thread] = sum;
     }
     sync_block();
-    float* partials = problem_.partials + static_cast<int64_t>(blockIdx.x) * problem_.squeezed;
+    float* partials = problem_.partials + static_cast<int64_t>(index_) * problem_.squeezed;
     const int part = thread % 4 * 8, count = problem_.channels - first - part;  // four threads per squeezed channel
     for (int begin = 0; begin < problem_.squeezed; begin += THREADS / 4) {
       const int s = begin + thread / 4;
@@ -194,8 +200,8 @@ class Slice {
   }
 
  private:
-  HYPERSEG_DEVICE static int pair() { return threadIdx.x % (kSlice / 2) * 2; }
-  HYPERSEG_DEVICE static int run() { return threadIdx.x / (kSlice / 2); }
+  HYPERSEG_DEVICE int pair() const { return thread % (kSlice / 2) * 2; }
+  HYPERSEG_DEVICE int run() const { return thread / (kSlice / 2); }
 
   // Apply SiLU to the sums of a pixel, add them to the totals and store them.
   HYPERSEG_DEVICE void finish(T* to, float2 v) {
@@ -205,31 +211,36 @@ class Slice {
   }
 
   const MbconvDepthwise<T>& problem_;
-  int size_, stride_, group_;
+  int size_, stride_, group_, index_;
   float *weights_, *bias_, *totals_;  // [size * size, kSlice], [kSlice], [runs, kSlice]
   T* reduce_;                         // [staged, kSlice]
   float2 total_{0.0f, 0.0f};
 };
 
-template <typename T, int SIZE, int STRIDE>
-HYPERSEG_KERNEL(kDepthwiseThreads, 4)
-mbconv_depthwise_kernel(MbconvDepthwise<T> problem) {
-  wait_for_previous_kernel();
-  let_next_kernel_start();
-  Slice<T, SIZE, STRIDE, kDepthwiseThreads> slice(problem);
+// The depthwise convolution of a slice, of which the constants are staged.
+template <typename T, int SIZE, int STRIDE, int THREADS>
+HYPERSEG_DEVICE void filter_slice(const MbconvDepthwise<T>& problem, Slice<T, SIZE, STRIDE, THREADS>& slice) {
   for (int step = 0, top, left; step < problem.steps && slice.tile(step, top, left); ++step) {
     if (step) sync_block();  // all threads have finished with the window
     if constexpr (SIZE > 0)
-      copy_window<T, DepthwiseWindow<SIZE, STRIDE>>(problem.in, problem.in_vectors, slice.n, slice.first,
-                                                    top * STRIDE - problem.top, left * STRIDE - problem.left,
-                                                    slice.window);
-    if (!step) slice.stage();
+      copy_window<T, DepthwiseWindow<SIZE, STRIDE>, THREADS>(problem.in, problem.in_vectors, slice.n, slice.first,
+                                                             top * STRIDE - problem.top, left * STRIDE - problem.left,
+                                                             slice.window, slice.thread);
     commit_copies();
     wait_for_copies<0>();
     sync_block();
     slice.filter(top, left);
   }
   slice.squeeze();
+}
+
+template <typename T, int SIZE, int STRIDE>
+HYPERSEG_KERNEL(kDepthwiseThreads, 4)
+mbconv_depthwise_kernel(MbconvDepthwise<T> problem) {
+  Slice<T, SIZE, STRIDE, kDepthwiseThreads> slice(problem, blockIdx.x, threadIdx.x);
+  stage_constants_and_wait(problem.constants_ready, [&] { slice.stage(); });
+  clear(problem.barrier);
+  filter_slice(problem, slice);
 }
 
 }  // namespace hyperseg::cuda

@@ -34,8 +34,8 @@ HYPERSEG_DEVICE int channel_of_column(int column) { return column % 8 / 2 * 8 + 
 // and `weights` may be in flight, but the thread must have closed them.
 template <typename T, typename W>
 HYPERSEG_DEVICE void expand_window(const Map<const T>& in, const Expansion<T>& expansion, int n, int y, int x,
-                                   const float* bias, const char* weights, char* rings, T* window) {
-  const int warp = warp_index(), lane = threadIdx.x % 32, depth = expansion.depth, stages = expansion.stages;
+                                   const float* bias, const char* weights, char* rings, T* window, int thread) {
+  const int warp = warp_index(), lane = thread % 32, depth = expansion.depth, stages = expansion.stages;
   const int height = static_cast<int>(in.height), width = static_cast<int>(in.width);
   const int steps = (depth + kStripeStep - 1) / kStripeStep, chunks = (depth + kStripeDepth - 1) / kStripeDepth;
   const int top = max(-y, 0), rows = min(W::kRows, height - y) - top;
@@ -135,47 +135,71 @@ HYPERSEG_DEVICE void expand_window(const Map<const T>& in, const Expansion<T>& e
 
   if (pixels == W::kRows * W::kColumns) return;
   static_assert(W::kColumns <= kExpandingThreads / 4);
-  const int column = threadIdx.x / 4;
-  T* to = window + W::slot(column) * kSlice + threadIdx.x % 4 * 8;
+  const int column = thread / 4;
+  T* to = window + W::slot(column) * kSlice + thread % 4 * 8;
 #pragma unroll 1
   for (int row = 0; column < W::kColumns && row < W::kRows; ++row, to += W::kPitch * kSlice)
     if (row < top || row >= top + rows || column < left || column >= left + columns)
       *reinterpret_cast<uint4*>(to) = uint4{0, 0, 0, 0};
 }
 
-// `problem.in` is the input of the expansion, with vectorized channels.
+// The expansion and depthwise convolution of a slice. `problem.in` is the input of the expansion, with vectorized
+// channels.
+template <typename T, int SIZE, int STRIDE>
+class ExpandedSlice {
+ public:
+  HYPERSEG_DEVICE ExpandedSlice(const MbconvDepthwise<T>& problem, const Expansion<T>& expansion, unsigned index,
+                                int thread)
+      : problem_(problem), expansion_(expansion), slice_(problem, index, thread) {
+    bias_ = reinterpret_cast<float*>(slice_.window + W::kValues);
+    weights_ = reinterpret_cast<char*>(bias_ + kSlice);
+  }
+
+  // Start to stage the constants.
+  HYPERSEG_DEVICE void stage() {
+    const int thread = slice_.thread, own = slice_.first + thread;
+    const int row = thread / 8, channel = slice_.first + channel_of_column(row);
+    const T* from = expansion_.weights + static_cast<int64_t>(channel) * expansion_.depth;
+    char* to = weights_ + row * Expansion<T>::weight_bytes(expansion_.depth);
+#pragma unroll 1
+    for (int k = thread % 8 * 8; k < Expansion<T>::padded(expansion_.depth); k += 64) {
+      const bool valid = channel < problem_.channels && k < expansion_.depth;
+      copy_async(to + k * sizeof(T), valid ? from + k : expansion_.weights, valid);
+    }
+    slice_.stage();
+    commit_copies();
+    if (thread < kSlice) bias_[thread] = own < problem_.channels ? to_float(expansion_.bias[own]) : 0.0f;
+  }
+
+  HYPERSEG_DEVICE void run() {
+    char* const rings = weights_ + kSlice * Expansion<T>::weight_bytes(expansion_.depth);
+#pragma unroll 1
+    for (int step = 0, top, left; step < problem_.steps && slice_.tile(step, top, left); ++step) {
+      expand_window<T, W>(problem_.in, expansion_, slice_.n, top * STRIDE - problem_.top, left * STRIDE - problem_.left,
+                          bias_, weights_, rings, slice_.window, slice_.thread);
+      sync_block();
+      slice_.filter(top, left);
+    }
+    wait_for_copies<0>();
+    slice_.squeeze();
+  }
+
+ private:
+  using W = DepthwiseWindow<SIZE, STRIDE>;
+  const MbconvDepthwise<T>& problem_;
+  const Expansion<T>& expansion_;
+  Slice<T, SIZE, STRIDE, kExpandingThreads> slice_;
+  float* bias_;    // [kSlice]
+  char* weights_;  // [kSlice] rows
+};
+
 template <typename T, int SIZE, int STRIDE>
 HYPERSEG_KERNEL(kExpandingThreads, 3)
 mbconv_expand_depthwise_kernel(MbconvDepthwise<T> problem, Expansion<T> expansion) {
-  wait_for_previous_kernel();
-  let_next_kernel_start();
-  using W = DepthwiseWindow<SIZE, STRIDE>;
-  Slice<T, SIZE, STRIDE, kExpandingThreads> slice(problem);
-  float* bias = reinterpret_cast<float*>(slice.window + W::kValues);  // [kSlice]
-  char* weights = reinterpret_cast<char*>(bias + kSlice);             // [kSlice] rows
-  char* rings = weights + kSlice * Expansion<T>::weight_bytes(expansion.depth);
-  const int thread = threadIdx.x, own = slice.first + thread;
-  const int row = thread / 8, channel = slice.first + channel_of_column(row);
-  const T* from = expansion.weights + static_cast<int64_t>(channel) * expansion.depth;
-  char* to = weights + row * Expansion<T>::weight_bytes(expansion.depth);
-#pragma unroll 1
-  for (int k = thread % 8 * 8; k < Expansion<T>::padded(expansion.depth); k += 64) {
-    const bool valid = channel < problem.channels && k < expansion.depth;
-    copy_async(to + k * sizeof(T), valid ? from + k : expansion.weights, valid);
-  }
-  slice.stage();
-  commit_copies();
-  if (thread < kSlice) bias[thread] = own < problem.channels ? to_float(expansion.bias[own]) : 0.0f;
-
-#pragma unroll 1
-  for (int step = 0, top, left; step < problem.steps && slice.tile(step, top, left); ++step) {
-    expand_window<T, W>(problem.in, expansion, slice.n, top * STRIDE - problem.top, left * STRIDE - problem.left, bias,
-                        weights, rings, slice.window);
-    sync_block();
-    slice.filter(top, left);
-  }
-  wait_for_copies<0>();
-  slice.squeeze();
+  ExpandedSlice<T, SIZE, STRIDE> slice(problem, expansion, blockIdx.x, threadIdx.x);
+  stage_constants_and_wait(problem.constants_ready, [&] { slice.stage(); });
+  clear(problem.barrier);
+  slice.run();
 }
 
 }  // namespace hyperseg::cuda

@@ -8,20 +8,6 @@
 namespace hyperseg::cuda {
 namespace {
 
-// Value of HYPERSEG_MBCONV, which overrides the estimates below so that both can be measured: as few launches as the
-// kernels allow, or one per step.
-enum class Launches { kEstimated, kFewest, kMost };
-Launches launches() {
-  static const Launches wish = [] {
-    const char* const requested = std::getenv("HYPERSEG_MBCONV");
-    if (!requested || !*requested) return Launches::kEstimated;
-    const bool fewest = !std::strcmp(requested, "fewest");
-    check(fewest || !std::strcmp(requested, "most"), "HYPERSEG_MBCONV must be fewest or most, got ", requested);
-    return fewest ? Launches::kFewest : Launches::kMost;
-  }();
-  return wish;
-}
-
 MbconvTiling tiling_of(const Mbconv& block) {
   MbconvTiling tiling{};
   tiling.down = blocks_of(block.out.height, kTileRows);
@@ -46,14 +32,15 @@ int64_t in_windows(int64_t tiles, int64_t step, int64_t window, int64_t padding,
 // faster than a separate launch. In instructions counted in sm_90's code: per warp for 32 pixels x 32 channels, and per
 // block for the rest of a tile.
 template <int SIZE, int STRIDE>
-bool expands_within(const Mbconv& block, const MbconvTiling& tiling) {
-  constexpr double kCycle = 2.4, kLaunch = 2600,
-                   kLeast = 4400;  // instructions per cycle; cycles per launch besides its work
+bool expands_within(const Mbconv& block, const MbconvTiling& tiling, const MbconvCosts& costs) {
+  constexpr double kCycle = 2.4;  // instructions
   constexpr double kStripe = 460, kChunk = 100, kStep = 12, kOwn = 700, kOwnChunk = 110, kOwnStep = 20;
   constexpr double kFilter = SIZE == 3 ? (STRIDE == 1 ? 5130 : 5610) : (STRIDE == 1 ? 8020 : 8610);
   constexpr double kOwnFilter = SIZE == 3 ? (STRIDE == 1 ? 5070 : 6940) : (STRIDE == 1 ? 7800 : 9920);
+  // With 256 threads, of which each has half as many rows.
+  constexpr double kWideFilter = SIZE == 3 ? (STRIDE == 1 ? 5830 : 7510) : (STRIDE == 1 ? 8820 : 10710);
   using W = DepthwiseWindow<SIZE, STRIDE>;
-  if (launches() != Launches::kEstimated) return launches() == Launches::kFewest;
+  if (requested_launches() != MbconvLaunches::kEstimated) return requested_launches() == MbconvLaunches::kFewest;
   const int64_t depth = block.x.channels, across = tiling.tiles / tiling.down;
   const double pixels =
       static_cast<double>(in_windows(tiling.down, kTileRows * STRIDE, W::kRows, block.top, block.x.height)) *
@@ -65,14 +52,28 @@ bool expands_within(const Mbconv& block, const MbconvTiling& tiling) {
   const double own_stripes = static_cast<double>(block.images) * blocks_of(block.x.height * block.x.width, 32) *
                              blocks_of(block.hidden, kSlice);
   const double tiles = static_cast<double>(blocks_of(block.images * tiling.sums(), kSms) * tiling.steps);
-  const auto launched = [&](double instructions) { return std::max(kLeast, kLaunch + instructions / kCycle); };
+  const auto launched = [&](double instructions) {
+    return std::max(costs.least, costs.between + instructions / kCycle);
+  };
   const double within = launched(tiles * ((pixels / 32 + 0.5) * stripe + kFilter));  // the last stripe is not full
-  return within < launched(tiles * kOwnFilter) + launched(own_stripes * own_stripe / kSms);
+  const double filter = costs.threads == kDepthwiseThreads ? kOwnFilter : kWideFilter;
+  return within < launched(tiles * filter) + launched(own_stripes * own_stripe / kSms);
 }
 
 }  // namespace
 
-MbconvPlan mbconv_plan(const Mbconv& block) {
+MbconvLaunches requested_launches() {
+  static const MbconvLaunches wish = [] {
+    const char* const requested = std::getenv("HYPERSEG_MBCONV");
+    if (!requested || !*requested) return MbconvLaunches::kEstimated;
+    const bool fewest = !std::strcmp(requested, "fewest");
+    check(fewest || !std::strcmp(requested, "most"), "HYPERSEG_MBCONV must be fewest or most, got ", requested);
+    return fewest ? MbconvLaunches::kFewest : MbconvLaunches::kMost;
+  }();
+  return wish;
+}
+
+MbconvPlan mbconv_plan(const Mbconv& block, const MbconvCosts& costs) {
   MbconvPlan plan{tiling_of(block)};
   constexpr int64_t kMaxValues = int64_t{1} << 29;  // limit of the input: the kernel uses 32-bit offsets
   const auto few = [](int64_t count, int64_t stride) { return stride >= 0 && count * stride < kMaxValues; };
@@ -87,9 +88,9 @@ MbconvPlan mbconv_plan(const Mbconv& block) {
                expansion_shared_bytes(2, static_cast<int>(std::min(x.channels, kMaxShared)), stages);
       };
       const auto fewest = [&](int64_t staged) { return bytes(staged, kFewestStages); };
-      if (fewest(0) > kMaxShared || !expands_within<SIZE, STRIDE>(block, plan.tiling)) return;
+      if (fewest(0) > costs.shared || !expands_within<SIZE, STRIDE>(block, plan.tiling, costs)) return;
       plan.within = true;
-      plan.staged = staged_rows(block, fewest);
+      plan.staged = staged_rows(block, fewest, costs.shared);
       plan.stages = kFewestStages;
       plan.shared = fewest(plan.staged);
       // Use more stages as long as the same number of blocks stays resident.
@@ -97,7 +98,7 @@ MbconvPlan mbconv_plan(const Mbconv& block) {
       const int64_t blocks = blocks_of(block.images * plan.tiling.sums(), kSms);
       for (int64_t stages = kFewestStages + 1; stages <= kMaxStages; ++stages) {
         const int64_t more = bytes(plan.staged, stages);
-        if (more > kMaxShared || resident(more) < std::min(blocks, resident(plan.shared))) break;
+        if (more > costs.shared || resident(more) < std::min(blocks, resident(plan.shared))) break;
         plan.stages = stages;
         plan.shared = more;
       }
@@ -106,14 +107,20 @@ MbconvPlan mbconv_plan(const Mbconv& block) {
   return plan;
 }
 
-bool computes_gates(int64_t squeezed, int64_t parts, int64_t channels, int64_t threads, int64_t blocks) {
-  constexpr double kLaunch = 3500, kSixteen = 700, kMultiply = 6, kSteps = 400;  // cycles
+bool computes_gates(int64_t squeezed, int64_t parts, int64_t channels, int64_t threads, int64_t blocks,
+                    const MbconvCosts& costs) {
+  // Cycles: of a step for gates alone, of sixteen partial sums at once, of a multiplication by four warps, of up to
+  // eight loads of weights per thread, and of the rest.
+  constexpr double kGate = 900, kSixteen = 700, kMultiply = 4.5, kLoads = 700, kRest = 1000;
   if (squeezed > threads) return false;
-  if (launches() != Launches::kEstimated) return launches() == Launches::kFewest;
+  if (requested_launches() != MbconvLaunches::kEstimated) return requested_launches() == MbconvLaunches::kFewest;
   const double sums = static_cast<double>(parts) * squeezed / threads / 16;
-  const double multiplies = static_cast<double>(channels) * squeezed / threads;
+  const double multiplies = static_cast<double>(channels) * squeezed / 128;
+  const int64_t width = squeezed % 4 == 0 ? 4 : squeezed % 2 == 0 ? 2 : 1;
+  const double loads = static_cast<double>(blocks_of(channels, threads) * blocks_of(squeezed, 8 * width));
   const double rounds = static_cast<double>(blocks_of(blocks, 3 * kSms));
-  return rounds * (kSteps + kSixteen * sums + kMultiply * multiplies) < kLaunch;
+  const double within = kRest + kSixteen * sums + std::max(kMultiply * multiplies, kLoads * loads);
+  return rounds * within < costs.between + kGate + kSixteen * sums;
 }
 
 }  // namespace hyperseg::cuda

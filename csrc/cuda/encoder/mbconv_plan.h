@@ -83,8 +83,22 @@ struct MbconvPlan {
   bool within = false;
   int64_t stages = 0, staged = 0, shared = 0;
 };
+// What estimates depend on: cycles between the end of a step and the start of the next, the least that a step takes
+// with them; threads of a depthwise convolution, and the shared memory that they may have.
+struct MbconvCosts {
+  double between, least;
+  int threads;
+  int64_t shared;
+};
+constexpr MbconvCosts kLaunched{2600, 4400, kDepthwiseThreads, kMaxShared};
+
 // `expanded`, which a plan `within` does not need, and `partials` need not be allocated yet.
-MbconvPlan mbconv_plan(const Mbconv& block);
+MbconvPlan mbconv_plan(const Mbconv& block, const MbconvCosts& costs = kLaunched);
+
+// The value of HYPERSEG_MBCONV, which overrides the estimates so that both can be measured: as few launches as the
+// kernels allow, or one per step.
+enum class MbconvLaunches { kEstimated, kFewest, kMost };
+MbconvLaunches requested_launches();
 
 // Estimated work per SM, in units of the time to read one operand value. From bytes and instructions on sm_90, a value
 // of the output costs five, and a block kBlock besides its values.
@@ -98,7 +112,8 @@ int64_t cost(int64_t images, int64_t pixels, int64_t columns, int64_t depth) {
 
 // Estimate whether computing the gates in all blocks of the projection is faster than a launch: rounds of blocks, three
 // per SM, in which each thread reads partial sums, sixteen at a time, and multiplies.
-bool computes_gates(int64_t squeezed, int64_t parts, int64_t channels, int64_t threads, int64_t blocks);
+bool computes_gates(int64_t squeezed, int64_t parts, int64_t channels, int64_t threads, int64_t blocks,
+                    const MbconvCosts& costs = kLaunched);
 
 inline bool in_vectors(const void* data, int64_t stride) {
   return stride % 8 == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0;
@@ -129,8 +144,8 @@ void with_window(const Mbconv& block, const Body& body) {
 
 // Return the rows of `reduce` that a block keeps in shared memory; bytes(rows) is what they take.
 template <typename Bytes>
-int64_t staged_rows(const Mbconv& block, const Bytes& bytes) {
-  const bool fits = block.squeezed <= kMaxStaged && bytes(block.squeezed) <= kMaxShared;
+int64_t staged_rows(const Mbconv& block, const Bytes& bytes, int64_t most = kMaxShared) {
+  const bool fits = block.squeezed <= kMaxStaged && bytes(block.squeezed) <= most;
   return fits && in_vectors(block.reduce, block.hidden) ? block.squeezed : 0;
 }
 

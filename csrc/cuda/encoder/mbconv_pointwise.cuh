@@ -2,6 +2,7 @@
 
 #include "common/map.h"
 #include "cuda/device/activation.cuh"
+#include "cuda/device/grid_barrier.cuh"
 #include "cuda/device/pipelined_gemm.cuh"
 #include "cuda/encoder/mbconv_gate.cuh"
 #include "cuda/encoder/mbconv_plan.h"
@@ -42,7 +43,9 @@ struct MbconvPointwise {
   PixelRows<const T> added;   // optional: added to the output
   PixelRows<T> out;           // channels after `columns` get the activation of 0
   int pixels, depth, columns, out_channels, row_tiles, column_tiles, stages_bytes;
-  bool weight_vectors;  // whether rows of the weights and the bias are whole vectors
+  bool weight_vectors;   // whether rows of the weights and the bias are whole vectors
+  bool constants_ready;  // see common/constants.h
+  unsigned* barrier;     // optional: set to 0, for a kernel that follows
 };
 
 // Copy COUNT rows of a chunk of the depth to a stage in shared memory, 16 bytes per thread.
@@ -52,9 +55,10 @@ struct Copier {
   int valid, depth;      // number of rows, and of values per row
   const T* first;        // the thread's first value, for vectorized rows
   int64_t stride_bytes;  // between rows, likewise
+  int thread = threadIdx.x;
 
   HYPERSEG_DEVICE void vectors(char* stage, int chunk) const {
-    const int row = threadIdx.x / 8, part = threadIdx.x % 8;
+    const int row = thread / 8, part = thread % 8;
     const int k = chunk * kChunk<T> + part * kVector<T>;
     if (k - part % 2 * kVector<T> >= depth) return;  // nothing is read of a step that begins beyond the depth
     const bool inside = k < depth;
@@ -70,10 +74,10 @@ struct Copier {
   // at(row): its first value; the others are `stride` apart.
   template <typename At>
   HYPERSEG_DEVICE void values(char* stage, int chunk, int64_t stride, const At& at) const {
-    const int k = chunk * kChunk<T> + threadIdx.x % 8 * kVector<T>;
+    const int k = chunk * kChunk<T> + thread % 8 * kVector<T>;
 #pragma unroll 1
-    for (int row = threadIdx.x / 8; row < COUNT; row += kAtOnce) {
-      T* to = reinterpret_cast<T*>(stage + row * kRowBytes + threadIdx.x % 8 * 16);
+    for (int row = thread / 8; row < COUNT; row += kAtOnce) {
+      T* to = reinterpret_cast<T*>(stage + row * kRowBytes + thread % 8 * 16);
       const T* from = row < valid ? at(row) : nullptr;
 #pragma unroll 1
       for (int e = 0; e < kVector<T>; ++e) to[e] = from && k + e < depth ? from[(k + e) * stride] : from_float<T>(0.0f);
@@ -88,109 +92,150 @@ struct Gates {
   HYPERSEG_HOST_DEVICE static size_t bytes(int depth) { return padded(depth) * sizeof(T); }
 };
 
-// PROJECT: gated input, no activation, optional residual. Otherwise: SiLU and no residual.
+// A tile of a 1x1 convolution. PROJECT: gated input, no activation, optional residual. Otherwise: SiLU and no residual.
+template <typename T, typename TILE, bool PROJECT>
+class PointwiseTile {
+ public:
+  // Tiles of the same pixels are adjacent, so that all but the first find their input in the cache.
+  HYPERSEG_DEVICE PointwiseTile(const MbconvPointwise<T>& problem, unsigned index, int thread)
+      : problem_(problem),
+        thread_(thread),
+        image_(index / problem.column_tiles / problem.row_tiles),
+        first_column_(index % problem.column_tiles * TILE::kColumns),
+        first_pixel_(index / problem.column_tiles % problem.row_tiles * TILE::kRows),
+        weights_(problem.weights + static_cast<int64_t>(first_column_) * problem.depth) {}
+
+  // Start to copy the weights of the first stages. run() waits for them.
+  HYPERSEG_DEVICE void stage_weights() const {
+    if (!problem_.weight_vectors) return;
+    const auto copy = weight_copier();
+    for_each_first_chunk<T, TILE>(
+        problem_.depth, [&](int chunk, char* stage) { copy.vectors(stage + TILE::kRows * kRowBytes, chunk); });
+  }
+
+  HYPERSEG_DEVICE void run() const {
+    constexpr int64_t kBytes = sizeof(T) * Pixels::kAtOnce;
+    const int thread = thread_;
+    const Pixels copy_pixels{problem_.pixels - first_pixel_, problem_.depth,
+                             problem_.in.vector_at(image_, first_pixel_ + thread / 8) + thread % 8 * kVector<T>,
+                             kBytes * problem_.in.stride_w, thread};
+    const Columns copy_weights = weight_copier();
+    const auto load_pixels = [&](int chunk, char* stage) {
+      if (problem_.in.vectors)
+        copy_pixels.vectors(stage, chunk);
+      else
+        copy_pixels.values(stage, chunk, problem_.in.stride_c,
+                           [&](int row) { return problem_.in.at(image_, first_pixel_ + row); });
+    };
+    const auto load_first = [&](int chunk, char* stage) {
+      load_pixels(chunk, stage);
+      if (!problem_.weight_vectors)
+        copy_weights.values(stage + TILE::kRows * kRowBytes, chunk, 1,
+                            [&](int row) { return weights_ + static_cast<int64_t>(row) * problem_.depth; });
+    };
+    const auto load = [&](int chunk, char* stage) {
+      load_first(chunk, stage);
+      if (problem_.weight_vectors) copy_weights.vectors(stage + TILE::kRows * kRowBytes, chunk);
+    };
+    char* const after_stages = shared_memory() + problem_.stages_bytes;
+    const auto gates = [&] {
+      T* to = reinterpret_cast<T*>(after_stages);
+      const int padded = Gates<T>::padded(problem_.depth);
+      if (!problem_.gate.gates)
+        return gates_of<TILE::kThreads>(problem_.gate, thread, image_, to, padded,
+                                        reinterpret_cast<float*>(after_stages + Gates<T>::bytes(problem_.depth)));
+      const T* from = problem_.gate.gates + image_ * problem_.gate.stride;
+      for (int k = thread; k < padded; k += TILE::kThreads) to[k] = k < problem_.depth ? from[k] : from_float<T>(0.0f);
+    };
+
+    // Start the loads of the residual, if vectorized, so that they arrive during the GEMM.
+    constexpr int kAcross = TILE::kColumns / 8, kDown = TILE::kThreads / kAcross;
+    constexpr int kPasses = (TILE::kRows + kDown - 1) / kDown;
+    const int inside = thread % kAcross * 8, column = first_column_ + inside, count = problem_.out_channels - column;
+    const int first_row = TILE::row_of_group(thread / kAcross);
+    const bool vector_bias = problem_.weight_vectors && column < problem_.columns;
+    const bool added_vectors = PROJECT && problem_.added.vectors && count > 0;
+    Packed8<T> packed_bias, added[kPasses];
+    if (vector_bias) packed_bias.load(problem_.bias + column);
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const int pixel = first_pixel_ + first_row + pass * kDown;
+      if (added_vectors && first_row < TILE::kRows && pixel < problem_.pixels)
+        added[pass].load(problem_.added.vector_at(image_, pixel) + column);
+    }
+
+    const float* sums = multiply_tile<T, TILE, PROJECT>(problem_.depth, problem_.pixels - first_pixel_,
+                                                        problem_.columns - first_column_, load_first, load,
+                                                        after_stages, gates, thread);
+    if (count <= 0 || first_row >= TILE::kRows) return;
+    float bias[8];
+    if (vector_bias)
+      packed_bias.unpack_to(bias);
+    else
+      load8(problem_.bias + column, 1, problem_.columns - column, bias);
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const int row = first_row + pass * kDown, pixel = first_pixel_ + row;
+      if (pixel >= problem_.pixels) break;
+      float v[8], more[8];
+      load8(sums + TILE::staged(row, inside), v);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) v[e] += bias[e];
+#pragma unroll
+      for (int i = 1; i < TILE::kDepthWarps; ++i) {
+        load8(sums + i * TILE::kStaged + TILE::staged(row, inside), more);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) v[e] += more[e];
+      }
+      if (PROJECT && problem_.added.data) {
+        if (added_vectors)
+          added[pass].unpack_to(more);
+        else
+          load8(problem_.added.at(image_, pixel) + column * problem_.added.stride_c, problem_.added.stride_c, count,
+                more);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) v[e] += more[e];
+      }
+      if constexpr (!PROJECT) {
+#pragma unroll
+        for (int e = 0; e < 8; e += 2) silu2<T>(v[e], v[e + 1]);
+      }
+      if (problem_.out.vectors) {
+        store8(problem_.out.vector_at(image_, pixel) + column, v);
+      } else {
+        T* out = problem_.out.at(image_, pixel) + column * problem_.out.stride_c;
+#pragma unroll
+        for (int e = 0; e < 8; ++e)
+          if (e < count) out[e * problem_.out.stride_c] = from_float<T>(v[e]);
+      }
+    }
+  }
+
+ private:
+  using Pixels = Copier<T, TILE::kRows, TILE::kThreads>;
+  using Columns = Copier<T, TILE::kColumns, TILE::kThreads>;
+
+  HYPERSEG_DEVICE Columns weight_copier() const {
+    const int side = thread_ / 8, part = thread_ % 8 * kVector<T>;
+    return {problem_.columns - first_column_, problem_.depth,
+            weights_ + static_cast<int64_t>(side) * problem_.depth + part,
+            int64_t{sizeof(T)} * Columns::kAtOnce * problem_.depth, thread_};
+  }
+
+  const MbconvPointwise<T>& problem_;
+  int thread_;
+  int64_t image_;
+  int first_column_, first_pixel_;
+  const T* weights_;
+};
+
 template <typename T, typename TILE, bool PROJECT>
 HYPERSEG_KERNEL(TILE::kThreads, 3)
 mbconv_pointwise_kernel(MbconvPointwise<T> problem) {
-  wait_for_previous_kernel();
-  let_next_kernel_start();
-  const int thread = threadIdx.x;
-  // Tiles of the same pixels are adjacent, so that all but the first find their input in the cache.
-  const unsigned tile = blockIdx.x / problem.column_tiles;
-  const int64_t image = tile / problem.row_tiles;
-  const int first_column = blockIdx.x % problem.column_tiles * TILE::kColumns;
-  const int first_pixel = tile % problem.row_tiles * TILE::kRows;
-  const T* weights = problem.weights + static_cast<int64_t>(first_column) * problem.depth;
-
-  using Pixels = Copier<T, TILE::kRows, TILE::kThreads>;
-  using Columns = Copier<T, TILE::kColumns, TILE::kThreads>;
-  constexpr int64_t kBytes = sizeof(T) * Pixels::kAtOnce;
-  const int side = thread / 8, part = thread % 8 * kVector<T>;
-  const Pixels copy_pixels{problem.pixels - first_pixel, problem.depth,
-                           problem.in.vector_at(image, first_pixel + side) + part, kBytes * problem.in.stride_w};
-  const Columns copy_weights{problem.columns - first_column, problem.depth,
-                             weights + static_cast<int64_t>(side) * problem.depth + part, kBytes * problem.depth};
-  const auto load = [&](int chunk, char* stage) {
-    if (problem.in.vectors)
-      copy_pixels.vectors(stage, chunk);
-    else
-      copy_pixels.values(stage, chunk, problem.in.stride_c,
-                         [&](int row) { return problem.in.at(image, first_pixel + row); });
-    stage += TILE::kRows * kRowBytes;
-    if (problem.weight_vectors)
-      copy_weights.vectors(stage, chunk);
-    else
-      copy_weights.values(stage, chunk, 1,
-                          [&](int row) { return weights + static_cast<int64_t>(row) * problem.depth; });
-  };
-  char* const after_stages = shared_memory() + problem.stages_bytes;
-  const auto gates = [&] {
-    T* to = reinterpret_cast<T*>(after_stages);
-    const int padded = Gates<T>::padded(problem.depth);
-    if (!problem.gate.gates)
-      return gates_of<TILE::kThreads>(problem.gate, image, to, padded,
-                                      reinterpret_cast<float*>(after_stages + Gates<T>::bytes(problem.depth)));
-    const T* from = problem.gate.gates + image * problem.gate.stride;
-    for (int k = thread; k < padded; k += TILE::kThreads) to[k] = k < problem.depth ? from[k] : from_float<T>(0.0f);
-  };
-
-  // Start the loads of the residual, if vectorized, so that they arrive during the GEMM.
-  constexpr int kAcross = TILE::kColumns / 8, kDown = TILE::kThreads / kAcross, kPasses = TILE::kRows / kDown;
-  const int inside = thread % kAcross * 8, column = first_column + inside, count = problem.out_channels - column;
-  const int first_row = TILE::row_of_group(thread / kAcross);
-  const bool vector_bias = problem.weight_vectors && column < problem.columns;
-  const bool added_vectors = PROJECT && problem.added.vectors && count > 0;
-  Packed8<T> packed_bias, added[kPasses];
-  if (vector_bias) packed_bias.load(problem.bias + column);
-#pragma unroll
-  for (int pass = 0; pass < kPasses; ++pass) {
-    const int pixel = first_pixel + first_row + pass * kDown;
-    if (added_vectors && pixel < problem.pixels) added[pass].load(problem.added.vector_at(image, pixel) + column);
-  }
-
-  const float* sums = multiply_tile<T, TILE, PROJECT>(problem.depth, problem.pixels - first_pixel,
-                                                      problem.columns - first_column, load, after_stages, gates);
-  if (count <= 0) return;
-  float bias[8];
-  if (vector_bias)
-    packed_bias.unpack_to(bias);
-  else
-    load8(problem.bias + column, 1, problem.columns - column, bias);
-#pragma unroll
-  for (int pass = 0; pass < kPasses; ++pass) {
-    const int row = first_row + pass * kDown, pixel = first_pixel + row;
-    if (pixel >= problem.pixels) break;
-    float v[8], more[8];
-    load8(sums + TILE::staged(row, inside), v);
-#pragma unroll
-    for (int e = 0; e < 8; ++e) v[e] += bias[e];
-#pragma unroll
-    for (int i = 1; i < TILE::kDepthWarps; ++i) {
-      load8(sums + i * TILE::kStaged + TILE::staged(row, inside), more);
-#pragma unroll
-      for (int e = 0; e < 8; ++e) v[e] += more[e];
-    }
-    if (PROJECT && problem.added.data) {
-      if (added_vectors)
-        added[pass].unpack_to(more);
-      else
-        load8(problem.added.at(image, pixel) + column * problem.added.stride_c, problem.added.stride_c, count, more);
-#pragma unroll
-      for (int e = 0; e < 8; ++e) v[e] += more[e];
-    }
-    if constexpr (!PROJECT) {
-#pragma unroll
-      for (int e = 0; e < 8; e += 2) silu2<T>(v[e], v[e + 1]);
-    }
-    if (problem.out.vectors) {
-      store8(problem.out.vector_at(image, pixel) + column, v);
-    } else {
-      T* out = problem.out.at(image, pixel) + column * problem.out.stride_c;
-#pragma unroll
-      for (int e = 0; e < 8; ++e)
-        if (e < count) out[e * problem.out.stride_c] = from_float<T>(v[e]);
-    }
-  }
+  const PointwiseTile<T, TILE, PROJECT> tile(problem, blockIdx.x, threadIdx.x);
+  stage_constants_and_wait(problem.constants_ready, [&] { tile.stage_weights(); });
+  if (!PROJECT) clear(problem.barrier);
+  tile.run();
 }
 
 }  // namespace hyperseg::cuda

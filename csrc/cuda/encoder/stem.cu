@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "cuda/device/activation.cuh"
+#include "cuda/device/fast_divmod.h"
 #include "cuda/device/launch.cuh"
 #include "cuda/device/vectors.cuh"
 
@@ -25,7 +26,9 @@ struct StemArgs {
   Map<const T> weight;
   const T* bias;
   T* out;
-  int height, width, size, stride, left, top, channels, out_height, out_width, tiles_down, tiles_across;
+  int height, width, size, stride, left, top, channels, out_height, out_width;
+  FastDivmod down, across;  // tiles of an image and of a row; of stem_general_kernel rows, and blocks of a row
+  bool constants_ready, whole_words;
 };
 
 // Pixels of the padded image, normalised but not yet rounded, with zeros around them.
@@ -33,24 +36,49 @@ template <typename T>
 class NormalisedImage {
  public:
   HYPERSEG_DEVICE NormalisedImage(const StemArgs<T>& problem, int64_t n)
-      : frames_(problem.frames), first_(frames_.at(n, 0, 0, 0)), height_(problem.height), width_(problem.width) {
+      : frames_(problem.frames), first_(frames_.at(n, 0, 0, 0)), height_(problem.height), width_(problem.width) {}
+
+  HYPERSEG_DEVICE void load_constants(const StemArgs<T>& problem) {
 #pragma unroll
     for (int c = 0; c < 3; ++c) scale_[c] = problem.scale[c], shift_[c] = problem.shift[c];
   }
 
   HYPERSEG_DEVICE void load(int y, int x, float (&v)[3]) const {
     const bool inside = y >= 0 && y < height_ && x >= 0 && x < width_;
-    const int64_t row = min(max(y, 0), static_cast<int>(frames_.height) - 1);
     const int64_t column = min(max(x, 0), static_cast<int>(frames_.width) - 1);
-    const uint8_t* from = first_ + row * frames_.stride_h + column * frames_.stride_w;
+    const uint8_t* from = row(y) + column * frames_.stride_w;
+#pragma unroll
+    for (int c = 0; c < 3; ++c) v[c] = inside ? normalised(from[c * frames_.stride_c], c) : 0.0f;
+  }
+
+  // Four pixels of a dense frame as they are in memory, 4-byte aligned.
+  struct Words {
+    uint32_t words[3];
+  };
+  HYPERSEG_DEVICE bool has_words(int y, int x) const {
+    // Without && there are no branches.
+    return (y >= 0) & (y < height_) & (x >= 0) & (x <= min(static_cast<int>(frames_.width), width_) - 4);
+  }
+  HYPERSEG_DEVICE Words load_words(int y, int x) const {
+    const uint32_t* from = reinterpret_cast<const uint32_t*>(row(y) + 3 * x);
+    return {from[0], from[1], from[2]};
+  }
+  HYPERSEG_DEVICE void unpack(const Words& four, int pixel, float (&v)[3]) const {
 #pragma unroll
     for (int c = 0; c < 3; ++c) {
-      const float value = static_cast<float>(from[c * frames_.stride_c]) * scale_[c] + shift_[c];
-      v[c] = inside ? value : 0.0f;
+      const int byte = 3 * pixel + c;
+      v[c] = normalised(byte_of(four.words[byte / 4], byte % 4), c);
     }
   }
 
  private:
+  HYPERSEG_DEVICE const uint8_t* row(int y) const {
+    return first_ + static_cast<int64_t>(min(max(y, 0), static_cast<int>(frames_.height) - 1)) * frames_.stride_h;
+  }
+  HYPERSEG_DEVICE float normalised(uint32_t byte, int c) const {
+    return static_cast<float>(byte) * scale_[c] + shift_[c];
+  }
+
   const Map<const uint8_t>& frames_;
   const uint8_t* first_;
   int height_, width_;
@@ -59,14 +87,14 @@ class NormalisedImage {
 
 // Position of a block's tile.
 struct TilePosition {
-  int64_t n;
-  int y, x;
+  int n, y, x;
 
   template <typename T>
-  HYPERSEG_DEVICE TilePosition(const StemArgs<T>& problem, int columns)
-      : n(blockIdx.x / problem.tiles_across / problem.tiles_down),
-        y(blockIdx.x / problem.tiles_across % problem.tiles_down * kTileRows),
-        x(blockIdx.x % problem.tiles_across * columns) {}
+  HYPERSEG_DEVICE TilePosition(const StemArgs<T>& problem, int columns) {
+    const int block = blockIdx.x, row = problem.across.quotient(block);
+    n = problem.down.quotient(row);
+    y = (row - n * problem.down.value()) * kTileRows, x = (block - row * problem.across.value()) * columns;
+  }
 };
 
 // 16-bit floats, on tensor cores. A pixel takes four values, the fourth of which is 0, so the four pixels from the
@@ -104,31 +132,79 @@ HYPERSEG_DEVICE void stage_weights(const StemArgs<T>& problem, uint32_t* staged)
 }
 
 template <typename T>
-HYPERSEG_KERNEL(kStemThreads, 4)
-stem_mma_kernel(StemArgs<T> problem) {
-  wait_for_previous_kernel();
-  let_next_kernel_start();
-  const TilePosition tile(problem, kMmaColumns);
-  T* window = reinterpret_cast<T*>(shared_memory());
-  uint32_t* staged = reinterpret_cast<uint32_t*>(window + kWindowRows * kMmaPitch);
-  const NormalisedImage<T> image(problem, tile.n);
+HYPERSEG_DEVICE uint4 packed_pixels(const float (&a)[3], const float (&b)[3]) {
+  return {pack<T>(a[0], a[1]), pack<T>(a[2], 0.0f), pack<T>(b[0], b[1]), pack<T>(b[2], 0.0f)};
+}
+
+// The pixels of a tile's window. Of dense frames a thread loads four at a time, 12 bytes.
+template <typename T>
+HYPERSEG_DEVICE void stage_pixels(const StemArgs<T>& problem, const NormalisedImage<T>& image, const TilePosition& tile,
+                                  T* window) {
   const int top = tile.y * kStep - problem.top, left = tile.x * kStep - problem.left;
-#pragma unroll 2
-  for (int i = threadIdx.x; i < kWindowRows * kMmaWindow / 2; i += kStemThreads) {
-    const int row = i / (kMmaWindow / 2), column = i % (kMmaWindow / 2) * 2;
+  const auto load_two = [&](int row, int column) {
     float a[3], b[3];
     image.load(top + row, left + column, a);
     image.load(top + row, left + column + 1, b);
-    reinterpret_cast<uint4*>(window)[i] =
-        uint4{pack<T>(a[0], a[1]), pack<T>(a[2], 0.0f), pack<T>(b[0], b[1]), pack<T>(b[2], 0.0f)};
+    *reinterpret_cast<uint4*>(window + row * kMmaPitch + column * kPixelValues) = packed_pixels<T>(a, b);
+  };
+  if (!problem.whole_words) {
+#pragma unroll 2
+    for (int i = threadIdx.x; i < kWindowRows * kMmaWindow / 2; i += kStemThreads)
+      load_two(i / (kMmaWindow / 2), i % (kMmaWindow / 2) * 2);
+    return;
   }
-  stage_weights(problem, staged);
+  constexpr int kFours = (kMmaWindow + 3) / 4, kCount = kWindowRows * kFours;
+  constexpr int kSteps = (kCount + kStemThreads - 1) / kStemThreads;
+  typename NormalisedImage<T>::Words loaded[kSteps];
+  bool whole[kSteps], others = false;  // the others cross a border
+#pragma unroll
+  for (int k = 0; k < kSteps; ++k) {
+    const int i = threadIdx.x + k * kStemThreads, y = top + i / kFours, x = left + i % kFours * 4;
+    whole[k] = (i < kCount) & image.has_words(y, x);
+    others |= (i < kCount) & !whole[k];
+    if (whole[k]) loaded[k] = image.load_words(y, x);
+  }
+#pragma unroll
+  for (int k = 0; k < kSteps; ++k) {
+    const int i = threadIdx.x + k * kStemThreads, row = i / kFours, column = i % kFours * 4;
+#pragma unroll
+    for (int part = 0; part < 4; part += 2) {
+      if (!whole[k] || column + part >= kMmaWindow) continue;
+      float a[3], b[3];
+      image.unpack(loaded[k], part, a);
+      image.unpack(loaded[k], part + 1, b);
+      *reinterpret_cast<uint4*>(window + row * kMmaPitch + (column + part) * kPixelValues) = packed_pixels<T>(a, b);
+    }
+  }
+  if (!others) return;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < kCount; i += kStemThreads) {
+    const int row = i / kFours, column = i % kFours * 4;
+    if (image.has_words(top + row, left + column)) continue;
+#pragma unroll 1
+    for (int part = column; part < min(column + 4, kMmaWindow); part += 2) load_two(row, part);
+  }
+}
+
+template <typename T>
+HYPERSEG_KERNEL(kStemThreads, 4)
+stem_mma_kernel(StemArgs<T> problem) {
+  const TilePosition tile(problem, kMmaColumns);
+  T* window = reinterpret_cast<T*>(shared_memory());
+  uint32_t* staged = reinterpret_cast<uint32_t*>(window + kWindowRows * kMmaPitch);
+  NormalisedImage<T> image(problem, tile.n);
+  stage_constants_and_wait(problem.constants_ready, [&] {
+    image.load_constants(problem);
+    stage_weights(problem, staged);
+  });
+  stage_pixels(problem, image, tile, window);
   sync_block();
 
   const int warp = warp_index(), lane = threadIdx.x % 32, y = tile.y + warp;
   if (y >= problem.out_height) return;
   const T* from = window + warp * kStep * kMmaPitch + (lane % 16 + lane / 16) * kStep * kPixelValues;
-  T* const out_row = problem.out + (tile.n * problem.out_height + y) * problem.out_width * problem.channels;
+  T* const out_row =
+      problem.out + (static_cast<int64_t>(tile.n) * problem.out_height + y) * problem.out_width * problem.channels;
 #pragma unroll 1
   for (int first = 0; first < problem.channels; first += kGroup) {
     uint32_t weights[kFragment];
@@ -187,12 +263,20 @@ inline size_t simt_bytes(int64_t channels) {
 template <bool VECTORS>
 HYPERSEG_KERNEL(kStemThreads, 4)
 stem_simt_kernel(StemArgs<float> problem) {
-  wait_for_previous_kernel();
-  let_next_kernel_start();
   const TilePosition tile(problem, kSimtColumns);
   float* window = reinterpret_cast<float*>(shared_memory());
   float* staged = window + kSimtValues;  // [tap row, tap, colour, channels padded to a group]
-  const NormalisedImage<float> image(problem, tile.n);
+  const int padded = (problem.channels + kGroup - 1) / kGroup * kGroup;
+  NormalisedImage<float> image(problem, tile.n);
+  stage_constants_and_wait(problem.constants_ready, [&] {
+    image.load_constants(problem);
+    for (int channel = threadIdx.x % kGroup; channel < padded; channel += kGroup)
+      for (int tap = threadIdx.x / kGroup; tap < kTaps * kTaps; tap += kStemThreads / kGroup)
+#pragma unroll
+        for (int c = 0; c < 3; ++c)
+          staged[(tap * 3 + c) * padded + channel] =
+              channel < problem.channels ? *problem.weight.at(channel, c, tap / kTaps, tap % kTaps) : 0.0f;
+  });
   const int top = tile.y * kStep - problem.top, left = tile.x * kStep - problem.left;
 #pragma unroll 2
   for (int i = threadIdx.x; i < kWindowRows * kSimtWindow; i += kStemThreads) {
@@ -201,19 +285,12 @@ stem_simt_kernel(StemArgs<float> problem) {
     float* to = window + i / kSimtWindow * kSimtPitch + simt_slot(i % kSimtWindow);
     to[0] = v[0], to[1] = v[1], to[2] = v[2];
   }
-  const int padded = (problem.channels + kGroup - 1) / kGroup * kGroup;
-  for (int channel = threadIdx.x % kGroup; channel < padded; channel += kGroup)
-    for (int tap = threadIdx.x / kGroup; tap < kTaps * kTaps; tap += kStemThreads / kGroup)
-#pragma unroll
-      for (int c = 0; c < 3; ++c)
-        staged[(tap * 3 + c) * padded + channel] =
-            channel < problem.channels ? *problem.weight.at(channel, c, tap / kTaps, tap % kTaps) : 0.0f;
   sync_block();
 
   const int run = threadIdx.x / 4, run_y = run / kRuns, run_x = run % kRuns * kRun;
   const int y = tile.y + run_y, x = tile.x + run_x;
   if (y >= problem.out_height || x >= problem.out_width) return;
-  float* const out = problem.out + ((tile.n * problem.out_height + y) * problem.out_width + x) *
+  float* const out = problem.out + ((static_cast<int64_t>(tile.n) * problem.out_height + y) * problem.out_width + x) *
                                        static_cast<int64_t>(problem.channels);
   const float* from = window + run_y * kStep * kSimtPitch + simt_slot(run_x * kStep);
 #pragma unroll 1
@@ -260,24 +337,24 @@ stem_simt_kernel(StemArgs<float> problem) {
   }
 }
 
-// Any other convolution: a thread computes eight channels of a pixel.
+// Any other convolution: a thread computes eight channels of a pixel, a block some of a row.
 template <typename T>
 HYPERSEG_KERNEL(kStemThreads, 4)
-stem_general_kernel(StemArgs<T> problem, int64_t count) {
+stem_general_kernel(StemArgs<T> problem, FastDivmod parts) {
   wait_for_previous_kernel();
   let_next_kernel_start();
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kStemThreads + threadIdx.x;
-  if (index >= count) return;
-  const int parts = (problem.channels + 7) / 8, c = static_cast<int>(index % parts) * 8;
-  const int64_t pixel = index / parts, row = pixel / problem.out_width;
-  const int y = static_cast<int>(row % problem.out_height), x = static_cast<int>(pixel % problem.out_width);
-  const NormalisedImage<T> image(problem, row / problem.out_height);
+  const int block = blockIdx.x, row = problem.across.quotient(block), n = problem.down.quotient(row);
+  const int index = (block - row * problem.across.value()) * kStemThreads + static_cast<int>(threadIdx.x);
+  const int y = row - n * problem.down.value(), x = parts.quotient(index), c = (index - x * parts.value()) * 8;
+  if (x >= problem.out_width) return;
+  NormalisedImage<T> image(problem, n);
+  image.load_constants(problem);
   const int some = problem.channels - c;
   float sums[8];
   load8(problem.bias + c, 1, some, sums);
+  int ky = 0, kx = 0;
 #pragma unroll 1
   for (int tap = 0; tap < problem.size * problem.size; ++tap) {
-    const int ky = tap / problem.size, kx = tap % problem.size;
     float seen[3];
     image.load(y * problem.stride - problem.top + ky, x * problem.stride - problem.left + kx, seen);
 #pragma unroll
@@ -288,7 +365,9 @@ stem_general_kernel(StemArgs<T> problem, int64_t count) {
 #pragma unroll
       for (int e = 0; e < 8; ++e) sums[e] += value * weight[e];
     }
+    if (++kx == problem.size) kx = 0, ++ky;
   }
+  const int64_t pixel = static_cast<int64_t>(row) * problem.out_width + x;
   T* to = problem.out + pixel * problem.channels + c;
 #pragma unroll
   for (int e = 0; e < 8; ++e)
@@ -313,16 +392,24 @@ void run(const Stem& stem, Stream stream) {
   problem.channels = static_cast<int>(stem.channels);
   problem.out_height = static_cast<int>(stem.out_height);
   problem.out_width = static_cast<int>(stem.out_width);
-  problem.tiles_down = static_cast<int>(blocks_of(stem.out_height, kTileRows));
-  const auto grid = [&](int columns) {
-    problem.tiles_across = static_cast<int>(blocks_of(stem.out_width, columns));
-    return grid_of(kOp, stem.images * problem.tiles_down * problem.tiles_across);
+  problem.constants_ready = stem.constants_ready;
+  const Map<const uint8_t>& frames = stem.frames;
+  problem.whole_words = frames.stride_c == 1 && frames.stride_w == 3 && frames.stride_h % 4 == 0 &&
+                        frames.stride_n % 4 == 0 && stem.left % 4 == 0 &&
+                        reinterpret_cast<uintptr_t>(frames.data) % 4 == 0;
+  // Blocks: images x `down` x `across`.
+  const auto grid = [&](int64_t down, int64_t across) {
+    problem.down = FastDivmod(down), problem.across = FastDivmod(across);
+    return grid_of(kOp, stem.images * down * across);
+  };
+  const auto tiles = [&](int columns) {
+    return grid(blocks_of(stem.out_height, kTileRows), blocks_of(stem.out_width, columns));
   };
   const bool usual = stem.size == kTaps && stem.stride == kStep, vectors = stem.channels % 8 == 0;
   if constexpr (std::is_same_v<T, float>) {
     const size_t shared = simt_bytes(stem.channels);
     if (usual && shared <= kMaxShared) {
-      const Grid blocks = grid(kSimtColumns);
+      const Grid blocks = tiles(kSimtColumns);
       const auto start =
           vectors ? launch<stem_simt_kernel<true>, StemArgs<float>> : launch<stem_simt_kernel<false>, StemArgs<float>>;
       return start(kOp, blocks, kStemThreads, shared, stream, problem);
@@ -330,13 +417,15 @@ void run(const Stem& stem, Stream stream) {
   } else {
     const size_t shared = mma_bytes<T>(stem.channels);
     if (usual && vectors && shared <= kMaxShared) {
-      const Grid blocks = grid(kMmaColumns);
+      const Grid blocks = tiles(kMmaColumns);
       return launch<stem_mma_kernel<T>>(kOp, blocks, kStemThreads, shared, stream, problem);
     }
   }
-  const int64_t count = stem.images * stem.out_height * stem.out_width * ((stem.channels + 7) / 8);
-  launch<stem_general_kernel<T>>(kOp, grid_of(kOp, (count + kStemThreads - 1) / kStemThreads), kStemThreads, 0, stream,
-                                 problem, count);
+  const FastDivmod parts(blocks_of(stem.channels, 8));
+  check(stem.out_width * parts.value() < int64_t{1} << 31, kOp, ": rows of ", stem.out_width, " pixels with ",
+        stem.channels, " channels are too large for a GPU");
+  const Grid blocks = grid(stem.out_height, blocks_of(stem.out_width * parts.value(), kStemThreads));
+  launch<stem_general_kernel<T>>(kOp, blocks, kStemThreads, 0, stream, problem, parts);
 }
 
 }  // namespace

@@ -13,7 +13,8 @@ struct Stem : StemShape {
   const float *scale = nullptr, *shift = nullptr;
   Map<const void> weight{};  // [channels, 3, size, size]
   const void* bias = nullptr;
-  void* out = nullptr;  // [images, out_height, out_width, channels]
+  bool constants_ready = false;  // see common/constants.h: of scale, shift, weight and bias
+  void* out = nullptr;           // [images, out_height, out_width, channels]
 };
 
 void stem(const Stem& stem, Stream stream);

@@ -1,6 +1,5 @@
 #include "cuda/loss/radix_select.h"
 
-#include <cstring>
 #include <utility>
 
 #include "cuda/device/block_reduce.cuh"
@@ -32,18 +31,6 @@ struct RankingArgs {
   float threshold;
   int blocks;  // blocks per image
 };
-
-HYPERSEG_DEVICE uint32_t bits_of(float v) {
-  uint32_t bits;
-  memcpy(&bits, &v, sizeof bits);
-  return bits;
-}
-
-HYPERSEG_DEVICE float from_bits(uint32_t bits) {
-  float v;
-  memcpy(&v, &bits, sizeof v);
-  return v;
-}
 
 // Compute the cut-off after a pass from its counts [blocks, kCounters] of this image. For all threads of the block.
 HYPERSEG_DEVICE SelectState narrowed(SelectState cut, int pass, const uint32_t* counts, const RankingArgs& problem,
@@ -98,7 +85,7 @@ radix_histogram_kernel(const float* losses, RankingArgs problem, int pass, int64
   for (int64_t i = static_cast<int64_t>(block) * kThreads + thread; i < problem.pixels;
        i += problem.blocks * kThreads) {
     const float loss = losses[n * problem.pixels + i];
-    const uint32_t bits = bits_of(loss) & ~kIgnored;  // a key that orders losses, NaN last
+    const uint32_t bits = as_bits(loss) & ~kIgnored;  // a key that orders losses, NaN last
     if (pass == 0) {
       own[(bits >> shift) * kThreads] += 1;
       if (loss > problem.threshold) own[kDigits * kThreads] += 1;
@@ -128,7 +115,7 @@ bootstrap_weights_kernel(const float* losses, RankingArgs problem, int64_t image
   const SelectState cut =
       narrowed(cuts[(kPasses - 1) * images + n], kPasses - 1, counted + n * problem.blocks * kCounters, problem,
                reinterpret_cast<int64_t*>(shared_memory()));
-  const float value = cut.many ? problem.threshold : from_bits(cut.bits);
+  const float value = cut.many ? problem.threshold : as_float(cut.bits);
   const float all = static_cast<float>(problem.count), share = 1.0f / static_cast<float>(images);
   const float above = (cut.many ? 1.0f / static_cast<float>(cut.above) : 1.0f / all) * share;
   // Tied losses share the remaining weight.
@@ -138,7 +125,7 @@ bootstrap_weights_kernel(const float* losses, RankingArgs problem, int64_t image
   for (int64_t i = static_cast<int64_t>(block) * kThreads + thread; i < problem.pixels;
        i += problem.blocks * kThreads) {
     const float loss = losses[n * problem.pixels + i];
-    const bool ignored = bits_of(loss) == kIgnored, number = loss == loss;
+    const bool ignored = as_bits(loss) == kIgnored, number = loss == loss;
     const float share = ignored ? 0.0f : loss > value ? above : loss == value ? at : number ? 0.0f : loss;
     float* const weight = weights + n * problem.pixels + i;
     *weight = scaled ? *weight * share : share;

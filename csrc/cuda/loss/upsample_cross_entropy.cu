@@ -36,15 +36,15 @@ HYPERSEG_DEVICE float weight_of(int64_t label, const ClassWeights& of_class, int
 
 // One thread per pixel.
 template <typename T, bool STAGED>
-HYPERSEG_KERNEL(kTileThreads, 1)
-pixel_losses_kernel(Map<const T> logits, Resizing resizing, Labels labels, ClassWeights of_class, int64_t ignore_index,
-                    PixelResults results, PlainSums plain) {
+HYPERSEG_KERNEL(kTileThreads, 4)
+pixel_losses_kernel(Map<const T> logits, Resizing resizing, TileStaging staging, Labels labels, ClassWeights of_class,
+                    int64_t ignore_index, PixelResults results, PlainSums plain) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   float* scratch = reinterpret_cast<float*>(shared_memory());
-  const unsigned tiles = resizing.tiles();
-  const int64_t n = blockIdx.x / tiles;
-  const Resized<T, STAGED> scores(logits.at(n, 0, 0, 0), logits, resizing, blockIdx.x % tiles,
+  const Tile tile = resizing.tile(blockIdx.x);
+  const int64_t n = tile.n;
+  const Resized<T, STAGED> scores(logits.at(n, 0, 0, 0), logits, resizing, staging, tile,
                                   reinterpret_cast<float*>(shared_memory() + kScratch));
   const int64_t label = labels.at(n, scores.y, scores.x);
   const bool ignored = label == ignore_index;
@@ -87,16 +87,18 @@ plain_weights_kernel(float* weights, int64_t pixels, const float* each) {
 void launch_losses(const LossInputs& inputs, const ClassWeights& of_class, int64_t ignore_index,
                    const PixelResults& results, const PlainSums& plain, Stream stream) {
   const Resizing resizing(inputs.logits, inputs.height, inputs.width);
-  const int64_t staged = resizing.staged_bytes();
   const Grid grid = grid_of(kName, loss_blocks(inputs));
   with_type(inputs.type, [&](auto value) {
     using T = decltype(value);
     const Map<const T> logits = inputs.logits.of<const T>();
+    const auto staging = resizing.staging(logits);
+    const size_t shared = kScratch + (staging ? resizing.staged_bytes(*staging) : 0);
     const auto run = [&](auto is_staged) {
-      launch<pixel_losses_kernel<T, is_staged.value>>(kName, grid, kTileThreads, kScratch + staged, stream, logits,
-                                                      resizing, inputs.labels, of_class, ignore_index, results, plain);
+      launch<pixel_losses_kernel<T, is_staged.value>>(kName, grid, kTileThreads, shared, stream, logits, resizing,
+                                                      staging.value_or(TileStaging{}), inputs.labels, of_class,
+                                                      ignore_index, results, plain);
     };
-    staged ? run(std::true_type{}) : run(std::false_type{});
+    staging ? run(std::true_type{}) : run(std::false_type{});
   });
 }
 

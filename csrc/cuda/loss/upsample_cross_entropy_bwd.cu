@@ -1,5 +1,6 @@
 #include "cuda/device/bilinear_adjoint.cuh"
 #include "cuda/device/block_reduce.cuh"
+#include "cuda/device/elementwise.cuh"
 #include "cuda/device/launch.cuh"
 #include "cuda/loss/softmax.cuh"
 #include "cuda/loss/upsample_cross_entropy.h"
@@ -15,19 +16,16 @@ constexpr int kScratch = kTileThreads / 32 * sizeof(float);
 
 // log_sums [images, height, width]: log of the sum of exp(score); may be skipped for pixels that do not count.
 template <typename T, bool STAGED>
-HYPERSEG_KERNEL(kTileThreads, 1)
-log_sums_kernel(Map<const T> logits, Resizing resizing, PixelWeights weights, float* log_sums) {
+HYPERSEG_KERNEL(kTileThreads, 4)
+log_sums_kernel(Map<const T> logits, Resizing resizing, TileStaging staging, PixelWeights weights, float* log_sums) {
   wait_for_previous_kernel();
   let_next_kernel_start();
-  const unsigned tiles = resizing.tiles(), across = resizing.tiles_across();
-  const int64_t n = blockIdx.x / tiles;
-  const int tile = blockIdx.x % tiles, thread = threadIdx.x;
-  const int64_t y = static_cast<int64_t>(tile / across) * kTileHeight + thread / kTileWidth;
-  const int64_t x = static_cast<int64_t>(tile % across) * kTileWidth + thread % kTileWidth;
+  const Tile tile = resizing.tile(blockIdx.x);
+  const int64_t n = tile.n, y = tile.top + threadIdx.x / kTileWidth, x = tile.left + threadIdx.x % kTileWidth;
   const bool counts = y < resizing.rows.out && x < resizing.columns.out && weights.at(n, y, x) != 0.0f;
   // In a bootstrapped loss few pixels count, so most blocks end here.
   if (sum_of_block<kTileThreads>(counts ? 1.0f : 0.0f, reinterpret_cast<float*>(shared_memory())) == 0.0f) return;
-  const Resized<T, STAGED> scores(logits.at(n, 0, 0, 0), logits, resizing, tile,
+  const Resized<T, STAGED> scores(logits.at(n, 0, 0, 0), logits, resizing, staging, tile,
                                   reinterpret_cast<float*>(shared_memory() + kScratch));
   const Softmax softmax(scores, resizing.channels, -1);
   if (counts) log_sums[(n * resizing.rows.out + y) * resizing.columns.out + x] = softmax.maximum + softmax.logarithm;
@@ -39,8 +37,8 @@ struct LabelPixels {
   const float* log_sums;
 };
 
-// A pixel of the label map: its gradient with respect to the score of each class.
-template <typename T>
+// A pixel of the label map: its gradient with respect to the score of each class. BY_PIXEL: channels are contiguous.
+template <typename T, bool BY_PIXEL = false>
 class ScoreGradient {
  public:
   HYPERSEG_DEVICE ScoreGradient(const LabelPixels& pixels, const T* image, const Map<const T>& logits,
@@ -53,19 +51,19 @@ class ScoreGradient {
     if (label < 0 || label >= resizing.channels) weight_ = NAN;
     const Sample row(y, resizing.rows.scale, static_cast<int>(resizing.rows.in));
     const Sample column(x, resizing.columns.scale, static_cast<int>(resizing.columns.in));
-    upper_ = image + row.low * logits.stride_h + column.low * logits.stride_w;
-    right_ = (column.high - column.low) * logits.stride_w, down_ = (row.high - row.low) * logits.stride_h;
+    const int64_t right = (column.high - column.low) * logits.stride_w;
+    at_[0] = image + row.low * logits.stride_h + column.low * logits.stride_w, at_[1] = at_[0] + right;
+    at_[2] = at_[0] + (row.high - row.low) * logits.stride_h, at_[3] = at_[2] + right;
     row_weight_ = row.weight, column_weight_ = column.weight;
   }
 
   HYPERSEG_DEVICE bool counts() const { return weight_ != 0.0f; }
   HYPERSEG_DEVICE float at(int c, int64_t stride_c) const {
-    const T* from = upper_ + c * stride_c;
-    float score = to_float(from[0]);
+    const auto value = [&](int corner) { return to_float(at_[corner][BY_PIXEL ? c : c * stride_c]); };
+    float score = value(0);
     if (!copy_) {
-      const float upper = score * (1.0f - column_weight_) + to_float(from[right_]) * column_weight_;
-      const float lower =
-          to_float(from[down_]) * (1.0f - column_weight_) + to_float(from[down_ + right_]) * column_weight_;
+      const float upper = score * (1.0f - column_weight_) + value(1) * column_weight_;
+      const float lower = value(2) * (1.0f - column_weight_) + value(3) * column_weight_;
       score = upper * (1.0f - row_weight_) + lower * row_weight_;
     }
     return weight_ * (expf(score - log_sum_) - (c == label_ ? 1.0f : 0.0f));
@@ -75,16 +73,15 @@ class ScoreGradient {
   bool copy_;
   float weight_, log_sum_ = 0.0f, row_weight_ = 0.0f, column_weight_ = 0.0f;
   int label_ = 0;
-  const T* upper_ = nullptr;
-  int64_t right_ = 0, down_ = 0;
+  const T* at_[4] = {};  // the upper left, upper right, lower left and lower right pixel
 };
 
 // A tile of logits, each sampled by at most kReaders x kReaders pixels; these pixels form a window of this size.
 constexpr int kReaders = 4, kClasses = 8;
-constexpr int kWindow = (2 * kTileHeight + kReaders) * (2 * kTileWidth + kReaders);
+constexpr int kWindowWidth = 2 * kTileWidth + kReaders, kWindow = (2 * kTileHeight + kReaders) * kWindowWidth;
 
 // The block first computes the gradient of each window pixel for some classes, once, then gathers.
-template <typename T>
+template <typename T, bool BY_PIXEL>
 HYPERSEG_KERNEL(kTileThreads, 2)
 gather_window_kernel(const float* grad, Map<const T> logits, Resizing resizing, LabelPixels pixels, T* d_logits) {
   wait_for_previous_kernel();
@@ -109,8 +106,10 @@ gather_window_kernel(const float* grad, Map<const T> logits, Resizing resizing, 
   float* pulls = scratch + kTileThreads / 32;  // [kClasses, kWindow]
   float counted = 0.0f;
   const T* image = logits.at(n, 0, 0, 0);
-  for (int i = thread; i < rows * columns; i += kTileThreads) {
-    const ScoreGradient<T> pull(pixels, image, logits, resizing, n, window_y + i / columns, window_x + i % columns);
+  for (int i = thread; i < rows * kWindowWidth; i += kTileThreads) {
+    const int dy = i / kWindowWidth, dx = i % kWindowWidth;
+    if (dx >= columns) continue;
+    const ScoreGradient<T, BY_PIXEL> pull(pixels, image, logits, resizing, n, window_y + dy, window_x + dx);
     if (pull.counts()) counted = 1.0f;
 #pragma unroll
     for (int c = 0; c < kClasses; ++c)
@@ -129,7 +128,7 @@ gather_window_kernel(const float* grad, Map<const T> logits, Resizing resizing, 
       shares[b] = first_x + b < width ? share_of(j, first_x + b, resizing.columns.scale, w) : 0.0f;
     for (int a = 0; a < kReaders && first_y + a < height; ++a) {
       const float share_y = share_of(i, first_y + a, resizing.rows.scale, h);
-      const float* row = pulls + (first_y + a - window_y) * columns + first_x - window_x;
+      const float* row = pulls + (first_y + a - window_y) * kWindowWidth + first_x - window_x;
 #pragma unroll
       for (int b = 0; b < kReaders; ++b) {
         const float share = share_y * shares[b];
@@ -146,22 +145,17 @@ gather_window_kernel(const float* grad, Map<const T> logits, Resizing resizing, 
     if (c < classes) out[static_cast<int64_t>(c) * h * w] = from_float<T>(sums[c] * factor);
 }
 
-constexpr int kThreads = 256;
-
 // Any sizes: one thread per logit, which recomputes the scores of its readers.
 template <typename T>
-HYPERSEG_KERNEL(kThreads, 2)
-gather_kernel(const float* grad, Map<const T> logits, Resizing resizing, LabelPixels pixels, int readers_h,
-              int readers_w, int64_t count, T* d_logits) {
+HYPERSEG_KERNEL(kValueThreads, 2)
+gather_kernel(EachValue each, const float* grad, Map<const T> logits, Resizing resizing, LabelPixels pixels,
+              int readers_h, int readers_w, Map<T> d_logits) {
   wait_for_previous_kernel();
   let_next_kernel_start();
-  const int64_t place = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (place >= count) return;
+  const auto [n, c, i, j, exists] = each.place();
+  if (!exists) return;
   const int h = static_cast<int>(resizing.rows.in), w = static_cast<int>(resizing.columns.in);
   const int height = static_cast<int>(resizing.rows.out), width = static_cast<int>(resizing.columns.out);
-  const int64_t row = place / w, plane = row / h, n = plane / resizing.channels;
-  const int i = static_cast<int>(row - plane * h), j = static_cast<int>(place - row * w);
-  const int c = static_cast<int>(plane - n * resizing.channels);
   const int first_y = first_reader(i, resizing.rows.scale, h), first_x = first_reader(j, resizing.columns.scale, w);
   const T* image = logits.at(n, 0, 0, 0);
   float sum = 0.0f;
@@ -175,7 +169,7 @@ gather_kernel(const float* grad, Map<const T> logits, Resizing resizing, LabelPi
       if (pull.counts()) sum += share * pull.at(c, logits.stride_c);
     }
   }
-  d_logits[place] = from_float<T>(sum * *grad);
+  *d_logits.at(n, c, i, j) = from_float<T>(sum * *grad);
 }
 
 }  // namespace
@@ -183,29 +177,36 @@ gather_kernel(const float* grad, Map<const T> logits, Resizing resizing, LabelPi
 void upsample_cross_entropy_backward(const LossInputs& inputs, const float* grad, const PixelWeights& weights,
                                      float* log_sums, void* d_logits, Stream stream) {
   const Resizing resizing(inputs.logits, inputs.height, inputs.width);
-  const int64_t h = inputs.logits.height, w = inputs.logits.width, staged = resizing.staged_bytes();
+  const int64_t h = inputs.logits.height, w = inputs.logits.width;
   const int64_t readers_h = readers(h, inputs.height), readers_w = readers(w, inputs.width);
   const LabelPixels pixels{inputs.labels, weights, log_sums};
   with_type(inputs.type, [&](auto value) {
     using T = decltype(value);
     const Map<const T> logits = inputs.logits.of<const T>();
     T* const target = static_cast<T*>(d_logits);
+    const auto staging = resizing.staging(logits);
+    const size_t shared = kScratch + (staging ? resizing.staged_bytes(*staging) : 0);
     const auto run = [&](auto is_staged) {
       launch<log_sums_kernel<T, is_staged.value>>(kName, grid_of(kName, inputs.images * resizing.tiles()), kTileThreads,
-                                                  kScratch + staged, stream, logits, resizing, weights, log_sums);
+                                                  shared, stream, logits, resizing, staging.value_or(TileStaging{}),
+                                                  weights, log_sums);
     };
-    staged ? run(std::true_type{}) : run(std::false_type{});
+    staging ? run(std::true_type{}) : run(std::false_type{});
     if (readers_h <= kReaders && readers_w <= kReaders) {
       const int64_t tiles = int64_t{blocks_of(h, kTileHeight)} * blocks_of(w, kTileWidth);
       const Grid grid = grid_of(kName, inputs.images * tiles * blocks_of(resizing.channels, kClasses));
       constexpr size_t kShared = kScratch + kClasses * kWindow * sizeof(float);
-      launch<gather_window_kernel<T>>(kName, grid, kTileThreads, kShared, stream, grad, logits, resizing, pixels,
-                                      target);
+      const auto gather = [&](auto by_pixel) {
+        launch<gather_window_kernel<T, by_pixel.value>>(kName, grid, kTileThreads, kShared, stream, grad, logits,
+                                                        resizing, pixels, target);
+      };
+      logits.stride_c == 1 ? gather(std::true_type{}) : gather(std::false_type{});
     } else {
-      const int64_t count = inputs.images * resizing.channels * h * w;
-      launch<gather_kernel<T>>(kName, grid_of(kName, (count + kThreads - 1) / kThreads), kThreads, 0, stream, grad,
-                               logits, resizing, pixels, static_cast<int>(readers_h), static_cast<int>(readers_w),
-                               count, target);
+      const int64_t classes = resizing.channels;
+      const Map<T> gradient{target, classes, h, w, classes * h * w, h * w, w, 1};
+      const EachValue each(kName, inputs.images, gradient);
+      launch<gather_kernel<T>>(kName, each.grid(), kValueThreads, 0, stream, each, grad, logits, resizing, pixels,
+                               static_cast<int>(readers_h), static_cast<int>(readers_w), gradient);
     }
   });
 }

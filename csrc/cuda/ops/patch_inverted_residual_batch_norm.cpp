@@ -113,20 +113,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> patch_inverted_residual_batch_norm_ba
                          data(factors), op, stream);
   };
   const Tensor z1 = block.expand(nullptr), z2 = block.filter(z1, norms.norm[0], nullptr);
-  Tensor z3 = float_map(grad, out_channels), d3 = new_map(grad, out_channels);
+  Tensor z3 = float_map(grad, out_channels);
   TrainingBlock::Partial partial{scale, {}};
   const Map<const void> pulled = read<void>(grad);
   block.project(z2, norms.norm[1], &pulled, write<float>(z3), partial);
   find(2, partial);
-  pass_batch_norm(pulled, read<float>(z3), data(factors), block.outputs(), x.size(0), write<void>(d3), block.type(), op,
-                  stream);
-  const auto through = [&](int i, Tensor& d, const Tensor& z, TrainingBlock::Partial& sums) {
+  const auto through = [&](int i, TrainingBlock::Partial& sums) -> const float* {
     find(i, sums);
-    pass_batch_norm(d.mutable_data_ptr(), z.const_data_ptr(), data(factors), d.numel() / block.stored(), block.stored(),
-                    block.type(), op, stream);
+    return data(factors);
   };
   const InputGradient gradient{0, static_cast<int>(x.size(1)), write<void>(d_x), {}};
-  block.backward(read<void>(d3), z1, z2, norms.norm[0], norms.norm[1], through, gradient, d_weights.mutable_data_ptr());
+  block.backward(grad, {read<float>(z3), data(factors)}, z1, z2, norms.norm[0], norms.norm[1], through, gradient,
+                 d_weights.mutable_data_ptr());
   return {d_x, d_weights, d_scale, d_shift};
 }
 

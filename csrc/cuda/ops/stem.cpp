@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "common/constants.h"
 #include "common/contracts/stem.h"
 #include "cuda/device/tensors.h"
 
@@ -32,6 +33,7 @@ Tensor stem_op(const Tensor& frames, const Tensor& scale, const Tensor& shift, c
   problem.shift = static_cast<const float*>(dense(shift));
   problem.weight = read<void>(weight);
   problem.bias = dense(bias);
+  problem.constants_ready = constants_ready() && held.empty();
   problem.out = out.mutable_data_ptr();
   stem(problem, device.stream());
   return torch::stable::transpose(torch::stable::transpose(out, 2, 3), 1, 2);

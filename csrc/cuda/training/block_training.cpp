@@ -1,6 +1,8 @@
 #include "cuda/training/block_training.h"
 
 #include "common/all_reduce.h"
+#include "cuda/decoder/level_tensors.h"
+#include "cuda/training/patch_mma.h"
 
 namespace hyperseg::cuda {
 
@@ -56,8 +58,18 @@ PatchDepthwise TrainingBlock::filter_with(const ScaleShift& norm) const {
 
 Tensor TrainingBlock::expand(Partial* partial) const {
   Tensor z1 = values(like_, pixels_before() * stored());
+  const PatchedMap<const void> input = filter_.own ? windows_of(x_, grid()) : patches_of(x_, grid());
+  ExpandForward by_mma{grid(), window_, expand_, input, z1.mutable_data_ptr(), stored()};
+  if (expands_by_mma(by_mma, type_)) {
+    if (partial) {
+      *partial = partial_of(PartialRows(grid().patches(), window_.count(), window_.count()), stored());
+      by_mma.partial = data(partial->values);
+    }
+    expand_mma(by_mma, type_, op_, stream_);
+    return z1;
+  }
   PatchGemm expand = gemm(window_, expand_);
-  expand.input = filter_.own ? windows_of(x_, grid()) : patches_of(x_, grid());
+  expand.input = input;
   expand.out = pixel_by_pixel(z1.mutable_data_ptr(), grid(), window_, stored());
   expand.stored = expand.split = stored();
   if (partial) *partial = partial_of(rows_of(expand), stored());
@@ -69,7 +81,7 @@ Tensor TrainingBlock::expand(Partial* partial) const {
 Tensor TrainingBlock::filter(const Tensor& z1, const ScaleShift& norm, Partial* partial) const {
   Tensor z2 = values(like_, pixels() * stored());
   const PatchDepthwise filter = filter_with(norm);
-  if (partial) *partial = partial_of(rows_of_filtered(filter), stored());
+  if (partial) *partial = partial_of(rows_of_filtered(filter, type_), stored());
   depthwise_filter(filter, z1.const_data_ptr(), z2.mutable_data_ptr(), partial ? data(partial->values) : nullptr, type_,
                    op_, stream_);
   return z2;
@@ -77,6 +89,14 @@ Tensor TrainingBlock::filter(const Tensor& z1, const ScaleShift& norm, Partial* 
 
 void TrainingBlock::project(const Tensor& z2, const ScaleShift& norm, const Map<const void>* paired,
                             const Map<float>& z3, Partial& partial) const {
+  ProjectForward by_mma{grid(), patch_, project_, z2.const_data_ptr(), norm, stored(), patches_of(z3, grid())};
+  if (projects_by_mma(by_mma, type_)) {
+    partial = partial_of(PartialRows(grid().patches(), patch_.count(), patch_.count()), outputs_);
+    if (paired) by_mma.paired = patches_of(*paired, grid());
+    by_mma.partial = data(partial.values);
+    project_mma(by_mma, type_, op_, stream_);
+    return;
+  }
   PatchGemm project = gemm(patch_, project_);
   project.input = pixel_by_pixel(z2.const_data_ptr(), grid(), patch_, stored());
   project.norm = norm;
@@ -104,42 +124,90 @@ Tensor TrainingBlock::synchronise(const ChannelSums& sums, double count, const s
   return all_reduce(whole, group);
 }
 
-void TrainingBlock::backward(const Map<const void>& d3, Tensor z1, Tensor z2, const ScaleShift& norm1,
-                             const ScaleShift& norm2, const Through& through, const InputGradient& d_x,
-                             void* d_weights) const {
-  const int64_t inputs = x_.channels, parameters = (inputs + 9 + outputs_) * hidden();
-  const PatchedMap<const void> before = filter_.own ? windows_of(x_, grid()) : patches_of(x_, grid());
+TrainingBlock::Partial TrainingBlock::project_backward(const Tensor& grad, const LastNorm& last_norm, const Tensor& z2,
+                                                       const ScaleShift& norm, Tensor& d2, void* d_weights) const {
+  Tensor d3 = grad;
+  if (last_norm.factors) {
+    d3 = new_map(grad, outputs_);
+    pass_batch_norm(read<void>(grad), last_norm.z3, last_norm.factors, outputs_, grid().images, write<void>(d3), type_,
+                    op_, stream_);
+  }
+  const PatchedMap<const void> pulled = patches_of(read<void>(d3), grid());
   const PatchedMap<const void> filtered = pixel_by_pixel(z2.const_data_ptr(), grid(), patch_, stored());
-  PatchWgrad wgrad{grid(), patch_, patches_of(d3, grid()), filtered, norm2, outputs_, hidden(), d_weights};
-  wgrad.first = (inputs + 9) * hidden(), wgrad.parameters = parameters;
+  PatchWgrad wgrad{grid(), patch_, pulled, filtered, norm, outputs_, hidden(), d_weights};
+  wgrad.first = (x_.channels + 9) * hidden(), wgrad.parameters = wgrad.first + int64_t{outputs_} * hidden();
   patch_wgrad(wgrad, type_, op_, stream_);
 
-  Tensor d2 = values(like_, pixels() * stored());
   PatchGemm back = gemm(patch_, transposed(project_, 0, type_));
-  back.input = patches_of(d3, grid());
+  back.input = pulled;
   back.other = filtered;
-  back.norm = norm2;
+  back.norm = norm;
   back.out = pixel_by_pixel(d2.mutable_data_ptr(), grid(), patch_, stored());
   back.stored = back.split = stored();
   Partial partial = partial_of(rows_of(back), stored());
   patch_gemm(back, Epilogue::kHiddenGated, data(partial.values), type_, op_, stream_);
-  through(1, d2, z2, partial);
+  return partial;
+}
+
+void TrainingBlock::backward(const Tensor& grad, const LastNorm& last_norm, Tensor z1, Tensor z2,
+                             const ScaleShift& norm1, const ScaleShift& norm2, const Through& through,
+                             const InputGradient& d_x, void* d_weights) const {
+  const int64_t inputs = x_.channels, parameters = (inputs + 9 + outputs_) * hidden();
+  const PatchedMap<const void> before = filter_.own ? windows_of(x_, grid()) : patches_of(x_, grid());
+  Tensor d2 = values(like_, pixels() * stored());
+  ProjectBackward both{grid(), patch_, project_, patches_of(read<void>(grad), grid())};
+  if (last_norm.factors) both.z3 = patches_of(last_norm.z3, grid()), both.factors = last_norm.factors;
+  both.hidden = z2.const_data_ptr(), both.norm = norm2, both.stored = stored();
+  both.d_matrix = d_weights, both.first = (inputs + 9) * hidden(), both.parameters = parameters;
+  both.d_hidden = d2.mutable_data_ptr();
+  Partial partial{like_, {}};
+  if (projects_by_mma(both, type_)) {
+    partial = partial_of(PartialRows(grid().patches(), patch_.count(), patch_.count()), stored());
+    both.partial = data(partial.values);
+    project_backward_mma(both, type_, op_, stream_);
+  } else {
+    partial = project_backward(grad, last_norm, z2, norm2, d2, d_weights);
+  }
+  const float* factors = through(1, partial);
 
   const PatchDepthwise filter = filter_with(norm1);
-  depthwise_wgrad(filter, d2.const_data_ptr(), z1.const_data_ptr(), d_weights, inputs * hidden(), parameters, type_,
-                  op_, stream_);
   Tensor d1 = values(like_, pixels_before() * stored());
-  partial = partial_of(rows_of_gradient(filter), stored());
-  depthwise_gradient(filter, d2.const_data_ptr(), z1.const_data_ptr(), d1.mutable_data_ptr(), data(partial.values),
-                     type_, op_, stream_);
-  through(0, d1, z1, partial);
+  partial = partial_of(rows_of_gradient(filter, type_), stored());
+  const DepthwiseGradients gradients{
+      d2.mutable_data_ptr(), z2.const_data_ptr(), factors,           z1.const_data_ptr(), d1.mutable_data_ptr(),
+      data(partial.values),  d_weights,           inputs * hidden(), parameters};
+  depthwise_backward(filter, gradients, type_, op_, stream_);
+  factors = through(0, partial);
+
+  const PatchMatrix back_to_input = transposed(expand_, d_x.first, type_);
+  Tensor windows = values(like_, filter_.own ? pixels_before() * back_to_input.outputs : 0);
+  if (filter_.own) {
+    const ExpandBackward both{grid(),
+                              window_,
+                              expand_,
+                              before,
+                              d1.const_data_ptr(),
+                              z1.const_data_ptr(),
+                              factors,
+                              stored(),
+                              d_weights,
+                              parameters,
+                              windows.mutable_data_ptr(),
+                              d_x.first,
+                              windows_by_pixel(d_x)};
+    if (expand_backward_mma(both, type_, op_, stream_))
+      return collect_windows(windows.const_data_ptr(), grid(), back_to_input.outputs, d_x, type_, op_, stream_);
+  }
+  if (factors)
+    pass_batch_norm(d1.mutable_data_ptr(), z1.const_data_ptr(), factors, pixels_before(), stored(), type_, op_,
+                    stream_);
 
   const PatchedMap<const void> expanded = pixel_by_pixel<const void>(d1.const_data_ptr(), grid(), window_, stored());
-  wgrad = {grid(), window_, expanded, before, {}, hidden(), static_cast<int>(inputs), d_weights};
+  PatchWgrad wgrad{grid(), window_, expanded, before, {}, hidden(), static_cast<int>(inputs), d_weights};
   wgrad.parameters = parameters;
   patch_wgrad(wgrad, type_, op_, stream_);
 
-  PatchGemm last = gemm(window_, transposed(expand_, d_x.first, type_));
+  PatchGemm last = gemm(window_, back_to_input);
   last.input = expanded;
   if (!filter_.own) {
     last.out = patches_of(d_x.skip, grid());
@@ -147,8 +215,8 @@ void TrainingBlock::backward(const Map<const void>& d3, Tensor z1, Tensor z2, co
     last.split = d_x.split;
     return patch_gemm(last, Epilogue::kPlain, nullptr, type_, op_, stream_);
   }
-  Tensor windows = values(like_, pixels_before() * last.stored);
-  last.out = channel_by_channel(windows.mutable_data_ptr(), grid(), window_, last.stored);
+  last.out = windows_by_pixel(d_x) ? pixel_by_pixel(windows.mutable_data_ptr(), grid(), window_, last.stored)
+                                   : channel_by_channel(windows.mutable_data_ptr(), grid(), window_, last.stored);
   patch_gemm(last, Epilogue::kPlain, nullptr, type_, op_, stream_);
   collect_windows(windows.const_data_ptr(), grid(), last.stored, d_x, type_, op_, stream_);
 }

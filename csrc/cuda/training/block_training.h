@@ -25,8 +25,7 @@ inline ChannelVector vector_of(const char* op, const Tensor& t) {
 }
 inline PatchGrid grid_of(const Tensor& weights, const Map<const void>& x) {
   const int64_t rows = weights.size(1), columns = weights.size(2);
-  return {weights.size(0), static_cast<int>(rows), static_cast<int>(columns), static_cast<int>(x.height / rows),
-          static_cast<int>(x.width / columns)};
+  return {weights.size(0), rows, columns, x.height / rows, x.width / columns};
 }
 
 // A matrix of contiguous parameters, from parameter `first` on, with one row of inputs per output.
@@ -50,8 +49,9 @@ class TrainingBlock {
     Tensor values;
     PartialRows rows;
   };
-  // Turn the gradient after the first (0) or second (1) norm into that before it, in place; `z`: the norm's input.
-  using Through = std::function<void(int norm, Tensor& d, const Tensor& z, Partial& partial)>;
+  // Take the sums of the gradient `d` after the first (0) or second (1) norm, and of it times the norm's input z;
+  // return factors: the gradient before the norm is factors[0] * d + factors[1] * z + factors[2]. None: it is d.
+  using Through = std::function<const float*(int norm, Partial& partial)>;
 
   // `like`: a tensor of the type and on the device of the block; `weights`: with contiguous parameters.
   TrainingBlock(const char* op, const Tensor& like, const Map<const void>& x, const Tensor& weights, int64_t hidden,
@@ -78,11 +78,19 @@ class TrainingBlock {
   // The sums of all processes of a group and their number of pixels, as BatchNorm takes them.
   Tensor synchronise(const ChannelSums& sums, double count, const std::string& group) const;
 
-  // Compute the gradients of input and weights, contiguous, from the gradient before the last norm.
-  void backward(const Map<const void>& d3, Tensor z1, Tensor z2, const ScaleShift& norm1, const ScaleShift& norm2,
-                const Through& through, const InputGradient& d_x, void* d_weights) const;
+  // The input of the last norm, and factors as of Through.
+  struct LastNorm {
+    Map<const float> z3;
+    const float* factors = nullptr;
+  };
+  // Compute the gradients of input and weights, contiguous, from the gradient after the last norm.
+  void backward(const Tensor& grad, const LastNorm& last, Tensor z1, Tensor z2, const ScaleShift& norm1,
+                const ScaleShift& norm2, const Through& through, const InputGradient& d_x, void* d_weights) const;
 
  private:
+  // The first part of backward, kernel by kernel: the gradients of project and, in d2, of z2; returns the sums of d2.
+  Partial project_backward(const Tensor& grad, const LastNorm& last_norm, const Tensor& z2, const ScaleShift& norm,
+                           Tensor& d2, void* d_weights) const;
   Partial partial_of(const PartialRows& rows, int channels) const;
   PatchGemm gemm(const PatchPixels& pixels, const PatchMatrix& matrix) const;
   PatchDepthwise filter_with(const ScaleShift& norm) const;

@@ -11,10 +11,12 @@ struct Moments {
 
   HYPERSEG_DEVICE void add(float v) {
     if (count == 0.0f) first = v;
-    const float rest = v - first;
+    add_rest(v - first);
+    count += 1.0f;
+  }
+  HYPERSEG_DEVICE void add_rest(float rest) {
     sum += rest;
     squares += rest * rest;
-    count += 1.0f;
   }
   HYPERSEG_DEVICE float mean() const { return first + sum / count; }
   HYPERSEG_DEVICE static void merge(const Moments* parts, int number, int step, float& mean, float& deviations) {
@@ -53,6 +55,13 @@ struct GradientSums {
     total = sum, by_value = weighted;
   }
 };
+
+// In the accumulators of an MMA: sum over the lanes that have the same channels.
+HYPERSEG_DEVICE float sum_of_rows(float v) {
+#pragma unroll
+  for (int mask = 4; mask < 32; mask *= 2) v += shuffle_xor(v, mask);
+  return v;
+}
 
 // For all threads of the block, which must be synchronised after the last use of `shared` (slots * channels elements).
 // The threads of the first slot write the sums of the `needed` first channels, from `first` on, to a row of [2,

@@ -55,10 +55,6 @@ struct DepthwisePart {
   }
 };
 
-// One value for each of a thread's two channels.
-HYPERSEG_DEVICE float2 of_channels(const float* values, int channel, int channels) {
-  return {channel < channels ? values[channel] : 0.0f, channel + 1 < channels ? values[channel + 1] : 0.0f};
-}
 HYPERSEG_DEVICE float2 multiply_add(float2 a, float2 b, float2 c) { return {fmaf(a.x, b.x, c.x), fmaf(a.y, b.y, c.y)}; }
 
 // The taps of the block as float in shared memory: [tap][channel].
@@ -104,7 +100,7 @@ class HiddenMap {
     if (y >= 0 && y < grid.patch_h && x >= 0 && x < grid.patch_w) return patch_.index * pixels + y * grid.patch_w + x;
     y = reflect(patch_.row * grid.patch_h + y, grid.rows * grid.patch_h);
     x = reflect(patch_.column * grid.patch_w + x, grid.columns * grid.patch_w);
-    const int row = y / grid.patch_h, column = x / grid.patch_w;
+    const int row = grid.by_patch_h.quotient(y), column = grid.by_patch_w.quotient(x);
     return (static_cast<int64_t>(patch_.n * grid.rows + row) * grid.columns + column) * pixels +
            (y - row * grid.patch_h) * grid.patch_w + x - column * grid.patch_w;
   }

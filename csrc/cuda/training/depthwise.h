@@ -15,18 +15,30 @@ struct PatchDepthwise {
 };
 
 // filtered = filter(relu6(norm(hidden))). `partial`: nullptr, or workspace for its moments, [rows, 2, stored].
-PartialRows rows_of_filtered(const PatchDepthwise& filter);
+PartialRows rows_of_filtered(const PatchDepthwise& filter, Type type);
 void depthwise_filter(const PatchDepthwise& filter, const void* hidden, void* filtered, float* partial, Type type,
                       const char* op, Stream stream);
 
-// Compute the gradient of the hidden map before norm and ReLU6 from the gradient `d` of the filter's output, and the
-// sums of it and of it times the hidden map.
-PartialRows rows_of_gradient(const PatchDepthwise& filter);
-void depthwise_gradient(const PatchDepthwise& filter, const void* d, const void* hidden, void* gradient, float* partial,
-                        Type type, const char* op, Stream stream);
+struct DepthwiseGradients {
+  // Gradient after the norm of the filter's output `filtered`; may be overwritten by the one before it, factors[0] * d
+  // + factors[1] * filtered + factors[2], with factors [3, stored], or without factors d.
+  void* d = nullptr;
+  const void* filtered = nullptr;
+  const float* factors = nullptr;
 
-// Write the gradient of the taps to [patch, parameters], from parameter `first` on.
-void depthwise_wgrad(const PatchDepthwise& filter, const void* d, const void* hidden, void* gradient, int64_t first,
-                     int64_t parameters, Type type, const char* op, Stream stream);
+  const void* hidden = nullptr;  // before the filter and its norm
+  void* gradient = nullptr;      // receives the gradient of `hidden` before norm and ReLU6
+  float* partial = nullptr;      // receives the sums of it and of it times `hidden`
+
+  void* d_taps = nullptr;  // receives the gradient of the taps, [patch, parameters] from parameter `first` on
+  int64_t first = 0, parameters = 0;
+};
+// The first part of depthwise_backward: only the gradient of the taps, from d without factors.
+void depthwise_wgrad(const PatchDepthwise& filter, const DepthwiseGradients& gradients, Type type, const char* op,
+                     Stream stream);
+
+PartialRows rows_of_gradient(const PatchDepthwise& filter, Type type);
+void depthwise_backward(const PatchDepthwise& filter, const DepthwiseGradients& gradients, Type type, const char* op,
+                        Stream stream);
 
 }  // namespace hyperseg::cuda

@@ -1,8 +1,10 @@
 #include <algorithm>
 
 #include "cuda/device/launch.cuh"
+#include "cuda/training/batch_norm.h"
 #include "cuda/training/depthwise.cuh"
 #include "cuda/training/depthwise.h"
+#include "cuda/training/depthwise_mma.h"
 
 // Gradient of the hidden map: each of its pixels gathers from the outputs that read it.
 namespace hyperseg::cuda {
@@ -113,8 +115,8 @@ depthwise_gradient_neighbour_kernel(PatchDepthwise filter, DepthwiseBlocks block
         for (int i = 0; i < 25; ++i) {
           const Reader row(own_row + y, grid.rows * height, i / 5), column(own_column + x, grid.columns * width, i % 5);
           if (!row.exists || !column.exists) continue;
-          const int patch_row = row.output / height, patch_column = column.output / width,
-                    tap = row.tap * 3 + column.tap;
+          const int patch_row = grid.by_patch_h.quotient(row.output),
+                    patch_column = grid.by_patch_w.quotient(column.output), tap = row.tap * 3 + column.tap;
           const int64_t number = static_cast<int64_t>(patch.n * grid.rows + patch_row) * grid.columns + patch_column;
           const int pixel = (row.output - patch_row * height) * width + column.output - patch_column * width;
           float2 weight;
@@ -137,26 +139,34 @@ depthwise_gradient_neighbour_kernel(PatchDepthwise filter, DepthwiseBlocks block
 
 }  // namespace
 
-PartialRows rows_of_gradient(const PatchDepthwise& filter) {
+PartialRows rows_of_gradient(const PatchDepthwise& filter, Type type) {
   const PatchPixels pixels(filter.grid, filter.own);
+  if (differentiates_by_mma(filter, type)) return PartialRows(filter.grid.patches(), pixels.count(), pixels.count());
   const DepthwiseBlocks blocks(filter, pixels, false);
   return PartialRows(filter.grid.patches(), pixels.count(), blocks.rows * pixels.width);
 }
 
-void depthwise_gradient(const PatchDepthwise& filter, const void* d, const void* hidden, void* gradient, float* partial,
-                        Type type, const char* op, Stream stream) {
+void depthwise_backward(const PatchDepthwise& filter, const DepthwiseGradients& gradients, Type type, const char* op,
+                        Stream stream) {
+  if (depthwise_backward_mma(filter, gradients, type, op, stream)) return;
+  if (gradients.factors) {
+    const int64_t pixels = filter.grid.patches() * filter.grid.patch_h * filter.grid.patch_w;
+    pass_batch_norm(gradients.d, gradients.filtered, gradients.factors, pixels, filter.stored, type, op, stream);
+  }
+  depthwise_wgrad(filter, gradients, type, op, stream);
   const DepthwiseBlocks blocks(filter, PatchPixels(filter.grid, filter.own), false);
   const size_t shared = std::max(9 * sizeof(float), blocks.slots * sizeof(GradientSums)) * blocks.channels();
   const Grid grid = grid_of(op, blocks.blocks());
   with_type(type, [&](auto value) {
     using T = decltype(value);
-    const T* pulled = static_cast<const T*>(d);
+    const T* pulled = static_cast<const T*>(gradients.d);
+    T* gradient = static_cast<T*>(gradients.gradient);
     if (filter.own)
       launch<depthwise_gradient_own_kernel<T>>(op, grid, blocks.threads(), shared, stream, filter, blocks, pulled,
-                                               hidden, static_cast<T*>(gradient), partial);
+                                               gradients.hidden, gradient, gradients.partial);
     else
       launch<depthwise_gradient_neighbour_kernel<T>>(op, grid, blocks.threads(), shared, stream, filter, blocks, pulled,
-                                                     hidden, static_cast<T*>(gradient), partial);
+                                                     gradients.hidden, gradient, gradients.partial);
   });
 }
 

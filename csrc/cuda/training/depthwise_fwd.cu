@@ -5,6 +5,7 @@
 
 #include "cuda/device/launch.cuh"
 #include "cuda/training/depthwise.cuh"
+#include "cuda/training/depthwise_mma.h"
 
 namespace hyperseg::cuda {
 namespace {
@@ -88,14 +89,16 @@ size_t bytes_of_rows(const DepthwiseBlocks& blocks, size_t size) { return blocks
 
 }  // namespace
 
-PartialRows rows_of_filtered(const PatchDepthwise& filter) {
+PartialRows rows_of_filtered(const PatchDepthwise& filter, Type type) {
   const PatchPixels pixels(filter.grid, false);
+  if (filters_by_mma(filter, type)) return PartialRows(filter.grid.patches(), pixels.count(), pixels.count());
   const DepthwiseBlocks blocks(filter, pixels, false);
   return PartialRows(filter.grid.patches(), pixels.count(), blocks.rows * pixels.width);
 }
 
 void depthwise_filter(const PatchDepthwise& filter, const void* hidden, void* filtered, float* partial, Type type,
                       const char* op, Stream stream) {
+  if (depthwise_filter_mma(filter, hidden, filtered, partial, type, op, stream)) return;
   const DepthwiseBlocks blocks(filter, PatchPixels(filter.grid, false), false);
   const size_t shared = std::max(bytes_of_taps(blocks), partial ? bytes_of_rows(blocks, sizeof(Moments)) : size_t{0});
   with_type(type, [&](auto value) {
@@ -112,15 +115,16 @@ void depthwise_filter(const PatchDepthwise& filter, const void* hidden, void* fi
   });
 }
 
-void depthwise_wgrad(const PatchDepthwise& filter, const void* d, const void* hidden, void* gradient, int64_t first,
-                     int64_t parameters, Type type, const char* op, Stream stream) {
+void depthwise_wgrad(const PatchDepthwise& filter, const DepthwiseGradients& gradients, Type type, const char* op,
+                     Stream stream) {
   const DepthwiseBlocks blocks(filter, PatchPixels(filter.grid, false), true);
   with_type(type, [&](auto value) {
     using T = decltype(value);
     const auto run = [&](auto own) {
       launch<depthwise_wgrad_kernel<T, own.value>>(
           op, grid_of(op, blocks.blocks()), blocks.threads(), bytes_of_rows(blocks, 9 * sizeof(float)), stream, filter,
-          blocks, static_cast<const T*>(d), hidden, static_cast<T*>(gradient) + first, parameters);
+          blocks, static_cast<const T*>(gradients.d), gradients.hidden,
+          static_cast<T*>(gradients.d_taps) + gradients.first, gradients.parameters);
     };
     filter.own ? run(std::true_type{}) : run(std::false_type{});
   });

@@ -19,11 +19,12 @@ inline Tensor folded_backward(const char* op, const TrainingBlock& block, const 
   const ScaleShift norm1{scale, shift}, norm2{scale + hidden, shift + hidden};
   Tensor memory[3] = {grad, grad, grad};
   ChannelSums sums[3];
-  const auto through = [&](int norm, Tensor&, const Tensor&, TrainingBlock::Partial& partial) {
+  const auto through = [&](int norm, TrainingBlock::Partial& partial) -> const float* {
     if (bias) std::tie(memory[norm], sums[norm]) = block.add(partial, false);
+    return nullptr;
   };
   Tensor z1 = block.expand(nullptr), z2 = block.filter(z1, norm1, nullptr);
-  block.backward(read<void>(grad), z1, z2, norm1, norm2, through, d_x, d_weights);
+  block.backward(grad, {}, z1, z2, norm1, norm2, through, d_x, d_weights);
   if (!bias) return values(grad, 0);
   const std::vector<int64_t> pixels{0, 2, 3};
   memory[2] = torch::stable::sum(grad, pixels, false, ScalarType::Double);

@@ -1,11 +1,11 @@
-#include "cuda/training/generate_weights_backward.h"
-
 #include <algorithm>
+#include <type_traits>
 
 #include "cuda/device/launch.cuh"
 #include "cuda/device/mma_tile.cuh"
+#include "cuda/device/vectors.cuh"
+#include "cuda/training/generate_weights_bwd.cuh"
 
-// The GEMMs of all generators and groups are divided into tiles with consecutive numbers, and one launch computes them.
 namespace hyperseg::cuda {
 namespace {
 
@@ -14,28 +14,6 @@ constexpr int kThreads = 256;
 constexpr int64_t kBlocks = 1024;       // enough to keep a GPU busy
 constexpr int64_t kLeastPatches = 256;  // minimum patches per block where the sum is split
 
-// Return the offset of patch number `p`, counted through all images, in a map with these strides.
-HYPERSEG_DEVICE int64_t patch_offset(const GenerationBackward& problem, int p, int64_t stride_n, int64_t stride_y,
-                                     int64_t stride_x) {
-  const int n = problem.area.quotient(p), pixel = p - n * problem.area.value();
-  const int y = problem.width.quotient(pixel), x = pixel - y * problem.width.value();
-  return n * stride_n + y * stride_y + x * stride_x;
-}
-
-// The generator of a tile, and the number of tiles before those of this generator.
-template <typename Tiles>
-HYPERSEG_DEVICE int generator_of(const Generators& generators, int64_t& tile, const Tiles& tiles) {
-  int i = 0;
-  for (; i + 1 < generators.count; ++i) {
-    const int64_t own = tiles(generators.list[i]);
-    if (tile < own) break;
-    tile -= own;
-  }
-  return i;
-}
-
-HYPERSEG_HOST_DEVICE int64_t tiles_of(int64_t size, int tile) { return (size + tile - 1) / tile; }
-
 template <int M, int N>
 struct GeneratorTiles {
   HYPERSEG_HOST_DEVICE int64_t operator()(const GeneratorArgs& g) const {
@@ -43,17 +21,12 @@ struct GeneratorTiles {
   }
 };
 
-// How the sum over patches is split: patches per block, and number of parts.
-struct Split {
-  int patches, parts;
-};
-
 // gradient[r, k] = sum over p of grad[p, start + r] * signal[p, offset + group(r) * width + k], p in order. Where it is
 // split, sums go to `partial` [parts, values of all generators].
 template <typename T, int M, int N>
 HYPERSEG_KERNEL(kGemmThreads, 4)
-generator_gradients_kernel(GenerationBackward problem, Generators generators, Split split, int64_t values,
-                           float* partial) {
+generator_gradients_simt_kernel(GenerationBackward problem, Generators generators, Split split, int64_t values,
+                                float* partial) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int part = static_cast<int>(blockIdx.x % split.parts);
@@ -120,7 +93,7 @@ struct ChannelTiles {
 // the first generator reads, then those of the second and so on.
 template <typename T, int M, int N>
 HYPERSEG_KERNEL(kGemmThreads, 4)
-passed_back_kernel(GenerationBackward problem, Generators generators, float* parts) {
+passed_back_simt_kernel(GenerationBackward problem, Generators generators, float* parts) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int patches = static_cast<int>(problem.patches), across = static_cast<int>(tiles_of(patches, N));
@@ -154,35 +127,60 @@ passed_back_kernel(GenerationBackward problem, Generators generators, float* par
   mma_tile<T, M, N>(depth, weight, g.stride_column != 1, pull, grad.stride_w == 1, store);
 }
 
-// d_signal[n, c, pixel] = sum of the parts of the generators that read channel c, in order.
-template <typename T>
+// The signal's channels of all images, and the blocks that each takes.
+struct SignalPlanes {
+  FastDivmod channels, blocks;
+
+  SignalPlanes(const GenerationBackward& problem, int values)
+      : channels(problem.signal.channels), blocks(tiles_of(problem.area.value(), values * kThreads)) {}
+  int64_t count(const GenerationBackward& problem) const {
+    return problem.patches / problem.area.value() * channels.value() * blocks.value();
+  }
+};
+
+// d_signal[n, c, pixel] = sum of the parts of the generators that read channel c, in order. A thread has VALUES pixels,
+// one or, where an image has a multiple of it, eight.
+template <typename T, int VALUES>
 HYPERSEG_KERNEL(kThreads, 1)
-signal_gradient_kernel(GenerationBackward problem, Generators generators, const float* parts, SignalGradient result) {
+signal_gradient_kernel(GenerationBackward problem, Generators generators, const float* parts, SignalPlanes planes,
+                       SignalGradient result) {
   wait_for_previous_kernel();
   let_next_kernel_start();
-  const int64_t value = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (value >= problem.patches * problem.signal.channels) return;
-  const int64_t plane = value / problem.area.value(), n = plane / problem.signal.channels;
-  const int64_t c = plane - n * problem.signal.channels;
-  const int64_t p = n * problem.area.value() + (value - plane * problem.area.value());
-  float sum = result.first ? 0.0f : result.sum[value];
+  const int block = static_cast<int>(blockIdx.x), plane = planes.blocks.quotient(block);
+  const int pixel = ((block - plane * planes.blocks.value()) * kThreads + static_cast<int>(threadIdx.x)) * VALUES;
+  if (pixel >= problem.area.value()) return;
+  const int n = planes.channels.quotient(plane), c = plane - n * planes.channels.value();
+  const int64_t p = static_cast<int64_t>(n) * problem.area.value() + pixel;
+  const int64_t place = static_cast<int64_t>(plane) * problem.area.value() + pixel;
+  float sums[8] = {};
+  const auto add = [&](const float* from) {
+    if constexpr (VALUES == 8) {
+      float v[8];
+      load8(from, v);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) sums[i] += v[i];
+    } else {
+      sums[0] += *from;
+    }
+  };
+  if (!result.first) add(result.sum + place);
   for (int i = 0; i < generators.count; ++i) {
     const GeneratorArgs& g = generators.list[i];
-    const int64_t channel = c - g.offset;
-    if (channel >= 0 && channel < g.channels()) sum += parts[channel * problem.patches + p];
+    const int channel = c - g.offset;
+    if (channel >= 0 && channel < g.channels()) add(parts + channel * problem.patches + p);
     parts += g.channels() * problem.patches;
   }
+  const auto write = [&](auto* to) {
+    using V = std::remove_pointer_t<decltype(to)>;
+    if constexpr (VALUES == 8)
+      store8(to + place, sums);
+    else
+      to[place] = from_float<V>(sums[0]);
+  };
   if (result.last)
-    static_cast<T*>(result.d_signal)[value] = from_float<T>(sum);
+    write(static_cast<T*>(result.d_signal));
   else
-    result.sum[value] = sum;
-}
-
-template <typename Count>
-int64_t total(const Generators& generators, const Count& count) {
-  int64_t sum = 0;
-  for (int i = 0; i < generators.count; ++i) sum += count(generators.list[i]);
-  return sum;
+    write(result.sum);
 }
 
 template <typename Size>
@@ -211,27 +209,37 @@ void with_split(const GenerationBackward& problem, const Generators& generators,
 }  // namespace
 
 int64_t partial_sums(const GenerationBackward& problem, const Generators& generators) {
-  int64_t sums = 0;
-  with_split(problem, generators, [&](auto, auto, int64_t, const Split& split) {
-    if (split.parts > 1) sums = split.parts * total(generators, values_of);
-  });
-  return sums;
+  const auto sums = [&](const Split& split) {
+    return split.parts > 1 ? split.parts * total(generators, values_of) : 0;
+  };
+  if (by_mma(problem)) return sums(split_of_mma(problem, generators));
+  int64_t count = 0;
+  with_split(problem, generators, [&](auto, auto, int64_t, const Split& split) { count = sums(split); });
+  return count;
 }
 
 void generator_gradients(const GenerationBackward& problem, const Generators& generators, float* partial,
                          Stream stream) {
   const int64_t values = total(generators, values_of);
-  with_type(problem.type, [&](auto value) {
-    using T = decltype(value);
+  int parts = 1;
+  if (by_mma(problem)) {
+    const Split split = split_of_mma(problem, generators);
+    parts = split.parts;
+    generator_gradients_mma(problem, generators, split, values, partial, kName, stream);
+  } else {
     with_split(problem, generators, [&](auto m, auto n, int64_t tiles, const Split& split) {
       constexpr int M = m.value, N = n.value;
-      launch<generator_gradients_kernel<T, M, N>>(kName, grid_of(kName, tiles * split.parts), kGemmThreads,
-                                                  mma_tile_bytes<T, M, N>(), stream, problem, generators, split, values,
-                                                  partial);
-      if (split.parts > 1)
-        launch<add_parts_kernel<T>>(kName, grid_of(kName, tiles_of(values, kThreads)), kThreads, 0, stream, generators,
-                                    split.parts, values, partial);
+      parts = split.parts;
+      launch<generator_gradients_simt_kernel<float, M, N>>(kName, grid_of(kName, tiles * split.parts), kGemmThreads,
+                                                           mma_tile_bytes<float, M, N>(), stream, problem, generators,
+                                                           split, values, partial);
     });
+  }
+  if (parts == 1) return;
+  with_type(problem.type, [&](auto value) {
+    using T = decltype(value);
+    launch<add_parts_kernel<T>>(kName, grid_of(kName, tiles_of(values, kThreads)), kThreads, 0, stream, generators,
+                                parts, values, partial);
   });
 }
 
@@ -241,17 +249,26 @@ int64_t passed_values(const GenerationBackward& problem, const Generators& gener
 
 void signal_gradient(const GenerationBackward& problem, const Generators& generators, float* parts,
                      const SignalGradient& result, Stream stream) {
-  with_type(problem.type, [&](auto value) {
-    using T = decltype(value);
+  if (by_mma(problem)) {
+    passed_back_mma(problem, generators, parts, kName, stream);
+  } else {
     with_tile(largest(generators, width_of), problem.patches, [&](auto m, auto n) {
       constexpr int M = m.value, N = n.value;
       const int64_t tiles = total(generators, ChannelTiles<M>{}) * tiles_of(problem.patches, N);
-      launch<passed_back_kernel<T, M, N>>(kName, grid_of(kName, tiles), kGemmThreads, mma_tile_bytes<T, M, N>(), stream,
-                                          problem, generators, parts);
+      launch<passed_back_simt_kernel<float, M, N>>(kName, grid_of(kName, tiles), kGemmThreads,
+                                                   mma_tile_bytes<float, M, N>(), stream, problem, generators, parts);
     });
-    const int64_t values = problem.patches * problem.signal.channels;
-    launch<signal_gradient_kernel<T>>(kName, grid_of(kName, tiles_of(values, kThreads)), kThreads, 0, stream, problem,
-                                      generators, parts, result);
+  }
+  const auto aligned = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
+  const bool wide = problem.area.value() % 8 == 0 && aligned(parts) && aligned(result.sum) && aligned(result.d_signal);
+  const SignalPlanes planes(problem, wide ? 8 : 1);
+  with_type(problem.type, [&](auto value) {
+    using T = decltype(value);
+    const auto run = [&](auto values) {
+      launch<signal_gradient_kernel<T, values.value>>(kName, grid_of(kName, planes.count(problem)), kThreads, 0, stream,
+                                                      problem, generators, parts, planes, result);
+    };
+    wide ? run(std::integral_constant<int, 8>{}) : run(std::integral_constant<int, 1>{});
   });
 }
 

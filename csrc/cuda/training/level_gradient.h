@@ -16,7 +16,9 @@ struct InputGradient {
   Map<void> skip, previous;
 };
 
-// Each pixel gathers from the windows [patch][channel][pixel] that contain it.
+// Each pixel gathers from the windows that contain it, [patch][pixel][channel] if windows_by_pixel, else
+// [patch][channel][pixel].
+bool windows_by_pixel(const InputGradient& gradient);
 void collect_windows(const void* windows, const PatchGrid& grid, int64_t channels, const InputGradient& gradient,
                      Type type, const char* op, Stream stream);
 

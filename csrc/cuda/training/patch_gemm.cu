@@ -90,7 +90,7 @@ HYPERSEG_DEVICE float finished(float v, float other, float scale, float shift, S
 }
 
 template <typename T, Epilogue KIND>
-HYPERSEG_KERNEL(kGemmThreads, 4)
+HYPERSEG_KERNEL(kGemmThreads, gated(KIND) ? 3 : 4)
 patch_gemm_kernel(PatchGemm gemm, Strides strides, bool vectorized, float* partial) {
   wait_for_previous_kernel();
   let_next_kernel_start();

@@ -11,11 +11,11 @@ struct Patch {
   int64_t index;  // in all images
   int n, row, column;
 
-  HYPERSEG_DEVICE Patch(unsigned number, const PatchGrid& grid)
-      : index(number),
-        n(static_cast<int>(number / grid.columns / grid.rows)),
-        row(static_cast<int>(number / grid.columns % grid.rows)),
-        column(static_cast<int>(number % grid.columns)) {}
+  HYPERSEG_DEVICE Patch(int number, const PatchGrid& grid) : index(number) {
+    const int of_column = grid.by_columns.quotient(number);
+    column = number - of_column * grid.columns;
+    n = grid.by_rows.quotient(of_column), row = of_column - n * grid.rows;
+  }
 };
 
 // Return the offset in a map of pixel (y, x) of a patch, or of its window.
@@ -33,6 +33,20 @@ HYPERSEG_DEVICE const T* matrix_of(const PatchMatrix& matrix, const Patch& patch
   return static_cast<const T*>(matrix.data) + patch.n * matrix.stride_n + patch.row * matrix.stride_row +
          patch.column * matrix.stride_column;
 }
+
+// The values of two adjacent channels; 0 for channels that only pad.
+HYPERSEG_DEVICE float2 of_channels(const float* values, int channel, int channels) {
+  return {channel < channels ? values[channel] : 0.0f, channel + 1 < channels ? values[channel + 1] : 0.0f};
+}
+
+// The gates of ReLU6 after the norm of two adjacent channels, 0 on both flat sides as flat_in_relu6 has them.
+struct Relu6Gates {
+  float2 scale, shift;  // to the middle of ReLU6, 3
+
+  HYPERSEG_DEVICE Relu6Gates(float2 scale, float2 shift) : scale(scale), shift{shift.x - 3.0f, shift.y - 3.0f} {}
+  HYPERSEG_DEVICE float first(float d, float z) const { return fabsf(fmaf(z, scale.x, shift.x)) >= 3.0f ? 0.0f : d; }
+  HYPERSEG_DEVICE float second(float d, float z) const { return fabsf(fmaf(z, scale.y, shift.y)) >= 3.0f ? 0.0f : d; }
+};
 
 // The derivative of ReLU6 is 0 on both flat sides; NaN is not flat.
 HYPERSEG_DEVICE bool flat_in_relu6(float v) { return v <= 0.0f || v >= 6.0f; }

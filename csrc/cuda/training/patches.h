@@ -11,6 +11,19 @@ struct PatchGrid {
   int64_t images = 0;
   int rows = 0, columns = 0;     // size of the grid, in patches
   int patch_h = 0, patch_w = 0;  // size of a patch, in pixels
+  FastDivmod by_rows, by_columns, by_patch_h, by_patch_w;
+
+  PatchGrid() = default;
+  PatchGrid(int64_t images, int64_t rows, int64_t columns, int64_t patch_h, int64_t patch_w)
+      : images(images),
+        rows(static_cast<int>(rows)),
+        columns(static_cast<int>(columns)),
+        patch_h(static_cast<int>(patch_h)),
+        patch_w(static_cast<int>(patch_w)),
+        by_rows(rows),
+        by_columns(columns),
+        by_patch_h(patch_h),
+        by_patch_w(patch_w) {}
 
   int64_t patches() const { return images * rows * columns; }
 };

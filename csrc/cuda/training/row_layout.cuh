@@ -7,6 +7,12 @@
 // Staging of 16-bit GEMM operands in shared memory, in 8-element (16-byte) vectors.
 namespace hyperseg::cuda {
 
+// Call body(value of the C++ type), which is one of the 16-bit floats.
+template <typename Body>
+void with_16_bit_type(Type type, Body&& body) {
+  type == Type::kHalf ? body(half{}) : body(bfloat16{});
+}
+
 // Memory layout of a row: kVectorized (contiguous, 16-byte aligned, zero-padded to a multiple of 8), kContiguous, or
 // kTransposed (the other dimension is contiguous).
 enum class Layout { kVectorized, kContiguous, kTransposed };
@@ -91,9 +97,36 @@ struct Normalised8 {
   // 0 and 6 are exact in 16-bit floats, so rounding may come before or after.
   HYPERSEG_DEVICE static uint32_t two(uint32_t v, float scale0, float shift0, float scale1, float shift1) {
     const float2 both = unpack<T>(v);
-    return relu6_of_two<T>(pack<T>(fmaf(both.x, scale0, shift0), fmaf(both.y, scale1, shift1)));
+    return pack_relu6<T>(fmaf(both.x, scale0, shift0), fmaf(both.y, scale1, shift1));
   }
 };
+
+// Eight factors of adjacent channels; zeros for channels that only pad.
+HYPERSEG_DEVICE void load_factors(const float* from, int channel, int channels, float (&v)[8]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) v[i] = channel + i < channels ? from[channel + i] : 0.0f;
+}
+
+// relu6(norm(v)) of eight packed values.
+template <typename T>
+HYPERSEG_DEVICE uint4 normalised(uint4 v, const float (&scale)[8], const float (&shift)[8]) {
+  const auto two = [&](uint32_t both, int i) {
+    const float2 z = unpack<T>(both);
+    return pack_relu6<T>(fmaf(z.x, scale[i], shift[i]), fmaf(z.y, scale[i + 1], shift[i + 1]));
+  };
+  return uint4{two(v.x, 0), two(v.y, 2), two(v.z, 4), two(v.w, 6)};
+}
+
+// factors[0] * a + factors[1] * b + factors[2] of eight packed values each.
+template <typename T>
+HYPERSEG_DEVICE uint4 affine(uint4 a, uint4 b, const float (&factors)[3][8]) {
+  const auto two = [&](uint32_t a, uint32_t b, int i) {
+    const float2 u = unpack<T>(a), v = unpack<T>(b);
+    return pack<T>(fmaf(u.x, factors[0][i], fmaf(v.x, factors[1][i], factors[2][i])),
+                   fmaf(u.y, factors[0][i + 1], fmaf(v.y, factors[1][i + 1], factors[2][i + 1])));
+  };
+  return uint4{two(a.x, b.x, 0), two(a.y, b.y, 2), two(a.z, b.z, 4), two(a.w, b.w, 6)};
+}
 
 // A stride of 32 bits, with which an address takes one instruction instead of three.
 inline int stride_of(const char* op, int64_t stride) {

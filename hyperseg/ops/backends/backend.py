@@ -55,7 +55,15 @@ def device_of(args: tuple[Any, ...]) -> torch.device:
     for argument in args:  # runs on every call: a loop is faster than a generator
         if isinstance(argument, Tensor):
             return argument.device
+        if isinstance(argument, list) and argument and isinstance(argument[0], Tensor):
+            return argument[0].device
     raise TypeError("a call of an operator has at least one tensor")
+
+
+def any_of_dtype(dtype: torch.dtype, args: tuple[Any, ...]) -> bool:
+    """Whether any tensor of a call has this dtype. The first argument may be uint8 frames; a list has one dtype."""
+    firsts = (a[0] if isinstance(a, list) and a else a for a in args)
+    return any(isinstance(a, Tensor) and a.dtype == dtype for a in firsts)
 
 
 def level_then_argmax(level: Callable[..., Tensor], argmax: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+from hyperseg.ops._chain import block_by_block
 from hyperseg.ops.backends.backend import Backend, Reasons, device_type, level_then_argmax
 from hyperseg.ops.backends.native import emulated, extension, native_operators
 
@@ -12,17 +13,20 @@ SUPPORTED = native_operators(
     "generate_weights",
     "generate_weights_backward",
     "mbconv",
+    "normalise_frames",
     "patch_conv2d",
     "patch_conv2d_backward",
     "patch_inverted_residual",
     "patch_inverted_residual_backward",
     "patch_inverted_residual_batch_norm",
     "patch_inverted_residual_batch_norm_backward",
+    "pointwise_conv",
     "stem",
     "upsample_argmax",
     "upsample_cross_entropy",
     "upsample_cross_entropy_backward",
 )
+SUPPORTED["mbconv_chain"] = block_by_block(SUPPORTED["mbconv"])
 SUPPORTED["decoder_level_argmax"] = level_then_argmax(SUPPORTED["decoder_level"], SUPPORTED["upsample_argmax"])
 
 

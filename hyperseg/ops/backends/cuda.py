@@ -7,27 +7,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperseg.ops.backends.backend import Backend, Reasons, device_of
+from hyperseg.ops.backends.backend import Backend, Reasons, any_of_dtype, device_of
 from hyperseg.ops.backends.native import emulated, extension, native_operators
 
 SUPPORTED = native_operators(
+    "context_head",
     "decoder_level",
     "decoder_level_argmax",
     "decoder_level_backward",
     "generate_weights",
     "generate_weights_backward",
     "mbconv",
+    "mbconv_chain",
+    "normalise_frames",
     "patch_conv2d",
     "patch_conv2d_backward",
     "patch_inverted_residual",
     "patch_inverted_residual_backward",
     "patch_inverted_residual_batch_norm",
     "patch_inverted_residual_batch_norm_backward",
+    "pointwise_conv",
     "stem",
     "upsample_argmax",
     "upsample_cross_entropy",
     "upsample_cross_entropy_backward",
 )
+
+
+_MOST_GATE_BYTES = 27 << 10  # 99 KB less the operands, as in csrc/cuda/encoder/mbconv.cu
 
 
 def _unavailable_reasons() -> Reasons:
@@ -80,9 +87,20 @@ def _call_reasons(operator: str, args: tuple[Any, ...]) -> Reasons:
         return [f"it takes {expected} tensors, not {device.type}"]
     if device.type == "cuda" and (reasons := _device_reasons(device.index)):
         return reasons
-    # Any tensor: the first argument of an operator may be uint8 frames.
-    double = any(isinstance(a, Tensor) and a.dtype == torch.float64 for a in args)
-    return ["it has no float64 kernels"] if double else []
+    if any_of_dtype(torch.float64, args):
+        return ["it has no float64 kernels"]
+    if operator == "mbconv":
+        return _hidden_reasons(args[0], args[3].shape[0])
+    if operator == "mbconv_chain":
+        return _hidden_reasons(args[0], max(w.shape[0] for w in args[1] if w.dim() == 3))
+    return []
+
+
+def _hidden_reasons(x: Tensor, hidden: int) -> Reasons:
+    """A block of threads keeps the gates of all hidden channels in shared memory."""
+    if hidden <= (most := _MOST_GATE_BYTES // x.element_size()):
+        return []
+    return [f"its kernels take at most {most} hidden channels of {str(x.dtype)[6:]}, not {hidden}"]
 
 
 CUDA = Backend("cuda", "CUDA C++", SUPPORTED, _unavailable_reasons, _call_reasons)

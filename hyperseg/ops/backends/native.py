@@ -1,12 +1,13 @@
 """The extension ``hyperseg._C``: loading it, and its operators ``torch.ops.hyperseg_native.*`` for cpp and cuda."""
 
+import contextlib
 import functools
 import importlib
 import importlib.machinery
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -57,6 +58,23 @@ def cpu_capability() -> str:
         return module.cpu_capability()
     except ValueError as error:
         return f"none: {error}"
+
+
+@contextlib.contextmanager
+def constants_ready() -> Iterator[None]:
+    """Promise, for this thread's calls inside, that the parameters of operators were complete before the first of them.
+
+    CUDA kernels then read weights, biases, generators and scales before the previous kernel of the stream has finished.
+    This is only for a caller who owns these tensors, has synchronised the device since they were written, and passes
+    nothing computed inside as a parameter. A CUDA graph keeps what held when it was captured.
+    """
+    module = extension()[0]
+    put = getattr(module, "set_constants_ready", lambda ready: ready)  # an older build has none
+    before = put(True)
+    try:
+        yield
+    finally:
+        put(before)
 
 
 def native_operators(*names: str) -> dict[str, Callable[..., Any]]:

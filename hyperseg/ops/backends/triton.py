@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from hyperseg.ops.backends.backend import Backend, Reasons, device_type, level_then_argmax
+from hyperseg.ops._chain import block_by_block
+from hyperseg.ops.backends.backend import Backend, Reasons, any_of_dtype, device_type, level_then_argmax
 
 
 def _launcher(module: str, function: str) -> Callable[..., Any]:
@@ -24,23 +24,27 @@ def _launcher(module: str, function: str) -> Callable[..., Any]:
 
 
 _MODULES = {
+    "context_head": "context_head",
     "decoder_level": "decoder_level",
     "decoder_level_backward": "decoder_level",
     "generate_weights": "generate_weights",
     "generate_weights_backward": "generate_weights",
     "mbconv": "mbconv",
+    "normalise_frames": "normalise_frames",
     "patch_conv2d": "patch_conv2d",
     "patch_conv2d_backward": "patch_conv2d_backward",
     "patch_inverted_residual": "patch_inverted_residual",
     "patch_inverted_residual_backward": "patch_inverted_residual",
     "patch_inverted_residual_batch_norm": "patch_inverted_residual",
     "patch_inverted_residual_batch_norm_backward": "patch_inverted_residual",
+    "pointwise_conv": "pointwise_conv",
     "stem": "stem",
     "upsample_argmax": "upsample_argmax",
     "upsample_cross_entropy": "upsample_cross_entropy",
     "upsample_cross_entropy_backward": "upsample_cross_entropy",
 }
 SUPPORTED = {operator: _launcher(module, operator) for operator, module in _MODULES.items()}
+SUPPORTED["mbconv_chain"] = block_by_block(SUPPORTED["mbconv"])
 SUPPORTED["decoder_level_argmax"] = level_then_argmax(SUPPORTED["decoder_level"], SUPPORTED["upsample_argmax"])
 
 
@@ -68,16 +72,11 @@ def _call_reasons(operator: str, args: tuple[Any, ...]) -> Reasons:
     if device != "cuda":
         if not interpreting():
             reasons.append(f"it takes cuda tensors, not {device}")
-        elif _any_of_dtype(torch.bfloat16, args):
+        elif any_of_dtype(torch.bfloat16, args):
             reasons.append("Triton's interpreter computes bfloat16 wrongly")
-    if _any_of_dtype(torch.float64, args):
+    if any_of_dtype(torch.float64, args):
         reasons.append("it has no float64 kernels")
     return reasons
-
-
-def _any_of_dtype(dtype: torch.dtype, args: tuple[Any, ...]) -> bool:
-    """Any tensor: the first argument of an operator may be uint8 frames."""
-    return any(isinstance(a, Tensor) and a.dtype == dtype for a in args)
 
 
 TRITON = Backend("triton", "Triton kernels, on CUDA devices", SUPPORTED, _unavailable_reasons, _call_reasons)

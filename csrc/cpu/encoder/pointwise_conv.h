@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/simd/primitives.h"
+
+namespace hyperseg::cpu {
+
+// out[pixels, columns] = activation(in[pixels, depth] weights + bias), with dense rows.
+template <typename T>
+struct PointwiseConv {
+  int64_t pixels, depth, columns;
+  const T *in, *weights, *bias;  // weights: [columns, depth]
+  T* out;
+  Activation activation;
+};
+
+template <typename T>
+void pointwise_conv(const PointwiseConv<T>& conv);
+
+}  // namespace hyperseg::cpu

@@ -1,0 +1,87 @@
+#pragma once
+
+#include "common/constants.h"
+#include "common/contracts/mbconv.h"
+#include "cuda/device/tensors.h"
+#include "cuda/encoder/mbconv.h"
+#include "cuda/encoder/mbconv_plan.h"
+
+// Blocks from tensors.
+namespace hyperseg::cuda {
+
+// Tensors of a block besides its input.
+struct MbconvTensors {
+  std::optional<Tensor> expand, expand_bias;
+  Tensor depthwise, depthwise_bias, reduce, reduce_bias, gate, gate_bias, project, project_bias;
+  int64_t stride;
+  std::vector<int64_t> padding;
+  bool residual;
+};
+
+// A block of an input, with its output and, in `held`, dense copies of weights: keep them until the kernels are
+// launched, because the allocator reuses memory in stream order. Workspaces are not set.
+class MbconvBlock {
+ public:
+  Mbconv block;
+  Tensor out;
+
+  MbconvBlock(const Tensor& x, const MbconvTensors& t) : out(x) {
+    constexpr int64_t kMaxPixels = int64_t{1} << 30;  // per map: the kernels count them in 32 bits
+    check_mbconv(x, t.expand, t.expand_bias, t.depthwise, t.depthwise_bias, t.reduce, t.reduce_bias, t.gate,
+                 t.gate_bias, t.project, t.project_bias, t.stride, t.padding, t.residual);
+    block.type = type_of("mbconv", x);
+    static_cast<MbconvShape&>(block) = mbconv_shape(x, t.depthwise, t.reduce, t.project, t.stride, t.padding);
+    check(x.size(2) * x.size(3) <= kMaxPixels && block.out_height * block.out_width <= kMaxPixels,
+          "mbconv: the CUDA kernels take maps of at most 2^30 pixels");
+    out = new_map(x, block.out_channels, block.out_height, block.out_width);
+    block.hidden_stride = (block.hidden + 7) / 8 * 8;
+    block.x = read<void>(x);
+    block.out = write<void>(out);
+    block.expand = weights(t.expand);
+    block.expand_bias = weights(t.expand_bias);
+    block.depthwise = weights(t.depthwise);
+    block.depthwise_bias = weights(t.depthwise_bias);
+    block.reduce = weights(t.reduce);
+    block.reduce_bias = weights(t.reduce_bias);
+    block.gate = weights(t.gate);
+    block.gate_bias = weights(t.gate_bias);
+    block.project = weights(t.project);
+    block.project_bias = weights(t.project_bias);
+    block.residual = t.residual;
+    block.constants_ready = constants_ready() && held_.empty();
+  }
+
+  // Numbers of values of the workspaces. `expanded` may be empty in a plan that expands within.
+  int64_t expanded_values() const {
+    return block.expand ? block.images * block.x.height * block.x.width * block.hidden_stride : 0;
+  }
+  int64_t filtered_values() const { return block.images * block.out_height * block.out_width * block.hidden_stride; }
+  int64_t gate_values() const { return block.images * block.hidden_stride; }
+
+ private:
+  const void* weights(const std::optional<Tensor>& t) {
+    if (!t) return nullptr;
+    if (t->is_contiguous()) return t->const_data_ptr();
+    held_.push_back(torch::stable::contiguous(*t));
+    return held_.back().const_data_ptr();
+  }
+
+  std::vector<Tensor> held_;
+};
+
+// Compute one block by launches of its own.
+inline void run_mbconv(MbconvBlock& of, const Tensor& x, Stream stream) {
+  Mbconv& block = of.block;
+  const MbconvPlan plan = mbconv_plan(block);
+  const auto values = [&](int64_t count) { return torch::stable::new_empty(x, {count}); };
+  Tensor expanded = values(plan.within ? 0 : of.expanded_values()), filtered = values(of.filtered_values()),
+         gates = values(of.gate_values());
+  Tensor partials = torch::stable::new_empty(x, {block.images, plan.tiling.sums(), block.squeezed}, ScalarType::Float);
+  block.expanded = expanded.mutable_data_ptr();
+  block.filtered = filtered.mutable_data_ptr();
+  block.gates = gates.mutable_data_ptr();
+  block.partials = static_cast<float*>(partials.mutable_data_ptr());
+  mbconv(block, plan, stream);
+}
+
+}  // namespace hyperseg::cuda
