@@ -54,7 +54,7 @@ class Resources:
 def recording(arch: int = 90) -> Iterator[list[TritonLaunch]]:
     """Inside, the backend takes CPU tensors; its launches are compiled for ``arch`` and added to the list."""
     found: list[TritonLaunch] = []
-    taken = mock.patch.multiple(backend, interpreting=lambda: True, _any_of_dtype=lambda dtype, args: False)
+    taken = mock.patch.multiple(backend, interpreting=lambda: True, any_of_dtype=lambda dtype, args: False)
     with taken, compiling(arch):
         compile_only = JITFunction.run
 
