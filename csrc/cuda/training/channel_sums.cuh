@@ -38,7 +38,8 @@ struct Moments {
   }
 };
 
-// Sums of gradients, and of gradients times the value that they belong to.
+// Sums of gradients, and of gradients times the value that they belong to. Arrays of them have one dimension: nvcc 13.0
+// runs the initialisers of members in the first row only of a local array with two.
 struct GradientSums {
   float total = 0.0f, by_value = 0.0f;
 

@@ -180,7 +180,7 @@ project_mma_kernel(ProjectForward project, ForwardLayout layout) {
   load_factors(project.norm.shift, 8 * group, hidden, shift);
   const T* values = static_cast<const T*>(project.hidden) + patch.index * pixels * stored + 8 * group;
   WarpMoments<kMaxOutputs> moments(firsts + row / 16 * kMaxOutputs);
-  GradientSums sums[kMaxOutputs / 8][2];
+  GradientSums sums[kMaxOutputs / 4];  // by pair of a lane: see channel_sums.cuh
   for (int first = 0; first < pixels; first += kTilePixels) {
     const int count = min(kTilePixels, pixels - first), padded = to_16(count);
     if (first > 0) sync_block();
@@ -219,7 +219,7 @@ project_mma_kernel(ProjectForward project, ForwardLayout layout) {
             if (!known[i] || of_pair + e >= outputs) continue;
             const float v = product[half][2 * i + e];
             to[i][(c + e) * project.out.stride_c] = v;
-            if constexpr (PAIRED) sums[c / 8][e].add(to_float(other[i][(c + e) * project.paired.stride_c]), v);
+            if constexpr (PAIRED) sums[c / 4 + e].add(to_float(other[i][(c + e) * project.paired.stride_c]), v);
           }
         if constexpr (!PAIRED)
           moments.add(c / 8, float2{product[half][0], product[half][1]}, float2{product[half][2], product[half][3]},
@@ -236,7 +236,7 @@ project_mma_kernel(ProjectForward project, ForwardLayout layout) {
       if (8 * n >= outputs) break;
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        const GradientSums whole{sum_of_rows(sums[n][e].total), sum_of_rows(sums[n][e].by_value)};
+        const GradientSums whole{sum_of_rows(sums[2 * n + e].total), sum_of_rows(sums[2 * n + e].by_value)};
         const int c = 8 * n + lane % 4 * 2 + e;
         if (lane < 4 && c < outputs) shared[row / 16 * outputs + c] = whole;
       }

@@ -72,7 +72,7 @@ project_backward_mma_kernel(ProjectBackward project, ProjectLayout layout) {
 
   pad_channels<BY_PIXEL>(d_tile, layout.d_stride, outputs, layout.outputs);
   UnitSums<T, kUnits> sums(outputs, layout.across);
-  GradientSums channels[kMaxHidden / 8][2];
+  GradientSums channels[kMaxHidden / 4];  // by pair of a lane: see channel_sums.cuh
   for (int first = 0; first < pixels; first += kTilePixels) {
     const int count = min(kTilePixels, pixels - first), padded = to_16(count);
     sync_block();
@@ -150,8 +150,8 @@ project_backward_mma_kernel(ProjectBackward project, ProjectLayout layout) {
           const float2 z = load2(from[i] + c);
           const float2 d{gates.first(product[half][2 * i], z.x), gates.second(product[half][2 * i + 1], z.y)};
           if (known[i]) store2(to[i] + c, d);
-          channels[c / 8][0].add(d.x, z.x);
-          channels[c / 8][1].add(d.y, z.y);
+          channels[c / 4].add(d.x, z.x);
+          channels[c / 4 + 1].add(d.y, z.y);
         }
       }
     }
@@ -165,7 +165,7 @@ project_backward_mma_kernel(ProjectBackward project, ProjectLayout layout) {
   for (int n = 0; n < kMaxHidden / 8; ++n) {
     if (8 * n >= stored) break;
     GradientSums* own = shared + (thread / 4) * stored + 8 * n + lane % 4 * 2;
-    own[0] = channels[n][0], own[1] = channels[n][1];
+    own[0] = channels[2 * n], own[1] = channels[2 * n + 1];
   }
   store_row(shared, kSlots, stored, hidden, project.partial + patch.index * 2 * stored, 0, stored);
 }
