@@ -375,6 +375,7 @@ POINTWISE_CONV = table(
     # Multiples of 8 channels in channels-last memory are copied in vectors.
     nhwc=pointwise((24, 6, "none"), (40, 10, "relu"), (112, 28, "silu"), (16, 72, "silu"), nhwc=True),
     nhwc_deep=pointwise((328, 136, "silu"), n=1, size=(9, 10), nhwc=True),
+    nhwc_whole_chunks=pointwise((640, 77, "relu"), n=2, size=(7, 11), nhwc=True),
     nhwc_few_columns=pointwise((24, 5, "relu"), (40, 34, "silu"), (8, 1, "none"), size=(11, 13), nhwc=True),
     nhwc_many_pixels=pointwise((16, 4, "none"), n=2, size=(190, 180), nhwc=True),
 )

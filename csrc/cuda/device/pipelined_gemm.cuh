@@ -16,12 +16,12 @@ constexpr int kRowBytes = kChunkBytes + 16;        // an odd number of 16 bytes:
 template <typename T>
 constexpr int kChunk = kChunkBytes / sizeof(T);
 
-// A warp computes 32 rows x 32 columns of a tile; several warps split the depth where there are few tiles. A chunk has
-// four steps, so with more than four of these warps a stage has several chunks.
-template <int ROW_WARPS, int COLUMN_WARPS, int DEPTH_WARPS>
+// A warp computes WARP_ROWS rows x 32 columns of a tile; several warps split the depth where there are few tiles. A
+// chunk has four steps, so with more than four of these warps a stage has several chunks.
+template <int ROW_WARPS, int COLUMN_WARPS, int DEPTH_WARPS, int WARP_ROWS = 32>
 struct GemmTile {
-  static constexpr int kColumnWarps = COLUMN_WARPS, kDepthWarps = DEPTH_WARPS;
-  static constexpr int kRows = 32 * ROW_WARPS, kColumns = 32 * COLUMN_WARPS;
+  static constexpr int kWarpRows = WARP_ROWS, kColumnWarps = COLUMN_WARPS, kDepthWarps = DEPTH_WARPS;
+  static constexpr int kRows = WARP_ROWS * ROW_WARPS, kColumns = 32 * COLUMN_WARPS;
   static constexpr int kThreads = 32 * ROW_WARPS * COLUMN_WARPS * DEPTH_WARPS;
   static constexpr int kSteps = kChunkBytes / kStepBytes;
   static constexpr int kStageChunks = (DEPTH_WARPS + kSteps - 1) / kSteps;
@@ -53,7 +53,8 @@ struct GemmTile {
 // the first of the factors of a.
 template <typename T, typename TILE, bool SCALED>
 struct Sums {
-  float values[2][4][4] = {};
+  static constexpr int kRowTiles = TILE::kWarpRows / 16;
+  float values[kRowTiles][4][4] = {};
 
   HYPERSEG_DEVICE static int row_of_a(int thread) { return thread % 16; }
   HYPERSEG_DEVICE static int row_of_b(int thread) { return thread % 32 / 16 * 8 + thread % 8; }
@@ -62,22 +63,22 @@ struct Sums {
   HYPERSEG_DEVICE static int byte_of_scale(int thread) { return thread % 4 * 4; }
 
   HYPERSEG_DEVICE void add(const char* a, const char* b, const char* scale) {
-    uint32_t fragment_a[2][4], fragment_b[2][4];
+    uint32_t fragment_a[kRowTiles][4], fragment_b[2][4];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < kRowTiles; ++i) {
       ldmatrix4(fragment_a[i], a + 16 * i * kRowBytes);
-      ldmatrix4(fragment_b[i], b + 16 * i * kRowBytes);
+      if (i < 2) ldmatrix4(fragment_b[i], b + 16 * i * kRowBytes);
     }
     if constexpr (SCALED) {
       const uint32_t low = *reinterpret_cast<const uint32_t*>(scale);
       const uint32_t high = *reinterpret_cast<const uint32_t*>(scale + 16);
 #pragma unroll
-      for (int i = 0; i < 2; ++i)
+      for (int i = 0; i < kRowTiles; ++i)
 #pragma unroll
         for (int r = 0; r < 4; ++r) fragment_a[i][r] = multiply2<T>(fragment_a[i][r], r < 2 ? low : high);
     }
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
+    for (int i = 0; i < kRowTiles; ++i)
 #pragma unroll
       for (int j = 0; j < 4; ++j)
         mma16<T>(values[i][j], fragment_a[i], fragment_b[j / 2][j % 2 * 2], fragment_b[j / 2][j % 2 * 2 + 1]);
@@ -86,7 +87,7 @@ struct Sums {
   HYPERSEG_DEVICE void store(float* to, int thread) const {
     const int lane = thread % 32;
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
+    for (int i = 0; i < kRowTiles; ++i)
 #pragma unroll
       for (int j = 0; j < 4; ++j)
 #pragma unroll
@@ -98,6 +99,7 @@ struct Sums {
 
 template <typename TILE, bool SCALED>
 struct Sums<float, TILE, SCALED> {
+  static_assert(TILE::kWarpRows == 32);
   float values[4][8] = {};  // rows 8 apart, columns 4 apart
 
   HYPERSEG_DEVICE static int row_of_a(int thread) { return thread % 32 / 4; }
@@ -172,7 +174,7 @@ HYPERSEG_DEVICE const float* multiply_tile(int depth, int rows, int columns, con
   const int stages = (chunks + TILE::kStageChunks - 1) / TILE::kStageChunks;
   const int part = warp % TILE::kDepthWarps, tile = warp / TILE::kDepthWarps;
   const int own_chunk = part / TILE::kSteps;
-  const int row = 32 * (tile / TILE::kColumnWarps), column = 32 * (tile % TILE::kColumnWarps);
+  const int row = TILE::kWarpRows * (tile / TILE::kColumnWarps), column = 32 * (tile % TILE::kColumnWarps);
   char* memory = shared_memory();
   using Of = Sums<T, TILE, SCALED>;
   Of sums;

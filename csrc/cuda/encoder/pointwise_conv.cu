@@ -14,19 +14,22 @@ void with_tile(ConvTile tile, const Body& body) {
   if (tile == kConvTall) return body(ConvTall{});
   if (tile == kConvSquare) return body(ConvSquare{});
   if (tile == kConvWide) return body(ConvWide{});
+  if (tile == kConvDeep) return body(ConvDeep{});
   body(ConvSmall{});
 }
 
-// The shape with the least estimated time.
+// The shape with the least estimated time. The instructions and the latency of a deep tile are half of those of others.
 template <typename T>
-ConvTile tile_of(int64_t images, int splits, const PointwiseConv& conv) {
+ConvTile tile_of(int64_t images, int splits, const PointwiseConv& conv, bool deep) {
   ConvTile best = kConvSquare;
   int64_t least = -1;
-  for (const ConvTile tile : {kConvSquare, kConvSmall, kConvTall, kConvWide}) {
+  for (const ConvTile tile : {kConvSquare, kConvSmall, kConvTall, kConvWide, kConvDeep}) {
     if (sizeof(T) == 4 && (tile == kConvTall || tile == kConvWide)) continue;
+    if (tile == kConvDeep && !deep) continue;
     with_tile(tile, [&](auto shape) {
       const int64_t time =
-          cost<decltype(shape)>(images * splits, conv.height * conv.width, conv.columns, conv.depth() / splits);
+          cost<decltype(shape)>(images * splits, conv.height * conv.width, conv.columns, conv.depth() / splits) /
+          (tile == kConvDeep ? 2 : 1);
       if (least >= 0 && time >= least) return;
       least = time;
       best = tile;
@@ -35,9 +38,10 @@ ConvTile tile_of(int64_t images, int splits, const PointwiseConv& conv) {
   return best;
 }
 
-// Fill an entry of the table; return its number of blocks, and raise `shared` to the bytes that they need.
+// Fill an entry of the table; return its number of blocks, and raise `shared` to the bytes that they need. `alone`: no
+// other convolution is in the launch.
 template <typename T>
-int64_t fill(ConvProblem<T>& to, int64_t images, const PointwiseConv& conv, size_t& shared) {
+int64_t fill(ConvProblem<T>& to, int64_t images, const PointwiseConv& conv, bool alone, size_t& shared) {
   const bool two = conv.second.data != nullptr;
   to.maps[0] = conv.first.of<const T>();
   to.maps[1] = conv.second.of<const T>();
@@ -73,7 +77,9 @@ int64_t fill(ConvProblem<T>& to, int64_t images, const PointwiseConv& conv, size
     to.row_tiles = static_cast<int>(blocks_of(to.pixels, to.direct_steps * kConvThreads));
     return images * to.row_tiles;
   }
-  to.tile = tile_of<T>(images, conv.splits, conv);
+  const bool deep = sizeof(T) == 2 && alone && to.vectors && to.weight_vectors && to.chunks >= kDeepChunks &&
+                    to.depth % kChunk<T> == 0;
+  to.tile = tile_of<T>(images, conv.splits, conv, deep);
   int64_t blocks = 0;
   with_tile(to.tile, [&](auto shape) {
     using TILE = decltype(shape);
@@ -98,10 +104,16 @@ void pointwise_convs(const char* op, Type type, const std::vector<int64_t>& imag
       for (size_t i = first; i < convs.size() && table.count < kMaxConvs; ++i) {
         ConvProblem<T>& entry = table.convs[table.count++];
         entry.begin = static_cast<int>(blocks);
-        blocks += fill(entry, images[i], convs[i], shared);
+        blocks += fill(entry, images[i], convs[i], convs.size() == 1, shared);
         check(blocks < int64_t{1} << 31, op, ": too large for a GPU, it would take ", blocks, " blocks");
       }
       const Grid grid = grid_of(op, blocks);
+      if constexpr (sizeof(T) == 2) {
+        if (table.convs[0].tile == kConvDeep) {
+          launch<deep_pointwise_conv_kernel<T>>(op, grid, kDeepThreads, shared, stream, table.convs[0]);
+          continue;
+        }
+      }
       launch<pointwise_conv_kernel<T>>(op, grid, kConvThreads, shared, stream, table);
     }
   });

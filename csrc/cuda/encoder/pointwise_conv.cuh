@@ -16,7 +16,12 @@ using ConvTall = GemmTile<4, 1, 1>;
 using ConvSquare = GemmTile<2, 2, 1>;
 using ConvWide = GemmTile<1, 2, 2>;
 using ConvSmall = GemmTile<1, 1, 4>;
-enum ConvTile { kConvTall, kConvSquare, kConvWide, kConvSmall, kConvDirect };
+enum ConvTile { kConvTall, kConvSquare, kConvWide, kConvSmall, kConvDeep, kConvDirect };
+
+// For one convolution of a large depth, where all operands are vectors and the depth is whole chunks, in 16-bit floats:
+// more warps, each with 64x32 values and a step of each chunk.
+constexpr int kDeepThreads = 256, kDeepChunks = 8;  // of the depth, at least
+using ConvDeep = GemmTile<1, 2, 4, 64>;
 
 // Few columns and a small depth: a warp loads the fragments of 32 pixels from global memory, without shared memory.
 constexpr int kDirectColumns = 40, kDirectDepth = 64, kMostDirectSteps = 4;
@@ -133,24 +138,80 @@ HYPERSEG_DEVICE void store_channels(T* to, bool vectors, int count, const float 
     if (e < count) to[e] = from_float<T>(v[e]);
 }
 
+// A tile of a convolution: its pixels, columns and part of the depth.
+template <typename T, typename TILE>
+struct ConvPlace {
+  int first_column, first_pixel;
+  unsigned split;
+  int64_t image;
+
+  // Tiles of the same pixels are adjacent, so that all but the first find their input in the cache.
+  HYPERSEG_DEVICE ConvPlace(const ConvProblem<T>& conv, unsigned block) {
+    unsigned tile = block / conv.column_tiles;
+    first_column = static_cast<int>(block - tile * conv.column_tiles) * TILE::kColumns;
+    unsigned next = tile / conv.row_tiles;
+    first_pixel = static_cast<int>(tile - next * conv.row_tiles) * TILE::kRows;
+    split = next / conv.images;
+    image = next - split * conv.images;
+  }
+};
+
+// Store a tile from the sums in shared memory.
+template <typename T, typename TILE>
+HYPERSEG_DEVICE void store_tile(const ConvProblem<T>& conv, const ConvPlace<T, TILE>& place, const float* sums) {
+  constexpr int kAcross = TILE::kColumns / 8, kDown = TILE::kThreads / kAcross, kPasses = TILE::kRows / kDown;
+  const int inside = threadIdx.x % kAcross * 8, column = place.first_column + inside, count = conv.columns - column;
+  const int first_row = TILE::row_of_group(threadIdx.x / kAcross);
+  if (count <= 0) return;
+  float bias[8];
+  if (!conv.sums) load8(conv.bias + column, 1, count, bias);
+#pragma unroll
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const int row = first_row + pass * kDown, pixel = place.first_pixel + row;
+    if (pixel >= conv.pixels) break;
+    float v[8];
+    load8(sums + TILE::staged(row, inside), v);
+#pragma unroll
+    for (int i = 1; i < TILE::kDepthWarps; ++i) {
+      float more[8];
+      load8(sums + i * TILE::kStaged + TILE::staged(row, inside), more);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) v[e] += more[e];
+    }
+    if (conv.sums) {
+      store8(conv.sums + ((place.split * conv.images + place.image) * conv.pixels + pixel) * conv.sums_stride + column,
+             v);
+      continue;
+    }
+#pragma unroll
+    for (int e = 0; e < 8; ++e) v[e] += bias[e];
+    activate<T>(conv.activation, v);
+    const Map<T>& out = conv.out;
+    T* to = out.data + place.image * out.stride_n + column;
+    if (!conv.doubled) {
+      store_channels(to + pixel * out.stride_w, conv.out_vectors, count, v);
+      continue;
+    }
+    const int y = 2 * conv.width.quotient(pixel), x = 2 * pixel - y * conv.width.value();
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if (y + i / 2 < out.height && x + i % 2 < out.width)
+        store_channels(to + (y + i / 2) * out.stride_h + (x + i % 2) * out.stride_w, conv.out_vectors, count, v);
+  }
+}
+
 template <typename T, typename TILE>
 HYPERSEG_DEVICE void convolve_tile(const ConvProblem<T>& conv, unsigned block) {
   static_assert(TILE::kThreads == kConvThreads);
-  // Tiles of the same pixels are adjacent, so that all but the first find their input in the cache.
-  unsigned tile = block / conv.column_tiles;
-  const int first_column = static_cast<int>(block - tile * conv.column_tiles) * TILE::kColumns;
-  unsigned next = tile / conv.row_tiles;
-  const int first_pixel = static_cast<int>(tile - next * conv.row_tiles) * TILE::kRows;
-  const unsigned split = next / conv.images;
-  const int64_t image = next - split * conv.images;
-  const int first_chunk = split * conv.chunks;
+  const ConvPlace<T, TILE> place(conv, block);
+  const int first_chunk = place.split * conv.chunks;
   const int depth = min(conv.depth - first_chunk * kChunk<T>, conv.chunks * kChunk<T>);
 
-  ConvRows<T, TILE> rows{conv, image, first_pixel};
+  ConvRows<T, TILE> rows{conv, place.image, place.first_pixel};
   using Columns = Copier<T, TILE::kColumns, TILE::kThreads>;
-  const T* weights = conv.weights + static_cast<int64_t>(first_column) * conv.depth;
+  const T* weights = conv.weights + static_cast<int64_t>(place.first_column) * conv.depth;
   const int side = threadIdx.x / 8, lane = threadIdx.x % 8 * kVector<T>;
-  const Columns columns{conv.columns - first_column, conv.depth,
+  const Columns columns{conv.columns - place.first_column, conv.depth,
                         weights + static_cast<int64_t>(side) * conv.depth + lane,
                         static_cast<int64_t>(sizeof(T)) * Columns::kAtOnce * conv.depth};
   const auto load = [&](int chunk, char* stage) {
@@ -165,47 +226,83 @@ HYPERSEG_DEVICE void convolve_tile(const ConvProblem<T>& conv, unsigned block) {
     else
       columns.values(stage, chunk, 1, [&](int row) { return weights + static_cast<int64_t>(row) * conv.depth; });
   };
-  const float* sums = multiply_tile<T, TILE, false>(depth, conv.pixels - first_pixel, conv.columns - first_column, load,
-                                                    nullptr, [] {});
+  store_tile(conv, place,
+             multiply_tile<T, TILE, false>(depth, conv.pixels - place.first_pixel, conv.columns - place.first_column,
+                                           load, nullptr, [] {}));
+}
 
-  constexpr int kAcross = TILE::kColumns / 8, kDown = TILE::kThreads / kAcross, kPasses = TILE::kRows / kDown;
-  const int inside = threadIdx.x % kAcross * 8, column = first_column + inside, count = conv.columns - column;
-  const int first_row = TILE::row_of_group(threadIdx.x / kAcross);
-  if (count <= 0) return;
-  float bias[8];
-  if (!conv.sums) load8(conv.bias + column, 1, count, bias);
+// The same for ConvDeep. Pointers advance from chunk to chunk.
+template <typename T>
+HYPERSEG_DEVICE void convolve_deep_tile(const ConvProblem<T>& conv, unsigned block) {
+  using TILE = ConvDeep;
+  using Of = Sums<T, TILE, false>;
+  constexpr int kAtOnce = TILE::kThreads / 8, kRows = TILE::kRows / kAtOnce, kColumns = TILE::kColumns / kAtOnce;
+  const ConvPlace<T, TILE> place(conv, block);
+  const int first_chunk = place.split * conv.chunks;
+  const int chunks = min(conv.depth / kChunk<T> - first_chunk, conv.chunks);
+  const int thread = threadIdx.x, own = thread / 8, vector = thread % 8 * kVector<T>;
+  const T *rows[kRows], *columns[kColumns];
+  const auto pixel = [&](int i) { return place.first_pixel + own + i * kAtOnce; };
+  const auto column = [&](int i) { return place.first_column + own + i * kAtOnce; };
 #pragma unroll
-  for (int pass = 0; pass < kPasses; ++pass) {
-    const int row = first_row + pass * kDown, pixel = first_pixel + row;
-    if (pixel >= conv.pixels) break;
-    float v[8];
-    load8(sums + TILE::staged(row, inside), v);
+  for (int i = 0; i < kColumns; ++i)
+    columns[i] = conv.weights + static_cast<int64_t>(min(column(i), conv.columns - 1)) * conv.depth +
+                 first_chunk * kChunk<T> + vector;
+  int next = 0, left = 0;  // chunk to load next; chunks until the next map or tap
+
+  char* const memory = shared_memory();
+  char* const into = memory + own * kRowBytes + thread % 8 * 16;
+  const auto load = [&](int stage) {
+    if (left == 0) {
+      const int chunk = first_chunk + next, part = min(conv.map_chunks.quotient(chunk), conv.maps_last);
+      const int of_part = chunk - part * conv.map_chunks.value();
+      left = part < conv.maps_last ? conv.map_chunks.value() - of_part : chunks;
 #pragma unroll
-    for (int i = 1; i < TILE::kDepthWarps; ++i) {
-      float more[8];
-      load8(sums + i * TILE::kStaged + TILE::staged(row, inside), more);
-#pragma unroll
-      for (int e = 0; e < 8; ++e) v[e] += more[e];
+      for (int i = 0; i < kRows; ++i)
+        rows[i] = conv_input(conv, place.image, min(pixel(i), conv.pixels - 1), part) + of_part * kChunk<T> + vector;
     }
-    if (conv.sums) {
-      store8(conv.sums + ((split * conv.images + image) * conv.pixels + pixel) * conv.sums_stride + column, v);
-      continue;
+    char* const to = into + stage;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      copy_async(to + i * kAtOnce * kRowBytes, rows[i], pixel(i) < conv.pixels);
+      rows[i] += kChunk<T>;
     }
 #pragma unroll
-    for (int e = 0; e < 8; ++e) v[e] += bias[e];
-    activate<T>(conv.activation, v);
-    const Map<T>& out = conv.out;
-    T* to = out.data + image * out.stride_n + column;
-    if (!conv.doubled) {
-      store_channels(to + pixel * out.stride_w, conv.out_vectors, count, v);
-      continue;
+    for (int i = 0; i < kColumns; ++i) {
+      copy_async(to + (TILE::kRows + i * kAtOnce) * kRowBytes, columns[i], column(i) < conv.columns);
+      columns[i] += kChunk<T>;
     }
-    const int y = 2 * conv.width.quotient(pixel), x = 2 * pixel - y * conv.width.value();
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      if (y + i / 2 < out.height && x + i % 2 < out.width)
-        store_channels(to + (y + i / 2) * out.stride_h + (x + i % 2) * out.stride_w, conv.out_vectors, count, v);
+    ++next;
+    --left;
+  };
+
+  const int warp = thread / 32, step = warp % TILE::kDepthWarps * kStepBytes;
+  const int first_column = 32 * (warp / TILE::kDepthWarps);
+  const int a = Of::row_of_a(thread) * kRowBytes + step + Of::byte_of_a(thread);
+  const int b = (TILE::kRows + first_column + Of::row_of_b(thread)) * kRowBytes + step + Of::byte_of_b(thread);
+  constexpr int kRing = TILE::kStages * TILE::kStageBytes;
+#pragma unroll 1
+  for (int stage = 0; stage < TILE::kStages - 1; ++stage) {
+    if (stage < chunks) load(stage * TILE::kStageBytes);
+    commit_copies();
   }
+  Of sums;
+  int current = 0, free = kRing - TILE::kStageBytes;
+#pragma unroll 1
+  for (int chunk = 0; chunk < chunks; ++chunk) {
+    wait_for_copies<TILE::kStages - 2>();
+    sync_block();  // and all threads have finished with the stage that is filled next
+    if (next < chunks) load(free);
+    commit_copies();
+    sums.add(memory + current + a, memory + current + b, nullptr);
+    free = current;
+    current = current + TILE::kStageBytes == kRing ? 0 : current + TILE::kStageBytes;
+  }
+  sync_block();
+  float* staged = reinterpret_cast<float*>(memory);
+  sums.store(staged + warp % TILE::kDepthWarps * TILE::kStaged + TILE::staged(0, first_column), thread);
+  sync_block();
+  store_tile(conv, place, staged);
 }
 
 // All columns of 32 pixels per warp and step, in 16-bit floats; the depth is a multiple of 8.
@@ -288,6 +385,14 @@ pointwise_conv_kernel(ConvTable<T> table) {
     if (conv.tile == kConvWide) return convolve_tile<T, ConvWide>(conv, block);
   }
   convolve_tile<T, ConvSquare>(conv, block);
+}
+
+template <typename T>
+HYPERSEG_KERNEL(kDeepThreads, 2)
+deep_pointwise_conv_kernel(ConvProblem<T> conv) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  convolve_deep_tile<T>(conv, blockIdx.x);
 }
 
 // From the sums of parts of the depth to a map and its average: a block computes 32 channels of an image, of all pixels
