@@ -167,9 +167,10 @@ uint32_t multiply2(uint32_t a, uint32_t b) {
   return pack<T>(u.x * v.x, u.y * v.y);
 }
 
-inline uint32_t without_negative_zeros(uint32_t halves) {
-  const float2 two = unpack<half>(halves);
-  return pack<half>(two.x + 0.0f, two.y + 0.0f);
+template <typename T>
+uint32_t without_negative_zeros(uint32_t bits) {
+  const float2 two = unpack<T>(bits);
+  return pack<T>(two.x + 0.0f, two.y + 0.0f);
 }
 
 template <int BYTES = 16>
@@ -233,6 +234,13 @@ inline void ldmatrix4_transposed(uint32_t (&r)[4], const void* row) {
 }
 inline void ldmatrix2(uint32_t* r, const void* row) { ldmatrix<2>(r, row, kLdmatrix2); }
 
+template <int STRIDE, typename T>
+void store_matrix4(T* matrix, int lane, const uint32_t (&r)[4]) {
+  sync_warp();
+  for (int i = 0; i < 4; ++i)
+    std::memcpy(matrix + (lane / 4 + i % 2 * 8) * STRIDE + lane % 4 * 2 + i / 2 * 8, &r[i], 4);
+}
+
 inline uint32_t diagonal(const void* value, int lane) {
   uint16_t bits;
   std::memcpy(&bits, value, 2);
@@ -273,6 +281,12 @@ template <typename T>
 void mma16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   const uint32_t b[2] = {b0, b1};
   multiply<T, 4, 2>(c, a, b, kMma16);
+}
+
+template <typename T>
+void mma16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const float4& d) {
+  c[0] = d.x, c[1] = d.y, c[2] = d.z, c[3] = d.w;
+  mma16<T>(c, a, b0, b1);
 }
 
 template <typename T>

@@ -11,7 +11,6 @@ from tools.machine.sass import parse_only
 
 # Kernels that may divide in a loop, with the reason.
 ALLOWED = {
-    "inverted_residual_mma_kernel": "five per warp: columns of weights that are not a multiple of eight",
     "inverted_residual_simt_kernel": "levels in float32 and unusual shapes: once per pixel and chunk",
     "add_rows_kernel": "partial sums of a block's statistics, a row each",
     "mbconv_chain_kernel": "the steps of the two kernels below",

@@ -213,8 +213,16 @@ HYPERSEG_DEVICE uint32_t multiply2<bfloat16>(uint32_t a, uint32_t b) {
 }
 
 // Two values with 0 instead of -0.
-HYPERSEG_DEVICE uint32_t without_negative_zeros(uint32_t halves) {
-  const __half2 v = __hadd2(*reinterpret_cast<const __half2*>(&halves), __floats2half2_rn(0.0f, 0.0f));
+template <typename T>
+HYPERSEG_DEVICE uint32_t without_negative_zeros(uint32_t two);
+template <>
+HYPERSEG_DEVICE uint32_t without_negative_zeros<half>(uint32_t two) {
+  const __half2 v = __hadd2(*reinterpret_cast<const __half2*>(&two), __floats2half2_rn(0.0f, 0.0f));
+  return *reinterpret_cast<const uint32_t*>(&v);
+}
+template <>
+HYPERSEG_DEVICE uint32_t without_negative_zeros<bfloat16>(uint32_t two) {
+  const __nv_bfloat162 v = __hadd2(*reinterpret_cast<const __nv_bfloat162*>(&two), __floats2bfloat162_rn(0.0f, 0.0f));
   return *reinterpret_cast<const uint32_t*>(&v);
 }
 
@@ -282,6 +290,23 @@ HYPERSEG_DEVICE void ldmatrix2(uint32_t* r, const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(address));
 }
 
+// Store the four 8x8 parts of a [16, 16] matrix to shared memory: rows 0 to 7 and 8 to 15 of the first eight columns,
+// then of the others, each as in an accumulator. Rows are STRIDE values apart and 16-byte aligned.
+template <int STRIDE, typename T>
+HYPERSEG_DEVICE void store_matrix4(T* matrix, int lane, const uint32_t (&r)[4]) {
+#if __CUDA_ARCH__ >= 900
+  const T* row = matrix + lane % 16 * STRIDE + lane / 16 * 8;
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(row))),
+               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+#else
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    *reinterpret_cast<uint32_t*>(matrix + (lane / 4 + i % 2 * 8) * STRIDE + lane % 4 * 2 + i / 2 * 8) = r[i];
+#endif
+}
+
 // A lane's part of a diagonal right operand of mma8, given the value in the lane's column.
 HYPERSEG_DEVICE uint32_t diagonal(const void* value, int lane) {
   const uint32_t bits = *static_cast<const uint16_t*>(value);
@@ -308,6 +333,26 @@ HYPERSEG_DEVICE void mma16<bfloat16>(float (&c)[4], const uint32_t (&a)[4], uint
       "{%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// c = a b + d, without a copy of d.
+template <typename T>
+HYPERSEG_DEVICE void mma16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const float4& d);
+template <>
+HYPERSEG_DEVICE void mma16<half>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const float4& d) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%10, %11, %12, %13};"
+      : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(d.x), "f"(d.y), "f"(d.z), "f"(d.w));
+}
+template <>
+HYPERSEG_DEVICE void mma16<bfloat16>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const float4& d) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%10, %11, %12, %13};"
+      : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(d.x), "f"(d.y), "f"(d.z), "f"(d.w));
 }
 
 // The same with a [16, 8] and b [8, 8].

@@ -110,8 +110,8 @@ HYPERSEG_DEVICE const float* stage_tile(const T* image, const Map<const T>& map,
           *target = float4{as_float(v.x), as_float(v.y), as_float(v.z), as_float(v.w)};
         } else {
           if constexpr (UNSIGNED_ZEROS)
-            v = uint4{without_negative_zeros(v.x), without_negative_zeros(v.y), without_negative_zeros(v.z),
-                      without_negative_zeros(v.w)};
+            v = uint4{without_negative_zeros<half>(v.x), without_negative_zeros<half>(v.y),
+                      without_negative_zeros<half>(v.z), without_negative_zeros<half>(v.w)};
           const float2 a = unpack<T>(v.x), b = unpack<T>(v.y), c = unpack<T>(v.z), d = unpack<T>(v.w);
           target[0] = float4{a.x, a.y, b.x, b.y};
           target[1] = float4{c.x, c.y, d.x, d.y};
