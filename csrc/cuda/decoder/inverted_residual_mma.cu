@@ -152,7 +152,7 @@ struct Window {
           across ? PixelAxis{column(i) * static_cast<int>(input.skip.stride_w), input.coordinate(0, 0, column(i))}
                  : PixelAxis{row(i) * static_cast<int>(input.skip.stride_h), input.coordinate(1, row(i), 0)};
     }
-    if (previous_vectorized && last < 2 * Size::kQuadsAcross) {
+    if (input.previous && last < 2 * Size::kQuadsAcross) {
       const bool across = last >= Size::kQuadsAcross;
       const int i = 2 * (last - (across ? Size::kQuadsAcross : 0)) - 1;
       const auto sample = [&](int k) {
@@ -168,33 +168,56 @@ struct Window {
 
   // Store all channels of the block's pixels.
   HYPERSEG_DEVICE void put(T* values) const {
-    if (input.previous && !previous_vectorized) return put_values(values);
-    if (previous_vectorized) put_previous(values);
+    if (previous_vectorized)
+      put_previous<true>(values);
+    else if (input.previous)
+      put_previous<false>(values);
     put_skip(values + first_of_skip());
   }
 
  private:
+  // Eight channels at a time, or one.
+  template <bool VECTORIZED>
   HYPERSEG_DEVICE void put_previous(T* values) const {
+    constexpr int kUnit = VECTORIZED ? 8 : 1;
     const T* const map = input.previous.at(n, 0, 0, 0);
-    const int tasks = static_cast<int>(input.previous.channels) / 8 * Size::kQuads;
+    const int tasks = static_cast<int>(input.previous.channels) / kUnit * Size::kQuads;
+    const int stride = VECTORIZED ? kUnit : static_cast<int>(input.previous.stride_c);
     for (int i = threadIdx.x; i < tasks; i += Size::kThreads) {
-      const int vector = i / Size::kQuads, quad = i - vector * Size::kQuads;
+      const int unit = i / Size::kQuads, quad = i - unit * Size::kQuads;
       const int down = quad / Size::kQuadsAcross, across = quad - down * Size::kQuadsAcross;
       const QuadAxis y = quads()[down], x = quads()[Size::kQuadsAcross + across];
-      const T* const from = map + 8 * vector;
+      const T* const from = map + unit * stride;
       const int line = Size::kAround * places.input_stride;
       const int first_row = 2 * down - 1 + Size::kBorder, first_column = 2 * across - 1 + Size::kBorder;
-      T* const to = values + first_row * line + first_column * places.input_stride + 8 * vector;
+      T* const to = values + first_row * line + first_column * places.input_stride + kUnit * unit;
       const auto stored = [&](int m) {  // whether pixel m of the four is in the window
         const int r = first_row + m / 2, c = first_column + m % 2;
         return Size::kBorder || (r >= 0 && r < SIDE && c >= 0 && c < SIDE);
       };
+      const auto pixel = [&](int m) { return to + m / 2 * line + m % 2 * places.input_stride; };
       if (y.low < 0 || x.low < 0) {
 #pragma unroll 1
-        for (int m = 0; m < 4; ++m)
-          if (stored(m))
-            *reinterpret_cast<uint4*>(to + m / 2 * line + m % 2 * places.input_stride) =
-                sampled(from, first_row + m / 2 - Size::kBorder, first_column + m % 2 - Size::kBorder);
+        for (int m = 0; m < 4; ++m) {
+          if (!stored(m)) continue;
+          const Sample in_row = input.row(row(first_row + m / 2 - Size::kBorder));
+          const Sample in_column = input.column(column(first_column + m % 2 - Size::kBorder));
+          if constexpr (VECTORIZED)
+            *reinterpret_cast<uint4*>(pixel(m)) = sampled(from, in_row, in_column);
+          else
+            *pixel(m) = from_float<T>(input.resized(n, unit, in_row, in_column));
+        }
+        continue;
+      }
+      if constexpr (!VECTORIZED) {
+        const float a = to_float(from[y.low + x.low]), b = to_float(from[y.low + x.high]);
+        const float c = to_float(from[y.high + x.low]), d = to_float(from[y.high + x.high]);
+#pragma unroll
+        for (int m = 0; m < 4; ++m) {
+          const float w = x.weights[m % 2];
+          const T value = from_float<T>(between(between(a, b, w), between(c, d, w), y.weights[m / 2]));
+          if (stored(m)) *pixel(m) = value;
+        }
         continue;
       }
       const uint4 a = *reinterpret_cast<const uint4*>(from + (y.low + x.low));
@@ -219,13 +242,11 @@ struct Window {
       }
 #pragma unroll
       for (int m = 0; m < 4; ++m)
-        if (stored(m)) *reinterpret_cast<uint4*>(to + m / 2 * line + m % 2 * places.input_stride) = results[m];
+        if (stored(m)) *reinterpret_cast<uint4*>(pixel(m)) = results[m];
     }
   }
 
-  // Eight channels of previous at pixel (i, j) of the window's inside.
-  HYPERSEG_DEVICE uint4 sampled(const T* from, int i, int j) const {
-    const Sample y = input.row(row(i)), x = input.column(column(j));
+  HYPERSEG_DEVICE uint4 sampled(const T* from, const Sample& y, const Sample& x) const {
     const auto eight = [&](int of_row, int of_column) {
       return *reinterpret_cast<const uint4*>(from + of_row * input.previous.stride_h +
                                              of_column * input.previous.stride_w);
@@ -251,8 +272,6 @@ struct Window {
         *reinterpret_cast<uint4*>(to + count) = input.coordinates ? uint4{pair, one, 0, 0} : uint4{one, 0, 0, 0};
         continue;
       }
-#pragma unroll 1
-      for (int c = count / 8 * 8; c < padded; c += 8) *reinterpret_cast<uint4*>(to + c) = uint4{0, 0, 0, 0};
       const T* value = from;
 #pragma unroll 2
       for (int c = 0; c < count; ++c, value += stride) to[c] = *value;
@@ -261,25 +280,8 @@ struct Window {
         to[count + 1] = from_float<T>(y.coordinate);
       }
       to[count + input.coordinates] = from_float<T>(1.0f);
-    }
-  }
-
-  // Any layout, value by value.
-  HYPERSEG_DEVICE void put_values(T* values) const {
-    for (int i = threadIdx.x; i < Size::kHalo; i += Size::kThreads) {
-      const int y = row(i / Size::kAround - Size::kBorder), x = column(i % Size::kAround - Size::kBorder);
-      const Sample in_row = input.row(y), in_column = input.column(x);
-      const T* const skip = input.skip.at(n, 0, y, x);
-      const auto one = [&](int k) {
-        return k < first_of_skip()      ? input.resized(n, k, in_row, in_column)
-               : k < first_coordinate() ? to_float(skip[(k - first_of_skip()) * input.skip.stride_c])
-               : k < input.channels     ? input.coordinate(k - first_coordinate(), y, x)
-               : k == input.channels    ? 1.0f
-                                        : 0.0f;
-      };
 #pragma unroll 1
-      for (int c = 0; c < places.channels; c += 2)
-        store2(values + i * places.input_stride + c, float2{one(c), one(c + 1)});
+      for (int c = count + input.coordinates + 1; c < padded; ++c) to[c] = from_float<T>(0.0f);
     }
   }
 };
@@ -719,7 +721,7 @@ void launch_part(const DecoderLevelArgs& level, const SplitHiddenMap<T>& map, co
   const bool channels_even = (level.skip.channels | level.previous.channels) % 2 == 0;
   const Units units{
       .previous = is_vectorized(input.previous),
-      .skip = is_vectorized(input.skip),
+      .skip = is_vectorized(input.skip) && level.previous.channels % 8 == 0,
       .weights = channels_even && level.hidden % 2 == 0 &&
                  in_pairs(level.weights, {level.weights_n, level.weights_y, level.weights_x, 9 * level.hidden}),
       .out =
