@@ -343,7 +343,7 @@ struct Units {
 };
 
 template <typename T, int SIDE, int OUTPUTS, Part PART>  // outputs in 8-element vectors
-HYPERSEG_KERNEL((SquareTile<SIDE, PART>::kThreads), SIDE == 16  ? 3
+HYPERSEG_KERNEL((SquareTile<SIDE, PART>::kThreads), SIDE == 16  ? (OUTPUTS == 4 ? 2 : 3)
                                                     : SIDE == 8 ? 4
                                                                 : 12)
     inverted_residual_mma_kernel(LevelInputView<T> input, Patches<T> patches, TileGrid grid, Map<T> out, int hidden,
