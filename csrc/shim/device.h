@@ -48,7 +48,7 @@ using std::min;
 using shim::shared_memory;
 using shim::sync_block;
 
-enum Operation { kShuffle, kSyncWarp, kLdmatrix4, kLdmatrix2, kLdmatrix4Transposed, kMma16, kMma8 };
+enum Operation { kShuffle, kSyncWarp, kLdmatrix4, kLdmatrix2, kLdmatrix4Transposed, kTransposed, kMma16, kMma8 };
 
 inline void sync_warp() { shim::exchange(nullptr, 0, kSyncWarp); }
 
@@ -59,7 +59,8 @@ V shuffle_xor(V value, int mask) {
   return value;
 }
 
-inline int warp_index() { return threadIdx.x / 32; }
+inline int warp_of(int thread) { return thread / 32; }
+inline int warp_index() { return warp_of(threadIdx.x); }
 
 inline int opaque(int v) { return v; }
 
@@ -233,6 +234,18 @@ inline void ldmatrix4_transposed(uint32_t (&r)[4], const void* row) {
   }
 }
 inline void ldmatrix2(uint32_t* r, const void* row) { ldmatrix<2>(r, row, kLdmatrix2); }
+
+inline uint32_t transposed(uint32_t two) {
+  const auto* said = shim::exchange(&two, sizeof two, kTransposed);
+  const unsigned lane = threadIdx.x % 32;
+  uint32_t result = 0;
+  for (unsigned e = 0; e < 2; ++e) {
+    uint32_t pair;  // with the value in row 2 (lane % 4) + e and column lane / 4
+    std::memcpy(&pair, said[4 * (2 * (lane % 4) + e) + lane / 8], sizeof pair);
+    result |= (pair >> 16 * (lane / 4 % 2) & 0xffffu) << 16 * e;
+  }
+  return result;
+}
 
 template <int STRIDE, typename T>
 void store_matrix4(T* matrix, int lane, const uint32_t (&r)[4]) {

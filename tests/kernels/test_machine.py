@@ -124,6 +124,15 @@ def loop_lines(begin: int) -> list[str]:
     return [line.format(body=16 * (begin + 3), after=16 * (begin + 7)) for line in LOOP]
 
 
+def test_a_matrix_is_transposed():
+    """A lane gives two adjacent values of a row of an 8x8 matrix, and gets two of a column."""
+    found = run("IMAD R4, R1, 0x10001, RZ", "IADD3 R4, R4, 0x640000, RZ", "MOVM.16.MT88 R0, R4")
+    lanes = np.arange(32)
+    matrix = np.stack([lanes, lanes + 100], 1).reshape(8, 8)
+    pairs = matrix.T.reshape(32, 2)
+    assert (found == pairs[:, 0] + (pairs[:, 1] << 16)).all()
+
+
 def test_divergent_threads_meet():
     text = program(*["S2R R1, SR_TID.X", *loop_lines(1), "EXIT"])
     counts = count(text, (5, 1, 1), 64, 0, b"")

@@ -13,8 +13,7 @@ from tools.machine.sass import parse_only
 ALLOWED = {
     "inverted_residual_simt_kernel": "levels in float32 and unusual shapes: once per pixel and chunk",
     "add_rows_kernel": "partial sums of a block's statistics, a row each",
-    "mbconv_chain_kernel": "the steps of the two kernels below",
-    "mbconv_depthwise_kernel": "three per warp: channels of the partial sums",
+    "mbconv_chain_kernel": "projections, as in the kernel below, and gates",
     "mbconv_pointwise_kernel": "two to five per warp: rows of a tile, once per block",
 }
 

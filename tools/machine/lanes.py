@@ -68,6 +68,18 @@ def shuffle(i: Instruction, s: State) -> Step:
     return step
 
 
+@builder("MOVM")
+def transpose(i: Instruction, s: State) -> Step:
+    """An 8x8 matrix of 16-bit values: a lane has two adjacent ones of row lane / 4."""
+    put, read = s.put(i.operands[0]), s.bits(i.operands[1])
+
+    def step(mask: Mask) -> None:
+        rows = np.ascontiguousarray(np.broadcast_to(read(), s.n).astype(np.uint32)).view(np.uint16).reshape(-1, 8, 8)
+        put(np.ascontiguousarray(rows.transpose(0, 2, 1)).reshape(-1).view(np.uint32), mask)
+
+    return step
+
+
 @builder("VOTE", "VOTEU")
 def vote(i: Instruction, s: State) -> Step:
     outputs = [o for o in i.operands[:-1] if is_predicate(o)]

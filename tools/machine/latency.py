@@ -19,7 +19,7 @@ SPECIAL, DOUBLE, CONSTANT, SHUFFLE, SPECIAL_REGISTER, OPERANDS_READ, BARRIER = 2
 
 _LATENCY = {
     **dict.fromkeys(("DADD", "DMUL", "DFMA", "DSETP"), DOUBLE),
-    **dict.fromkeys(("LDS", "LDSM", "ATOMS"), SHARED),
+    **dict.fromkeys(("LDS", "LDSM", "MOVM", "ATOMS"), SHARED),
     **dict.fromkeys(("LDC", "ULDC"), CONSTANT),
     **dict.fromkeys(("SHFL", "VOTE", "REDUX"), SHUFFLE),
     **dict.fromkeys(("S2R", "S2UR", "CS2R"), SPECIAL_REGISTER),

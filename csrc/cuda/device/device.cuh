@@ -31,8 +31,9 @@ HYPERSEG_DEVICE void sync_warp() { __syncwarp(); }
 HYPERSEG_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffff, value, mask); }
 HYPERSEG_DEVICE uint32_t shuffle_xor(uint32_t value, int mask) { return __shfl_xor_sync(0xffffffff, value, mask); }
 
-// The warp's index in its block; the compiler then knows that it is uniform across the warp.
-HYPERSEG_DEVICE int warp_index() { return __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x) / 32, 0); }
+// The warp of a thread of this block, the same for all lanes; the compiler then knows that it is uniform.
+HYPERSEG_DEVICE int warp_of(int thread) { return __shfl_sync(0xffffffff, thread / 32, 0); }
+HYPERSEG_DEVICE int warp_index() { return warp_of(static_cast<int>(threadIdx.x)); }
 
 // Return v, but compute what depends on it where it is needed: values that a loop over long bodies does not change
 // would otherwise be kept in registers across all of them.
@@ -288,6 +289,13 @@ HYPERSEG_DEVICE void ldmatrix4_transposed(uint32_t (&r)[4], const void* row) {
 HYPERSEG_DEVICE void ldmatrix2(uint32_t* r, const void* row) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(address));
+}
+
+// Transpose an 8x8 matrix of 16-bit values: lane i has values 2 (i % 4) and the next one of row i / 4.
+HYPERSEG_DEVICE uint32_t transposed(uint32_t two) {
+  uint32_t result;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(two));
+  return result;
 }
 
 // Store the four 8x8 parts of a [16, 16] matrix to shared memory: rows 0 to 7 and 8 to 15 of the first eight columns,

@@ -54,29 +54,28 @@ void pointwise(const MbconvPointwise<T>& problem, int64_t images, Stream stream)
                   : launch_pointwise<Small, PROJECT>(problem, images, stream);
 }
 
+// The depthwise convolution, with the expansion if the plan has it `within`.
 template <typename T>
-void filter(const Mbconv& block, const MbconvTiling& tiling, Stream stream) {
-  MbconvDepthwise<T> problem = depthwise_of<T>(block, tiling);
-  const Grid grid = grid_of(kOp, block.images * tiling.sums());
-  with_window(block, [&]<int SIZE, int STRIDE>() {
-    const auto shared = [&](int64_t staged) {
-      return depthwise_shared_bytes<kDepthwiseThreads>(sizeof(T), block.size, DepthwiseWindow<SIZE, STRIDE>::kValues,
-                                                       staged);
-    };
-    problem.staged = static_cast<int>(staged_rows(block, shared));
-    launch<mbconv_depthwise_kernel<T, SIZE, STRIDE>>(kOp, grid, kDepthwiseThreads, shared(problem.staged), stream,
-                                                     problem);
-  });
-}
-
-template <typename T>
-void expand_and_filter(const Mbconv& block, const MbconvPlan& plan, Stream stream) {
+void filter(const Mbconv& block, const MbconvPlan& plan, Stream stream) {
   const MbconvExpandDepthwise<T> problem = expand_depthwise_of<T>(block, plan);
   const Grid grid = grid_of(kOp, block.images * plan.tiling.sums());
   with_window(block, [&]<int SIZE, int STRIDE>() {
-    if constexpr (SIZE > 0)
-      launch<mbconv_expand_depthwise_kernel<T, SIZE, STRIDE>>(kOp, grid, kExpandingThreads, plan.shared, stream,
-                                                              problem.depthwise, problem.expansion);
+    if constexpr (sizeof(T) == 2 && SIZE > 0) {
+      const auto start = [&]<int ROWS>() {
+        const auto expanding = [&]<bool EXPAND>() {
+          launch<mbconv_depthwise_mma_kernel<T, SIZE, STRIDE, ROWS, EXPAND>>(
+              kOp, grid, kMmaThreads, plan.shared, stream, problem.depthwise, problem.expansion);
+        };
+        plan.within ? expanding.template operator()<true>() : expanding.template operator()<false>();
+      };
+      if constexpr (STRIDE == 1) {
+        if (plan.tiling.rows == kTallRows) return start.template operator()<kTallRows>();
+      }
+      start.template operator()<kTileRows>();
+    } else {
+      launch<mbconv_depthwise_kernel<T, SIZE, STRIDE>>(kOp, grid, kDepthwiseThreads, plan.shared, stream,
+                                                       problem.depthwise);
+    }
   });
 }
 
@@ -85,10 +84,10 @@ void expand_and_filter(const Mbconv& block, const MbconvPlan& plan, Stream strea
 void mbconv_first_step(const Mbconv& block, const MbconvPlan& plan, Stream stream) {
   with_type(block.type, [&](auto value) {
     using T = decltype(value);
-    if constexpr (sizeof(T) == 2) {
-      if (plan.within) return expand_and_filter<T>(block, plan, stream);
-    }
-    block.expand ? pointwise<false>(expand_of<T>(block), block.images, stream) : filter<T>(block, plan.tiling, stream);
+    if (block.expand && !plan.within)
+      pointwise<false>(expand_of<T>(block), block.images, stream);
+    else
+      filter<T>(block, plan, stream);
   });
 }
 
@@ -96,7 +95,7 @@ void mbconv(const Mbconv& block, const MbconvPlan& plan, Stream stream) {
   mbconv_first_step(block, plan, stream);
   with_type(block.type, [&](auto value) {
     using T = decltype(value);
-    if (block.expand && !plan.within) filter<T>(block, plan.tiling, stream);
+    if (block.expand && !plan.within) filter<T>(block, plan, stream);
     pointwise<true>(project_of<T>(block, plan.tiling), block.images, stream);
   });
 }

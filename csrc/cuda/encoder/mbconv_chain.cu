@@ -18,17 +18,11 @@ using ChainWide = GemmTile<1, 2, 4>;
 using ChainSmall = GemmTile<1, 1, 8>;
 static_assert(ChainTall::kThreads == kChainThreads && ChainSquare::kThreads == kChainThreads &&
               ChainWide::kThreads == kChainThreads && ChainSmall::kThreads == kChainThreads &&
-              kExpandingThreads == kChainThreads && kGateThreads == kChainThreads);
+              kMmaThreads == kChainThreads && kGateThreads == kChainThreads);
 
 enum ChainKind {
-  kExpandSquare,
-  kExpandWide,
-  kDepthwise3,
-  kDepthwise3Half,  // stride 2
-  kDepthwise5,
-  kDepthwise5Half,
   kExpandDepthwise3,
-  kExpandDepthwise3Half,
+  kExpandDepthwise3Half,  // stride 2
   kExpandDepthwise5,
   kExpandDepthwise5Half,
   kGate,
@@ -96,14 +90,6 @@ struct PointwiseWork {
   HYPERSEG_DEVICE void run() { tile.run(); }
 };
 
-template <typename T, int SIZE, int STRIDE>
-struct DepthwiseWork {
-  const MbconvDepthwise<T>& problem;
-  Slice<T, SIZE, STRIDE, kChainThreads> slice;
-  HYPERSEG_DEVICE void stage() { slice.stage(); }
-  HYPERSEG_DEVICE void run() { filter_slice(problem, slice); }
-};
-
 template <typename T>
 struct GateWork {
   GateSlice<T> slice;
@@ -124,36 +110,14 @@ mbconv_chain_kernel(HYPERSEG_TABLE MbconvChain<T> chain) {
         return PointwiseWork<T, TILE, PROJECT>{{step.pointwise, tile, thread}};
       });
     };
-    const auto depthwise = [&]<int SIZE, int STRIDE>() {
-      compute_tiles(step.tiles, barrier, i == 0, [&](unsigned tile, int thread) {
-        return DepthwiseWork<T, SIZE, STRIDE>{step.depthwise.depthwise, {step.depthwise.depthwise, tile, thread}};
-      });
-    };
     const auto expand_depthwise = [&]<int SIZE, int STRIDE>() {
       compute_tiles(step.tiles, barrier, i == 0, [&](unsigned tile, int thread) {
-        return ExpandedSlice<T, SIZE, STRIDE>{step.depthwise.depthwise, step.depthwise.expansion, tile, thread};
+        return MmaSlice<T, SIZE, STRIDE, kTileRows, true>{step.depthwise.depthwise, step.depthwise.expansion, tile,
+                                                          thread};
       });
     };
     if (i) barrier.arrive();
     switch (step.kind) {
-      case kExpandSquare:
-        pointwise.template operator()<ChainSquare, false>();
-        break;
-      case kExpandWide:
-        pointwise.template operator()<ChainWide, false>();
-        break;
-      case kDepthwise3:
-        depthwise.template operator()<3, 1>();
-        break;
-      case kDepthwise3Half:
-        depthwise.template operator()<3, 2>();
-        break;
-      case kDepthwise5:
-        depthwise.template operator()<5, 1>();
-        break;
-      case kDepthwise5Half:
-        depthwise.template operator()<5, 2>();
-        break;
       case kExpandDepthwise3:
         expand_depthwise.template operator()<3, 1>();
         break;
@@ -198,27 +162,10 @@ class Table {
   MbconvChain<T>& chain() { return *chain_; }
   unsigned most_tiles() const { return static_cast<unsigned>(most_tiles_); }
 
-  void expand(const Mbconv& block) {
-    MbconvPointwise<T> problem = expand_of<T>(block);
-    const auto takes = [&]<typename TILE>() {
-      return cost<TILE>(block.images, problem.pixels, problem.out_channels, problem.depth);
-    };
-    if (takes.template operator()<ChainSquare>() <= takes.template operator()<ChainWide>())
-      pointwise<ChainSquare>(kExpandSquare, problem, block.images);
-    else
-      pointwise<ChainWide>(kExpandWide, problem, block.images);
-  }
-
   void filter(const Mbconv& block, const MbconvPlan& plan) {
-    const int kind = (block.size == 5 ? 2 : 0) + (block.stride == 2 ? 1 : 0);
-    ChainStep<T>& step = add(static_cast<ChainKind>(plan.within ? kExpandDepthwise3 + kind : kDepthwise3 + kind),
-                             block.images * plan.tiling.sums());
-    if (plan.within) {
-      step.depthwise = expand_depthwise_of<T>(block, plan);
-      return;
-    }
-    step.depthwise = {depthwise_of<T>(block, plan.tiling), {}};
-    step.depthwise.depthwise.staged = static_cast<int>(chain_staged_rows(block));
+    const int kind = kExpandDepthwise3 + (block.size == 5 ? 2 : 0) + (block.stride == 2 ? 1 : 0);
+    add(static_cast<ChainKind>(kind), block.images * plan.tiling.sums()).depthwise =
+        expand_depthwise_of<T>(block, plan);
   }
 
   void project(const Mbconv& block, const MbconvPlan& plan) {
@@ -231,7 +178,7 @@ class Table {
     const auto with = [&]<typename TILE>(ChainKind kind) {
       const int64_t tiles =
           block.images * blocks_of(problem.pixels, TILE::kRows) * blocks_of(problem.out_channels, TILE::kColumns);
-      if (computes_gates(block.squeezed, problem.gate.parts, block.hidden, kChainThreads, tiles, kChained)) {
+      if (computes_gates(block.squeezed, problem.gate.parts, block.hidden, kChainThreads, tiles, kBetweenSteps)) {
         problem.gate.gates = nullptr;
       } else {
         add(kGate, block.images * problem.gate.slices).gate = problem.gate;
@@ -275,8 +222,7 @@ void run_chain(const std::vector<Mbconv>& blocks, const std::vector<MbconvPlan>&
   Table<T> table(blocks[0]);
   for (size_t i = 0; i < blocks.size(); ++i) {
     const Mbconv& block = blocks[i];
-    if (i && block.expand && !plans[i].within) table.expand(block);
-    if (i || (block.expand && !plans[i].within)) table.filter(block, plans[i]);
+    if (i) table.filter(block, plans[i]);
     table.project(block, plans[i]);
   }
   mbconv_first_step(blocks[0], plans[0], stream);

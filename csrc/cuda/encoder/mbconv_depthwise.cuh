@@ -2,6 +2,7 @@
 
 #include "common/map.h"
 #include "cuda/device/activation.cuh"
+#include "cuda/device/fast_divmod.h"
 #include "cuda/device/grid_barrier.cuh"
 #include "cuda/device/vectors.cuh"
 #include "cuda/encoder/mbconv_plan.h"
@@ -17,7 +18,8 @@ struct MbconvDepthwise {
   T* out;                            // [images, height, width, stride per pixel]; zero-padded channels
   float* partials;                   // [images, groups * slices, squeezed]
   int64_t out_stride;
-  int height, width, channels, squeezed, size, stride, top, left, tiles_down, tiles, steps, groups, slices;
+  int height, width, channels, squeezed, size, stride, top, left, tiles, steps;
+  FastDivmod by_slices, by_groups, by_tiles_down;
   int staged;            // rows of `reduce` in shared memory: all or none
   bool in_vectors;       // whether eight channels can be copied at once
   bool constants_ready;  // see common/constants.h
@@ -25,13 +27,13 @@ struct MbconvDepthwise {
 };
 
 // Copy the window of a tile whose first value is at (y, x), with zeros around the map.
-template <typename T, typename W, int THREADS>
+template <typename T, typename W>
 HYPERSEG_DEVICE void copy_window(const Map<const T>& in, bool vectors, int64_t n, int first, int y, int x, T* window,
                                  int thread) {
   constexpr int kVectors = kSlice / kVector<T>;
   const int part = thread % kVectors * kVector<T>, c = first + part;
   // Threads go along columns and steps along rows, which avoids divisions of indices.
-  for (int column = thread / kVectors; column < W::kColumns; column += THREADS / kVectors) {
+  for (int column = thread / kVectors; column < W::kColumns; column += kDepthwiseThreads / kVectors) {
     const bool inside = x + column >= 0 && x + column < in.width && c < in.channels;
     T* to = window + W::slot(column) * kSlice + part;
     const T* from = in.at(n, c, y, x + column);
@@ -49,24 +51,81 @@ HYPERSEG_DEVICE void copy_window(const Map<const T>& in, bool vectors, int64_t n
   }
 }
 
+// What a block computes: a slice of the channels of a group of tiles of an image. Tiles go down the map, so that the
+// rows that two of them share are still in the cache.
+struct BlockTiles {
+  int slice, image, first, end;  // first and last tile
+
+  template <typename T>
+  HYPERSEG_DEVICE BlockTiles(const MbconvDepthwise<T>& problem, unsigned index) {
+    const int group = problem.by_slices.quotient(static_cast<int>(index));
+    slice = static_cast<int>(index) - group * problem.by_slices.value();
+    image = problem.by_groups.quotient(group);
+    first = (group - image * problem.by_groups.value()) * problem.steps;
+    end = min(first + problem.steps, problem.tiles);
+  }
+  // The first output of a tile of ROWS rows.
+  template <int ROWS, typename T>
+  HYPERSEG_DEVICE static void place(const MbconvDepthwise<T>& problem, int tile, int& top, int& left) {
+    const int across = problem.by_tiles_down.quotient(tile);
+    top = (tile - across * problem.by_tiles_down.value()) * ROWS, left = across * kTileColumns;
+  }
+};
+
+// Start to copy the rows of `reduce` that a block keeps in shared memory.
+template <typename T, int THREADS>
+HYPERSEG_DEVICE void stage_reduce(const MbconvDepthwise<T>& problem, int first, T* reduce, int thread) {
+  constexpr int kVectors = kSlice / kVector<T>;
+  for (int i = thread; i < problem.staged * kVectors; i += THREADS) {
+    const int channel = i % kVectors * kVector<T>;
+    const bool valid = first + channel < problem.channels;
+    const T* from = problem.reduce + static_cast<int64_t>(i / kVectors) * problem.channels + first + channel;
+    copy_async(reduce + i * kVector<T>, valid ? from : problem.reduce, valid);
+  }
+}
+
+// Write the share of block `index` of the squeezed channels, from the totals of its channels.
+template <typename T, int THREADS>
+HYPERSEG_DEVICE void squeeze_totals(const MbconvDepthwise<T>& problem, int first, unsigned index, const T* reduce,
+                                    const float* totals, int thread) {
+  float* partials = problem.partials + static_cast<int64_t>(index) * problem.squeezed;
+  const int part = thread % 4 * 8, count = problem.channels - first - part;  // four threads per squeezed channel
+  for (int begin = 0; begin < problem.squeezed; begin += THREADS / 4) {
+    const int s = begin + thread / 4;
+    float dot = 0.0f;
+    if (s < problem.squeezed) {
+      float factors[8];
+      if (problem.staged)
+        load8(reduce + s * kSlice + part, factors);
+      else
+        load8(problem.reduce + static_cast<int64_t>(s) * problem.channels + first + part, 1, count, factors);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) dot += factors[e] * totals[part + e];
+    }
+    dot += shuffle_xor(dot, 1);
+    dot += shuffle_xor(dot, 2);
+    if (part == 0 && s < problem.squeezed) partials[s] = dot;
+  }
+}
+
 // The work of a block on its slice of the channels, from the window in shared memory on. With SIZE and STRIDE 0 the
 // sizes are read from the arguments and there is no window.
-template <typename T, int SIZE, int STRIDE, int THREADS>
+template <typename T, int SIZE, int STRIDE>
 class Slice {
  public:
-  using Share = Runs<THREADS>;
+  using Share = Runs;
   int thread;
-  int n, first;  // image and channel
+  BlockTiles of;
+  int first;  // channel
   T* window;
 
   HYPERSEG_DEVICE Slice(const MbconvDepthwise<T>& problem, unsigned index, int thread_)
       : thread(thread_),
-        n(index / problem.slices / problem.groups),
-        first(index % problem.slices * kSlice),
+        of(problem, index),
+        first(of.slice * kSlice),
         problem_(problem),
         size_(SIZE ? SIZE : problem.size),
         stride_(SIZE ? STRIDE : problem.stride),
-        group_(index / problem.slices % problem.groups),
         index_(index) {
     weights_ = reinterpret_cast<float*>(shared_memory());
     bias_ = weights_ + size_ * size_ * kSlice;
@@ -75,24 +134,10 @@ class Slice {
     window = reduce_ + problem.staged * kSlice;
   }
 
-  // Return the position of a step's tile in `top` and `left`; false if there is none. Tiles go down the map, so that
-  // the rows that two of them share are still in the cache.
-  HYPERSEG_DEVICE bool tile(int step, int& top, int& left) const {
-    const int tile = group_ * problem_.steps + step;
-    top = tile % problem_.tiles_down * kTileRows, left = tile / problem_.tiles_down * kTileColumns;
-    return tile < problem_.tiles;
-  }
-
   // Start to stage the operands that do not depend on the tile.
   HYPERSEG_DEVICE void stage() {
-    constexpr int kVectors = kSlice / kVector<T>;
-    for (int i = thread; i < problem_.staged * kVectors; i += THREADS) {
-      const int channel = i % kVectors * kVector<T>;
-      const bool valid = first + channel < problem_.channels;
-      const T* from = problem_.reduce + static_cast<int64_t>(i / kVectors) * problem_.channels + first + channel;
-      copy_async(reduce_ + i * kVector<T>, valid ? from : problem_.reduce, valid);
-    }
-    for (int i = thread; i < size_ * size_ * kSlice; i += THREADS) {
+    stage_reduce<T, kDepthwiseThreads>(problem_, first, reduce_, thread);
+    for (int i = thread; i < size_ * size_ * kSlice; i += kDepthwiseThreads) {
       const int channel = i / (size_ * size_), tap = i % (size_ * size_);
       weights_[tap * kSlice + channel] =
           first + channel < problem_.channels
@@ -108,8 +153,8 @@ class Slice {
     const int run_y = run() / kRunsAcross * Share::kRows, run_x = run() % kRunsAcross * kRun;
     const int c = first + pair(), y = top + run_y, x = left + run_x;
     if (c >= problem_.out_stride) return;
-    T* out =
-        problem_.out + ((static_cast<int64_t>(n) * problem_.height + y) * problem_.width + x) * problem_.out_stride + c;
+    T* out = problem_.out +
+             ((static_cast<int64_t>(of.image) * problem_.height + y) * problem_.width + x) * problem_.out_stride + c;
     const int64_t next_row = problem_.width * problem_.out_stride;
     const float2 start = load2(bias_ + pair());
     if constexpr (SIZE > 0) {
@@ -159,7 +204,7 @@ class Slice {
           const int in_y = (y + i / kRun) * stride_ - problem_.top + tap / size_;
           const int in_x = (x + i % kRun) * stride_ - problem_.left + tap % size_;
           if (in_y < 0 || in_y >= problem_.in.height || in_x < 0 || in_x >= problem_.in.width) continue;
-          const T* at = problem_.in.at(n, c, in_y, in_x);
+          const T* at = problem_.in.at(of.image, c, in_y, in_x);
           const float2 weight = load2(weights_ + tap * kSlice + pair());
           sum.x += weight.x * value(at, c);
           sum.y += weight.y * value(at, c + 1);
@@ -179,24 +224,7 @@ class Slice {
       totals_[thread] = sum;
     }
     sync_block();
-    float* partials = problem_.partials + static_cast<int64_t>(index_) * problem_.squeezed;
-    const int part = thread % 4 * 8, count = problem_.channels - first - part;  // four threads per squeezed channel
-    for (int begin = 0; begin < problem_.squeezed; begin += THREADS / 4) {
-      const int s = begin + thread / 4;
-      float dot = 0.0f;
-      if (s < problem_.squeezed) {
-        float reduce[8];
-        if (problem_.staged)
-          load8(reduce_ + s * kSlice + part, reduce);
-        else
-          load8(problem_.reduce + static_cast<int64_t>(s) * problem_.channels + first + part, 1, count, reduce);
-#pragma unroll
-        for (int e = 0; e < 8; ++e) dot += reduce[e] * totals_[part + e];
-      }
-      dot += shuffle_xor(dot, 1);
-      dot += shuffle_xor(dot, 2);
-      if (part == 0 && s < problem_.squeezed) partials[s] = dot;
-    }
+    squeeze_totals<T, kDepthwiseThreads>(problem_, first, index_, reduce_, totals_, thread);
   }
 
  private:
@@ -211,36 +239,33 @@ class Slice {
   }
 
   const MbconvDepthwise<T>& problem_;
-  int size_, stride_, group_, index_;
+  int size_, stride_;
+  unsigned index_;
   float *weights_, *bias_, *totals_;  // [size * size, kSlice], [kSlice], [runs, kSlice]
   T* reduce_;                         // [staged, kSlice]
   float2 total_{0.0f, 0.0f};
 };
 
-// The depthwise convolution of a slice, of which the constants are staged.
-template <typename T, int SIZE, int STRIDE, int THREADS>
-HYPERSEG_DEVICE void filter_slice(const MbconvDepthwise<T>& problem, Slice<T, SIZE, STRIDE, THREADS>& slice) {
-  for (int step = 0, top, left; step < problem.steps && slice.tile(step, top, left); ++step) {
-    if (step) sync_block();  // all threads have finished with the window
+template <typename T, int SIZE, int STRIDE>
+HYPERSEG_KERNEL(kDepthwiseThreads, 4)
+mbconv_depthwise_kernel(MbconvDepthwise<T> problem) {
+  Slice<T, SIZE, STRIDE> slice(problem, blockIdx.x, threadIdx.x);
+  stage_constants_and_wait(problem.constants_ready, [&] { slice.stage(); });
+  clear(problem.barrier);
+  for (int tile = slice.of.first; tile < slice.of.end; ++tile) {
+    int top, left;
+    BlockTiles::place<kTileRows>(problem, tile, top, left);
+    if (tile > slice.of.first) sync_block();  // all threads have finished with the window
     if constexpr (SIZE > 0)
-      copy_window<T, DepthwiseWindow<SIZE, STRIDE>, THREADS>(problem.in, problem.in_vectors, slice.n, slice.first,
-                                                             top * STRIDE - problem.top, left * STRIDE - problem.left,
-                                                             slice.window, slice.thread);
+      copy_window<T, DepthwiseWindow<SIZE, STRIDE>>(problem.in, problem.in_vectors, slice.of.image, slice.first,
+                                                    top * STRIDE - problem.top, left * STRIDE - problem.left,
+                                                    slice.window, slice.thread);
     commit_copies();
     wait_for_copies<0>();
     sync_block();
     slice.filter(top, left);
   }
   slice.squeeze();
-}
-
-template <typename T, int SIZE, int STRIDE>
-HYPERSEG_KERNEL(kDepthwiseThreads, 4)
-mbconv_depthwise_kernel(MbconvDepthwise<T> problem) {
-  Slice<T, SIZE, STRIDE, kDepthwiseThreads> slice(problem, blockIdx.x, threadIdx.x);
-  stage_constants_and_wait(problem.constants_ready, [&] { slice.stage(); });
-  clear(problem.barrier);
-  filter_slice(problem, slice);
 }
 
 }  // namespace hyperseg::cuda

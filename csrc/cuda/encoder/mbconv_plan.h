@@ -13,21 +13,18 @@ namespace hyperseg::cuda {
 
 constexpr const char* kOp = "mbconv";
 constexpr int64_t kSms = 132;             // SMs of a typical GPU: tiles become smaller if there are few
-constexpr int64_t kResidentBlocks = 4;    // resident blocks per SM of the depthwise convolution
 constexpr int64_t kMaxShared = 99 << 10;  // bytes of shared memory per block that every GPU since sm_80 has
-constexpr int64_t kSharedPerSm = 228 << 10,
-                  kSharedReservedPerBlock = 1 << 10;  // shared memory per SM, of which reserved per block
-constexpr int64_t kMaxStaged = 128;                   // squeezed channels whose weights a block keeps in shared memory
+constexpr int64_t kMaxStaged = 128;       // squeezed channels whose weights a block keeps in shared memory
 
-constexpr int kSlice = 32;                                  // channels per block; a thread has two of them
-constexpr int kTileRows = 8, kTileColumns = 16;             // outputs of a tile
-constexpr int kRun = 4, kRunsAcross = kTileColumns / kRun;  // adjacent outputs per thread
+constexpr int kSlice = 32;                       // channels of a block of the depthwise convolution
+constexpr int kTileRows = 8, kTileColumns = 16;  // outputs of a tile
+constexpr int kTallRows = 16;                    // rows of a tile on tensor cores at stride 1, if there are many tiles
+
+// The depthwise convolution on SIMT cores: a thread has two channels, and kRows rows of a run of adjacent outputs.
 constexpr int kDepthwiseThreads = 128;
-
-// Division of a tile among the threads of a block: each has kRows rows of a run.
-template <int THREADS>
+constexpr int kRun = 4, kRunsAcross = kTileColumns / kRun;
 struct Runs {
-  static constexpr int kDown = THREADS / (kRunsAcross * kSlice / 2), kRows = kTileRows / kDown;
+  static constexpr int kDown = kDepthwiseThreads / (kRunsAcross * kSlice / 2), kRows = kTileRows / kDown;
   static constexpr int kCount = kRunsAcross * kDown;
 };
 
@@ -45,55 +42,61 @@ struct DepthwiseWindow<0, 0> {
   static constexpr int kValues = 0;
 };
 
-// Return the shared memory of a block of the depthwise convolution, for values of `value_bytes`.
-template <int THREADS>
-int64_t depthwise_shared_bytes(int64_t value_bytes, int64_t size, int64_t window, int64_t staged) {
-  return 4 * (size * size + 1 + Runs<THREADS>::kCount) * kSlice + (window + staged * kSlice) * value_bytes;
+// The shared memory of a block, for values of `value_bytes`.
+inline int64_t depthwise_shared_bytes(int64_t value_bytes, int64_t size, int64_t window, int64_t staged) {
+  return 4 * (size * size + 1 + Runs::kCount) * kSlice + (window + staged * kSlice) * value_bytes;
 }
 
-constexpr int kExpandingThreads = 256, kExpandingWarps = kExpandingThreads / 32;
-constexpr int kStripe = 32;                         // pixels that a warp expands at once
-constexpr int kStripeStep = 16, kStripeDepth = 32;  // depth of an MMA, and of a copy
-constexpr int kFewestStages = 2, kMaxStages = 4;    // of a warp's ring
+// The depthwise convolution on tensor cores.
+constexpr int kMmaThreads = 256, kMmaWarps = kMmaThreads / 32;
 
-// Rows in shared memory are an odd number of 16 bytes: eight of them, or two groups of four, are in different
-// banks.
-constexpr int kPixelBytes = kStripeDepth * 2 + 16, kStripeBytes = kStripe * kPixelBytes;
+// The input of a tile of ROWS rows of outputs in shared memory, a plane per channel. A warp fills it sixteen pixels at
+// a time; the columns after the last sixteen of each row come last. Columns from kColumns on are zero.
+template <int SIZE, int STRIDE, int ROWS>
+struct PlanarWindow {
+  static constexpr int kRows = (ROWS - 1) * STRIDE + SIZE, kMain = kTileColumns * STRIDE;
+  static constexpr int kExtra = (SIZE - STRIDE + 1) / 2 * 2, kColumns = kMain + kExtra;
+  static constexpr int kUnitsAcross = kMain / 16, kEdgeUnits = (kRows * kExtra + 15) / 16;
+  static constexpr int kTapWords = kSlice * SIZE * (SIZE + 2);
+  // A multiple of 16 bytes. Lines are an odd number of them, and with a stride of 2 even rows lie before odd ones, so
+  // that eight rows are in different banks; planes are 4 words, or 12, 20, 28, after a multiple of all banks.
+  static constexpr int kPitch = kMain + 8;
+  static constexpr int kPlane = kRows * kPitch + (kRows * kPitch / 2 % 8 == 4 ? 0 : 8);
+  static_assert(kPlane / 2 % 8 == 4);
+  // Of a channel's outputs in shared memory: eight are in different banks.
+  static constexpr int kStagingPitch = ROWS * kTileColumns + 8;
 
-HYPERSEG_HOST_DEVICE int padded_depth(int depth) { return (depth + kStripeStep - 1) / kStripeStep * kStripeStep; }
-HYPERSEG_HOST_DEVICE int expansion_weight_bytes(int value_bytes, int depth) {
-  return padded_depth(depth) * value_bytes + 16;
-}
-inline int64_t expansion_shared_bytes(int value_bytes, int depth, int64_t stages) {
-  return kSlice * (int64_t{4} + expansion_weight_bytes(value_bytes, depth)) + kExpandingWarps * stages * kStripeBytes;
-}
+  HYPERSEG_HOST_DEVICE static constexpr int line(int row) {
+    return STRIDE == 1 ? row : row / 2 + row % 2 * ((kRows + 1) / 2);
+  }
+  // The shared memory of a block; `depth` is 0 without an expansion.
+  static int64_t shared_bytes(int64_t staged, int64_t depth) {
+    return 4 * (kTapWords + 4 * kSlice) + 2 * kSlice * (kPlane + kStagingPitch + staged) + 1024 * blocks_of(depth, 16);
+  }
+};
 
-// Tiles of the depthwise convolution, and how many of them a block computes in sequence.
+// Tiles of the depthwise convolution, of `rows` rows, and how many of them a block computes in sequence.
 struct MbconvTiling {
-  int64_t down, tiles, slices, steps, groups;
+  int64_t rows, down, tiles, slices, steps, groups;
 
   // Number of partial sums per image of the squeezed channels, one per block.
   int64_t sums() const { return groups * slices; }
 };
 
-// How a block is computed: expanded by a separate launch or within the depthwise convolution, and the shared memory of
-// the latter.
+// How a block is computed: whether the depthwise convolution uses tensor cores, and expands its windows itself; its
+// rows of `reduce` in shared memory, and all of that.
 struct MbconvPlan {
   MbconvTiling tiling;
-  bool within = false;
-  int64_t stages = 0, staged = 0, shared = 0;
+  bool mma = false, within = false;
+  int64_t staged = 0, shared = 0;
 };
-// What estimates depend on: cycles between the end of a step and the start of the next, the least that a step takes
-// with them; threads of a depthwise convolution, and the shared memory that they may have.
-struct MbconvCosts {
-  double between, least;
-  int threads;
-  int64_t shared;
-};
-constexpr MbconvCosts kLaunched{2600, 4400, kDepthwiseThreads, kMaxShared};
 
-// `expanded`, which a plan `within` does not need, and `partials` need not be allocated yet.
-MbconvPlan mbconv_plan(const Mbconv& block, const MbconvCosts& costs = kLaunched);
+// A block of the depthwise convolution may have `shared` bytes. `chained`: for a chain, whose tiles have kTileRows
+// rows. `expanded`, which a plan `within` does not need, and `partials` need not be allocated yet.
+MbconvPlan mbconv_plan(const Mbconv& block, int64_t shared = kMaxShared, bool chained = false);
+
+// Cycles between the end of a launch and the start of the next one.
+constexpr double kBetweenLaunches = 2600;
 
 // The value of HYPERSEG_MBCONV, which overrides the estimates so that both can be measured: as few launches as the
 // kernels allow, or one per step.
@@ -113,7 +116,7 @@ int64_t cost(int64_t images, int64_t pixels, int64_t columns, int64_t depth) {
 // Estimate whether computing the gates in all blocks of the projection is faster than a launch: rounds of blocks, three
 // per SM, in which each thread reads partial sums, sixteen at a time, and multiplies.
 bool computes_gates(int64_t squeezed, int64_t parts, int64_t channels, int64_t threads, int64_t blocks,
-                    const MbconvCosts& costs = kLaunched);
+                    double between = kBetweenLaunches);
 
 inline bool in_vectors(const void* data, int64_t stride) {
   return stride % 8 == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0;
@@ -140,13 +143,6 @@ void with_window(const Mbconv& block, const Body& body) {
     body.template operator()<5, 2>();
   else
     body.template operator()<0, 0>();
-}
-
-// Return the rows of `reduce` that a block keeps in shared memory; bytes(rows) is what they take.
-template <typename Bytes>
-int64_t staged_rows(const Mbconv& block, const Bytes& bytes, int64_t most = kMaxShared) {
-  const bool fits = block.squeezed <= kMaxStaged && bytes(block.squeezed) <= most;
-  return fits && in_vectors(block.reduce, block.hidden) ? block.squeezed : 0;
 }
 
 }  // namespace hyperseg::cuda

@@ -2,7 +2,7 @@
 
 #include "cuda/encoder/mbconv.h"
 #include "cuda/encoder/mbconv_depthwise.cuh"
-#include "cuda/encoder/mbconv_expand_depthwise.cuh"
+#include "cuda/encoder/mbconv_depthwise_mma.cuh"
 #include "cuda/encoder/mbconv_gate.cuh"
 #include "cuda/encoder/mbconv_plan.h"
 #include "cuda/encoder/mbconv_pointwise.cuh"
@@ -39,12 +39,14 @@ MbconvPointwise<T> expand_of(const Mbconv& block) {
   return problem;
 }
 
-// Without an expansion `in` is the block's input; filter_shared_bytes() has the shared memory.
+// Without an expansion before it, `in` is the block's input.
 template <typename T>
-MbconvDepthwise<T> depthwise_of(const Mbconv& block, const MbconvTiling& tiling) {
+MbconvDepthwise<T> depthwise_of(const Mbconv& block, const MbconvPlan& plan) {
+  const MbconvTiling& tiling = plan.tiling;
   MbconvDepthwise<T> problem{};
-  problem.in =
-      block.expand ? hidden_map<const T>(block, block.expanded, block.x.height, block.x.width) : block.x.of<const T>();
+  problem.in = block.expand && !plan.within ? hidden_map<const T>(block, block.expanded, block.x.height, block.x.width)
+                                            : block.x.of<const T>();
+  problem.staged = static_cast<int>(plan.staged);
   problem.in_vectors = in_vectors(problem.in);
   problem.weights = typed<T>(block.depthwise);
   problem.bias = typed<T>(block.depthwise_bias);
@@ -60,11 +62,11 @@ MbconvDepthwise<T> depthwise_of(const Mbconv& block, const MbconvTiling& tiling)
   problem.stride = static_cast<int>(block.stride);
   problem.top = static_cast<int>(block.top);
   problem.left = static_cast<int>(block.left);
-  problem.tiles_down = static_cast<int>(tiling.down);
   problem.tiles = static_cast<int>(tiling.tiles);
   problem.steps = static_cast<int>(tiling.steps);
-  problem.groups = static_cast<int>(tiling.groups);
-  problem.slices = static_cast<int>(tiling.slices);
+  problem.by_slices = FastDivmod(tiling.slices);
+  problem.by_groups = FastDivmod(tiling.groups);
+  problem.by_tiles_down = FastDivmod(tiling.down);
   problem.constants_ready = block.constants_ready;
   problem.barrier = block.barrier;
   return problem;
@@ -78,9 +80,8 @@ struct MbconvExpandDepthwise {
 
 template <typename T>
 MbconvExpandDepthwise<T> expand_depthwise_of(const Mbconv& block, const MbconvPlan& plan) {
-  MbconvExpandDepthwise<T> problem{depthwise_of<T>(block, plan.tiling), {}};
-  problem.depthwise.in = block.x.of<const T>();
-  problem.depthwise.staged = static_cast<int>(plan.staged);
+  MbconvExpandDepthwise<T> problem{depthwise_of<T>(block, plan), {}};
+  if (!plan.within) return problem;
   Expansion<T>& expansion = problem.expansion;
   expansion.weights = typed<T>(block.expand);
   expansion.bias = typed<T>(block.expand_bias);
@@ -88,7 +89,6 @@ MbconvExpandDepthwise<T> expand_depthwise_of(const Mbconv& block, const MbconvPl
   expansion.stride_n = static_cast<int>(block.x.stride_n);
   expansion.stride_h = static_cast<int>(block.x.stride_h);
   expansion.stride_w = static_cast<int>(block.x.stride_w);
-  expansion.stages = static_cast<int>(plan.stages);
   return problem;
 }
 

@@ -45,12 +45,12 @@ struct Part {
 
 Part part_of(const std::vector<MbconvBlock>& all, size_t first) {
   Part part{first, first, {}};
-  for (int steps = 0; part.last < all.size() && chainable(all[part.last].block); ++part.last) {
+  for (int steps = 0; part.last < all.size(); ++part.last) {
     const Mbconv& block = all[part.last].block;
-    // The first step of the first block is a launch.
-    const MbconvPlan plan = mbconv_plan(block, part.last == first ? kLaunched : kChained);
-    steps += 3 + (block.expand && !plan.within);  // at most: gates may be computed with the projection
-    if (steps > kChainSteps) break;
+    const bool is_first = part.last == first;  // its first step is a launch
+    const MbconvPlan plan = is_first ? mbconv_plan(block) : mbconv_plan(block, kChainShared, true);
+    steps += 3;  // at most: gates may be computed with the projection
+    if (!chainable(block, plan, is_first) || steps > kChainSteps) break;
     part.plans.push_back(plan);
   }
   return part;
