@@ -5,7 +5,6 @@ before the project can start, and recomputing the first one in each depthwise ti
 """
 
 import functools
-import os
 
 import torch
 import triton
@@ -15,28 +14,13 @@ from torch import Tensor
 from hyperseg.kernels import launch
 from hyperseg.kernels.language import sigmoid, silu
 from hyperseg.kernels.launch import DTYPES, block, cdiv, precision
-from hyperseg.kernels.parts.maps import output_map
+from hyperseg.kernels.parts.maps import alignment, output_map
+from hyperseg.kernels.parts.tiles import PROGRAMS, SMS, TILES, cheapest_tile
 
 TENSOR_CORES = ("_mbconv_fwd_expand_kernel", "_mbconv_fwd_project_kernel")
 
-# Enough programs to fill a GPU: with fewer, tiles are made smaller. In the interpreter each program costs time.
-PROGRAMS = 1 if os.environ.get("TRITON_INTERPRET") == "1" else 128
-SMS = 132  # among which programs are shared out
-
-_TILES = [
-    {"BLOCK_P": pixels, "BLOCK_O": columns, "BLOCK_K": depth, "num_warps": warps, "num_stages": 3}
-    for pixels, columns, depth, warps in (
-        (16, 32, 64, 2),
-        (32, 32, 64, 4),
-        (64, 32, 32, 4),
-        (64, 64, 64, 4),
-        (128, 32, 32, 4),
-        (128, 64, 32, 4),
-        (128, 64, 64, 8),
-    )
-]
 CANDIDATES = {
-    "_mbconv_fwd_expand_kernel": _TILES,
+    "_mbconv_fwd_expand_kernel": TILES,
     "_mbconv_fwd_depthwise_kernel": [
         {"BLOCK_Y": rows, "BLOCK_X": columns, "BLOCK_C": channels, "num_warps": warps}
         for rows, columns, channels, warps in (
@@ -49,7 +33,7 @@ CANDIDATES = {
             (2, 8, 128, 4),
         )
     ],
-    "_mbconv_fwd_project_kernel": _TILES,
+    "_mbconv_fwd_project_kernel": TILES,
 }
 
 
@@ -371,7 +355,7 @@ def _expand(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     n, channels, h, w = x.shape
     hidden = weight.shape[0]
     y = x.new_empty((n, h, w, hidden))
-    default = _tile(n, h * w, hidden, channels, x.element_size())
+    default = cheapest_tile(n, h * w, hidden, channels, x.element_size())
     chosen = launch.options("_mbconv_fwd_expand_kernel", x, default, channels=channels, hidden=hidden)
     block_p, block_o, block_k = chosen["BLOCK_P"], chosen["BLOCK_O"], chosen["BLOCK_K"]
     tiles, columns = cdiv(h * w, block_p), cdiv(hidden, block_o)
@@ -379,7 +363,7 @@ def _expand(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     each = max(1, min(columns, n * tiles * columns // (4 * SMS))) if channels <= block_k else 1
     _mbconv_fwd_expand_kernel[(tiles, cdiv(columns, each), n)](
         x, weight, bias, y, channels, hidden, w, h * w, each * block_o, x.stride(),
-        ALIGN=_align(channels, x),
+        ALIGN=alignment(channels, x),
         DENSE=_dense(x),
         HELD=channels <= block_k,
         WHOLE_P=h * w % block_p == 0,
@@ -408,7 +392,7 @@ def _depthwise(
     shares = x.new_empty((n, strips * blocks, cdiv(squeezed, block_s) * block_s), dtype=torch.float32)
     _mbconv_fwd_depthwise_kernel[(strips, blocks, n)](
         x, weight, bias, reduce, y, shares, hidden, squeezed, h, w, height, width, top, left, rows, x.stride(),
-        ALIGN=_align(hidden, x),
+        ALIGN=alignment(hidden, x),
         SIZE=size,
         STRIDE=stride,
         WHOLE=width % chosen["BLOCK_X"] == 0 and hidden % chosen["BLOCK_C"] == 0,
@@ -441,7 +425,7 @@ def _project(y: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, x: Tensor | 
     """Fill ``out`` with the projection of the gated map, plus ``x`` if given."""
     n, channels, height, width = out.shape
     hidden = weight.shape[1]
-    default = _tile(n, height * width, channels, hidden, y.element_size())
+    default = cheapest_tile(n, height * width, channels, hidden, y.element_size())
     chosen = launch.options("_mbconv_fwd_project_kernel", y, default, hidden=hidden, out=channels)
     block_p, block_o, block_k = chosen["BLOCK_P"], chosen["BLOCK_O"], chosen["BLOCK_K"]
     tiles = (cdiv(height * width, block_p), cdiv(channels, block_o), n)
@@ -449,7 +433,7 @@ def _project(y: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, x: Tensor | 
     _mbconv_fwd_project_kernel[tiles](
         y, gate, weight, bias, added, out, hidden, channels, width, height * width, added.stride(), out.stride(),
         RESIDUAL=x is not None,
-        ALIGN=min(_align(channels, added), _align(channels, out)),
+        ALIGN=min(alignment(channels, added), alignment(channels, out)),
         DENSE=_dense(added) and _dense(out),
         WHOLE_P=height * width % block_p == 0,
         WHOLE_O=channels % block_o == 0,
@@ -459,26 +443,6 @@ def _project(y: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, x: Tensor | 
         enable_fp_fusion=True,
         **chosen,
     )  # fmt: skip
-
-
-@functools.cache
-def _tile(n: int, pixels: int, columns: int, depth: int, bytes_: int) -> launch.Options:
-    """Return the tile of a GEMM that gives the busiest SM the fewest passes through shared memory."""
-    block_k = block(depth, 16, 128 // bytes_)
-    steps = cdiv(depth, block_k)
-
-    def cost(tile: tuple[int, int]) -> int:
-        block_p, block_o = tile
-        programs = n * cdiv(pixels, block_p) * cdiv(columns, block_o)
-        # Both operands are written and read; 64 rows multiply on wgmma, which reads its right operand by itself.
-        passes = 3 * block_p + 2 * block_o if block_p == 64 else 4 * (block_p + block_o)
-        # An SM runs programs at once, so in the last round of many it is not alone busy.
-        return max(cdiv(programs, SMS) * SMS, programs) * (steps * passes + 4 * block_p + 2 * block_o + 100)
-
-    widest = block(columns, 16, 32 if columns % 64 and columns < 160 else 64)  # columns that do not exist cost as much
-    sides = [o for o in (64, 32, 16) if o <= widest]
-    tile = min(((p, o) for p in (64, 32, 16) for o in sides), key=cost) if PROGRAMS > 1 else (64, widest)
-    return {"BLOCK_P": tile[0], "BLOCK_O": tile[1], "BLOCK_K": block_k, "num_warps": 4, "num_stages": 3}
 
 
 def _strip(channels: int, size: int) -> launch.Options:
@@ -500,11 +464,6 @@ def _rows(columns: int, height: int, size: int, stride: int, warps: int) -> int:
         return max(cdiv(columns * cdiv(height, rows), SMS) * warps, 6) * (rows + opened + 4)
 
     return min((2**i for i in range(1, 7)), key=cost)
-
-
-def _align(channels: int, x: Tensor) -> int:
-    """Return 8 if every pixel starts at a multiple of 8 elements, else 1; Triton itself only finds multiples of 16."""
-    return 8 if all(value % 8 == 0 for value in (channels, x.stride(2), x.stride(3))) else 1
 
 
 def _dense(x: Tensor) -> bool:
