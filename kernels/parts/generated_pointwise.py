@@ -183,9 +183,11 @@ def generated_pointwise(
     h, w = before.shape[2:]
     pixels = block(patch_h * patch_w, 1, MOST_PIXELS)
     scattered = _scattered(x, previous)
+    # Without tensor cores the signals of each output stay in registers, and more than 32 of two outputs do not fit.
+    wide_float32 = x.dtype == torch.float32 and generator.shape[1] > 32
     default = {
         "BLOCK_P": 32 if pixels == 1 and x.dtype.itemsize == 2 else 16,
-        "BLOCK_O": 2,
+        "BLOCK_O": 1 if wide_float32 else 2,
         "BLOCK_I": 16 if pixels > 4 or scattered or x.dtype == torch.float32 else 32,
         "num_warps": 8 if (pixels > 1 and scattered) or (pixels > 4 and x.dtype == torch.float32) else 4,
         "num_stages": 1,
