@@ -32,6 +32,7 @@ from bench.core.errors import Refused
 from bench.core.machine import ROOT
 from bench.core.options import Parser
 from bench.core.results import NetworkResults, Results, Row, read_results
+from bench.core.roofline import Bound
 from bench.core.tables import fixed
 from bench.core.timing import Ratio, Summary
 
@@ -174,6 +175,8 @@ def fps(file: File) -> Figures:
 def ops(file: File) -> Figures:
     """Time per frame of each operator, and how close each call comes to the machine's limits."""
     rows, parts, dots = [], [], []
+    ceilings = file.results.ceilings
+    silu = ceilings is not None and ceilings.silu_per_second is not None  # older results have no such rate
     for entry in file.networks:
         frame = [row for row in entry.rows if row.of == "frame"]
         for backend in dict.fromkeys(row.backend for row in frame):
@@ -189,12 +192,14 @@ def ops(file: File) -> Figures:
                 least = sum(row.times * 1e3 * limit.seconds for row, limit in limits if row.operator == operator)
                 count = sum(row.times for row in mine if row.operator == operator)
                 cells = [fixed(ms, 3), fixed(least, 3), f"{100 * least / ms:.0f} %"]
+                cells += [bounds([(row, limit) for row, limit in limits if row.operator == operator])] * silu
                 rows.append([network(entry), operator, backend, str(count), *cells])
+    what = "bytes, FLOPs or SiLU, whichever is slowest in a call, take" if silu else "bytes and FLOPs take"
     caption = (
         f"Milliseconds of all calls per frame, {file.dtype}, batch {file.batch}, {file.timed}; least: the time that "
-        f"bytes and FLOPs take at this machine's measured rates; {file.where}."
+        f"{what} at this machine's measured rates; {file.where}."
     )
-    header = ["network", "operator", "backend", "calls", "ms", "least", "of that limit"]
+    header = ["network", "operator", "backend", "calls", "ms", "least", "of that limit", *["bound by"] * silu]
     found = [
         plot(
             file,
@@ -210,6 +215,17 @@ def ops(file: File) -> Figures:
         ),
     ]
     return Figures(file.path, caption, header, rows, found)
+
+
+def bounds(limits: Sequence[tuple[Row, Bound]]) -> str:
+    """Return what sets the least time, with its share of it if different calls have different limits."""
+    seconds: dict[str, float] = {}
+    for row, limit in limits:
+        seconds[limit.by] = seconds.get(limit.by, 0) + row.times * limit.seconds
+    ordered = sorted(seconds, key=lambda by: -seconds[by])
+    if len(ordered) < 2:
+        return "".join(ordered) or "-"
+    return ", ".join(f"{by} {100 * seconds[by] / sum(seconds.values()):.0f} %" for by in ordered)
 
 
 def decoders(file: File) -> Figures:

@@ -203,7 +203,7 @@ class OperatorRun(Run):
         self.progress(f"{entry.name}: {call.operator} {label}")
         ready = self.ready(call, label, expected, entry)
         least = call.least_bytes(expected.rounded)
-        flops = self.flops(call)
+        work = self.work(call, least)
         base: list[float] | None = None
         for item, samples in zip(ready, self.time([item.case for item in ready]), strict=True):
             after = self.check(item.case, call, expected)
@@ -211,7 +211,7 @@ class OperatorRun(Run):
                 what = f"{call.operator} {label}, backend {item.backend}"
                 self.refuse(entry, after.message(what, "after timing"), wrong=True)
                 continue
-            row = self.row(item, after, call, label, samples, Work(flops, least))
+            row = self.row(item, after, call, label, samples, work)
             base = row.throughput.by_window if item.backend == "reference" else base
             row.over_reference = ratio(row.throughput.by_window, base) if base else None
             entry.rows.append(row)
@@ -301,13 +301,13 @@ class OperatorRun(Run):
         torch.cuda.synchronize(self.device)
         return (torch.cuda.max_memory_allocated(self.device) - before) / 2**20
 
-    def flops(self, call: Call) -> int | None:
-        """Return the FLOPs by the operators' formulas; None if an operator has none, or if autograd is in the call."""
+    def work(self, call: Call, least: int) -> Work:
+        """Count a call's work; FLOPs by the operators' formulas, None if one has none or if autograd is in the call."""
         if call.operator == DECODER_BACKWARD:
-            return None
+            return Work(None, least)
         with inference("reference"):
-            work = roofline.count(call)
-        return work.flops if not work.uncounted else None
+            counts = roofline.count(call)
+            return Work(None if counts.uncounted else counts.flops, least, functions=roofline.count_functions(call))
 
     def row(self, item: Ready, after: Parity, call: Call, label: str, samples: Samples, work: Work) -> Row:
         case, ceilings = item.case, self.results.ceilings
@@ -328,7 +328,7 @@ class OperatorRun(Run):
             work=work,
             percent_of_matmul=matmul,
             percent_of_copy=100 * work.least_bytes / seconds / ceilings.copy_bytes_per_second,
-            roofline=roofline.bound(work.flops or 0, work.least_bytes, ceilings, seconds),
+            roofline=roofline.bound(work.flops or 0, work.least_bytes, ceilings, seconds, work.functions or 0),
             calls_in_graph=item.calls_in_graph,
             peak_memory_mib=item.peak_mib,
             parity_before=item.parity,
@@ -365,18 +365,21 @@ def describe(call: Call, output: Any) -> str:
 
 
 def operators_table(rows: Sequence[Row]) -> str:
-    head = ["operator", "call", "backend", "p50 ms", "p90", "n", "spread", "times the reference", "GFLOP", "MB least"]
+    head = ["operator", "call", "backend", "p50 ms", "p90", "n", "spread", "times the reference", "GFLOP"]
     cuda = any(row.peak_memory_mib is not None for row in rows)
-    head += ["of matmul", "of copy", *(["peak MiB"] if cuda else []), "error"]
+    head += ["M SiLU", "MB least", "limit ms", "bound by", "of limit", *(["peak MiB"] if cuda else []), "error"]
     body = []
     for row in rows:
-        work, matmul, copy, peak = row.work, row.percent_of_matmul, row.percent_of_copy, row.peak_memory_mib
+        work, limit, peak = row.work, row.roofline, row.peak_memory_mib
         cells = [row.operator, row.call, row.backend, *percentiles(row.latency_ms, "p50", "p90"), str(row.latency_ms.n)]
         cells.append(f"{row.throughput.spread_percent:.1f} %")
         cells.append("-" if row.over_reference is None else str(row.over_reference))
         cells.append("-" if work is None or work.flops is None else fixed(work.flops / 1e9))
+        cells.append("-" if work is None or not work.functions else fixed(work.functions / 1e6))
         cells.append("-" if work is None else fixed(work.least_bytes / 1e6))
-        cells += ["-" if percent is None else f"{fixed(percent, 3)} %" for percent in (matmul, copy)]
+        cells += (
+            ["-"] * 3 if limit is None else [fixed(1e3 * limit.seconds, 3), limit.by, f"{fixed(limit.percent, 3)} %"]
+        )
         cells += ["-" if peak is None else fixed(peak)] if cuda else []
         body.append([*cells, parity_cell(row)])
     return table(head, body, left=3)
@@ -391,8 +394,14 @@ NOTES = (
     "by calls issued back to back, median of the rounds, with minimum and maximum; spread is (max - min) / median.",
     "GFLOP: two per multiply-add, by the operator's formula; - where it has none. MB least: each input read once and "
     "each output written once, of a signal only the channels in use.",
-    "of matmul, of copy: the rate reached, relative to the measured rate of a large matrix multiplication and of a "
-    "large copy. Caches are warm: small arguments can be read faster than a large copy.",
+    "M SiLU: millions of values of SiLU and sigmoid, an exponential and a division each, counted in the operator's "
+    "definition in plain PyTorch.",
+    "limit: the largest of three times: GFLOP at the measured rate of a large matrix multiplication (arithmetic), M "
+    "SiLU at the measured rate of SiLU on values in the cache (SiLU; on a CPU only), MB least at the measured rate of "
+    "a large copy (memory). bound by: which of the three. of limit: that time in percent of the measured one. A CPU "
+    "computes FLOPs and SiLU with the same vector units: where the two times are close, their sum is nearer to the "
+    "truth. Caches are warm: small arguments can be read faster than a large copy, so more than 100 % is possible. The "
+    "JSON has the rates reached (percent_of_matmul, percent_of_copy).",
     "error: the largest, relative to the largest value of the reference's output in float32; labels by agreement. "
     "Worst of the checks before and after timing. Gradients in 16-bit floats are held to their root mean square error "
     "only (bench/core/parity.py): where rounding moves a hidden value across a kink of its activation, they jump.",

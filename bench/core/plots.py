@@ -83,7 +83,7 @@ def roofline(path: Path, mark: str, found: Sequence[Dot]) -> None:
             axes.scatter([dot.percent for dot in mine], places, s=18, color=colour, label=backend, alpha=0.8)
         axes.set_xscale("log")
         axes.axvline(100, color=INK, linewidth=1)
-        axes.set_xlabel("% of the speed that bytes and FLOPs allow at measured rates (one dot per call)")
+        axes.set_xlabel("% of the speed that the machine's measured rates allow (one dot per call)")
         axes.xaxis.set_major_formatter("{x:g}")
         legend(axes)
 

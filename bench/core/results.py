@@ -35,6 +35,7 @@ class Work:
         unfused_bytes: every operator reads its inputs and writes its outputs once; None for single calls.
         operators: number of operators in the step.
         uncounted_operators: those of them without a FLOP formula.
+        functions: values of SiLU and sigmoid in a single call; None for a whole step.
     """
 
     flops: int | None
@@ -42,6 +43,7 @@ class Work:
     unfused_bytes: int | None = None
     operators: int | None = None
     uncounted_operators: list[str] | None = None
+    functions: int | None = None
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,8 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from bench.core.timing import synchronize
+from bench.core.timing import median, synchronize
+from hyperseg import ops
+from hyperseg.ops.backends import reference
 
+# Functions of a value that cost about as much as a SiLU: an exponential and a division.
+FUNCTIONS = {"silu", "silu_", "sigmoid", "sigmoid_"}
 MOVES_NOTHING = {"as_strided", "detach", "alias", "_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty"}
 NAMESPACES = ("hyperseg", "hyperseg_native")
 
@@ -27,6 +32,8 @@ class Ceilings:
         matmul_flops_per_second: of a large square matrix multiplication in ``dtype``.
         copy_bytes: bytes read and written by the copy.
         matmul_size: rows of the matrices.
+        silu_per_second: values of SiLU in float32, in which every kernel computes it; None on a GPU, where no operator
+            of PyTorch's runs at the rate that a kernel reaches on values in registers.
     """
 
     copy_bytes_per_second: float
@@ -34,6 +41,7 @@ class Ceilings:
     copy_bytes: int
     matmul_size: int
     dtype: str
+    silu_per_second: float | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Bound:
 
     Attributes:
         seconds: that time.
-        by: the side that sets it, ``"arithmetic"`` or ``"memory"``.
+        by: what sets it, ``"arithmetic"``, ``"SiLU"`` or ``"memory"``.
         percent: that time in percent of the measured one.
     """
 
@@ -51,11 +59,15 @@ class Bound:
     percent: float
 
 
-def bound(flops: float, bytes_moved: float, ceilings: Ceilings, measured_seconds: float) -> Bound:
-    arithmetic = flops / ceilings.matmul_flops_per_second
-    memory = bytes_moved / ceilings.copy_bytes_per_second
-    seconds = max(arithmetic, memory)
-    return Bound(seconds, "arithmetic" if arithmetic >= memory else "memory", 100 * seconds / measured_seconds)
+def bound(flops: float, bytes_moved: float, ceilings: Ceilings, measured_seconds: float, functions: float = 0) -> Bound:
+    """Return the largest of three times: FLOPs, values of functions and bytes, each at its measured rate."""
+    times = {
+        "arithmetic": flops / ceilings.matmul_flops_per_second,
+        "SiLU": functions / ceilings.silu_per_second if ceilings.silu_per_second else 0.0,
+        "memory": bytes_moved / ceilings.copy_bytes_per_second,
+    }
+    by = max(times, key=lambda name: times[name])
+    return Bound(times[by], by, 100 * times[by] / measured_seconds)
 
 
 def best_seconds(step: Callable[[], object], device: torch.device, repeats: int, limit: float) -> float:
@@ -75,7 +87,7 @@ def best_seconds(step: Callable[[], object], device: torch.device, repeats: int,
 
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype, quick: bool = False) -> Ceilings:
-    """Measure the bandwidth of a large copy and the rate of a large matrix multiplication of random data."""
+    """Measure the rates of a large copy, a large matrix multiplication of random data and, on a CPU, of SiLU."""
     cuda = device.type == "cuda"
     limit = 0.5 if quick else 2.0
     size = (64 if quick else 256) * 2**20
@@ -91,7 +103,8 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype, quick: bool = Fal
         matmul = time_matmul(device, dtype, n, limit)
     if cuda:
         torch.cuda.empty_cache()
-    return Ceilings(moved / copy, 2 * n**3 / matmul, moved, n, str(dtype).removeprefix("torch."))
+    silu = None if cuda else silu_rate(device, limit / 4)
+    return Ceilings(moved / copy, 2 * n**3 / matmul, moved, n, str(dtype).removeprefix("torch."), silu)
 
 
 def time_copy(device: torch.device, size: int, limit: float) -> tuple[int, float]:
@@ -106,6 +119,36 @@ def time_matmul(device: torch.device, dtype: torch.dtype, n: int, limit: float) 
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     out = torch.empty(n, n, device=device, dtype=dtype)
     return best_seconds(lambda: torch.mm(a, b, out=out), device, 20, limit)
+
+
+def silu_rate(device: torch.device, limit: float) -> float:
+    """Return values of SiLU per second in float32, on values in the cache: the best of PyTorch's and of ours.
+
+    Ours is `pointwise_conv` of one channel, which adds a multiply-add to each value.
+    """
+    threads = torch.get_num_threads()
+    values = torch.randn(threads * 2**17, device=device)
+    out = torch.empty_like(values)
+    rates = [values.numel() / best_seconds(lambda: torch.ops.aten.silu.out(values, out=out), device, 300, limit)]
+    x = torch.randn(1, 1, 64, threads * 64, device=device)
+    weight, bias = torch.randn(256, 1, device=device), torch.randn(256, device=device)
+    for backend in ops.BACKENDS.values():
+        if not backend.not_supported_reasons("pointwise_conv", ([x], [weight], [bias], ["silu"])):
+            conv = functools.partial(backend.supported["pointwise_conv"], [x], [weight], [bias], ["silu"])
+            seconds = best_seconds(conv, device, 300, limit)
+            rates.append(256 * x.numel() / seconds)
+    return max(rates)
+
+
+def sgemm_rate(repeats: int = 7, n: int = 768) -> float:
+    """Return the FLOP/s of float32 matrix multiplication on the CPU now: a median, to compare rounds of a run."""
+    a, b, out = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
+    times = []
+    for _ in range(2 + repeats):  # the first two wake the threads and the core
+        start = time.perf_counter()
+        torch.mm(a, b, out=out)
+        times.append(time.perf_counter() - start)
+    return 2 * n**3 / median(times[2:])
 
 
 def tensor_bytes(tensors: Iterable[object]) -> int:
@@ -154,6 +197,33 @@ class TrafficMode(TorchDispatchMode):
         if func.namespace in NAMESPACES and packet not in flop_registry:
             self.uncounted_flops.add(str(packet))
         return out
+
+
+class FunctionsMode(TorchDispatchMode):
+    """Counts values of `FUNCTIONS`, in a HyperSeg operator those of its definition in plain PyTorch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._opname
+        # Gradients are not looked into: no operator with one has such a function.
+        if func.namespace in NAMESPACES and name in reference.SUPPORTED and not name.endswith("_backward"):
+            with self:
+                return reference.SUPPORTED[name](*args)
+        out = func(*args, **(kwargs or {}))
+        if func._overloadpacket.__name__ in FUNCTIONS:
+            self.values += out.numel()
+        return out
+
+
+def count_functions(step: Callable[[], object]) -> int:
+    """Return how many values of SiLU and sigmoid a step computes."""
+    functions = FunctionsMode()
+    with torch.no_grad(), functions:
+        step()
+    return functions.values
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,11 @@ class Run:
     def measure_ceilings(self, dtype: torch.dtype) -> roofline.Ceilings:
         ceilings = roofline.measure_ceilings(self.device, dtype, self.args.quick)
         self.results.ceilings = ceilings
+        silu = ceilings.silu_per_second
         log(
             f"ceilings  measured now: copy {ceilings.copy_bytes_per_second / 1e9:.4g} GB/s (read + written), "
             f"matmul {ceilings.matmul_flops_per_second / 1e12:.4g} TFLOP/s in {ceilings.dtype}"
+            + (f", SiLU {silu / 1e9:.4g} billion values/s in float32" if silu else "")
         )
         return ceilings
 

@@ -7,7 +7,7 @@ import pytest
 
 from bench import figures
 from bench.core.results import NetworkResults, Results, Row, write_results
-from bench.core.roofline import Bound
+from bench.core.roofline import Bound, Ceilings
 from bench.core.timing import Ratio, Samples, Summary, throughput
 
 ROOT = Path(__file__).parents[2]
@@ -140,6 +140,27 @@ def test_operators_of_a_frame(tmp_path):
     parts = (tmp_path / "docs/figures/x-parts.svg").read_text()
     assert "reference" in parts
     assert "cuda" not in parts, "a frame without one of its operators looks faster than it is"
+
+
+def test_what_bounds_an_operator(tmp_path):
+    """Results with a rate of SiLU say what the limits are."""
+    limits = {"stem": [("SiLU", 1.0)], "mbconv": [("SiLU", 3.0), ("arithmetic", 1.0)]}
+    rows = [
+        timed(4, operator=operator, backend="cpp", of="frame", roofline=Bound(ms / 1e3, by, 25 * ms))
+        for operator, calls in limits.items()
+        for by, ms in calls
+    ]
+    entry = NetworkResults(name="hyperseg-m-cityscapes", resolution=[512, 1024], dtype="float32", rows=rows)
+    ceilings = Ceilings(1e10, 1e11, 1, 1, "float32", 1e9)
+    found = Results(kind="hyperseg-ops", environment=ENVIRONMENT, models=[entry], ceilings=ceilings)
+    write_results(tmp_path / figures.RESULTS / "x.json", found)
+    (tmp_path / "README.md").write_text(block("ops", "x.json"))
+    figures.update(tmp_path, check=False)
+    assert [row[1:] for row in cells(tmp_path)] == [
+        ["stem", "cpp", "1", "4.00", "1.00", "25 %", "SiLU"],
+        ["mbconv", "cpp", "2", "8.00", "4.00", "50 %", "SiLU 75 %, arithmetic 25 %"],
+    ]
+    assert "bytes, FLOPs or SiLU, whichever is slowest" in " ".join((tmp_path / "README.md").read_text().split())
 
 
 def test_whole_decoders(tmp_path):

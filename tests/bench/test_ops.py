@@ -28,7 +28,7 @@ def run(loaded, monkeypatch, tmp_path):
 
     def go(*extra):
         monkeypatch.setattr(ops, "load", lambda *args: loaded)
-        monkeypatch.setattr(ops.roofline, "measure_ceilings", lambda *args: Ceilings(1e10, 1e11, 1, 1, "float32"))
+        monkeypatch.setattr(ops.roofline, "measure_ceilings", lambda *args: Ceilings(1e10, 1e11, 1, 1, "float32", 1e8))
         path = tmp_path / "ops.json"
         code = ops.main([*TINY, "--json", str(path), *extra])
         return code, read_results(path)
@@ -135,6 +135,23 @@ def test_rows_are_complete(run, capsys):
     assert "128x128 (height x width)" in capsys.readouterr().out
 
 
+def test_each_call_has_a_limit_and_its_cause(run, capsys):
+    code, results = run("--op", "stem", "upsample_argmax", "decoder", "--backend", "reference")
+    assert code == 0
+    rows = {row.operator: row for row in results.rows}
+    stem = rows["stem"]
+    assert stem.work.functions == 64 * 64 * int(stem.call.split(" -> ")[1].split("x")[0])
+    assert stem.roofline.by == "SiLU"
+    assert stem.roofline.seconds == pytest.approx(stem.work.functions / 1e8)
+    assert rows["upsample_argmax"].work.functions == rows["decoder"].work.functions == 0
+    assert rows["upsample_argmax"].roofline.by == "memory"
+    for row in results.rows:
+        sides = (row.percent_of_matmul or 0, row.percent_of_copy)
+        assert row.roofline.percent >= max(sides) - 1e-3 * row.roofline.percent
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("bound by", "of limit", "M SiLU", " SiLU "))
+
+
 def test_a_wrong_backend_gets_no_speed(run, faulty, capsys):
     arguments = ("--op", "upsample_argmax", "patch_conv2d_backward", "--backend", "faulty")
     code, results = run(*arguments)
@@ -160,7 +177,7 @@ def test_a_named_backend_without_an_operator_is_reported(run, faulty, capsys):
 
 
 def test_a_frame_too_small_for_training_is_reported(capsys, monkeypatch):
-    monkeypatch.setattr(ops.roofline, "measure_ceilings", lambda *args: Ceilings(1e10, 1e11, 1, 1, "float32"))
+    monkeypatch.setattr(ops.roofline, "measure_ceilings", lambda *args: Ceilings(1e10, 1e11, 1, 1, "float32", 1e8))
     code = ops.main(["--model", "hyperseg-m", "--size", "32x32", "--op", "patch_conv2d", "--device", "cpu", "--quick"])
     assert code == 1
     assert "32x32 is too small for a training step" in capsys.readouterr().out

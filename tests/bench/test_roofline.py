@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -14,6 +16,35 @@ def test_the_larger_side_bounds():
     assert (memory.by, memory.seconds) == ("memory", pytest.approx(0.1))
     assert memory.percent == pytest.approx(25)
     assert roofline.bound(flops=1e12, bytes_moved=1e8, ceilings=ceilings, measured_seconds=2).by == "arithmetic"
+
+
+def test_functions_may_bound():
+    ceilings = Ceilings(1e9, 1e12, 0, 0, "float32", silu_per_second=1e9)
+    found = roofline.bound(flops=1e9, bytes_moved=1e6, ceilings=ceilings, measured_seconds=0.04, functions=1e7)
+    assert (found.by, found.seconds, found.percent) == ("SiLU", pytest.approx(0.01), pytest.approx(25))
+    unknown = Ceilings(1e9, 1e12, 0, 0, "float32")
+    assert roofline.bound(1e9, 1e6, unknown, 0.04, functions=1e7).by == "arithmetic"
+
+
+def test_functions_are_counted_inside_operators():
+    from hyperseg import ops
+
+    x, weights = torch.randn(1, 4, 6, 6), [torch.randn(n, 4) for n in (8, 5)]
+    biases = [torch.randn(len(w)) for w in weights]
+    step = partial(ops.pointwise_conv, [x, x], weights, biases, activations=["silu", "relu"])
+    assert roofline.count_functions(step) == 8 * 36
+    assert roofline.count_functions(lambda: torch.sigmoid(x) + nn.SiLU(inplace=True)(x.clone()) + x.exp()) == 2 * 4 * 36
+
+
+def test_functions_of_an_encoder_block_by_hand():
+    from hyperseg import ops
+
+    hidden, squeezed = 6, 2
+    shapes = [(hidden, 4), (hidden,), (hidden, 3, 3), (hidden,), (squeezed, hidden), (squeezed,), (hidden, squeezed)]
+    weights = [torch.randn(shape) for shape in [*shapes, (hidden,), (5, hidden), (5,)]]
+    step = partial(ops.mbconv, torch.randn(2, 4, 8, 8), *weights, stride=2, padding=(1, 1, 1, 1))
+    # Expanded and filtered maps, the squeezed vector, and the gate.
+    assert roofline.count_functions(step) == 2 * (hidden * 64 + hidden * 16 + squeezed + hidden)
 
 
 def test_work_of_a_small_network_by_hand():
@@ -50,15 +81,19 @@ def test_hyperseg_operators_count_once():
 def test_ceilings_are_measured(dtype, monkeypatch):
     monkeypatch.setattr(roofline, "time_copy", lambda device, size, limit: (2 * size, 0.5))
     monkeypatch.setattr(roofline, "time_matmul", lambda device, dtype, n, limit: 1.0 if n >= 512 else 1e-3)
+    monkeypatch.setattr(roofline, "silu_rate", lambda device, limit: 3e9)
     found = roofline.measure_ceilings(CPU, dtype, quick=True)
     assert found.copy_bytes_per_second == 4 * 64 * 2**20
     assert found.matmul_size == 512
     assert found.matmul_flops_per_second == 2 * 512**3
     assert found.dtype == str(dtype).removeprefix("torch.")
+    assert found.silu_per_second == 3e9
 
 
-def test_a_copy_and_a_matmul_take_time():
+def test_a_copy_a_matmul_and_silu_take_time():
     moved, seconds = roofline.time_copy(CPU, 2**16, 0.01)
     assert moved == 2**17
     assert seconds > 0
     assert roofline.time_matmul(CPU, torch.float32, 16, 0.01) > 0
+    assert 0 < roofline.silu_rate(CPU, 0.01) < 1e13
+    assert 0 < roofline.sgemm_rate(repeats=1, n=16) < 1e15
