@@ -134,13 +134,25 @@ def network(entry: NetworkResults) -> str:
 def peers(file: File) -> Figures:
     """From frame to labels in each runtime."""
     rows, bars = [], []
+    # Earlier results have no camera: their single frames followed each other at once.
+    camera = any(row.camera_over_stream is not None for row in file.results.rows)
     for entry in file.networks:
         for row in sorted(entry.rows, key=lambda row: row.latency_ms.p50):
             cells = [spread(row.latency_ms), fixed(row.throughput.rate, 3), times(row.over_eager)]
+            if camera:
+                sgemm = row.percent_of_matmul
+                cells = [cells[0], times(row.over_eager_camera), *cells[1:]]
+                cells.append("-" if sgemm is None else f"{fixed(sgemm, 3)} %")
             rows.append([network(entry), f"{row.peer}: {row.about}", *cells])
             bars.append(plots.Bar(entry.name, row.peer, row.latency_ms))
     caption = f"From a uint8 frame to labels, {file.dtype}, batch 1, random weights; {file.where}."
     header = ["network", "runs in", "ms: median (least to most)", "images/s", "of eager's speed"]
+    if camera:
+        caption = (
+            "Camera: single frames, all threads asleep before each; stream: frames back to back; of sgemm: FLOPs of "
+            f"the plain network per second, in percent of the rate of sgemm at the same time. {caption}"
+        )
+        header = [*header[:2], f"camera, {header[2]}", header[4], f"stream, {header[3]}", header[4], "of sgemm"]
     text = "Bars: milliseconds from frame to labels, by runtime"
     found = plot(file, "", text, lambda path, mark: plots.bars(path, mark, bars, "ms from frame to labels"))
     return Figures(file.path, caption, header, rows, [found])

@@ -2,10 +2,13 @@
 
     python bench/peers.py --model hyperseg-m
     python bench/peers.py --model hyperseg-s hyperseg-m hyperseg-l-camvid --json peers.json
+    python bench/peers.py --peers engine --explain
 
-From a uint8 frame to its labels, float32, the same number of threads for each, in alternation in one run. Each is
-compared with the plain float32 network; one that does not match it gets no speed. Runtimes other than PyTorch get an
-ONNX file of the network with the reference operators: pip install 'hyperseg[peers]'.
+From a uint8 frame to its labels, float32, the same number of threads for each, in alternation in one run: single
+frames as of a camera, all threads asleep when one arrives, and a stream of frames back to back, in which the threads of
+each runtime wait as they do by default. Each is compared with the plain float32 network; one that does not match it
+gets no speed. Runtimes other than PyTorch get an ONNX file of the network with the reference operators: pip install
+'hyperseg[peers]'.
 Exit code: 0 measured, 1 something could not be run (a message gives the reason), 2 a peer failed the comparison.
 """
 
@@ -20,13 +23,14 @@ from pathlib import Path
 
 import numpy
 import torch
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import hyperseg
-from bench.core import parity
-from bench.core.errors import Refused
-from bench.core.networks import Subject, load
+from bench.core import parity, roofline
+from bench.core.errors import Refused, one_line
+from bench.core.networks import Subject, inference, load
 from bench.core.options import measuring_parser, pick_models, prepare_torch
 from bench.core.parity import Parity
 from bench.core.peers import (
@@ -40,19 +44,22 @@ from bench.core.peers import (
     memory_in_process,
     missing,
 )
-from bench.core.results import NetworkResults, ProcessMemory, Row
+from bench.core.results import NetworkResults, ProcessMemory, Row, Work
 from bench.core.run import Run, log, run_command
 from bench.core.tables import bullets, fixed, parity_cell, percentiles, table
-from bench.core.timing import Budget, Case, ratio, summarise, throughput
-from hyperseg.export.onnx import export_program, write_onnx
+from bench.core.timing import Budget, Case, Ratio, median, ratio, summarise, throughput
+from bench.core.turns import ASLEEP, CALLER, NONE, WOKEN, Pause, Turns, Usage, measure_pauses, measure_turns
+from hyperseg.export.onnx import FrameToLabels, export_program, write_onnx
 
 ROTATE = 2
 BASE = "eager"
 OURS = "engine"
 
-# Seconds. OpenMP's threads spin for 1 ms after a region, ONNX Runtime's are set to stop (core/peers.py), TBB's sleep at
-# once.
+# Seconds between a camera's frames, at least; core/turns.py sleeps longer while threads spin.
 PAUSE = 0.05
+
+# Rounds whose rates differ by more than this factor are not of one machine.
+UNSTEADY = 1.3
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -60,6 +67,11 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--peers", metavar="A,B", help=f"of {','.join(BUILDERS)}; default: those that are installed")
     add("--no-memory", action="store_true", help="leave out the memory of each peer, which takes a process for each")
+    add(
+        "--explain",
+        action="store_true",
+        help="time the engine after other pauses too: where a camera loses time",
+    )
     return parser.parse_args(argv)
 
 
@@ -67,7 +79,7 @@ def pick_budget(args: argparse.Namespace) -> Budget:
     rounds = 2 if args.quick else 6
     if args.iterations is not None:
         rounds = min(rounds, args.iterations)
-    steps, limit = (1, 0.5) if args.quick else (3, 4.0)
+    steps, limit = (1, 0.5) if args.quick else (3, 3.0)  # to settle, at the begin of each turn
     seconds = args.seconds or (3.0 if args.quick else 18.0)
     return Budget(seconds, rounds, args.iterations, warmup_steps=steps, warmup_seconds=limit, pause=PAUSE)
 
@@ -120,7 +132,10 @@ class PeerRun(Run):
             log("Peer compile: torch.compile takes minutes before the first frame.")
 
     def print_notes(self, rows: list[Row]) -> None:
-        log("\n" + bullets(NOTES))
+        log("\n" + bullets([*NOTES, *(EXPLANATIONS if self.args.explain else ())]))
+
+    def warnings(self) -> list[str]:
+        return [*super().warnings(), *(text for entry in self.results.models for text in unsteady(entry))]
 
     def clean(self) -> None:
         super().clean()
@@ -157,25 +172,24 @@ class PeerRun(Run):
 
     def measure_peers(self, folder: Path, subject: Subject, entry: NetworkResults) -> None:
         ready = self.ready(folder, subject, entry)
-        for item, samples in zip(ready, self.time([item.case for item in ready]), strict=True):
+        turns = self.time_turns([item.case for item in ready])
+        work = self.work(subject) if ready else None
+        for item, found in zip(ready, turns, strict=True):
             after = check_labels(item.case, subject)
             if not after.passed:
                 self.refuse(entry, after.message(f"peer {item.peer.name}", "after timing"), wrong=True)
                 continue
-            entry.rows.append(
-                Row(
-                    peer=item.peer.name,
-                    about=item.peer.about,
-                    parity_before=item.labels,
-                    parity_logits=item.logits,
-                    parity_after=after,
-                    latency_ms=summarise(samples.latency_ms),
-                    throughput=throughput(samples),
-                    samples=samples,
-                )
-            )
+            if not found.asleep:
+                log(f"Peer {item.peer.name}: some thread was not asleep before a frame of the camera.")
+            row = peer_row(item, after, found, work)
+            if self.args.explain and item.peer.name == OURS:
+                self.progress(f"pauses of {subject.name}")
+                row.pauses = measure_pauses(item.case, self.budget, frames=1 if self.args.quick else 3)
+            entry.rows.append(row)
+        if turns:
+            entry.sgemm_flops_per_second = [list(s) for s in zip(*(found.speed for found in turns), strict=True)]
+        compare(entry.rows, {item.peer.name: found for item, found in zip(ready, turns, strict=True)})
         ready.clear()
-        compare(entry.rows)
         if not self.args.no_memory:
             for row in entry.rows:
                 self.progress(f"memory of {subject.name}: {row.peer}")
@@ -183,6 +197,28 @@ class PeerRun(Run):
                     row.memory = ProcessMemory(**memory_in_process(row.peer, folder, self.threads))
                 except (RuntimeError, OSError) as error:
                     self.refuse(entry, f"Peer {row.peer}: {error}")
+
+    def time_turns(self, cases: list[Case]) -> list[Turns]:
+        total = len(cases) * self.budget.rounds
+        with tqdm(total=total, desc="timing", unit="turn", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
+
+            def on_turn(case: Case) -> None:
+                bar.set_postfix_str(" ".join(case.name), refresh=False)
+                bar.update()
+
+            return measure_turns(cases, self.budget, roofline.sgemm_rate, on_turn)
+
+    def work(self, subject: Subject) -> Work | None:
+        """Count the plain network's work per frame."""
+        network = FrameToLabels(subject.model).eval()
+        try:
+            with inference("reference"):
+                counts = roofline.count(lambda: network(subject.frames[0]))
+        except Exception as error:  # rows are worth more than their counts
+            log(f"FLOPs could not be counted ({type(error).__name__}: {one_line(error)}).")
+            return None
+        frames, parameters = subject.frames[0], sum(p.nbytes for p in subject.model.parameters())
+        return Work(counts.flops, parameters + frames.nbytes + frames[..., 0].numel())
 
     def ready(self, folder: Path, subject: Subject, entry: NetworkResults) -> list[Ready]:
         ready: list[Ready] = []
@@ -226,23 +262,76 @@ def check_logits(peer: Peer, subject: Subject) -> Parity | None:
     return parity.compare_logits(logits, subject.references[0], subject.tolerance)
 
 
-def compare(rows: Sequence[Row]) -> None:
+def peer_row(item: Ready, after: Parity, turns: Turns, work: Work | None) -> Row:
+    samples = turns.samples
+    sgemm = None
+    if work is not None and work.flops is not None:
+        sgemm = 100 * work.flops * median([a / b for a, b in zip(samples.rates(), turns.speed, strict=True)])
+    return Row(
+        peer=item.peer.name,
+        about=item.peer.about,
+        parity_before=item.labels,
+        parity_logits=item.logits,
+        parity_after=after,
+        latency_ms=summarise(samples.latency_ms),
+        throughput=throughput(samples),
+        samples=samples,
+        work=work,
+        percent_of_matmul=sgemm,
+        camera_over_stream=turns.camera_over_stream(),
+        camera_use=turns.camera.per_frame(),
+        stream_use=turns.stream.per_frame(),
+    )
+
+
+def compare(rows: Sequence[Row], turns: dict[str, Turns]) -> None:
     """Add the ratios of each peer over eager, and of the engine over each peer, round by round."""
-    rates = {row.peer: row.throughput.by_window for row in rows}
+    stream = {row.peer: row.throughput.by_window for row in rows}
+    camera = {row.peer: turns[row.peer].camera_rates() for row in rows}
     for row in rows:
-        mine = rates[row.peer]
-        row.over_eager = ratio(mine, rates[BASE]) if BASE in rates else None
-        row.engine_over = ratio(rates[OURS], mine) if OURS in rates else None
+        name = row.peer
+        if BASE in stream:
+            row.over_eager = ratio(stream[name], stream[BASE])
+            row.over_eager_camera = ratio(camera[name], camera[BASE])
+        if OURS in stream:
+            row.engine_over = ratio(stream[OURS], stream[name])
+            row.engine_over_camera = ratio(camera[OURS], camera[name])
+
+
+def unsteady(entry: NetworkResults) -> list[str]:
+    """Return warnings about a machine whose speed changed between rounds, or within one."""
+    out = []
+    rounds = [median(speeds) for speeds in entry.sgemm_flops_per_second or []]
+    if rounds and max(rounds) > UNSTEADY * min(rounds):
+        out.append(
+            f"{entry.name}: sgemm ran at {min(rounds) / 1e9:.0f} to {max(rounds) / 1e9:.0f} GFLOP/s, by round: the "
+            "machine changed its speed. Quote ratios, not times."
+        )
+    within = [max(speeds) > UNSTEADY * min(speeds) for speeds in entry.sgemm_flops_per_second or [] if speeds]
+    if any(within):
+        out.append(
+            f"{entry.name}: the sgemm rate changed by more than {UNSTEADY}x between peers in {sum(within)} of "
+            f"{len(within)} rounds: ratios of these rounds are not to be trusted either."
+        )
+    rates = {row.peer: row.throughput for row in entry.rows}
+    if peers := [name for name, found in rates.items() if found.max > UNSTEADY * found.min]:
+        out.append(f"{entry.name}: rounds differ by more than {UNSTEADY}x for {', '.join(peers)}.")
+    return out
 
 
 def peers_table(rows: Sequence[Row]) -> str:
-    head = ["peer", "what", "p50 ms", "p90", "n", "FPS", "spread", "times eager", "engine is times it"]
+    head = ["peer", "what", "camera p50 ms", "p90", "n", "stream ms", "FPS", "spread", "of sgemm", "camera loses"]
+    head += ["times eager: camera", "stream", "engine is times it: camera", "stream"]
     head += ["MiB idle", "build", "run", "labels agree", "logits' error"]
     body = []
     for row in rows:
         cells = [row.peer, row.about, *percentiles(row.latency_ms, "p50", "p90"), str(row.latency_ms.n)]
-        cells += [fixed(row.throughput.rate), f"{row.throughput.spread_percent:.1f} %"]
-        cells += ["-" if over is None else str(over) for over in (row.over_eager, row.engine_over)]
+        cells += [fixed(1e3 / row.throughput.rate), fixed(row.throughput.rate)]
+        cells.append(f"{row.throughput.spread_percent:.1f} %")
+        cells.append("-" if row.percent_of_matmul is None else f"{fixed(row.percent_of_matmul, 3)} %")
+        cells.append("-" if row.camera_over_stream is None else lost(row.camera_over_stream))
+        ratios = (row.over_eager_camera, row.over_eager, row.engine_over_camera, row.engine_over)
+        cells += ["-" if over is None else str(over) for over in ratios]
         memory, logits = row.memory, row.parity_logits
         sizes = ["-"] * 3 if memory is None else [memory.idle_mib, memory.build_mib, memory.run_mib]
         cells += [size if isinstance(size, str) else f"{size:.0f}" for size in sizes]
@@ -251,30 +340,71 @@ def peers_table(rows: Sequence[Row]) -> str:
     return table(head, body, left=2)
 
 
+def lost(over: Ratio) -> str:
+    """Return the share of a stream's speed that is lost with a camera, with its range over the rounds."""
+    middle, low, high = (100 * (1 - 1 / value) for value in (over.median, over.min, over.max))
+    return f"{middle:.1f} % ({low:.1f} to {high:.1f})"
+
+
 def remarks(rows: Sequence[Row]) -> list[str]:
     """Return what the columns do not show at once."""
     out = []
     runtimes = [row for row in rows if row.peer in RUNTIMES]
-    if runtimes and any(row.peer == OURS for row in rows):
+    ours = next((row for row in rows if row.peer == OURS), None)
+    if runtimes and ours:
         fastest = max(runtimes, key=lambda row: row.throughput.rate)
-        out.append(f"The engine is {fastest.engine_over} times the fastest ONNX runtime measured, {fastest.peer}.")
+        out.append(f"The engine is {fastest.engine_over} times the fastest ONNX runtime in a stream, {fastest.peer}.")
+        fastest = min(runtimes, key=lambda row: row.latency_ms.p50)
+        out.append(f"The engine is {fastest.engine_over_camera} times the fastest one with a camera, {fastest.peer}.")
+    if ours and ours.camera_over_stream and ours.camera_use and ours.stream_use:
+        out.append(
+            f"The engine loses {lost(ours.camera_over_stream)} of its speed in a stream with a camera. CPU time of a "
+            f"frame {usage(ours.camera_use)} with a camera, {usage(ours.stream_use)} in a stream."
+        )
+    if ours and ours.pauses:
+        out.append("\nThe engine's frames after different pauses:\n\n" + pauses_table(ours.pauses))
     if unstable := [row.peer for row in rows if not row.samples.warmup_stable]:
-        out.append(f"Step times had not settled when the warm-up ended: {', '.join(unstable)}.")
+        out.append(f"Step times had not settled when a warm-up ended: {', '.join(unstable)}.")
     return out
+
+
+def usage(found: Usage) -> str:
+    return (
+        f"{fixed(found.user_ms, 3)} ms user and {fixed(found.system_ms, 3)} system, {found.page_faults:.0f} page "
+        f"faults, {found.waits:.0f} waits and {found.preemptions:.0f} preemptions"
+    )
+
+
+def pauses_table(pauses: Sequence[Pause]) -> str:
+    body = [
+        [p.before, *percentiles(p.latency_ms, "p50", "p90"), str(p.latency_ms.n), str(p.over_stream)] for p in pauses
+    ]
+    return table(["before a frame", "p50 ms", "p90", "n", "times that after nothing"], body, left=1)
 
 
 NOTES = (
     "Scope: a uint8 RGB frame in host memory to its uint8 labels at full size, with normalisation, upsampling and "
     "argmax. float32, the same number of threads for each; ONNX Runtime and OpenVINO get the same file.",
-    "p50, p90: milliseconds of a single frame. FPS: frames one after the other, median of the rounds; spread is "
-    "(max - min) / median. Peers alternate (A B C A B C ...) in one process, each after a pause and an untimed frame.",
-    "times eager, engine is times it: ratios of FPS within a round, median of the rounds, with minimum and maximum.",
+    "camera: milliseconds of single frames (p50, p90), each after all threads of the process went to sleep. stream: "
+    "frames back to back, FPS is the median of the rounds, spread (max - min) / median; threads that spin for a while "
+    "after a frame, as each runtime has it by default, do not go to sleep. Peers alternate (A B C A B C ...) in one "
+    "process. A turn begins when all threads are asleep, then untimed frames run until their times have settled.",
+    "camera loses: the share of the speed in a stream, median of the rounds, with minimum and maximum.",
+    "of sgemm: GFLOP of the plain network times FPS, in percent of the rate of float32 matrix multiplication with as "
+    "many threads, measured at the begin of the same turn: it compares runs on machines that change their speed.",
+    "times eager, engine is times it: ratios of speed within a round, median of the rounds, with minimum and maximum.",
     "The engine makes malloc keep the memory that the process frees (HYPERSEG_KEEP_MEMORY=0 prevents it), which speeds "
     "up every peer in this process; eager PyTorch in a process of its own is slower than here.",
     "MiB: the largest resident size of a process of its own: idle after its imports (torch or the runtime), once built "
     "(including the engine's comparison with the module), and while running frames.",
     "labels agree: worst over all frames and over the checks before and after timing, against the plain float32 module "
     "(reference operators); logits' error: the largest, relative to the largest score. compile gives labels only.",
+)
+
+EXPLANATIONS = (
+    f"before a frame: {NONE} is a stream; after {CALLER} only the thread pools have to be woken; after {ASLEEP} (a "
+    f"camera) the calling thread and its core too, whose clock and caches may have changed; after {WOKEN} threads "
+    "and clock are up again, and only the caches are as after other work.",
 )
 
 

@@ -1,7 +1,7 @@
 """Runtimes that are compared on the CPU, each from a uint8 frame to labels, and the memory of each in its own process.
 
-A peer is built from a folder with the network, a frame and ONNX files, for a number of threads. Its threads must not
-spin while another peer is timed.
+A peer is built from a folder with the network, a frame and ONNX files, for a number of threads. Its threads wait for
+work as the runtime has it by default; bench/core/turns.py times no peer before those of all others are asleep.
 
     python -m bench.core.peers PEER FOLDER THREADS      # prints the memory of one peer as JSON
 
@@ -124,9 +124,6 @@ def onnxruntime(path: Path, threads: int) -> OnnxRun:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # By default its threads spin between two operators, which is fast, and for some 30 ms after the last one, which
-    # takes a core from the next peer. This setting ends the spinning with the frame; within the frame it stays.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     (frames,) = session.get_inputs()
@@ -136,7 +133,6 @@ def onnxruntime(path: Path, threads: int) -> OnnxRun:
 def openvino(path: Path, threads: int) -> OnnxRun:
     import openvino
 
-    # TBB's threads sleep as soon as a frame is done: no setting is needed for that.
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the CPU has it
         "PERFORMANCE_HINT": "LATENCY",

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 from bench.core.parity import Parity
 from bench.core.roofline import Bound, Ceilings
 from bench.core.timing import Ratio, Samples, Summary, Throughput, summarise, throughput
+from bench.core.turns import Pause, Usage
 from hyperseg._files import atomic_write
 
 SCHEMA_VERSION = 2
@@ -85,9 +86,9 @@ class Row:
         times: how often that step makes calls of these shapes.
         calls_in_graph: calls in the CUDA graph that was timed; None where calls were issued one by one.
         peer, about: the runtime and its version (bench/peers.py); the input pipeline (bench/data.py).
-        latency_ms: milliseconds of one step, or of one call.
+        latency_ms: milliseconds of one step, or of one call; of a peer, of a camera's frame (core/turns.py).
         device_ms: the same between CUDA events; None on a CPU.
-        throughput: images or calls per second, of steps issued back to back.
+        throughput: images or calls per second, of steps issued back to back; of a peer, of a stream.
         samples: raw samples of what is timed; their items are images or calls.
         samples_alone: raw samples of an operator's implementation alone (bench/overhead.py).
         overhead_us: microseconds per call (bench/overhead.py).
@@ -104,6 +105,10 @@ class Row:
             PyTorch in contiguous memory.
         memory_over_reference: peak memory relative to the same.
         over_eager, engine_over: rate relative to eager's, and the engine's relative to this one, paired by round.
+        over_eager_camera, engine_over_camera: the same of a camera's frames; the two above are of a stream.
+        camera_over_stream: time of a frame of the camera over that of the stream, paired by round.
+        camera_use, stream_use: CPU time, page faults and switches per frame.
+        pauses: the engine's frames after different pauses (bench/peers.py --explain).
         over_official: rate relative to that of the official transforms, paired by round (bench/data.py).
     """
 
@@ -141,6 +146,12 @@ class Row:
     over_reference: Ratio | None = None
     over_eager: Ratio | None = None
     engine_over: Ratio | None = None
+    over_eager_camera: Ratio | None = None
+    engine_over_camera: Ratio | None = None
+    camera_over_stream: Ratio | None = None
+    camera_use: Usage | None = None
+    stream_use: Usage | None = None
+    pauses: list[Pause] | None = None
     over_official: Ratio | None = None
 
     @property
@@ -159,6 +170,7 @@ class NetworkResults:
         parameters: number of them.
         weights: their source.
         reference: spread of the reference's scores (`parity.check_reference`).
+        sgemm_flops_per_second: rate of float32 matrix multiplication, by round, at each peer's turn (bench/peers.py).
         published: the paper's ``fps`` (None if there is none for this size) and its ``gpu``.
         rows: what was measured.
         refused: messages about what could not be measured.
@@ -172,6 +184,7 @@ class NetworkResults:
     parameters: int | None = None
     weights: Json = field(default_factory=dict)
     reference: dict[str, float] | None = None
+    sgemm_flops_per_second: list[list[float]] | None = None
     published: Json | None = None
     rows: list[Row] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
@@ -187,7 +200,8 @@ class Results:
         arguments: of the command line.
         environment, readings, summary, warnings: see `machine`.
         inputs: number and kind of the inputs, state of the caches.
-        threads, pause_seconds: CPU threads of each peer, and the pause before each slice (bench/peers.py).
+        threads, pause_seconds: CPU threads of each peer, and the least pause before each frame of a camera
+            (bench/peers.py); in earlier results, before each slice, whose frames followed each other at once.
         backends: `hyperseg.info.report` of this machine.
         models: one entry per network.
     """

@@ -149,16 +149,20 @@ class Run:
 
             return measure(cases, self.device, self.budget, on_slice, on_round)
 
+    def warnings(self) -> list[str]:
+        """Return what a reader must know before trusting the numbers."""
+        return self.watch.warnings()
+
     def save(self) -> None:
         self.results.summary = {when: self.watch.summary(when) for when in ("before", "during", "after")}
-        self.results.warnings = self.watch.warnings()
+        self.results.warnings = self.warnings()
         if self.args.json is not None:
             write_results(self.args.json, self.results)
 
     def finish(self) -> None:
         if self.cuda:
             log("\nGPU while measuring: " + tables.gpu_state(self.watch.summary("during")))
-        for warning in self.watch.warnings():
+        for warning in self.warnings():
             log(warning)
         if rows := self.results.rows:
             self.print_notes(rows)

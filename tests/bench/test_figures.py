@@ -74,6 +74,25 @@ def test_a_block_is_filled_and_nothing_else_changes(peers, capsys):
     assert figures.main(["--root", str(peers), "--check"]) == 0
 
 
+def test_a_camera_and_a_stream(tmp_path):
+    """Results that have both show both."""
+    rows = [
+        timed(ms, peer=name, about="1.0", over_eager=over(40 / ms), over_eager_camera=over(36 / ms),
+              camera_over_stream=over(1.1), percent_of_matmul=400 / ms)
+        for name, ms in {"eager": 40, "a": 10}.items()
+    ]  # fmt: skip
+    write(tmp_path, "hyperseg-peers", rows)
+    (tmp_path / "README.md").write_text(block("peers", "x.json"))
+    figures.update(tmp_path, check=False)
+    assert [row[1:] for row in cells(tmp_path)] == [
+        ["a: 1.0", "10.0 (9.00 to 12.0)", "3.60x", "100", "4.00x", "40.0 %"],
+        ["eager: 1.0", "40.0 (36.0 to 48.0)", "0.900x", "25.0", "1.00x", "10.0 %"],
+    ]
+    text = " ".join((tmp_path / "README.md").read_text().split())
+    assert "| camera, ms: median (least to most) | of eager's speed | stream, images/s | of eager's speed |" in text
+    assert "Camera: single frames, all threads asleep before each; stream: frames back to back" in text
+
+
 def test_a_new_result_makes_table_and_plot_stale(peers):
     figures.update(peers, check=False)
     rows = [timed(5, peer="a", about="1.0", over_eager=None)]

@@ -1,6 +1,7 @@
 """bench/peers.py with a small network: the installed peers; missing ones are skipped with a message."""
 
 import shutil
+import sys
 from types import SimpleNamespace
 
 import numpy
@@ -13,8 +14,9 @@ from bench.core import peers as core
 from bench.core.errors import Refused
 from bench.core.networks import calibrate, inference, synthetic_frames
 from bench.core.peers import BUILDERS, RUNTIMES, Peer
-from bench.core.results import read_results
-from bench.core.timing import Ratio
+from bench.core.results import NetworkResults, Row, read_results
+from bench.core.timing import Ratio, Samples, summarise, throughput
+from bench.core.turns import PAUSES
 from hyperseg.export.onnx import FrameToLabels, export_program, write_onnx
 from hyperseg.models import synthesize_weights
 from hyperseg.models.sizes import normalise
@@ -117,7 +119,14 @@ def test_rows_are_complete(run, capsys):
         assert row.parity_after.passed
         assert row.parity_logits.relative < 1e-4
         assert len(row.samples.latency_ms) == row.latency_ms.n >= 2
+        assert row.camera_over_stream.min > 0
+        assert row.percent_of_matmul > 0
+        assert row.camera_use.user_ms >= 0
+        assert row.pauses is None
     assert eager.over_eager.median == engine.engine_over.median == 1
+    assert eager.over_eager_camera.median == engine.engine_over_camera.median == 1
+    (entry,) = results.models
+    assert [len(speeds) for speeds in entry.sgemm_flops_per_second] == [2, 2], "by round and peer"
     ratios = [a / b for a, b in zip(engine.throughput.by_window, eager.throughput.by_window, strict=True)]
     # The ratios were taken before the rates were rounded for the file.
     relative = 1.01e-6
@@ -126,7 +135,61 @@ def test_rows_are_complete(run, capsys):
         min=pytest.approx(min(ratios), rel=relative),
         max=pytest.approx(max(ratios), rel=relative),
     )
-    assert "labels agree" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "labels agree" in out
+    assert "The engine loses " in out
+    assert "page faults" in out
+
+
+def test_pauses_explain_the_engine(run, capsys):
+    code, results = run("--peers", "engine", "--explain")
+    assert code == 0
+    (engine,) = results.rows
+    assert [pause.before for pause in engine.pauses] == list(PAUSES)
+    assert engine.pauses[0].over_stream == Ratio(1, 1, 1)
+    out = capsys.readouterr().out
+    assert "times that after nothing" in out
+    assert "before a frame: nothing is a stream" in out
+
+
+def steady(rates, sgemm):
+    samples = Samples([], [], [1] * len(rates), [1e3 / rate for rate in rates])
+    row = Row(peer="engine", latency_ms=summarise([1.0]), throughput=throughput(samples), samples=samples)
+    return NetworkResults(name="m", rows=[row], sgemm_flops_per_second=sgemm)
+
+
+def test_rounds_that_differ_are_reported():
+    assert peers.unsteady(NetworkResults(name="m")) == []
+    assert peers.unsteady(steady([10, 12.9], [[1e11, 1.2e11], [1.29e11, 1.1e11]])) == []
+    (rounds,) = peers.unsteady(steady([10, 10], [[1e11, 1e11], [1.4e11, 1.4e11]]))
+    assert rounds.startswith("m: sgemm ran at 100 to 140 GFLOP/s, by round: the machine changed its speed")
+    (within,) = peers.unsteady(steady([10, 10], [[1e11, 1.4e11], [1.2e11, 1.2e11]]))
+    assert "changed by more than 1.3x between peers in 1 of 2 rounds" in within
+    (frames,) = peers.unsteady(steady([10, 14], [[1e11, 1e11]]))
+    assert frames == "m: rounds differ by more than 1.3x for engine."
+
+
+def test_the_share_that_a_camera_loses():
+    assert peers.lost(Ratio(1.25, 1.0, 2.0)) == "20.0 % (0.0 to 50.0)"
+    assert peers.lost(Ratio(0.8, 0.8, 0.8)) == "-25.0 % (-25.0 to -25.0)"
+
+
+def test_a_runtime_keeps_its_waiting_policy(monkeypatch, tmp_path):
+    """ONNX Runtime, as a fake: threads are set, nothing about how they wait is."""
+    options = SimpleNamespace()
+    made = []
+
+    def session(path, given, providers):
+        made.append((path, given, providers))
+        frames = SimpleNamespace(name="frames")
+        return SimpleNamespace(get_inputs=lambda: [frames], run=lambda outputs, inputs: [inputs["frames"]])
+
+    fake = SimpleNamespace(SessionOptions=lambda: options, InferenceSession=session)
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    frame = numpy.zeros((1, 2, 2, 3), numpy.uint8)
+    assert core.onnxruntime(tmp_path / "x.onnx", 3)(frame)[0] is frame
+    assert made == [(str(tmp_path / "x.onnx"), options, ["CPUExecutionProvider"])]
+    assert vars(options) == {"intra_op_num_threads": 3, "inter_op_num_threads": 1, "log_severity_level": 3}
 
 
 @pytest.mark.parametrize("fault", ["labels", "logits"])
