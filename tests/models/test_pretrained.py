@@ -113,6 +113,7 @@ def test_another_encoder(encoder, hub):
 
 def test_nothing_is_initialised_over_a_loaded_encoder(hub):
     """SPEC A.3: with ImageNet weights the rest keeps PyTorch's defaults."""
+    torch.manual_seed(0)  # the largest of few uniform values may be well below the bound
     model = create_model(S, pretrained_encoder=True)
     rest = [model.context.reduce.conv.weight, *(reduce.conv.weight for reduce in model.encoder.reduce)]
     assert all(is_pytorch_default(weight) for weight in [*rest, *model.decoder.generators])
