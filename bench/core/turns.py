@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import gc
 import resource
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -33,29 +35,41 @@ from bench.core.timing import (
 
 CPU = torch.device("cpu")
 
-# A process whose threads use less than this share of one CPU for so many seconds is asleep. The look itself takes 1 %.
-IDLE_SHARE = 0.1
-IDLE_SECONDS = 0.01
-IDLE_LIMIT = 2.0
+# A process is asleep if none of its other threads is ready to run in so many looks, so many seconds apart.
+LOOKS = 3
+BETWEEN_LOOKS = 0.003
+LIMIT = 2.0
 
 # Untimed frames at the begin of a camera's turn: other code ran since.
 UNTIMED = 2
 
 
-def wait_until_asleep(least: float, limit: float = IDLE_LIMIT) -> bool:
-    """Sleep for `least` seconds, then until no thread of this process spins; return False if one does after `limit`.
+def wait_until_asleep(least: float, limit: float = LIMIT) -> bool:
+    """Sleep for `least` seconds, then until no other thread is ready to run; return False if one is after `limit`.
 
-    After their last work OpenMP's threads (libgomp) spin for some 4 ms, those of ONNX Runtime for tens of milliseconds.
+    After their last work OpenMP's threads (libgomp) spin for some 4 ms, those of ONNX Runtime for some 50 ms, of CPU
+    time: on a busy machine that takes longer. So it is not CPU time that tells whether a thread sleeps.
     """
     time.sleep(least)
     began = time.perf_counter()
-    while True:
-        used, start = time.process_time(), time.perf_counter()
-        time.sleep(IDLE_SECONDS)
-        if time.process_time() - used < IDLE_SHARE * (time.perf_counter() - start):
-            return True
-        if time.perf_counter() - began > limit:
+    quiet = 0
+    while quiet < LOOKS:
+        if quiet == 0 and time.perf_counter() - began > limit:
             return False
+        quiet = 0 if others_run() else quiet + 1
+        time.sleep(BETWEEN_LOOKS)
+    return True
+
+
+def others_run() -> bool:
+    """Return whether a thread of this process besides the calling one runs, or waits for a CPU; False if unknown."""
+    mine = str(threading.get_native_id())
+    for task in Path("/proc/self/task").glob("*"):
+        with suppress(OSError):  # it has just ended
+            # "12 (name, perhaps with spaces) S 1 ..."
+            if task.name != mine and (task / "stat").read_text().rpartition(")")[2].split()[0] == "R":
+                return True
+    return False
 
 
 @dataclass
@@ -209,7 +223,7 @@ class Pause:
 
 def keep_calling_thread_awake(seconds: float) -> None:
     """Spin in Python: the thread pools go to sleep, the calling thread does not."""
-    end = time.perf_counter() + seconds + IDLE_SECONDS
+    end = time.perf_counter() + seconds + LOOKS * BETWEEN_LOOKS
     while time.perf_counter() < end:
         pass
 
