@@ -61,6 +61,9 @@ PAUSE = 0.05
 # Rounds whose rates differ by more than this factor are not of one machine.
 UNSTEADY = 1.3
 
+# Preemptions per frame of a stream above which the machine is shared with other programs.
+PREEMPTED = 5
+
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = measuring_parser("bench/peers.py", __doc__, model="hyperseg-m", row="peer", quick="same network and size")
@@ -360,6 +363,12 @@ def remarks(rows: Sequence[Row]) -> list[str]:
         out.append(
             f"The engine loses {lost(ours.camera_over_stream)} of its speed in a stream with a camera. CPU time of a "
             f"frame {usage(ours.camera_use)} with a camera, {usage(ours.stream_use)} in a stream."
+        )
+    if ours and ours.stream_use and ours.stream_use.preemptions > PREEMPTED:
+        count = f"{ours.stream_use.preemptions:.0f} times per frame of the stream"
+        out.append(
+            f"Other programs took a CPU from the engine {count}: "
+            "OpenMP's threads spin while they wait for one that has no CPU. OMP_WAIT_POLICY=passive lets them sleep."
         )
     if ours and ours.pauses:
         out.append("\nThe engine's frames after different pauses:\n\n" + pauses_table(ours.pauses))

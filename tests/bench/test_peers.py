@@ -16,7 +16,7 @@ from bench.core.networks import calibrate, inference, synthetic_frames
 from bench.core.peers import BUILDERS, RUNTIMES, Peer
 from bench.core.results import NetworkResults, Row, read_results
 from bench.core.timing import Ratio, Samples, summarise, throughput
-from bench.core.turns import PAUSES
+from bench.core.turns import PAUSES, Usage
 from hyperseg.export.onnx import FrameToLabels, export_program, write_onnx
 from hyperseg.models import synthesize_weights
 from hyperseg.models.sizes import normalise
@@ -167,6 +167,14 @@ def test_rounds_that_differ_are_reported():
     assert "changed by more than 1.3x between peers in 1 of 2 rounds" in within
     (frames,) = peers.unsteady(steady([10, 14], [[1e11, 1e11]]))
     assert frames == "m: rounds differ by more than 1.3x for engine."
+
+
+@pytest.mark.parametrize("preemptions", [1, 40])
+def test_other_programs_are_reported(preemptions):
+    (row,) = steady([10], None).rows
+    row.stream_use = Usage(1.0, 0.0, 0.0, 0.0, preemptions)
+    found = any(f"took a CPU from the engine {preemptions} times" in text for text in peers.remarks([row]))
+    assert found == (preemptions == 40)
 
 
 def test_the_share_that_a_camera_loses():
