@@ -12,6 +12,7 @@ FOLDERS = ("hyperseg", "kernels", "bench", "tools")
 # A package may import packages on lines above its own.
 LAYERS = [
     {"hyperseg", "hyperseg._distributed", "hyperseg._files", "hyperseg._machine", "hyperseg._text"},
+    {"hyperseg._transfer", "hyperseg._downloads", "hyperseg._progress"},
     {"hyperseg.kernels"},
     {"hyperseg.ops"},
     {"hyperseg.models", "hyperseg.images", "hyperseg.verify", "hyperseg.info"},

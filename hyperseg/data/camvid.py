@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from hyperseg._files import printable
+from hyperseg._text import brief
 from hyperseg.data.dataset import Dataset, Item
 from hyperseg.data.errors import DataError
 from hyperseg.data.files import DataFile
@@ -40,7 +41,6 @@ from hyperseg.data.listing import (
 )
 from hyperseg.data.masks import IGNORED, ColorDecoder, identity
 from hyperseg.images import kinds
-from hyperseg.images.errors import brief
 
 SEGNET_COUNTS = {"train": 367, "val": 101, "test": 233}
 KAGGLE_COUNTS = {"train": 369, "val": 100, "test": 232}

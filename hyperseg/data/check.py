@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from hyperseg._files import printable
-from hyperseg._text import counted
+from hyperseg._text import brief, counted
 from hyperseg.data.dataset import Dataset, manifest_hash
 from hyperseg.data.errors import DataError
 from hyperseg.data.masks import MaskDecoder
 from hyperseg.data.shares import label_counts
-from hyperseg.images.errors import brief
 
 # Kinds of findings.
 SPLIT, IMAGE, LABELS, SIZES, MISSING, EMPTY, CLASS, DUPLICATE, PALETTE = (

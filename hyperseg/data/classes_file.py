@@ -19,10 +19,10 @@ from typing import Any
 import yaml
 
 from hyperseg._files import printable
+from hyperseg._text import brief
 from hyperseg.data.errors import DataError
 from hyperseg.data.labels import Color, LabelSet, bit_shuffle_color
 from hyperseg.data.masks import IGNORED, ColorDecoder, IndexDecoder, MaskDecoder
-from hyperseg.images.errors import brief
 
 KEYS = ("classes", "ignore_index", "label_map", "colors", "unknown", "background")
 _IGNORE = "ignore"

@@ -4,20 +4,16 @@ PASCAL VOC 2012 and the labels of train_aug can be; Cityscapes needs a login at 
 archive any more.
 """
 
-import hashlib
-import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyperseg._files import atomic_write, file_lock, printable
+from hyperseg._downloads import RECORD, digests, lock_path, read_record, write_record
+from hyperseg._files import file_lock, printable
+from hyperseg._transfer import Progress, TransferError, disk_error, fetch
 from hyperseg.data.errors import DataError
-from hyperseg.data.transfer import Progress, disk_error, fetch
 from hyperseg.data.unpacking import DamagedArchive, unpack
-
-RECORD = "downloads.json"
 
 
 @dataclass(frozen=True)
@@ -89,14 +85,16 @@ def download_voc(
         raise DataError(f"there is no archive {printable(unknown[0])} of voc; there are {known}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock_path(folder)
+        lock = lock_path(folder)
         with file_lock(lock, patience=0) as held:
             if not held and lock.exists():
                 raise DataError(f"another process downloads to {printable(folder)}; wait until it ends")
             for archive in VOC_ARCHIVES if augmented else VOC_ARCHIVES[:1]:
                 obtain(archive, addresses.get(archive.name, archive.url), folder, on_progress, keep_archives)
+    except TransferError as error:
+        raise DataError(str(error)) from None
     except OSError as error:
-        raise disk_error(error, folder) from None
+        raise DataError(str(disk_error(error, folder))) from None
     return folder / "VOCdevkit" / "VOC2012"
 
 
@@ -110,14 +108,15 @@ def obtain(
     """Download and unpack one archive, unless `root` records that it is unpacked and its proof is there.
 
     Raises:
-        DataError: see :func:`download_voc`; also if the SHA-256 of a download differs from that recorded before.
+        TransferError: it cannot be downloaded.
+        DataError: it cannot be unpacked, or is not the published file, or its SHA-256 differs from that recorded before.
     """
-    entry = _read_record(root).get(archive.name, {})
+    entry = read_record(root).get(archive.name, {})
     if entry.get("unpacked") and _is_unpacked(archive, root):
         return
     path = fetch(url, root / archive.name, on_progress)
-    digests = _digests(path)
-    for kind, found, wanted in zip(("MD5", "SHA-256"), digests, (archive.md5, entry.get("sha256")), strict=True):
+    md5, sha256 = digests(path)
+    for kind, found, wanted in zip(("MD5", "SHA-256"), (md5, sha256), (archive.md5, entry.get("sha256")), strict=True):
         if wanted is not None and found != wanted:
             path.unlink()
             source = "published" if kind == "MD5" else f"recorded in {printable(root / RECORD)}"
@@ -134,45 +133,13 @@ def obtain(
         path.unlink()
         wanted = " or ".join(archive.proofs)
         raise DataError(f"the file from {printable(url)} does not contain {wanted}; give the address of a mirror")
-    _write_record(root, archive.name, {"url": url, "md5": digests[0], "sha256": digests[1], "unpacked": True})
+    write_record(root, archive.name, {"url": url, "md5": md5, "sha256": sha256, "unpacked": True})
     if not keep:
         path.unlink()
 
 
 def _is_unpacked(archive: Archive, root: Path) -> bool:
     return any((root / archive.folder / proof).exists() for proof in archive.proofs)
-
-
-def _lock_path(folder: Path) -> Path:
-    """Return a path in the folder of temporary files, as not every file system of data has locks."""
-    digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    user = os.getuid() if hasattr(os, "getuid") else 0
-    return Path(tempfile.gettempdir()) / f"hyperseg-download-{user}-{digest}.lock"
-
-
-def _digests(path: Path) -> tuple[str, str]:
-    """Return the MD5 and SHA-256 of a file."""
-    md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            md5.update(block)
-            sha256.update(block)
-    return md5.hexdigest(), sha256.hexdigest()
-
-
-def _read_record(root: Path) -> dict[str, dict[str, object]]:
-    try:
-        record = json.loads((root / RECORD).read_text())
-    except (OSError, ValueError):
-        return {}
-    return (
-        {name: entry for name, entry in record.items() if isinstance(entry, dict)} if isinstance(record, dict) else {}
-    )
-
-
-def _write_record(root: Path, name: str, entry: dict[str, object]) -> None:
-    with atomic_write(root / RECORD) as temporary:
-        temporary.write_text(json.dumps({**_read_record(root), name: entry}, indent=2) + "\n")
 
 
 def needs_login(name: str, root: str | os.PathLike[str]) -> DataError:

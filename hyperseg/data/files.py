@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hyperseg._files import printable
+from hyperseg._text import brief
 from hyperseg.data.errors import DataError
-from hyperseg.images.errors import SourceError, brief
+from hyperseg.images.errors import SourceError
 from hyperseg.images.reading import contents
 
 

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from hyperseg._files import printable
-from hyperseg._text import counted
+from hyperseg._text import brief, counted
 from hyperseg.data.errors import DataError
 from hyperseg.data.files import DataFile
 from hyperseg.images import kinds
-from hyperseg.images.errors import brief
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:

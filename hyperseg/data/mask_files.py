@@ -5,10 +5,9 @@ import io
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from hyperseg._text import counted
+from hyperseg._text import brief, counted
 from hyperseg.data.errors import DataError
 from hyperseg.images import kinds
-from hyperseg.images.errors import brief
 
 INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 COLOR_MODES = ("RGB", "RGBA", "LA", "PA")

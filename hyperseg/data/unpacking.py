@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from hyperseg._files import printable
+from hyperseg._text import brief
+from hyperseg._transfer import Progress, disk_error
 from hyperseg.data.errors import DataError
-from hyperseg.data.transfer import Progress, disk_error
-from hyperseg.images.errors import brief
 
 
 class DamagedArchive(DataError):
@@ -38,7 +38,7 @@ def unpack(archive: Path, folder: Path, on_progress: Callable[[Progress], None] 
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise DamagedArchive(f"{printable(archive)} is damaged ({brief(error)})") from None
     except OSError as error:
-        raise disk_error(error, folder) from None
+        raise DataError(str(disk_error(error, folder))) from None
 
 
 def _unpack_tar(archive: Path, folder: Path, show: Callable[[Progress], None]) -> None:

@@ -3,6 +3,7 @@
 import errno
 
 from hyperseg._files import printable
+from hyperseg._text import brief
 
 
 class FrameError(Exception):
@@ -28,13 +29,3 @@ def unreadable(path: str, error: Exception) -> SourceError:
     if code == errno.ELOOP:
         return SourceError(f"{name} is a symbolic link that leads back to itself; give an image file")
     return SourceError(f"{name} could not be read ({brief(error)})")
-
-
-def brief(error: Exception) -> str:
-    """Return an error's message as one line, or the name of its type if it has none.
-
-    Of an error of the operating system that is the reason only: messages name the file themselves.
-    """
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return printable(" ".join(str(error).split())) or type(error).__name__

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from hyperseg._files import printable
+from hyperseg._text import brief
 from hyperseg.images import kinds, metadata
-from hyperseg.images.errors import SourceError, brief, unreadable
+from hyperseg.images.errors import SourceError, unreadable
 
 _MOST_BYTES = 2**32  # more than any image of the size that Pillow opens
 _CONVERT = "save it as an 8-bit RGB image first"

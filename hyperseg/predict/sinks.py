@@ -8,8 +8,8 @@ from typing import Literal, Protocol
 from PIL import Image
 
 from hyperseg._files import printable
+from hyperseg._text import brief
 from hyperseg.data.drawing import check_alpha, label_image, overlay, with_legend
-from hyperseg.images.errors import brief
 from hyperseg.images.writing import save_image
 from hyperseg.predict.errors import OutputError, SinkError
 from hyperseg.predict.names import LABELS, OVERLAY

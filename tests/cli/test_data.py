@@ -272,8 +272,8 @@ class TestExport:
 
 class TestDownload:
     def test_voc(self, capsys, tmp_path, monkeypatch):
+        from hyperseg._transfer import Progress
         from hyperseg.data import download
-        from hyperseg.data.transfer import Progress
 
         calls = []
 

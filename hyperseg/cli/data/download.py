@@ -9,15 +9,12 @@ Exit codes: 0: the data set is there. 1: the network, the server or the disk fai
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
 
 from hyperseg._files import printable
+from hyperseg._progress import ProgressBars
 from hyperseg.cli import _common
 from hyperseg.cli._common import UsageError, user_errors
 from hyperseg.cli._output import write_line
-
-if TYPE_CHECKING:
-    from hyperseg.data.transfer import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,42 +41,10 @@ def run(args: argparse.Namespace) -> int:
     with user_errors(DataError):
         if args.data != "voc":
             raise needs_login(args.data, args.root)
-        with _Bars() as bars:
+        with ProgressBars() as bars:
             folder = download_voc(args.root, bars.show, dict(args.url), args.augmented, args.keep_archives)
     write_line(printable(folder), sys.stdout)
     return 0
-
-
-class _Bars:
-    """A progress bar for each transfer, shown on a terminal."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._of: tuple[str, bool] | None = None
-
-    def __enter__(self) -> "_Bars":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def show(self, progress: "Progress") -> None:
-        """Show the state of a transfer, in a new bar if it is another than before."""
-        from tqdm import tqdm
-
-        if self._of != (progress.name, progress.unpacking):
-            self.__exit__()
-            self._of = progress.name, progress.unpacking
-            self._bar = tqdm(
-                desc=f"{'unpack' if progress.unpacking else 'download'} {printable(progress.name)}",
-                total=progress.total,
-                unit="B",
-                unit_scale=True,
-                disable=not sys.stderr.isatty(),
-                file=sys.stderr,
-            )
-        self._bar.update(progress.done - self._bar.n)
 
 
 def _address(value: str) -> tuple[str, str]:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from hyperseg._files import printable
+from hyperseg._text import brief
 from hyperseg.data.dataset import Dataset, Item
 from hyperseg.data.errors import DataError
 from hyperseg.data.files import DataFile
 from hyperseg.data.labels import LabelSet
-from hyperseg.images.errors import brief
 
 FORMAT = 1
 IMAGES, LABELS, INDEX, MANIFEST = "images.bin", "labels.bin", "index.npy", "manifest.json"

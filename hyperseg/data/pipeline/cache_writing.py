@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from hyperseg._files import file_lock, printable
+from hyperseg._text import brief
 from hyperseg.data.dataset import Dataset
 from hyperseg.data.errors import DataError
 from hyperseg.data.pipeline.cache import (
@@ -26,7 +27,6 @@ from hyperseg.data.pipeline.cache import (
     is_cache,
 )
 from hyperseg.data.pipeline.cache_files import CacheWriter
-from hyperseg.images.errors import brief
 
 _PROBED = 16  # images whose sizes the free space is estimated from
 

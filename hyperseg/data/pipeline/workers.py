@@ -13,9 +13,9 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader
 
+from hyperseg._text import brief
 from hyperseg.data.errors import DataError
 from hyperseg.data.pipeline.sources import Failure, HostBatch, Source
-from hyperseg.images.errors import brief
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

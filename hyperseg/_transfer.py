@@ -19,8 +19,7 @@ from typing import Any
 
 from hyperseg import __version__
 from hyperseg._files import atomic_write, printable
-from hyperseg.data.errors import DataError
-from hyperseg.images.errors import brief
+from hyperseg._text import brief
 
 _BLOCK = 2**18
 _INTERVAL = 0.2  # seconds between calls of on_progress
@@ -38,6 +37,10 @@ class Progress:
     done: int
     total: int | None
     unpacking: bool = False
+
+
+class TransferError(ValueError):
+    """A file cannot be downloaded, or not be written. The message names the address or the file, and what to do."""
 
 
 class _Cut(Exception):
@@ -60,10 +63,10 @@ def fetch(
         pause: seconds before the next attempt, doubled each time.
 
     Raises:
-        DataError: the file is not on the server, the server or the network fails, or the disk is full.
+        TransferError: the file is not on the server, the server or the network fails, or the disk is full.
     """
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise DataError(f"{printable(url)} is no address of a file; give one with http:// or https://")
+        raise TransferError(f"{printable(url)} is no address of a file; give one with http:// or https://")
     if path.exists():
         return path
     part = path.with_name(path.name + ".part")
@@ -83,7 +86,7 @@ def fetch(
         except urllib.error.URLError as error:
             reason = _reason(error.reason)
             if not _size(part):  # the address is wrong, or there is no network: waiting does not help
-                raise DataError(f"{printable(url)} could not be downloaded: {reason}") from None
+                raise TransferError(f"{printable(url)} could not be downloaded: {reason}") from None
         except _Cut as error:
             reason = str(error)
         except OSError as error:
@@ -93,7 +96,7 @@ def fetch(
         if failures >= attempts:
             kept = _size(part) if _read_state(part, url) else 0
             rest = f"{kept} bytes are kept in {printable(part)}; call again to continue" if kept else "try again later"
-            raise DataError(f"{printable(url)} could not be downloaded: {reason}; {rest}")
+            raise TransferError(f"{printable(url)} could not be downloaded: {reason}; {rest}")
         time.sleep(min(pause * 2 ** (failures - 1), 30))
 
 
@@ -203,13 +206,15 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _refused(url: str, error: urllib.error.HTTPError) -> DataError:
+def _refused(url: str, error: urllib.error.HTTPError) -> TransferError:
     if error.code in (404, 410):
-        return DataError(f"{printable(url)} is not there ({error.code} {error.reason}); give the address of a mirror")
+        return TransferError(
+            f"{printable(url)} is not there ({error.code} {error.reason}); give the address of a mirror"
+        )
     if error.code in (401, 403):
         text = f"{printable(url)} may not be downloaded ({error.code} {error.reason}); it may need a login"
-        return DataError(f"{text}: download it with a browser")
-    return DataError(f"{printable(url)} could not be downloaded: the server reported {error.code} {error.reason}")
+        return TransferError(f"{text}: download it with a browser")
+    return TransferError(f"{printable(url)} could not be downloaded: the server reported {error.code} {error.reason}")
 
 
 def _reason(cause: BaseException | str) -> str:
@@ -222,9 +227,9 @@ def _reason(cause: BaseException | str) -> str:
     return brief(cause) if isinstance(cause, Exception) else printable(str(cause))
 
 
-def disk_error(error: OSError, path: Path) -> DataError:
-    """Return the DataError for a file or folder that cannot be written."""
+def disk_error(error: OSError, path: Path) -> TransferError:
+    """Return the TransferError for a file or folder that cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         text = f"the disk is full: {printable(path)} cannot be written ({error.strerror})"
-        return DataError(f"{text}; make space and call again, it continues")
-    return DataError(f"{printable(path)} cannot be written ({error.strerror or brief(error)})")
+        return TransferError(f"{text}; make space and call again, it continues")
+    return TransferError(f"{printable(path)} cannot be written ({error.strerror or brief(error)})")
