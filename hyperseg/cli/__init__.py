@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from hyperseg._files import printable
-from hyperseg.cli._common import HelpFormatter, UsageError, UserError
+from hyperseg.cli._common import HelpFormatter, UsageError, UserError, without_downloads
 from hyperseg.cli._output import encodable
 
 __all__ = ["VERBS", "UserError", "build_parser", "main"]
@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parser.parse_args(arguments)
         args.command_line = shlex.join(["hyperseg", *arguments])  # for outputs that say how they were made
-        code = args.run(args)
+        with without_downloads(getattr(args, "offline", False)):
+            code = args.run(args)
         sys.stdout.flush()
         return code
     except UsageError as error:

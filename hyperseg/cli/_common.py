@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from hyperseg.models import HyperSeg
 
 # Help texts of options that verbs share.
-WEIGHTS = "an official .pth file, a .safetensors file, or a folder that hyperseg.save wrote"
+WEIGHTS = (
+    "an official .pth file, a .safetensors file, a folder that hyperseg.save wrote, or the name of a network whose "
+    "weights were released, such as hyperseg-m-cityscapes: they are downloaded once"
+)
 MODEL = (
     "a network by name, such as hyperseg-m, with random weights, to try the pipeline: its labels mean nothing; with "
     "--weights, the network of a file that does not name it"
 )
+OFFLINE = "download nothing; weights by name must be in the cache (HYPERSEG_OFFLINE=1 does the same)"
 DEVICE = "cpu, cuda, cuda:1, ... or auto: the GPU if there is one"
 
 
@@ -100,15 +104,23 @@ def check_network(weights: str | None, model: str | None) -> str | None:
             "no network is given; add --weights FILE for trained weights, "
             "or --model NAME to try the pipeline with random ones"
         )
-    from hyperseg.models import model_config
+    from hyperseg.models import CheckpointError, model_config
+    from hyperseg.models.released import named_network, names_hint, released_file
 
     with user_errors(ValueError, prefix="--model: ", to=UsageError):
         name = None if model is None else model_config(model).name
     if weights is not None and not os.path.exists(weights):
-        raise UserError(
-            f"there is no file or folder {weights}; "
-            "--weights takes an official .pth, a .safetensors or a folder that hyperseg.save wrote"
-        )
+        network = named_network(weights)
+        if network is None:
+            raise UserError(
+                f"there is no file or folder {weights}; "
+                "--weights takes an official .pth, a .safetensors, a folder that hyperseg.save wrote, or a name: "
+                f"{names_hint(weights)}"
+            )
+        if name not in (None, network):
+            raise UsageError(f"--weights {weights} is the network {network}, but --model is {name}; leave --model out")
+        with user_errors(CheckpointError, prefix="--weights: "):
+            released_file(network)
     return name
 
 
@@ -135,7 +147,7 @@ def _advice(weights: str, name: str | None) -> str:
     """Return what to do about `--model` if the weights cannot be loaded as the network of this name."""
     import hyperseg
 
-    if name is None:
+    if name is None or not os.path.exists(weights):  # the name of a network is not tried again
         return ""
     try:
         own = hyperseg.load(weights).config.name
@@ -149,6 +161,22 @@ def _first_lines(error: Exception) -> str:
     lines = str(error).splitlines() or [type(error).__name__]
     first, rest = lines[0], [line.strip() for line in lines[1:4]] + ["..."] * (len(lines) > 4)
     return f"{first} {'; '.join(rest)}".strip()
+
+
+@contextlib.contextmanager
+def without_downloads(offline: bool) -> Iterator[None]:
+    """Turn downloads off, also those of timm, if `offline`: for this process and those that it starts."""
+    names = ("HYPERSEG_OFFLINE", "HF_HUB_OFFLINE") if offline else ()
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def check_output_file(option: str, file: str) -> None:

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what is scored").add_argument
     add("--weights", metavar="FILE", type=text, help=f"trained weights: {_common.WEIGHTS}")
     add("--model", metavar="NAME", type=text, help=_common.MODEL)
+    add("--offline", action="store_true", help=_common.OFFLINE)
     predictions = "label PNGs of any model, NAME.png or NAME_labels.png with an index per pixel, instead of a network"
     add("--predictions", metavar="DIR", type=text, help=predictions)
     ids = "what their indices are: the data set's classes, or Cityscapes' label ids (road is 7)"

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("images", nargs="+", metavar="IMAGE", type=text, help=images)
     add("--weights", metavar="FILE", type=text, help=f"trained weights: {_common.WEIGHTS}")
     add("--model", metavar="NAME", type=text, help=_common.MODEL)
+    add("--offline", action="store_true", help=_common.OFFLINE)
     add("--output", metavar="FOLDER", type=text, default="predictions", help=f"the folder to write to {default}")
     add("--size", type=text, default="native", help=f"{_SIZE} {default}")
     add("--device", type=text, default="auto", help=f"{_common.DEVICE} {default}")

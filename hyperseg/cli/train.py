@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--save-every", metavar="N", type=_common.count, help="steps between states: run.save_every")
     change = "change a setting, such as optimizer.lr=1e-4 or augmentation.crop=[256,256]; may be repeated"
     add("--set", metavar="KEY=VALUE", type=text, action="append", default=[], help=change)
+    add("--offline", action="store_true", help=f"{_common.OFFLINE}; of model.init and the encoder")
     add("--device", type=text, default="auto", help=f"{_common.DEVICE} (default: %(default)s)")
     add("--deterministic", action="store_true", help="the same numbers every time on a GPU too: run.deterministic")
     add("--print-config", action="store_true", help="print the whole configuration as a recipe, and end")

@@ -109,7 +109,7 @@ def obtain(
 
     Raises:
         TransferError: it cannot be downloaded.
-        DataError: it cannot be unpacked, or is not the published file, or its SHA-256 differs from that recorded before.
+        DataError: it cannot be unpacked, or is not as published, or differs from what was recorded.
     """
     entry = read_record(root).get(archive.name, {})
     if entry.get("unpacked") and _is_unpacked(archive, root):

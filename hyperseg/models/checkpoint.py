@@ -1,4 +1,7 @@
-"""Load a checkpoint in either format: the library's own (``storage.py``) or the official code's (``official.py``)."""
+"""Load a checkpoint in either format, the library's own (``storage.py``) or the official code's (``official.py``).
+
+Released weights are loaded by the name of their network (``released.py``).
+"""
 
 import os
 
@@ -7,6 +10,7 @@ import torch
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.official import load_official
 from hyperseg.models.registry import model_config
+from hyperseg.models.released import load_released, named_network, names_hint
 from hyperseg.models.state import CheckpointError, checkpoint_path
 from hyperseg.models.storage import CONFIG_FILE, WEIGHTS_FILE, is_own_format, load_own_format
 
@@ -22,7 +26,9 @@ def load(
     Args:
         path: a folder that :func:`hyperseg.save` wrote, the ``model.safetensors`` in it, or a ``.pth`` file of the
             official code, also of a network in DataParallel, DistributedDataParallel, AveragedModel or torch.compile.
-            The contents decide which it is, not the suffix.
+            The contents decide which it is, not the suffix. Or the name of a published network, such as
+            ``"hyperseg-m-cityscapes"``, unless a file or folder is called so: its released weights are downloaded to
+            the cache folder once, see ``hyperseg/models/released.py``.
         device: where the network is put.
         name: the network that the checkpoint contains, see :func:`hyperseg.list_models`. Needed only for an official
             file that does not name it (no ``arch``).
@@ -33,16 +39,21 @@ def load(
 
     Raises:
         CheckpointError: the checkpoint cannot be read, does not fit its network, has values that are not finite, or
-            contains another network than ``name``. The message names the file.
+            contains another network than ``name``; or it cannot be downloaded. The message names the file.
         ValueError: there is no network ``name``.
     """
     path = checkpoint_path(path)
     expected = None if name is None else model_config(name).name
     if not path.exists():
-        raise CheckpointError(
-            f"{path} does not exist; a checkpoint is a directory with {CONFIG_FILE} and {WEIGHTS_FILE}, "
-            "or a .pth file of the official code."
-        )
+        network = named_network(str(path))
+        if network is None:
+            raise CheckpointError(
+                f"{path} does not exist; a checkpoint is a directory with {CONFIG_FILE} and {WEIGHTS_FILE}, "
+                f"or a .pth file of the official code. By name: {names_hint(str(path))}"
+            )
+        if expected not in (None, network):
+            raise CheckpointError(f"{path} is the network {network}, not {expected}.")
+        return load_released(network, device, check_finite)
     if not is_own_format(path):
         return load_official(path, expected, device, check_finite)
     model = load_own_format(path, device, check_finite)

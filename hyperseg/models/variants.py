@@ -107,13 +107,13 @@ class Published:
     miou_val: float | None
     miou_test: float | None
     fps: float | None
-    weights: bool  # whether the authors released a checkpoint
+    weights: str | None  # the file that the authors released; None if they did not
 
 
 PUBLISHED = {
-    "hyperseg-m-cityscapes": Published(76.2, 75.8, 36.9, True),
-    "hyperseg-s-cityscapes": Published(78.2, 78.1, 16.1, True),
-    "hyperseg-s-camvid": Published(None, 78.4, 38.0, True),
-    "hyperseg-l-camvid": Published(None, 79.1, 16.6, False),
-    "hyperseg-l-voc": Published(80.6, None, None, True),
+    "hyperseg-m-cityscapes": Published(76.2, 75.8, 36.9, "cityscapes_efficientnet_b1_hyperseg-m.pth"),
+    "hyperseg-s-cityscapes": Published(78.2, 78.1, 16.1, "cityscapes_efficientnet_b1_hyperseg-s.pth"),
+    "hyperseg-s-camvid": Published(None, 78.4, 38.0, "camvid_efficientnet_b1_hyperseg-s.pth"),
+    "hyperseg-l-camvid": Published(None, 79.1, 16.6, None),
+    "hyperseg-l-voc": Published(80.6, None, None, "vocsbd_efficientnet_b3_hyperseg-l.pth"),
 }

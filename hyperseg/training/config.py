@@ -32,7 +32,7 @@ class ModelConfig:
         encoder_weights: ImageNet weights of the encoder: "default" (the paper's for the published encoders), "none", a
             tag of timm, a file, or "package:NAME" for weights that a Python package contains.
         init: a checkpoint to begin with, also one for other classes: what does not fit is named and keeps its random
-            values.
+            values. A file, a folder, or the name of a network whose weights were released.
         static_padding_size, drop_path_rate, head_dropout, signal_ranges: as in HyperSegConfig; null: as published.
             signal_ranges "disjoint" connects the whole context head to the decoder, which the v1_0 networks of the
             paper do not; the network is renamed.

@@ -284,6 +284,10 @@ def test_settings_that_do_not_go_together(folder, weights, capsys):
 def test_what_cannot_be_done(own, folder, capsys):
     assert "there is no folder nowhere" in error_of(capsys, *FOLDER, "--predictions", "nowhere")
     assert "there is no file or folder x.pth" in error_of(capsys, *FOLDER, "--weights", "x.pth")
+    assert "did you mean hyperseg-l-voc?" in error_of(capsys, *FOLDER, "--weights", "hyperseg-l-vok")
+    assert "no weights of hyperseg-l-camvid" in error_of(capsys, *FOLDER, "--weights", "hyperseg-l-camvid")
+    monkeypatch.setenv("HYPERSEG_CACHE", "cache")
+    assert "are not in the cache" in error_of(capsys, *FOLDER, "--weights", "hyperseg-m", "--offline")
     assert "but the data set has 3 classes" in error_of(capsys, *FOLDER, "--model", "hyperseg-m")
     assert "is a folder" in error_of(capsys, *SCORED, "--json", "data")
     assert "is a file where a folder is needed" in error_of(capsys, *SCORED, "--json", "data/classes.yaml/x.json")

@@ -4,6 +4,7 @@ The network is a stand-in whose output is known; test_predict_real.py runs a tru
 """
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -285,6 +286,41 @@ def test_weights(painted, monkeypatch, capsys):
     assert main(["predict", "painted.png", "--weights", "official.pth", "--model", "hyperseg-m"]) == 0
     assert "random" not in capsys.readouterr().err
     assert loaded == [("official.pth", None), ("mine", None), ("official.pth", "hyperseg-m-cityscapes")]
+
+
+def test_weights_by_name(painted, monkeypatch):
+    """hyperseg.load gets the name; tests/models/test_released.py has the rest. --offline ends with the command."""
+    loaded = []
+
+    def load(path, name=None):
+        loaded.append((path, name, os.environ.get("HYPERSEG_OFFLINE"), os.environ.get("HF_HUB_OFFLINE")))
+        return hyperseg.create_model("hyperseg-m-cityscapes")
+
+    monkeypatch.setattr(hyperseg, "load", load)
+    for variable in ("HYPERSEG_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(variable, raising=False)
+    assert main(["predict", "painted.png", "--weights", "hyperseg-m-cityscapes"]) == 0
+    assert main(["predict", "painted.png", "--weights", "hyperseg-m", "--offline"]) == 0
+    assert main(["predict", "painted.png", "--weights", "hyperseg-m", "--model", "hyperseg-m-cityscapes"]) == 0
+    full = "hyperseg-m-cityscapes"
+    assert loaded == [(full, None, None, None), ("hyperseg-m", None, "1", "1"), ("hyperseg-m", full, None, None)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["hyperseg-m-citiscapes"], 1, "no file or folder hyperseg-m-citiscapes; --weights takes an official .pth"),
+        (["hyperseg-m-citiscapes"], 1, "; did you mean hyperseg-m-cityscapes?"),
+        (["hyperseg-l-camvid"], 1, "--weights: no weights of hyperseg-l-camvid were ever released; train it"),
+        (["hyperseg-m", "--model", "hyperseg-s"], 2, "is the network hyperseg-m-cityscapes, but --model is hyperseg-s"),
+        (["hyperseg-m", "--offline"], 1, "are not in the cache"),
+        (["hyperseg-m", "--offline", "--model", "hyperseg-m"], 1, "downloads are turned off"),
+    ],
+)
+def test_names_without_weights(painted, monkeypatch, capsys, arguments, code, message):
+    monkeypatch.setenv("HYPERSEG_CACHE", "cache")
+    assert main(["predict", "painted.png", "--weights", *arguments]) == code
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_interrupt(painted, monkeypatch, capsys):

@@ -117,10 +117,21 @@ RUN = ["--recipe", "folder", "--output", "RUN", "--root", "ROOT"]
             "hyperseg-xl",
         ),
         ([*RUN, "--set", "model.encoder_weights=missing.pth"], 1, "missing.pth"),
+        (
+            [*RUN, "--set", "model.encoder_weights=none", "--set", "model.init=hyperseg-s-camvit"],
+            1,
+            "did you mean hyperseg-s-camvid?",
+        ),
+        (
+            [*RUN, "--set", "model.encoder_weights=none", "--set", "model.init=hyperseg-s-camvid", "--offline"],
+            1,
+            "are not in the cache",
+        ),
         (["--plot", "/nowhere"], 1, "has no log.jsonl"),
     ],
 )
-def test_refusals(arguments, code, words, tmp_path, capsys):
+def test_refusals(arguments, code, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HYPERSEG_CACHE", str(tmp_path / "cache"))
     root = make_folder(tmp_path / "root", train=1, val=1)
     places = {"RUN": str(tmp_path / "run"), "ROOT": str(root)}
     given = [places.get(argument, argument) for argument in arguments]
