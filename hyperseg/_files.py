@@ -145,7 +145,7 @@ def _printable_character(character: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be computed again: HYPERSEG_CACHE, or the system's place for the user's caches.
+    """Return the folder for what can be had again: HYPERSEG_CACHE, or the system's place for the user's caches.
 
     It need not exist.
 

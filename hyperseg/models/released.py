@@ -44,7 +44,7 @@ def named_network(text: str) -> str | None:
 
 
 def names_hint(text: str) -> str:
-    """Return a sentence for messages about a name that is unknown: those that exist, and the closest one."""
+    """Return a part of messages about an unknown name: the names that exist, and the closest one."""
     short = {full: alias for alias, full in ALIASES.items()}
     listed = ", ".join(f"{name} (or {short[name]})" if name in short else name for name in released_names())
     known = [*released_names(), *ALIASES]

@@ -281,7 +281,7 @@ def test_settings_that_do_not_go_together(folder, weights, capsys):
 
 
 @pytest.mark.usefixtures("painted")
-def test_what_cannot_be_done(own, folder, capsys):
+def test_what_cannot_be_done(own, folder, capsys, monkeypatch):
     assert "there is no folder nowhere" in error_of(capsys, *FOLDER, "--predictions", "nowhere")
     assert "there is no file or folder x.pth" in error_of(capsys, *FOLDER, "--weights", "x.pth")
     assert "did you mean hyperseg-l-voc?" in error_of(capsys, *FOLDER, "--weights", "hyperseg-l-vok")
