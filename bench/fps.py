@@ -71,7 +71,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--scope", nargs="+", default=["all"], choices=[*SCOPES, "all"])
     add("--batch", type=positive(int), default=1, metavar="N", help="frames per step")
-    add("--weights", type=Path, metavar="FILE", help="an official .pth or a saved model; default: random, calibrated")
+    add("--weights", type=Path, metavar="FILE", help="a .pth, a saved model or a name; default: random, calibrated")
     add("--paper", action="store_true", help="measure as the official FPS script does, next to the published figure")
     return parser.parse_args(argv)
 

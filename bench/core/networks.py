@@ -20,6 +20,7 @@ from bench.core.parity import Parity
 from bench.core.timing import Case, synchronize
 from hyperseg.models import CheckpointError, HyperSeg, synthesize_weights
 from hyperseg.models.decoder import DynamicLevel
+from hyperseg.models.released import named_network, released_path
 from hyperseg.models.sizes import normalise
 from hyperseg.models.storage import WEIGHTS_FILE
 from hyperseg.ops._layout import resize_logits
@@ -107,7 +108,8 @@ def load(name: str, weights: Path | None, seed: int) -> tuple[HyperSeg, dict[str
         model = hyperseg.load(weights, name=name)
     except (CheckpointError, OSError, ValueError) as error:
         raise Refused(one_line(error)) from error
-    file = weights / WEIGHTS_FILE if weights.is_dir() else weights
+    network = None if weights.exists() else named_network(str(weights))
+    file = released_path(network) if network else weights / WEIGHTS_FILE if weights.is_dir() else weights
     return model, {"source": weights.name, "sha256": sha256(file)}
 
 

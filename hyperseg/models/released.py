@@ -69,6 +69,17 @@ def released_file(name: str) -> str:
     return file
 
 
+def released_path(name: str) -> Path:
+    """Return where the released file of a network is kept, which need not be there yet. Raises CheckpointError."""
+    file = released_file(name)
+    try:
+        return cache_folder() / "weights" / file
+    except RuntimeError as error:  # the user has no home folder
+        raise CheckpointError(
+            f"the weights of {name} cannot be kept: {error}; name a folder by HYPERSEG_CACHE"
+        ) from None
+
+
 def load_released(name: str, device: str | torch.device = "cpu", check_finite: bool = True) -> HyperSeg:
     """Load the released weights of a network; they are downloaded if the cache folder does not have them.
 
@@ -83,14 +94,8 @@ def load_released(name: str, device: str | torch.device = "cpu", check_finite: b
         CheckpointError: there are no released weights, they cannot be downloaded, or the file is not the one that was
             downloaded first or not a checkpoint of the network. The message says what to do.
     """
-    file = released_file(name)
-    try:
-        folder = cache_folder() / "weights"
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"the weights of {name} cannot be kept: {error}; name a folder by HYPERSEG_CACHE"
-        ) from None
-    path = folder / file
+    path = released_path(name)
+    folder, file = path.parent, path.name
     if path.exists() and (entry := read_record(folder).get(file)):
         _check_recorded(path, entry)
         return load_official(path, name, device, check_finite)

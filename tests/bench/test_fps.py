@@ -16,6 +16,7 @@ from bench.core.errors import Refused
 from bench.core.networks import load
 from bench.core.results import SCHEMA_VERSION, read_results
 from bench.core.roofline import Ceilings
+from hyperseg.models.released import released_path
 
 ROOT = Path(__file__).parents[2]
 NAME = "hyperseg-m-cityscapes"
@@ -268,6 +269,17 @@ def test_weights_of_a_file(loaded, tmp_path, official):
     assert torch.equal(found.decoder.generators[0], model.decoder.generators[0])
     with pytest.raises(Refused, match=r"contains hyperseg-m-cityscapes, not hyperseg-l-voc|does not fit"):
         load("hyperseg-l-voc", path, 0)
+
+
+def test_weights_by_name(loaded, tmp_path, monkeypatch):
+    monkeypatch.setenv("HYPERSEG_CACHE", str(tmp_path))
+    monkeypatch.setenv("HYPERSEG_OFFLINE", "1")
+    file = released_path(NAME)
+    hyperseg.save_official(loaded[0], file)
+    about = load(NAME, Path(NAME), 0)[1]
+    assert about == {"source": NAME, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    with pytest.raises(Refused, match="are not in the cache"):
+        load("hyperseg-l-voc", Path("hyperseg-l"), 0)
 
 
 def test_as_users_run_it(tmp_path):
