@@ -110,7 +110,7 @@ def load_released(name: str, device: str | torch.device = "cpu", check_finite: b
             return _first_load(path, name, device, check_finite)
     except TransferError as error:
         raise CheckpointError(
-            f"the weights of {name} could not be obtained: {error}. HYPERSEG_MIRROR can name another address that has "
+            f"the weights of {name} could not be obtained: {error}; HYPERSEG_MIRROR can name another address that has "
             f"{file}; or get {_RELEASE}/{file} on another machine, and give that file or put it in {printable(folder)}"
         ) from None
     except OSError as error:
