@@ -307,7 +307,8 @@ class OperatorRun(Run):
             return Work(None, least)
         with inference("reference"):
             counts = roofline.count(call)
-            return Work(None if counts.uncounted else counts.flops, least, functions=roofline.count_functions(call))
+            functions = None if self.cuda else roofline.count_functions(call)  # a GPU has no limit for them
+            return Work(None if counts.uncounted else counts.flops, least, functions=functions)
 
     def row(self, item: Ready, after: Parity, call: Call, label: str, samples: Samples, work: Work) -> Row:
         case, ceilings = item.case, self.results.ceilings

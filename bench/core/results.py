@@ -36,7 +36,7 @@ class Work:
         unfused_bytes: every operator reads its inputs and writes its outputs once; None for single calls.
         operators: number of operators in the step.
         uncounted_operators: those of them without a FLOP formula.
-        functions: values of SiLU and sigmoid in a single call; None for a whole step.
+        functions: values of SiLU and sigmoid in a single call; None for a whole step and on a GPU.
     """
 
     flops: int | None
