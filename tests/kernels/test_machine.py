@@ -14,6 +14,7 @@ from hyperseg import ops
 from hyperseg.ops.backends import native
 from tools.machine import count, recording
 from tools.machine.counting import sample
+from tools.machine.elf import constants
 from tools.machine.flow import Machine
 from tools.machine.library import Library, library
 from tools.machine.loops import loops
@@ -300,7 +301,9 @@ def test_emulated_kernel(code, case, dtype):
     memory = {address: np.frombuffer(bytes(s), np.uint8) for address, s in arrays.items()}
     memory[expected.data_ptr()] = out
     stored = Stores(memory)
-    count(code.text(launch), launch.grid, launch.threads, launch.shared_bytes, launch.parameters, stored, 10**9)
+    kernel = code.resources(launch)
+    banks = constants(kernel.cubin, kernel.mangled)
+    count(code.text(launch), launch.grid, launch.threads, launch.shared_bytes, launch.parameters, stored, 10**9, banks)
     covered = np.bincount(np.concatenate(stored.places) - expected.data_ptr(), minlength=expected.nbytes)
     assert np.array_equal(covered, np.ones(expected.nbytes))
     if dtype == torch.float32:

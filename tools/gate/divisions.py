@@ -14,6 +14,7 @@ ALLOWED = {
     "inverted_residual_simt_kernel": "levels in float32 and unusual shapes: once per pixel and chunk",
     "add_rows_kernel": "partial sums of a block's statistics, a row each",
     "mbconv_chain_kernel": "projections, as in the kernel below, and gates",
+    "mbconv_depthwise_kernel": "float32 and unusual sizes: taps and channels, once per block",
     "mbconv_pointwise_kernel": "two to five per warp: rows of a tile, once per block",
 }
 
