@@ -110,6 +110,8 @@ class Engine:
             keep_freed_memory()
         folded = FoldedNetwork(model, _fused(device, dtype), generate_ahead=device.type != "cpu")
         self.folded = folded.to(device, dtype).to(memory_format=torch.channels_last)
+        if device.type == "cpu":
+            self.folded.order_for_cpu()
         self._run = {
             "network": self._prepare(self.folded.from_images),
             "labels": self._prepare(lambda images: self.folded.from_images(images, labels=True)),

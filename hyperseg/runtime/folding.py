@@ -98,6 +98,21 @@ class FoldedNetwork(nn.Module):
         self.scale, self.shift = pixel_affine(self.config.mean, self.config.std, self.scale.device)
         return self
 
+    def order_for_cpu(self) -> None:
+        """Store large 1x1 convolutions with the output channels last, as the operators of the CPU pack them.
+
+        It changes no value and no shape, only strides.
+        """
+        for module in self.modules():
+            if isinstance(module, FusedBlock):
+                transpose_memory(module.project)
+            elif isinstance(module, FusedHead):
+                transpose_memory(module.conv_head, *(conv for part in module.reduce for conv in part.modules()))
+            elif isinstance(module, FusedContext) and module.reduce is not None:
+                transpose_memory(module.reduce.conv)
+        for generator in self.generators:
+            generator.data = generator.data.t().contiguous().t()
+
     def forward(self, images: Tensor, labels: bool = False) -> Tensor:
         """Same as :meth:`from_images`."""
         return self.from_images(images, labels)
@@ -160,6 +175,13 @@ class FoldedNetwork(nn.Module):
             found = ops.upsample_argmax(self.decoder.decode(signal, skips), self.config.padded_size(labels))
         height, width = labels
         return found[:, :height, :width].contiguous()
+
+
+def transpose_memory(*modules: nn.Module) -> None:
+    """Store the weights of those of these modules that are 1x1 convolutions with the output channels last in memory."""
+    for conv in modules:
+        if isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and conv.groups == 1:
+            conv.weight.data = conv.weight.data.flatten(1).t().contiguous().t()[:, :, None, None]
 
 
 def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

@@ -72,3 +72,17 @@ def test_large_maps(target, name, dtype):
     y = target.run("mbconv", (x, *weights))
     assert_close("y", y, reference.mbconv(*cases.double((x, *weights))), FORWARD[dtype])
     assert torch.equal(y, target.run("mbconv", (x, *weights))), "two equal calls returned different outputs"
+
+
+CPP = [pytest.param(t, id=t.id, marks=t.marks) for t in targets() if t.id == "cpp-cpu"]
+
+
+@pytest.mark.parametrize("target", CPP)
+@pytest.mark.parametrize("name", ["hidden of several slices", "few channels"])
+def test_weights_in_either_memory_order(target, name):
+    """An engine stores 1x1 convolutions with their output channels last: nothing but the order of memory changes."""
+    sizes = {"hidden of several slices": (1, 24, 144, 40), "few channels": (2, 5, 7, 3)}[name]
+    x, *weights = cases.Case("mbconv", name, cases.mbconv(*sizes, image=(9, 37))).arguments(torch.float32, "cpu")
+    turned = [w.t().contiguous().t() if isinstance(w, torch.Tensor) and w.dim() == 2 else w for w in weights]
+    assert not turned[-5].is_contiguous()
+    assert torch.equal(target.run("mbconv", (x, *weights)), target.run("mbconv", (x, *turned)))

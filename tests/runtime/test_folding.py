@@ -114,3 +114,15 @@ def test_a_float16_network_is_folded_in_float32(name):
     x = images(64, 64)
     with torch.inference_mode():
         assert relative_rms(folded(x), model.float().forward_strided(x)) < 1e-4
+
+
+def test_the_order_of_memory_for_the_cpu_changes_no_value():
+    x = images(64, 96)
+    folded = FoldedNetwork(network("hyperseg-m-cityscapes"), FUSED)
+    before, expected = copy.deepcopy(folded.state_dict()), folded(x)
+    folded.order_for_cpu()
+    after = folded.state_dict()
+    moved = [key for key in before if before[key].stride() != after[key].stride()]
+    assert {"generators.0", "encoder.trunk.conv_head.weight"} <= {*moved}
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    torch.testing.assert_close(folded(x), expected, rtol=1e-4, atol=1e-5)

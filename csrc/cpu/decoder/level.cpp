@@ -20,24 +20,13 @@ constexpr int64_t kTileRows = 16, kTileColumns = 16;
 constexpr int64_t kFewPixels = 3;            // with fewer, a 1x1 level does not transpose its weights
 constexpr int64_t kPixels = 1024;            // per task of a 1x1 level
 constexpr int64_t kRunWeights = 96 * 1024;   // generated parameters per task
-constexpr int64_t kHiddenBytes = 26 * 1024;  // hidden maps between two steps of an inverted residual
+constexpr int64_t kHiddenBytes = 26 * 1024;  // hidden maps between two steps of a tile with halo="neighbour"
+constexpr int64_t kProjectRows = 3;          // of a tile: products of few pixels are slow
 
 int64_t reflect(int64_t i, int64_t size) { return i < 0 ? -i : i >= size ? 2 * (size - 1) - i : i; }
 
 // Scratch memory of a thread, kept between calls.
-enum {
-  kSignal,
-  kGenerated,
-  kConverted,
-  kTile,
-  kTransposed,
-  kHidden,
-  kFiltered,
-  kResult,
-  kNeighbour,
-  kCoarse,
-  kBuffers
-};
+enum { kSignal, kGenerated, kConverted, kTile, kPacked, kHidden, kFiltered, kResult, kNeighbour, kCoarse, kBuffers };
 template <typename T>
 T* scratch(int which, int64_t count) {
   thread_local Buffer<T> buffers[kBuffers];
@@ -107,11 +96,11 @@ class LevelWorker {
       const T* weights =
           generated ? generated + (gx - first) * parameters_ : weights_of(n, gy, gx, 0, parameters_, converted);
       if (level_.hidden) {
-        const TransposedWeights transposed = transpose(weights);
+        const PackedWeights packed = pack_patch(weights);
         for (int64_t y = gy * ph_; y < (gy + 1) * ph_; y += kTileRows)
           for (int64_t x = gx * pw_; x < (gx + 1) * pw_; x += kTileColumns)
             inverted_residual(n, gy, gx, y, std::min(y + kTileRows, (gy + 1) * ph_), x,
-                              std::min(x + kTileColumns, (gx + 1) * pw_), transposed);
+                              std::min(x + kTileColumns, (gx + 1) * pw_), packed);
       } else {
         const int64_t columns = std::min(pw_, kPixels), rows = std::min(ph_, kPixels / columns);
         for (int64_t y = gy * ph_; y < (gy + 1) * ph_; y += rows)
@@ -124,7 +113,7 @@ class LevelWorker {
   // Pixels are the rows of the GEMM, which suits channels-last memory. The weights must be transposed for it, which
   // pays from a few pixels on.
   void pointwise(int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1, const T* weights) const {
-    const int64_t pixels = (y1 - y0) * (x1 - x0), o = level_.out_channels, padded = round_up(o, kPadding);
+    const int64_t pixels = (y1 - y0) * (x1 - x0), o = level_.out_channels;
     T* tile = scratch<T>(kTile, pixels * channels_);
     T* result = scratch<T>(kResult, pixels * o);
     read_tile(n, y0, y1, x0, x1, tile);
@@ -132,95 +121,156 @@ class LevelWorker {
       for (int64_t p = 0; p < pixels; ++p)
         run_.gemv(o, channels_, weights, channels_, tile + p * channels_, result + p * o, bias(0), level_.last);
     } else {
-      T* transposed = scratch<T>(kTransposed, channels_ * padded);
-      transpose_padded(o, channels_, weights, channels_, transposed, padded);
+      T* packed = scratch<T>(kPacked, packed_size(channels_, o));
+      pack(weights, o, channels_, packed);
       run_.gemm({.m = pixels,
                  .n = o,
                  .k = channels_,
                  .a = tile,
                  .lda = channels_,
-                 .b = transposed,
-                 .ldb = padded,
+                 .b = packed,
                  .c = result,
                  .ldc = o,
                  .column_bias = bias(0),
-                 .act = level_.last});
+                 .act = level_.last,
+                 .b_depth = channels_});
     }
     write_tile(n, y0, y1, x0, x1, result);
   }
 
-  // A patch's weights, transposed: output channels along the rows, padded.
-  struct TransposedWeights {
-    const T *expand, *depthwise, *project;  // [channels, hidden], [9, hidden], [hidden, out]
+  // [outputs, inputs] for products with pixels as rows.
+  void pack(const T* weights, int64_t outputs, int64_t inputs, T* out) const {
+    run_.pack(
+        {.k = inputs, .n = outputs, .b = weights, .stride_k = 1, .stride_n = inputs, .out = out, .depth = inputs});
+  }
+
+  // A patch's weights, packed: [channels, hidden] in steps of hidden channels, [9, hidden] with rows of `padded`, and
+  // [hidden, out].
+  struct PackedWeights {
+    const T *expand, *depthwise, *project;
+    int64_t step, padded;
   };
 
-  TransposedWeights transpose(const T* weights) const {
-    const int64_t h = level_.hidden, o = level_.out_channels, hp = round_up(h, kPadding), op = round_up(o, kPadding);
-    const T *w1 = weights, *w2 = w1 + channels_ * h, *w3 = w2 + 9 * h;
-    T* expand = scratch<T>(kTransposed, (channels_ + 9) * hp + h * op);
-    T *depthwise = expand + channels_ * hp, *project = depthwise + 9 * hp;
-    transpose_padded(h, channels_, w1, channels_, expand, hp);
-    transpose_padded(h, int64_t{9}, w2, int64_t{9}, depthwise, hp);
-    transpose_padded(o, h, w3, h, project, op);
-    return {expand, depthwise, project};
+  // Hidden channels per step: all of them, but with halo="neighbour" as many as stay in the L1 cache for a whole tile.
+  int64_t hidden_step() const {
+    const int64_t padded = round_up(level_.hidden, kPadding);
+    if (level_.own_halo) return padded;
+    const int64_t pixels = (std::min(ph_, kTileRows) + 2) * (std::min(pw_, kTileColumns) + 2);
+    const int64_t fitting = kHiddenBytes / (pixels * int64_t(sizeof(T)));
+    return std::clamp(fitting / kPadding * kPadding, kPadding, std::min(padded, 4 * kPadding));
   }
 
-  // Hidden channels are processed in steps that fit in the L1 cache.
+  PackedWeights pack_patch(const T* weights) const {
+    const int64_t h = level_.hidden, o = level_.out_channels, padded = round_up(h, kPadding), step = hidden_step();
+    const T *w1 = weights, *w2 = w1 + channels_ * h, *w3 = w2 + 9 * h;
+    T* expand = scratch<T>(kPacked, (channels_ + 9) * padded + packed_size(h, o) + kPadding);
+    T *depthwise = expand + channels_ * padded, *project = depthwise + 9 * padded;
+    for (int64_t first = 0; first < h; first += step)
+      pack(w1 + first * channels_, std::min(step, h - first), channels_, expand + first * channels_);
+    transpose_padded(h, int64_t{9}, w2, int64_t{9}, depthwise, padded);
+    pack(w3, o, h, project);
+    return {expand, depthwise, project, step, padded};
+  }
+
+  // `pixels` of hidden channels [first, first + some) to rows of `stride`.
+  void expand(const PackedWeights& weights, int64_t pixels, const T* input, int64_t first, int64_t some, T* to,
+              int64_t stride) const {
+    run_.gemm({.m = pixels,
+               .n = some,
+               .k = channels_,
+               .a = input,
+               .lda = channels_,
+               .b = weights.expand + first * channels_,
+               .c = to,
+               .ldc = stride,
+               .column_bias = bias(first),
+               .act = Activation::kRelu6,
+               .b_depth = channels_});
+  }
+
+  // The filter over three rows of expanded pixels.
+  void filter(const PackedWeights& weights, int64_t pixels, const T* const (&rows)[3], int64_t first, int64_t some,
+              int64_t stride, T* to) const {
+    run_.depthwise_row({.channels = some,
+                        .padded = stride,
+                        .pixels = pixels,
+                        .size = 3,
+                        .stride = 1,
+                        .rows = rows,
+                        .weights = weights.depthwise + first,
+                        .weights_stride = weights.padded,
+                        .bias = bias(level_.hidden + first),
+                        .out = to + first,
+                        .out_stride = weights.padded,
+                        .act = Activation::kRelu6});
+  }
+
+  void project(const PackedWeights& weights, int64_t pixels, const T* filtered, T* to) const {
+    run_.gemm({.m = pixels,
+               .n = level_.out_channels,
+               .k = level_.hidden,
+               .a = filtered,
+               .lda = weights.padded,
+               .b = weights.project,
+               .c = to,
+               .ldc = level_.out_channels,
+               .column_bias = bias(2 * level_.hidden),
+               .b_depth = level_.hidden});
+  }
+
   void inverted_residual(int64_t n, int64_t gy, int64_t gx, int64_t y0, int64_t y1, int64_t x0, int64_t x1,
-                         const TransposedWeights& weights) const {
-    const int64_t h = level_.hidden, o = level_.out_channels, hp = round_up(h, kPadding), op = round_up(o, kPadding);
-    const int64_t rows = y1 - y0, columns = x1 - x0, stride = columns + 2;
+                         const PackedWeights& weights) const {
+    T* result = scratch<T>(kResult, (y1 - y0) * (x1 - x0) * level_.out_channels);
+    if (level_.own_halo) {
+      by_rows(n, y0, y1, x0, x1, weights, result);
+    } else {
+      by_channels(n, gy, gx, y0, y1, x0, x1, weights, result);
+    }
+    write_tile(n, y0, y1, x0, x1, result);
+  }
+
+  // The three expanded rows that the filter reads are in a ring, which stays in the L1 cache beside the weights.
+  void by_rows(int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1, const PackedWeights& weights,
+               T* result) const {
+    const int64_t rows = y1 - y0, columns = x1 - x0, stride = columns + 2, padded = weights.padded;
+    T* tile = scratch<T>(kTile, (rows + 2) * stride * channels_);
+    T* ring = scratch<T>(kHidden, 3 * stride * padded);
+    T* filtered = scratch<T>(kFiltered, kProjectRows * columns * padded);
+    read_tile(n, y0 - 1, y1 + 1, x0 - 1, x1 + 1, tile);
+    if (level_.hidden < padded) std::fill_n(ring, 3 * stride * padded, T(0));  // whole vectors are filtered
+    const auto slot = [&](int64_t y) { return ring + y % 3 * stride * padded; };
+    for (int64_t y = 0; y < rows + 2; ++y) {
+      expand(weights, stride, tile + y * stride * channels_, 0, level_.hidden, slot(y), padded);
+      if (y < 2) continue;
+      const int64_t row = y - 2, pending = row % kProjectRows;
+      filter(weights, columns, {slot(y - 2), slot(y - 1), slot(y)}, 0, level_.hidden, padded,
+             filtered + pending * columns * padded);
+      if (pending + 1 == kProjectRows || row + 1 == rows)
+        project(weights, (pending + 1) * columns, filtered, result + (row - pending) * columns * level_.out_channels);
+    }
+  }
+
+  // halo="neighbour": a whole tile, some hidden channels at a time.
+  void by_channels(int64_t n, int64_t gy, int64_t gx, int64_t y0, int64_t y1, int64_t x0, int64_t x1,
+                   const PackedWeights& weights, T* result) const {
+    const int64_t rows = y1 - y0, columns = x1 - x0, stride = columns + 2, step = weights.step;
     const int64_t haloed = (rows + 2) * stride;  // pixels of the tile with its halo
-    const int64_t fitting = kHiddenBytes / (haloed * int64_t(sizeof(T)));
-    const int64_t step = std::clamp(fitting / kPadding * kPadding, kPadding, std::min(hp, 4 * kPadding));
     T* tile = scratch<T>(kTile, haloed * channels_);
     T* hidden = scratch<T>(kHidden, haloed * step);
-    T* filtered = scratch<T>(kFiltered, rows * columns * hp);
-    T* result = scratch<T>(kResult, rows * columns * o);
-
+    T* filtered = scratch<T>(kFiltered, rows * columns * weights.padded);
     read_tile(n, y0 - 1, y1 + 1, x0 - 1, x1 + 1, tile);
-    for (int64_t first = 0; first < h; first += step) {
-      const int64_t some = std::min(step, h - first);
-      run_.gemm({.m = haloed,
-                 .n = round_up(some, kPadding),  // so that the filter reads initialised values only
-                 .k = channels_,
-                 .a = tile,
-                 .lda = channels_,
-                 .b = weights.expand + first,
-                 .ldb = hp,
-                 .c = hidden,
-                 .ldc = step,
-                 .column_bias = bias(first),
-                 .act = Activation::kRelu6});
-      if (!level_.own_halo) neighbours(n, gy, gx, y0, y1, x0, x1, tile, first, some, hidden, step);
+    if (level_.hidden % kPadding) std::fill_n(hidden, haloed * step, T(0));  // whole vectors are filtered
+    for (int64_t first = 0; first < level_.hidden; first += step) {
+      const int64_t some = std::min(step, level_.hidden - first);
+      expand(weights, haloed, tile, first, some, hidden, step);
+      neighbours(n, gy, gx, y0, y1, x0, x1, tile, first, some, hidden, step);
       for (int64_t y = 0; y < rows; ++y) {
-        const T* under[3] = {hidden + y * stride * step, hidden + (y + 1) * stride * step,
-                             hidden + (y + 2) * stride * step};
-        run_.depthwise_row({.channels = some,
-                            .padded = step,
-                            .pixels = columns,
-                            .size = 3,
-                            .stride = 1,
-                            .rows = under,
-                            .weights = weights.depthwise + first,
-                            .weights_stride = hp,
-                            .bias = bias(h + first),
-                            .out = filtered + y * columns * hp + first,
-                            .out_stride = hp,
-                            .act = Activation::kRelu6});
+        const T* const row = hidden + y * stride * step;
+        filter(weights, columns, {row, row + stride * step, row + 2 * stride * step}, first, some, step,
+               filtered + y * columns * weights.padded);
       }
     }
-    run_.gemm({.m = rows * columns,
-               .n = o,
-               .k = h,
-               .a = filtered,
-               .lda = hp,
-               .b = weights.project,
-               .ldb = op,
-               .c = result,
-               .ldc = o,
-               .column_bias = bias(2 * h)});
-    write_tile(n, y0, y1, x0, x1, result);
+    project(weights, rows * columns, filtered, result);
   }
 
   const T* bias(int64_t from) const { return bias_ ? bias_ + from : nullptr; }

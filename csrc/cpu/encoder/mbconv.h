@@ -12,13 +12,14 @@ namespace hyperseg::cpu {
 template <typename T>
 struct Mbconv : MbconvShape {
   NhwcImage<const T> in{};
-  const T *expand = nullptr, *expand_bias = nullptr;  // null without an expansion
-  const T *depthwise = nullptr, *depthwise_bias = nullptr, *reduce = nullptr, *reduce_bias = nullptr;
-  const T *gate = nullptr, *gate_bias = nullptr, *project = nullptr, *project_bias = nullptr;
+  WeightMatrix<T> expand{}, project{};  // expand.data is null without an expansion
+  const T *expand_bias = nullptr, *depthwise = nullptr, *depthwise_bias = nullptr, *reduce = nullptr,
+          *reduce_bias = nullptr;
+  const T *gate = nullptr, *gate_bias = nullptr, *project_bias = nullptr;
   bool residual = false;
 
-  int64_t filtered_size() const { return out_height * out_width * hidden; }
-  int64_t gated_size() const { return hidden * round_up(out_channels, kPadding) + kPadding; }
+  int64_t filtered_size() const;
+  int64_t gated_size() const { return packed_size(hidden, out_channels); }
 };
 
 // out: [images, out_height, out_width, out_channels]. Workspaces of one image: `filtered` and `gated`, of

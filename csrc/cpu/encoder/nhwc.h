@@ -2,7 +2,10 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <vector>
+
 #include "cpu/base/tensors.h"
+#include "cpu/simd/primitives.h"
 
 // Tensors of the encoder's operators: float or double, dense weights, maps in [image, y, x, channel] order.
 namespace hyperseg::cpu {
@@ -34,6 +37,42 @@ inline Tensor finish(const Tensor& pixels, const Tensor& like) {
   Tensor map = torch::stable::transpose(torch::stable::transpose(pixels, 2, 3), 1, 2);
   if (like.scalar_type() != pixels.scalar_type()) map = torch::stable::to(map, like.scalar_type());
   return channels_last(like) ? map : torch::stable::contiguous(map);
+}
+
+// A matrix of weights [rows, columns] in memory of either order: one of the strides is 1.
+template <typename T>
+struct WeightMatrix {
+  const T* data = nullptr;
+  int64_t stride_row = 0, stride_column = 1;
+
+  // For a product whose columns are rows [first, first + count) of this matrix, which has `columns`.
+  PackArgs<T> packing(int64_t columns, int64_t first, int64_t count, T* out) const {
+    return {.k = columns,
+            .n = count,
+            .b = data + first * stride_row,
+            .stride_k = stride_column,
+            .stride_n = stride_row,
+            .out = out,
+            .depth = columns};
+  }
+};
+
+// Weights [rows, ...] with all of the other dimensions dense, in memory of either order; `held` owns the data.
+template <typename T>
+WeightMatrix<T> weight_matrix(const Tensor& t, std::vector<Tensor>& held) {
+  Tensor precise_weights =
+      t.scalar_type() == precise_type(t.scalar_type()) ? t : torch::stable::to(t, precise_type(t.scalar_type()));
+  const int64_t rows = t.size(0);
+  int64_t columns = 1;
+  bool transposed = true;
+  for (int64_t d = t.dim() - 1; d > 0; --d) {
+    transposed = transposed && (t.size(d) == 1 || precise_weights.stride(d) == columns * rows);
+    columns *= t.size(d);
+  }
+  transposed = transposed && precise_weights.stride(0) == 1 && columns > 1 && rows > 1;
+  held.push_back(transposed ? precise_weights : torch::stable::contiguous(precise_weights));
+  const T* const values = static_cast<const T*>(held.back().const_data_ptr());
+  return transposed ? WeightMatrix<T>{values, 1, rows} : WeightMatrix<T>{values, columns, 1};
 }
 
 template <typename T>

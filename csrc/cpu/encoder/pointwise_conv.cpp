@@ -3,48 +3,59 @@
 #include <algorithm>
 
 #include "cpu/base/buffer.h"
+#include "cpu/base/caches.h"
 #include "cpu/base/tasks.h"
-#include "cpu/base/transpose.h"
 
 namespace hyperseg::cpu {
 namespace {
 
-constexpr int64_t kPixels = 48, kDepth = 128;  // a block of the GEMM, for the L1 cache
-constexpr int64_t kColumns = 256;              // columns per task: their weights stay in the L2 cache
+constexpr int64_t kColumns = 256;  // per task: a multiple of every panel
+
+int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
 }  // namespace
 
 template <typename T>
 void pointwise_conv(const PointwiseConv<T>& conv) {
   const Primitives<T>& run = primitives<T>();
-  const int64_t padded = round_up(conv.columns, kPadding);
   thread_local Buffer<T> memory;
-  T* const packed = memory.reserve((conv.depth + 1) * padded);
-  T* const bias = packed + conv.depth * padded;
+  const int64_t parts = divide_up(conv.columns, kColumns), depth = conv.depth;
+  T* const packed = memory.reserve(packed_size(depth + 1, parts * kColumns));
+  T* const bias = packed + packed_size(depth, parts * kColumns);
+  std::fill(std::copy_n(conv.bias, conv.columns, bias), bias + parts * kColumns, T(0));
   constexpr int64_t rows = 64;
-  for_each_task((conv.depth + rows - 1) / rows, [&](int64_t task) {
-    const int64_t begin = task * rows, count = std::min(rows, conv.depth - begin);
-    transpose_padded(conv.columns, count, conv.weights + begin, conv.depth, packed + begin * padded, padded);
+  const int64_t blocks = divide_up(depth, rows);
+  for_each_task(parts * blocks, [&](int64_t task) {
+    const int64_t column = task / blocks * kColumns, first = task % blocks * rows;
+    PackArgs<T> args =
+        conv.weights.packing(depth, column, std::min(kColumns, conv.columns - column), packed + column * depth);
+    args.b += first * args.stride_k;
+    args.first = first;
+    args.k = std::min(rows, depth - first);
+    run.pack(args);
   });
-  std::fill(std::copy_n(conv.bias, conv.columns, bias), bias + padded, T(0));
-  const int64_t strips = (conv.pixels + kPixels - 1) / kPixels, parts = (conv.columns + kColumns - 1) / kColumns;
+  // A panel of the weights stays in half of the L1 cache, and pixels in a quarter of the L2 cache for all panels.
+  const int64_t step_k = std::max<int64_t>(caches().l1 / 2 / (run.panel_columns * int64_t(sizeof(T))), 64);
+  const int64_t pixels = std::clamp<int64_t>(caches().l2 / 4 / (depth * int64_t(sizeof(T))) / 24 * 24, 48, 192);
+  const int64_t strips = divide_up(conv.pixels, pixels);
   for_each_task(strips * parts, [&](int64_t task) {
-    const int64_t pixel = task % strips * kPixels, column = task / strips * kColumns;
+    const int64_t pixel = task % strips * pixels, column = task / strips * kColumns;
     T* const to = conv.out + pixel * conv.columns + column;
-    for (int64_t k = 0; k < conv.depth; k += kDepth)
-      run.gemm({.m = std::min(kPixels, conv.pixels - pixel),
+    for (int64_t k = 0; k < depth; k += step_k)
+      run.gemm({.m = std::min(pixels, conv.pixels - pixel),
                 .n = std::min(kColumns, conv.columns - column),
-                .k = std::min(kDepth, conv.depth - k),
-                .a = conv.in + pixel * conv.depth + k,
-                .lda = conv.depth,
-                .b = packed + k * padded + column,
-                .ldb = padded,
+                .k = std::min(step_k, depth - k),
+                .a = conv.in + pixel * depth + k,
+                .lda = depth,
+                .b = packed + column * depth,
                 .c = to,
                 .ldc = conv.columns,
                 .column_bias = k ? nullptr : bias + column,
                 .start = k ? to : nullptr,
                 .start_stride = conv.columns,
-                .act = k + kDepth < conv.depth ? Activation::kNone : conv.activation});
+                .act = k + step_k < depth ? Activation::kNone : conv.activation,
+                .b_depth = depth,
+                .b_first = k});
   });
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "cpu/encoder/nhwc.h"
 #include "cpu/simd/primitives.h"
 
 namespace hyperseg::cpu {
@@ -10,7 +11,9 @@ namespace hyperseg::cpu {
 template <typename T>
 struct PointwiseConv {
   int64_t pixels, depth, columns;
-  const T *in, *weights, *bias;  // weights: [columns, depth]
+  const T* in;
+  WeightMatrix<T> weights;  // [columns, depth]
+  const T* bias;
   T* out;
   Activation activation;
 };

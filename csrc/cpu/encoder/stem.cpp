@@ -5,14 +5,12 @@
 #include "cpu/base/tasks.h"
 #include "cpu/simd/primitives.h"
 
-// Output rows in sequence. The frame rows that an output row reads are normalised into a ring, pixel by pixel, so that
-// the values under a row of taps are contiguous and the convolution is one GEMM per row of taps.
+// Strips of output rows. The frame rows that a strip reads are normalised first, pixel by pixel, so that the values
+// under a row of taps are contiguous and the convolution is one GEMM, with as many blocks of columns as rows of taps.
 namespace hyperseg::cpu {
 namespace {
 
-constexpr int64_t kRows = 8;     // per task: the rows before the first are normalised once more
-constexpr int64_t kPixels = 48;  // per GEMM, whose sums stay in the L1 cache between rows of taps
-constexpr int64_t kMaximumSize = 7;
+constexpr int64_t kRows = 8;  // per task: the rows before the first are normalised once more
 
 // Row y of the normalised image from column -left on.
 template <typename T>
@@ -37,33 +35,25 @@ void normalise_row(const Stem<T>& stem, int64_t image, int64_t y, T* to) {
 
 template <typename T>
 void run_rows(const Stem<T>& stem, int64_t image, int64_t y0, int64_t y1, T* out) {
-  const Primitives<T>& run = primitives<T>();
   const int64_t size = stem.size, stride = stem.stride, row = 3 * stem.columns();
+  const int64_t top = y0 * stride - stem.top, rows = (y1 - y0 - 1) * stride + size;
   thread_local Buffer<T> memory;
-  T* const ring = memory.reserve(size * row);
-  const auto slot = [&](int64_t y) { return ring + (y + kMaximumSize) % size * row; };
-  int64_t next = y0 * stride - stem.top;
-  for (int64_t y = y0; y < y1; ++y) {
-    const int64_t first = y * stride - stem.top;
-    for (next = std::max(next, first); next < first + size; ++next) normalise_row(stem, image, next, slot(next));
-    for (int64_t x = 0; x < stem.out_width; x += kPixels) {
-      T* to = out + ((image * stem.out_height + y) * stem.out_width + x) * stem.channels;
-      for (int64_t ky = 0; ky < size; ++ky)
-        run.gemm({.m = std::min(kPixels, stem.out_width - x),
-                  .n = stem.channels,
-                  .k = 3 * size,
-                  .a = slot(first + ky) + 3 * x * stride,
-                  .lda = 3 * stride,
-                  .b = stem.weights + ky * 3 * size * stem.padded(),
-                  .ldb = stem.padded(),
-                  .c = to,
-                  .ldc = stem.channels,
-                  .column_bias = ky ? nullptr : stem.bias,
-                  .start = ky ? to : nullptr,
-                  .start_stride = stem.channels,
-                  .act = ky + 1 == size ? Activation::kSilu : Activation::kNone});
-    }
-  }
+  T* const strip = memory.reserve(rows * row);
+  for (int64_t y = 0; y < rows; ++y) normalise_row(stem, image, top + y, strip + y * row);
+  for (int64_t y = y0; y < y1; ++y)
+    primitives<T>().gemm({.m = stem.out_width,
+                          .n = stem.channels,
+                          .k = size * size * 3,
+                          .a = strip + (y - y0) * stride * row,
+                          .lda = 3 * stride,
+                          .b = stem.weights,
+                          .c = out + (image * stem.out_height + y) * stem.out_width * stem.channels,
+                          .ldc = stem.channels,
+                          .column_bias = stem.bias,
+                          .act = Activation::kSilu,
+                          .a_block = 3 * size,
+                          .a_stride = row,
+                          .b_depth = size * size * 3});
 }
 
 }  // namespace

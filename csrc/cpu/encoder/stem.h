@@ -13,10 +13,9 @@ template <typename T>
 struct Stem : StemShape {
   Map<const uint8_t> frames{};
   const T* normalised = nullptr;  // [3, 256]: the normalised value of each byte
-  const T* weights = nullptr;     // [size, size * 3, padded channels]
+  const T* weights = nullptr;     // [size * size * 3, channels], packed
   const T* bias = nullptr;        // [padded channels]
 
-  int64_t padded() const { return round_up(channels, kPadding); }
   int64_t columns() const { return (out_width - 1) * stride + size; }
 };
 

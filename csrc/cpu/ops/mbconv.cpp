@@ -31,7 +31,7 @@ Tensor mbconv_op(const Tensor& x, std::optional<Tensor> expand, std::optional<Te
     };
     Mbconv<T> block{shape};
     block.in = {data<T>(input), x.size(1), x.size(2), x.size(3)};
-    block.expand = weights(expand);
+    if (expand) block.expand = weight_matrix<T>(*expand, held);
     block.expand_bias = weights(expand_bias);
     block.depthwise = weights(depthwise);
     block.depthwise_bias = weights(depthwise_bias);
@@ -39,7 +39,7 @@ Tensor mbconv_op(const Tensor& x, std::optional<Tensor> expand, std::optional<Te
     block.reduce_bias = weights(reduce_bias);
     block.gate = weights(gate);
     block.gate_bias = weights(gate_bias);
-    block.project = weights(projection);
+    block.project = weight_matrix<T>(projection, held);
     block.project_bias = weights(projection_bias);
     block.residual = residual;
     // Tensors rather than our own buffers: PyTorch's allocator reuses the memory for the next block.

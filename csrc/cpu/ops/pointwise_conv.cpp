@@ -13,12 +13,13 @@ namespace {
 
 template <typename T>
 void run(const Tensor& x, const Tensor& weight, const Tensor& bias, const std::string& activation, Tensor& out) {
-  const Tensor input = precise(x, MemoryFormat::ChannelsLast), weights = precise(weight), shift = precise(bias);
+  const Tensor input = precise(x, MemoryFormat::ChannelsLast), shift = precise(bias);
+  std::vector<Tensor> held;
   pointwise_conv<T>({.pixels = x.size(0) * x.size(2) * x.size(3),
                      .depth = x.size(1),
                      .columns = weight.size(0),
                      .in = data<T>(input),
-                     .weights = data<T>(weights),
+                     .weights = weight_matrix<T>(weight, held),
                      .bias = data<T>(shift),
                      .out = mutable_data<T>(out),
                      .activation = activation == "relu"   ? Activation::kRelu

@@ -12,15 +12,22 @@
 namespace hyperseg::cpu {
 namespace {
 
-// [size, size * 3, padded channels] from [channels, 3, size, size], then the bias likewise.
+// [channels, 3, size, size] as [size * size * 3, channels], packed; then the bias, padded.
 template <typename T>
 void pack(const T* weight, const T* bias, int64_t channels, int64_t size, T* to) {
-  const int64_t taps = size * size, padded = round_up(channels, kPadding);
-  std::fill_n(to, (3 * taps + 1) * padded, T(0));
-  for (int64_t o = 0; o < channels; ++o)
-    for (int64_t c = 0; c < 3; ++c)
-      for (int64_t tap = 0; tap < taps; ++tap) to[(tap * 3 + c) * padded + o] = weight[(o * 3 + c) * taps + tap];
-  std::copy_n(bias, channels, to + 3 * taps * padded);
+  const int64_t taps = size * size;
+  std::vector<T> last(channels * taps * 3);
+  for (int64_t i = 0; i < channels * 3; ++i)
+    for (int64_t tap = 0; tap < taps; ++tap) last[(i / 3 * taps + tap) * 3 + i % 3] = weight[i * taps + tap];
+  primitives<T>().pack({.k = 3 * taps,
+                        .n = channels,
+                        .b = last.data(),
+                        .stride_k = 1,
+                        .stride_n = 3 * taps,
+                        .out = to,
+                        .depth = 3 * taps});
+  std::fill(std::copy_n(bias, channels, to + packed_size(3 * taps, channels)), to + packed_size(3 * taps + 1, channels),
+            T(0));
 }
 
 Tensor stem_op(const Tensor& frames, const Tensor& scale, const Tensor& shift, const Tensor& weight, const Tensor& bias,
@@ -34,7 +41,7 @@ Tensor stem_op(const Tensor& frames, const Tensor& scale, const Tensor& shift, c
     using S = decltype(value);
     using T = acc_t<S>;
     const Tensor dense = precise(weight), dense_bias = precise(bias);
-    std::vector<T> packed((3 * size * size + 1) * round_up(channels, kPadding)), normalised(3 * 256);
+    std::vector<T> packed(packed_size(3 * size * size + 1, channels)), normalised(3 * 256);
     pack(data<T>(dense), data<T>(dense_bias), channels, size, packed.data());
     const std::vector<T> factor = values<T>(scale), offset = values<T>(shift);
     for (int64_t i = 0; i < 3 * 256; ++i)
@@ -43,7 +50,7 @@ Tensor stem_op(const Tensor& frames, const Tensor& scale, const Tensor& shift, c
     problem.frames = map_of_frames(frames);
     problem.normalised = normalised.data();
     problem.weights = packed.data();
-    problem.bias = packed.data() + 3 * size * size * problem.padded();
+    problem.bias = packed.data() + packed_size(3 * size * size, channels);
     stem(problem, mutable_data<T>(out));
   });
   if (type != weight.scalar_type()) out = torch::stable::to(out, weight.scalar_type());

@@ -10,93 +10,167 @@ namespace {
 template <typename T>
 constexpr bool is_double = sizeof(T) == 8;
 
-// Not held in registers, which are full of sums: its constants need some.
-template <typename T, int R, int C>
-inline void store_silu(const GemmArgs<T>& p, int64_t i, int64_t j, const vec<T> (&sums)[R][C]) {
-  constexpr int64_t L = Vector<T>::lanes;
-  alignas(kBytes) T values[R * C * L];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
+// SiLU of a tile's whole vectors where they were stored: its constants do not fit registers that are full of sums. It
+// runs beside the multiplications of the next tile.
+template <typename T, int C>
+void silu_tile(T* to, int64_t stride, int64_t rows) {
+  for (int64_t r = 0; r < rows; ++r, to += stride) {
 #pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) store(values + (r * C + c) * L, sums[r][c]);
-  for (int r = 0; r < R; ++r)
-    for (int c = 0; c < C; ++c)
-      store(p.c + (i + r) * p.ldc + j + c * L, activate<T>(load(values + (r * C + c) * L), Activation::kSilu),
-            p.n - j - c * L);
+    for (int c = 0; c < C; ++c) {
+      T* const p = to + c * Vector<T>::lanes;
+      store(p, silu<T>(load(p)));
+    }
+  }
 }
 
-template <typename T, int R, int C>
-inline void tile(const GemmArgs<T>& p, int64_t i, int64_t j) {
+// The number of vectors across the next panel, of `left` vectors that are still to come.
+template <typename T>
+int64_t panel_vectors(int64_t left) {
+  if constexpr (is_double<T>) return 1;
+  if (left == kColumns + 1) return (kColumns + 3) / 2;  // not a last panel of one vector, which is slow
+  return left < kColumns ? left : kColumns;
+}
+template <typename T>
+constexpr int kWidest = is_double<T>   ? 1
+                        : kColumns > 3 ? kColumns
+                                       : 3;
+
+// Call body(first column, width) for each panel of n columns.
+template <typename T, typename Body>
+inline void for_each_panel(int64_t n, const Body& body) {
   constexpr int64_t L = Vector<T>::lanes;
-  const T *a = p.a + i * p.lda, *b = p.b + j;
+  const int64_t vectors = (n + L - 1) / L;
+  for (int64_t v = 0, some; v < vectors; v += some) {
+    some = panel_vectors<T>(vectors - v);
+    body(v * L, some * L);
+  }
+}
+
+// A panel of a GEMM: C vectors of columns from j on, their rows in b.
+template <typename T>
+struct Panel {
+  const GemmArgs<T>& p;
+  const T* b;
+  int64_t ldb, j;
+};
+
+template <typename T, int R, int C>
+inline void tile(const Panel<T>& panel, int64_t i) {
+  constexpr int64_t L = Vector<T>::lanes;
+  const GemmArgs<T>& p = panel.p;
+  const int64_t j = panel.j, last = p.n - j - (C - 1) * L;  // columns of the last vector, of which some may be missing
   vec<T> sums[R][C];
   // Unrolled, so that the accumulators stay in registers.
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) sums[r][c] = splat(p.row_bias ? p.row_bias[i + r] : T(0));
   if (p.column_bias) {
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) {
       const vec<T> bias = load(p.column_bias + j + c * L);
 #pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) sums[r][c] += bias;
+      for (int r = 0; r < R; ++r) sums[r][c] = bias;
     }
-  }
-  if (p.start) {
+  } else {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) sums[r][c] += load(p.start + (i + r) * p.start_stride + j + c * L, p.n - j - c * L);
+      for (int c = 0; c < C; ++c) sums[r][c] = vec<T>{};
   }
-  const int64_t lda = p.lda, ldb = p.ldb;
-  for (int64_t k = 0; k < p.k; ++k, ++a, b += ldb) {
-    vec<T> column[C];
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) column[c] = load(b + c * L);
+  if (p.row_bias) {
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const vec<T> value = splat(a[r * lda]);
+    for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) sums[r][c] += value * column[c];
+      for (int c = 0; c < C; ++c) sums[r][c] += splat(p.row_bias[i + r]);
+  }
+  if (p.start) {
+    const T* start = p.start + i * p.start_stride + j;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c)
+        sums[r][c] +=
+            c + 1 < C ? load(start + r * p.start_stride + c * L) : load(start + r * p.start_stride + c * L, last);
+  }
+  const int64_t lda = p.lda, ldb = panel.ldb, block = p.a_block ? p.a_block : p.k;
+  const T *from = p.a + i * lda, *b = panel.b;
+  constexpr int64_t line = 64 / int64_t(sizeof(T));
+  static_assert(R <= line);  // so that a line per step is enough
+  const int64_t ahead = p.prefetch ? line : 0;
+  for (int64_t first = 0; first < p.k; first += block, from += p.a_stride) {
+    const T *a = from, *const end = from + (p.k - first < block ? p.k - first : block);
+    const T* next = from + (p.prefetch ? R * lda : 0);
+    for (; a != end; ++a, b += ldb, next += ahead) {
+      __builtin_prefetch(next);
+      vec<T> column[C];
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) column[c] = load(b + c * L);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const vec<T> value = splat(a[r * lda]);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) sums[r][c] += value * column[c];
+      }
     }
   }
-  if (p.act == Activation::kSilu) return store_silu<T, R, C>(p, i, j, sums);
+  if (p.act == Activation::kRelu || p.act == Activation::kRelu6) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) sums[r][c] = activate<T>(sums[r][c], p.act);
+  }
+  T* to = p.c + i * p.ldc + j;
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int c = 0; c < C; ++c)
-      store(p.c + (i + r) * p.ldc + j + c * L, activate<T>(sums[r][c], p.act), p.n - j - c * L);
+    for (int c = 0; c + 1 < C; ++c) store(to + r * p.ldc + c * L, sums[r][c]);
+  if (last >= L) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) store(to + r * p.ldc + (C - 1) * L, sums[r][C - 1]);
+  } else {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) store(to + r * p.ldc + (C - 1) * L, sums[r][C - 1], last);
+  }
+  if (p.act != Activation::kSilu) return;
+  if (last >= L) {
+    silu_tile<T, C>(to, p.ldc, R);
+  } else if constexpr (C > 1) {
+    silu_tile<T, C - 1>(to, p.ldc, R);
+  }
 }
 
 template <typename T, int R, int C>
-inline void last_rows(const GemmArgs<T>& p, int64_t i, int64_t j) {
-  if (p.m - i == R) return tile<T, R, C>(p, i, j);
-  if constexpr (R > 1) last_rows<T, R - 1, C>(p, i, j);
+inline void last_rows(const Panel<T>& panel, int64_t i) {
+  if (panel.p.m - i == R) return tile<T, R, C>(panel, i);
+  if constexpr (R > 1) last_rows<T, R - 1, C>(panel, i);
 }
 
 template <typename T, int C>
-void rows(const GemmArgs<T>& p, int64_t j) {
+void rows(const Panel<T>& panel) {
   // Fewer columns leave registers for more rows.
-  constexpr int R = is_double<T> ? 4 : 2 * C <= kColumns ? 2 * kRows : kRows;
+  constexpr int R = is_double<T> ? 4 : C == 1 ? 12 : kAccumulators / C;
   int64_t i = 0;
-  for (; i + R <= p.m; i += R) tile<T, R, C>(p, i, j);
-  if (i < p.m) last_rows<T, R - 1, C>(p, i, j);
+  for (; i + R <= panel.p.m; i += R) tile<T, R, C>(panel, i);
+  if (i < panel.p.m) last_rows<T, R - 1, C>(panel, i);
+  // A part of a vector that has just been stored cannot be loaded at once: later.
+  const int64_t j = panel.j + (C - 1) * Vector<T>::lanes, last = panel.p.n - j;
+  if (panel.p.act != Activation::kSilu || last >= Vector<T>::lanes) return;
+  for (i = 0; i < panel.p.m; ++i) {
+    T* const end = panel.p.c + i * panel.p.ldc + j;
+    store(end, silu<T>(load(end, last)), last);
+  }
 }
 
 template <typename T, int C>
-inline void last_columns(const GemmArgs<T>& p, int64_t j) {
-  if (p.n - j > (C - 1) * Vector<T>::lanes) return rows<T, C>(p, j);
-  if constexpr (C > 1) last_columns<T, C - 1>(p, j);
+inline void panel_rows(const Panel<T>& panel, int64_t vectors) {
+  if (vectors == C) return rows<T, C>(panel);
+  if constexpr (C > 1) panel_rows<T, C - 1>(panel, vectors);
 }
 
 template <typename T>
 void gemm(const GemmArgs<T>& p) {
-  constexpr int C = is_double<T> ? 1 : kColumns;
-  constexpr int64_t step = C * Vector<T>::lanes;
-  int64_t j = 0;
-  for (; j + step <= p.n; j += step) rows<T, C>(p, j);
-  if (j < p.n) last_columns<T, C>(p, j);
+  for_each_panel<T>(p.n, [&](int64_t j, int64_t width) {
+    const Panel<T> panel =
+        p.b_depth ? Panel<T>{p, p.b + j * p.b_depth + p.b_first * width, width, j} : Panel<T>{p, p.b + j, p.ldb, j};
+    panel_rows<T, kWidest<T>>(panel, width / Vector<T>::lanes);
+  });
 }
 
 template <typename T>
@@ -111,49 +185,90 @@ void gemv(int64_t m, int64_t k, const T* a, int64_t lda, const T* x, T* y, const
       sums[1] += load(row + l + L) * load(x + l + L);
     }
     for (; l < k; l += L) sums[0] += load(row + l, k - l) * load(x + l, k - l);
-    y[i] = activate<T>(splat(total<T>(sums[0] + sums[1]) + (bias ? bias[i] : T(0))), act)[0];
+    y[i] = total<T>(sums[0] + sums[1]) + (bias ? bias[i] : T(0));
   }
+  for (int64_t i = 0; i < m; i += L) store(y + i, activate<T>(load(y + i, m - i), act), m - i);
 }
 
-template <typename T, int P>
+// P pixels of the row, all channels. K taps and stride S; 0: any.
+template <typename T, int P, int K, int S>
 inline void filter_pixels(const DepthwiseRow<T>& r, int64_t first) {
   constexpr int64_t L = Vector<T>::lanes;
-  const int64_t step = r.stride * r.padded;
+  const int64_t size = K ? K : r.size, stride = S ? S : r.stride, padded = r.padded, taps_stride = r.weights_stride;
   for (int64_t c = 0; c < r.channels; c += L) {
     vec<T> values[P];
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) values[p] = r.bias ? load(r.bias + c) : vec<T>{};
-    const T* w = r.weights + c;
-    for (int64_t ky = 0; ky < r.size; ++ky) {
-      const T* in = r.rows[ky] + first * step + c;
-      for (int64_t kx = 0; kx < r.size; ++kx, w += r.weights_stride, in += r.padded) {
-        const vec<T> tap = load(w);
+    for (int64_t ky = 0; ky < size; ++ky) {
+      const T* in = r.rows[ky] + first * stride * padded + c;
+      const T* w = r.weights + ky * size * taps_stride + c;
+      if constexpr (K > 0) {
+        vec<T> taps[K];
 #pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) values[p] += tap * load(in + p * step);
+        for (int kx = 0; kx < K; ++kx) taps[kx] = load(w + kx * taps_stride);
+        // Each input pixel is loaded once, for all of its taps.
+#pragma GCC unroll 32
+        for (int x = 0; x < (P - 1) * S + K; ++x) {
+          const vec<T> v = load(in + x * padded);
+#pragma GCC unroll 8
+          for (int kx = 0; kx < K; ++kx)
+            if (x >= kx && (x - kx) % S == 0 && (x - kx) / S < P) values[(x - kx) / S] += taps[kx] * v;
+        }
+      } else {
+        for (int64_t kx = 0; kx < size; ++kx, w += taps_stride, in += padded) {
+          const vec<T> tap = load(w);
+#pragma GCC unroll 8
+          for (int p = 0; p < P; ++p) values[p] += tap * load(in + p * stride * padded);
+        }
       }
     }
-    T* out = r.out + first * r.out_stride + c;
-    vec<T> total{};
-    for (int p = 0; p < P; ++p) {
-      values[p] = activate<T>(values[p], r.act);
-      total += values[p];
-      store(out + p * r.out_stride, values[p], r.channels - c);
+    if (r.act == Activation::kSilu) {
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) values[p] = silu<T>(values[p]);
+    } else if (r.act != Activation::kNone) {
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) values[p] = activate<T>(values[p], r.act);
     }
-    if (r.sums) store(r.sums + c, load(r.sums + c) + total);
+    if (r.sums) {
+      vec<T> total = values[0];
+#pragma GCC unroll 8
+      for (int p = 1; p < P; ++p) total += values[p];
+      store(r.sums + c, load(r.sums + c) + total);
+    }
+    T* out = r.out + first * r.out_stride + c;
+    if (r.channels - c >= L) {
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) store(out + p * r.out_stride, values[p]);
+    } else {
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) store(out + p * r.out_stride, values[p], r.channels - c);
+    }
   }
 }
 
-template <typename T, int P>
+template <typename T, int P, int K, int S>
 inline void last_pixels(const DepthwiseRow<T>& r, int64_t first) {
-  if (r.pixels - first == P) return filter_pixels<T, P>(r, first);
-  if constexpr (P > 1) last_pixels<T, P - 1>(r, first);
+  if (r.pixels - first == P) return filter_pixels<T, P, K, S>(r, first);
+  if constexpr (P > 1) last_pixels<T, P - 1, K, S>(r, first);
+}
+
+template <typename T, int K, int S>
+void filter_row(const DepthwiseRow<T>& r) {
+  int64_t first = 0;
+  for (; first + 8 <= r.pixels; first += 8) filter_pixels<T, 8, K, S>(r, first);
+  for (; first + 4 <= r.pixels; first += 4) filter_pixels<T, 4, K, S>(r, first);
+  last_pixels<T, 3, K, S>(r, first);
 }
 
 template <typename T>
 void depthwise_row(const DepthwiseRow<T>& r) {
-  int64_t first = 0;
-  for (; first + 8 <= r.pixels; first += 8) filter_pixels<T, 8>(r, first);
-  last_pixels<T, 7>(r, first);
+  if constexpr (!is_double<T>) {
+    if (r.size == 3 && r.stride == 1) return filter_row<T, 3, 1>(r);
+    if (r.size == 3 && r.stride == 2) return filter_row<T, 3, 2>(r);
+    if (r.size == 5 && r.stride == 1) return filter_row<T, 5, 1>(r);
+    if (r.size == 5 && r.stride == 2) return filter_row<T, 5, 2>(r);
+  }
+  filter_row<T, 0, 0>(r);
 }
 
 template <typename T>
@@ -269,14 +384,46 @@ void transpose(int64_t rows, int64_t columns, const T* in, int64_t in_stride, T*
     }
 }
 
+template <typename T>
+void pack(const PackArgs<T>& p) {
+  constexpr int64_t L = Vector<T>::lanes;
+  for_each_panel<T>(p.n, [&](int64_t j, int64_t width) {
+    T* const out = p.out + j * p.depth + p.first * width;
+    const int64_t some = p.n - j < width ? p.n - j : width;
+    if (p.stride_n == 1) {
+      for (int64_t k = 0; k < p.k; ++k) {
+        const T* const from = p.b + k * p.stride_k + j;
+        const vec<T> scale = splat(p.scale ? p.scale[k] : T(1));
+        for (int64_t c = 0; c < width; c += L) store(out + k * width + c, load(from + c, some - c) * scale);
+      }
+      return;
+    }
+    transpose(some, p.k, p.b + j * p.stride_n, p.stride_n, out, width);
+    for (int64_t k = 0; k < p.k; ++k) {
+      T* const row = out + k * width;
+      for (int64_t c = some; c < width; ++c) row[c] = T(0);
+      if (!p.scale) continue;
+      for (int64_t c = 0; c < width; c += L) store(row + c, load(row + c) * splat(p.scale[k]));
+    }
+  });
+}
+
 }  // namespace
 
 #define HYPERSEG_JOIN_(a, b) a##b
 #define HYPERSEG_JOIN(a, b) HYPERSEG_JOIN_(a, b)
-#define HYPERSEG_TABLE(T)                                                                   \
-  extern const Primitives<T> HYPERSEG_JOIN(T##_, HYPERSEG_ISA);                             \
-  const Primitives<T> HYPERSEG_JOIN(T##_, HYPERSEG_ISA) = {                                 \
-      gemm<T>, gemv<T>, depthwise_row<T>, blend<T>, copy_pixels<T>, widen<T>, transpose<T>, \
+#define HYPERSEG_TABLE(T)                                       \
+  extern const Primitives<T> HYPERSEG_JOIN(T##_, HYPERSEG_ISA); \
+  const Primitives<T> HYPERSEG_JOIN(T##_, HYPERSEG_ISA) = {     \
+      kWidest<T> * Vector<T>::lanes,                            \
+      gemm<T>,                                                  \
+      pack<T>,                                                  \
+      gemv<T>,                                                  \
+      depthwise_row<T>,                                         \
+      blend<T>,                                                 \
+      copy_pixels<T>,                                           \
+      widen<T>,                                                 \
+      transpose<T>,                                             \
   };
 HYPERSEG_TABLE(float)
 HYPERSEG_TABLE(double)

@@ -4,7 +4,7 @@
 
 namespace hyperseg::cpu {
 
-enum class Activation : int { kNone, kRelu, kRelu6, kSilu };
+enum class Activation : int { kNone, kRelu, kRelu6, kSilu, kSigmoid };
 
 // Rows of a matrix that are read in vectors must be readable up to a multiple of this many elements.
 constexpr int64_t kPadding = 16;
@@ -17,7 +17,7 @@ struct GemmArgs {
   const T* a;
   int64_t lda;
   const T* b;
-  int64_t ldb;
+  int64_t ldb = 0;
   T* c;
   int64_t ldc;
   const T* row_bias = nullptr;
@@ -25,7 +25,28 @@ struct GemmArgs {
   const T* start = nullptr;
   int64_t start_stride = 0;
   Activation act = Activation::kNone;
+  // The columns of a in blocks of a_block: the block of column k begins at a + k / a_block * a_stride. 0: one block.
+  int64_t a_block = 0, a_stride = 0;
+  // Whether a is far away, and contiguous in each block: the rows of the next tile are prefetched.
+  bool prefetch = false;
+  // b is the output of `pack`, of which these are the rows from b_first on. 0: row-major, with rows of ldb.
+  int64_t b_depth = 0, b_first = 0;
 };
+
+// Rows [first, first + k) of a matrix [depth, n], packed for `gemm`: in panels as wide as its tiles, each with the rows
+// one after the other. Lanes beyond n are zero: they are multiplied too, which takes a hundred times longer for
+// denormal numbers. One of the strides of b is 1. out: packed_size(depth, n) values.
+template <typename T>
+struct PackArgs {
+  int64_t k, n;
+  const T* b;
+  int64_t stride_k, stride_n;
+  T* out;
+  int64_t depth, first = 0;
+  const T* scale = nullptr;  // of each of the k rows
+};
+
+inline int64_t packed_size(int64_t depth, int64_t n) { return depth * ((n + kPadding - 1) / kPadding * kPadding); }
 
 // One row of a depthwise convolution of `size` x `size` taps: pixel p under tap row ky is at rows[ky] + (p * stride +
 // kx) * padded. Weights are [size * size, padded]; then bias and activation. The values are written to out, exactly,
@@ -47,7 +68,9 @@ struct DepthwiseRow {
 // maps are stored pixel by pixel (channels last).
 template <typename T>
 struct Primitives {
+  int64_t panel_columns;  // of the widest panel of `pack`
   void (*gemm)(const GemmArgs<T>& args);
+  void (*pack)(const PackArgs<T>& args);
   // y[m] = act(sum_k a[m, k] * x[k] + bias[m])
   void (*gemv)(int64_t m, int64_t k, const T* a, int64_t lda, const T* x, T* y, const T* bias, Activation act);
   void (*depthwise_row)(const DepthwiseRow<T>& row);

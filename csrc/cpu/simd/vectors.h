@@ -2,7 +2,7 @@
 
 // Vectors for one instruction set. Nothing here may be inline with external linkage: the linker keeps one copy of such
 // a function, possibly the one for the wrong CPU. Hence the unnamed namespace in a header.
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -15,16 +15,16 @@
 namespace hyperseg::cpu {
 namespace {
 
+// kColumns: vectors across a tile of the GEMM; kAccumulators of them and the operands fit the registers.
 #if defined(__AVX512F__)
-constexpr int64_t kBytes = 64, kColumns = 4;
+constexpr int64_t kBytes = 64, kColumns = 4, kAccumulators = 24;
 #elif defined(__AVX2__)
-constexpr int64_t kBytes = 32, kColumns = 2;
+constexpr int64_t kBytes = 32, kColumns = 2, kAccumulators = 12;
 #elif defined(__aarch64__)
-constexpr int64_t kBytes = 16, kColumns = 4;
+constexpr int64_t kBytes = 16, kColumns = 4, kAccumulators = 24;
 #else
-constexpr int64_t kBytes = 16, kColumns = 2;
+constexpr int64_t kBytes = 16, kColumns = 2, kAccumulators = 12;
 #endif
-constexpr int64_t kRows = 6;  // kRows * kColumns accumulators and kColumns operands fit the registers
 
 template <typename T, int64_t bytes = kBytes>
 struct Vector {
@@ -85,28 +85,33 @@ inline T total(typename Vector<T, bytes>::type v) {
   }
 }
 
-// v clamped to low and high; NaN stays NaN, as in torch.
+// v clamped to low and high; NaN stays NaN, as in torch: max and min return their second operand then.
 template <typename T>
 inline vec<T> clamp_low(vec<T> v, T low) {
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
   if constexpr (std::is_same_v<T, float>) return _mm512_maskz_max_ps(-1, splat(low), v);
+#elif defined(__AVX2__)
+  if constexpr (std::is_same_v<T, float>) return _mm256_max_ps(splat(low), v);
 #endif
   return v < low ? splat(low) : v;
 }
 
 template <typename T>
 inline vec<T> clamp_high(vec<T> v, T high) {
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
   if constexpr (std::is_same_v<T, float>) return _mm512_maskz_min_ps(-1, splat(high), v);
+#elif defined(__AVX2__)
+  if constexpr (std::is_same_v<T, float>) return _mm256_min_ps(splat(high), v);
 #endif
   return v > high ? splat(high) : v;
 }
 
-// 1 + e^-x, to about 1e-6 of the result for |x| < 20, in float. It becomes infinite, so that x / (1 + e^-x) tends to 0.
+// 1 + e^-x in float, with a relative error of about 2e-7. It is 2^n 2^f for n + f = -x log2(e), 2^f by a polynomial. It
+// becomes infinite, so that x / (1 + e^-x) tends to 0.
 inline vec<float> one_plus_exp_minus(vec<float> x) {
+  constexpr float log2_e = -1.44269504088896341f;
 #ifdef __AVX512F__
-  // 2^y = 2^floor(y) 2^f with 0 <= f < 1, the latter by a polynomial.
-  const vec<float> y = x * -1.44269504088896341f;
+  const vec<float> y = x * log2_e;
   const vec<float> f = _mm512_maskz_reduce_ps(-1, y, _MM_FROUND_TO_NEG_INF);
   vec<float> p = splat(1.8775767e-3f);
   p = p * f + 8.9893397e-3f;
@@ -116,21 +121,25 @@ inline vec<float> one_plus_exp_minus(vec<float> x) {
   p = p * f + 9.9999994e-1f;
   return (vec<float>)_mm512_maskz_scalef_ps(-1, p, y) + 1.0f;
 #else
+  // |f| <= 1/2: adding 1.5 * 2^23 rounds to an integer, which is then in the low bits. It must fit the exponent.
+  constexpr float least = -87.3f;
   using integers = Vector<float>::integers;
-  const vec<float> z = clamp_low(-x, -87.0f);
-  // e^z = 2^n e^r with |r| <= ln(2) / 2: adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
-  const vec<float> shifted = z * 1.44269504088896341f + 12582912.0f;
+  const vec<float> z = clamp_high(clamp_low(x, least), -least);
+  const vec<float> shifted = z * log2_e + 12582912.0f;
   const vec<float> n = shifted - 12582912.0f;
-  const vec<float> r = z - n * 0.693145751953125f - n * 1.42860682030941723e-6f;
-  vec<float> p = splat(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
+#if defined(__FMA__) || defined(__aarch64__)
+  const vec<float> f = z * log2_e - n;  // fused: the product is not rounded
+#else
+  const vec<float> f = (z + n * 0.693145751953125f + n * 1.42860682030941723e-6f) * log2_e;
+#endif
+  vec<float> p = splat(1.32647e-3f);
+  p = p * f + 9.67151e-3f;
+  p = p * f + 5.550734e-2f;
+  p = p * f + 2.4022242e-1f;
+  p = p * f + 6.9314698e-1f;
+  p = p * f + 1.0f;
   p = (vec<float>)((integers)p + ((integers)shifted << 23)) + 1.0f;
-  return x < -88.0f ? splat(__builtin_inff()) : p;  // beyond, n does not fit the exponent
+  return x < least ? splat(__builtin_inff()) : p;
 #endif
 }
 
@@ -139,10 +148,17 @@ inline vec<double> one_plus_exp_minus(vec<double> x) {
   return x;
 }
 
+// Divisions run beside the multiplications of other vectors: an estimate with a step of Newton is not faster.
+template <typename T>
+inline vec<T> silu(vec<T> v) {
+  return v / one_plus_exp_minus(v);
+}
+
 template <typename T>
 inline vec<T> activate(vec<T> v, Activation act) {
   if (act == Activation::kNone) return v;
-  if (act == Activation::kSilu) return v / one_plus_exp_minus(v);
+  if (act == Activation::kSilu) return silu<T>(v);
+  if (act == Activation::kSigmoid) return T(1) / one_plus_exp_minus(v);
   v = clamp_low(v, T(0));
   return act == Activation::kRelu6 ? clamp_high(v, T(6)) : v;
 }
