@@ -130,7 +130,7 @@ static PyMethodDef methods[] = {
     {"record", record, METH_O, "Record launches: 0 none, 1 without running, 2 and run."},
     {"recorded", recorded, METH_NOARGS, "The recorded launches."},
 #else
-    {"cpu_capability", cpu_capability, METH_NOARGS, "The instruction set in use: default, avx2 or avx512."},
+    {"cpu_capability", cpu_capability, METH_NOARGS, "The instruction set in use: default, avx2, avx512 or amx."},
 #endif
     {}};
 

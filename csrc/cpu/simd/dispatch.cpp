@@ -3,6 +3,7 @@
 #include <string>
 
 #include "common/check.h"
+#include "cpu/simd/amx.h"
 #include "cpu/simd/primitives.h"
 #include "cpu/simd/primitives_backward.h"
 #include "cpu/simd/simd.h"
@@ -20,7 +21,7 @@ HYPERSEG_DECLARE(avx2)
 HYPERSEG_DECLARE(avx512)
 
 namespace {
-// 0 to 2: baseline, AVX2, AVX-512, by CPU support and limited by HYPERSEG_CPU_CAPABILITY=default|avx2|avx512.
+// 0 to 2: baseline, AVX2, AVX-512, by CPU support and limited by HYPERSEG_CPU_CAPABILITY=default|avx2|avx512|amx.
 int find_level() {
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
@@ -29,8 +30,8 @@ int find_level() {
   const char* const requested = std::getenv("HYPERSEG_CPU_CAPABILITY");
   if (!requested || !*requested) return found;
   const std::string name = requested;
-  check(name == "default" || name == "avx2" || name == "avx512",
-        "HYPERSEG_CPU_CAPABILITY must be default, avx2 or avx512, got ", name);
+  check(name == "default" || name == "avx2" || name == "avx512" || name == "amx",
+        "HYPERSEG_CPU_CAPABILITY must be default, avx2, avx512 or amx, got ", name);
   return std::min(found, name == "default" ? 0 : name == "avx2" ? 1 : 2);
 }
 
@@ -40,7 +41,9 @@ int level() {
 }
 }  // namespace
 
-const char* capability() { return level() == 2 ? "avx512" : level() == 1 ? "avx2" : "default"; }
+const char* capability() {
+  return level() == 2 && has_amx() ? "amx" : level() == 2 ? "avx512" : level() == 1 ? "avx2" : "default";
+}
 
 template <>
 const Primitives<float>& primitives<float>() {

@@ -16,7 +16,8 @@
 
 namespace hyperseg::cpu {
 
-// The instruction set that the operators use on this machine: "default", "avx2" or "avx512".
+// The instruction set that the operators use on this machine: "default", "avx2", "avx512" or "amx", which is AVX-512
+// and AMX for bfloat16.
 const char* capability();
 
 }  // namespace hyperseg::cpu

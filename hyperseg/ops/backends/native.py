@@ -48,7 +48,7 @@ def emulated() -> bool:
 
 
 def cpu_capability() -> str:
-    """The instruction set of the C++ operators here: ``default``, ``avx2`` or ``avx512``; or why there is none."""
+    """The instruction set of the C++ operators: ``default``, ``avx2``, ``avx512`` or ``amx``; or why there is none."""
     module = extension()[0]
     if module is None or emulated():
         return "none: there are no C++ operators for the CPU"
