@@ -36,6 +36,7 @@ from bench.core.parity import Parity
 from bench.core.peers import (
     BUILDERS,
     FRAME,
+    IN_BFLOAT16,
     LABELS,
     LOGITS,
     MODEL,
@@ -50,6 +51,7 @@ from bench.core.tables import bullets, fixed, parity_cell, percentiles, table
 from bench.core.timing import Budget, Case, Ratio, median, ratio, summarise, throughput
 from bench.core.turns import ASLEEP, CALLER, NONE, WOKEN, Pause, Turns, Usage, measure_pauses, measure_turns
 from hyperseg.export.onnx import FrameToLabels, export_program, write_onnx
+from hyperseg.runtime.parity import TOLERANCES
 
 ROTATE = 2
 BASE = "eager"
@@ -130,7 +132,8 @@ class PeerRun(Run):
         self.results.threads, self.results.pause_seconds = self.threads, budget.pause
 
     def print_settings(self) -> None:
-        log(f"settings  float32, frame to labels, {self.threads} threads each, seed {self.args.seed}")
+        dtypes = "float32, bf16 peers bfloat16" if set(self.peers) & set(IN_BFLOAT16) else "float32"
+        log(f"settings  {dtypes}, frame to labels, {self.threads} threads each, seed {self.args.seed}")
         if "compile" in self.peers:
             log("Peer compile: torch.compile takes minutes before the first frame.")
 
@@ -178,7 +181,7 @@ class PeerRun(Run):
         turns = self.time_turns([item.case for item in ready])
         work = self.work(subject) if ready else None
         for item, found in zip(ready, turns, strict=True):
-            after = check_labels(item.case, subject)
+            after = check_labels(item.case, subject, item.peer.dtype)
             if not after.passed:
                 self.refuse(entry, after.message(f"peer {item.peer.name}", "after timing"), wrong=True)
                 continue
@@ -230,7 +233,7 @@ class PeerRun(Run):
             try:
                 peer = BUILDERS[name](folder, self.threads)
                 case = peer_case(peer, subject)
-                item = Ready(peer, case, check_labels(case, subject), check_logits(peer, subject))
+                item = Ready(peer, case, check_labels(case, subject, peer.dtype), check_logits(peer, subject))
             except Exception as error:
                 self.refuse(entry, self.cannot(f"Peer {name}", error))
                 continue
@@ -246,13 +249,13 @@ def peer_case(peer: Peer, subject: Subject) -> Case:
     return Case((peer.name,), lambda i: peer.labels(frames[i % len(frames)]), context=peer.context)
 
 
-def check_labels(case: Case, subject: Subject) -> Parity:
-    """Compare the timed callable itself with the reference, on every frame."""
+def check_labels(case: Case, subject: Subject, dtype: str) -> Parity:
+    """Compare the timed callable itself with the reference, on every frame, within the tolerance of its dtype."""
     found = []
     for i, reference in enumerate(subject.references):
         with case.context():
             labels = torch.as_tensor(case.step(i)).clone()
-        found.append(parity.compare_labels(labels, reference, subject.tolerance))
+        found.append(parity.compare_labels(labels, reference, TOLERANCES[getattr(torch, dtype)]))
     return parity.worst(found)
 
 
@@ -262,7 +265,7 @@ def check_logits(peer: Peer, subject: Subject) -> Parity | None:
         return None
     with peer.context():
         logits = torch.as_tensor(peer.logits(subject.frames[0].numpy()))
-    return parity.compare_logits(logits, subject.references[0], subject.tolerance)
+    return parity.compare_logits(logits, subject.references[0], TOLERANCES[getattr(torch, peer.dtype)])
 
 
 def peer_row(item: Ready, after: Parity, turns: Turns, work: Work | None) -> Row:
@@ -352,7 +355,7 @@ def lost(over: Ratio) -> str:
 def remarks(rows: Sequence[Row]) -> list[str]:
     """Return what the columns do not show at once."""
     out = []
-    runtimes = [row for row in rows if row.peer in RUNTIMES]
+    runtimes = [row for row in rows if row.peer in RUNTIMES and row.peer not in IN_BFLOAT16]
     ours = next((row for row in rows if row.peer == OURS), None)
     if runtimes and ours:
         fastest = max(runtimes, key=lambda row: row.throughput.rate)
@@ -393,7 +396,8 @@ def pauses_table(pauses: Sequence[Pause]) -> str:
 
 NOTES = (
     "Scope: a uint8 RGB frame in host memory to its uint8 labels at full size, with normalisation, upsampling and "
-    "argmax. float32, the same number of threads for each; ONNX Runtime and OpenVINO get the same file.",
+    "argmax. float32 (bf16 peers: bfloat16), the same number of threads for each; ONNX Runtime and OpenVINO get the "
+    "same file.",
     "camera: milliseconds of single frames (p50, p90), each after all threads of the process went to sleep. stream: "
     "frames back to back, FPS is the median of the rounds, spread (max - min) / median; threads that spin for a while "
     "after a frame, as each runtime has it by default, do not go to sleep. Peers alternate (A B C A B C ...) in one "

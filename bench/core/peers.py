@@ -41,7 +41,9 @@ INSTALL = "pip install 'hyperseg[peers]' (or onnx, onnxscript, onnxruntime, open
 NEEDS = {
     "onnxruntime": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
+    "openvino-bf16": ("onnx", "onnxscript", "openvino"),
 }
+IN_BFLOAT16 = ("openvino-bf16", "engine-bf16")
 MEMORY_STEPS = 3
 
 
@@ -54,6 +56,7 @@ class Peer:
         labels: the timed function, from uint8 frames ``[N, H, W, 3]`` (NumPy) to uint8 labels ``[N, H, W]``.
         logits: the scores of those labels by the same code, not timed; None where other code would give them.
         context: entered around calls.
+        dtype: that of the network's maps, which sets the tolerance: float32 or bfloat16.
     """
 
     name: str
@@ -61,12 +64,19 @@ class Peer:
     labels: Callable[[Frame], Output]
     logits: Callable[[Frame], Output] | None
     context: Callable[[], AbstractContextManager[object]] = nullcontext
+    dtype: str = "float32"
 
 
 def missing(peer: str) -> str | None:
-    """Return a message if packages of this peer are not installed."""
-    absent = [name for name in NEEDS.get(peer, ()) if importlib.util.find_spec(name) is None]
-    return f"{peer} needs {' and '.join(absent)}, not installed here: {INSTALL}." if absent else None
+    """Return a message if packages of this peer are not installed, or if this CPU has no fast bfloat16 for it."""
+    if absent := [name for name in NEEDS.get(peer, ()) if importlib.util.find_spec(name) is None]:
+        return f"{peer} needs {' and '.join(absent)}, not installed here: {INSTALL}."
+    if peer in IN_BFLOAT16:
+        from hyperseg.ops.backends import native
+
+        if (found := native.cpu_capability()) != "amx":
+            return f"{peer} needs a CPU with AMX for bfloat16; the C++ operators use {found} here."
+    return None
 
 
 def eager(folder: Path, threads: int) -> Peer:
@@ -99,7 +109,7 @@ def compiled(folder: Path, threads: int) -> Peer:
     return Peer("compile", about, lambda frame: network(torch.from_numpy(frame)), None, lambda: inference("reference"))
 
 
-def engine(folder: Path, threads: int) -> Peer:
+def engine(folder: Path, threads: int, dtype: str = "float32") -> Peer:
     """Build HyperSeg's engine as users do."""
     import torch
 
@@ -109,14 +119,20 @@ def engine(folder: Path, threads: int) -> Peer:
     model = _load(folder)
     _, height, width, _ = _frame(folder).shape
     with inference("auto"):
-        ours = hyperseg.build_engine(model, size=(height, width), device="cpu")
+        ours = hyperseg.build_engine(model, size=(height, width), dtype=getattr(torch, dtype), device="cpu")
     return Peer(
-        "engine",
+        "engine" if dtype == "float32" else "engine-bf16",
         f"hyperseg {hyperseg.__version__}, {ours.mode}",
         lambda frame: ours(torch.from_numpy(frame)),
         lambda frame: ours.logits(torch.from_numpy(frame)),
         lambda: inference("auto"),
+        dtype,
     )
+
+
+def engine_bfloat16(folder: Path, threads: int) -> Peer:
+    """Build HyperSeg's engine in bfloat16."""
+    return engine(folder, threads, "bfloat16")
 
 
 def onnxruntime(path: Path, threads: int) -> OnnxRun:
@@ -130,11 +146,11 @@ def onnxruntime(path: Path, threads: int) -> OnnxRun:
     return lambda frame: session.run(None, {frames.name: frame})
 
 
-def openvino(path: Path, threads: int) -> OnnxRun:
+def openvino(path: Path, threads: int, precision: str = "f32") -> OnnxRun:
     import openvino
 
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the CPU has it
+        "INFERENCE_PRECISION_HINT": precision,  # by default bfloat16 where the CPU has it
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
     }
@@ -148,7 +164,20 @@ def openvino(path: Path, threads: int) -> OnnxRun:
     return run
 
 
-RUNTIMES: dict[str, Callable[[Path, int], OnnxRun]] = {"onnxruntime": onnxruntime, "openvino": openvino}
+def openvino_bfloat16(path: Path, threads: int) -> OnnxRun:
+    return openvino(path, threads, "bf16")
+
+
+RUNTIMES: dict[str, Callable[[Path, int], OnnxRun]] = {
+    "onnxruntime": onnxruntime,
+    "openvino": openvino,
+    "openvino-bf16": openvino_bfloat16,
+}
+
+
+def package(runtime: str) -> str:
+    """Return the package of an ONNX runtime."""
+    return runtime.removesuffix("-bf16")
 
 
 def onnx_peer(name: str) -> Callable[[Path, int], Peer]:
@@ -158,7 +187,9 @@ def onnx_peer(name: str) -> Callable[[Path, int], Peer]:
         def logits(frame: Frame) -> Output:
             return RUNTIMES[name](folder / LOGITS, threads)(frame)[0]
 
-        return Peer(name, f"{name} {importlib.metadata.version(name)}", lambda frame: run(frame)[0], logits)
+        dtype = "bfloat16" if name in IN_BFLOAT16 else "float32"
+        version = importlib.metadata.version(package(name))
+        return Peer(name, f"{package(name)} {version}", lambda frame: run(frame)[0], logits, dtype=dtype)
 
     return build
 
@@ -168,7 +199,9 @@ BUILDERS: dict[str, Callable[[Path, int], Peer]] = {
     "compile": compiled,
     "onnxruntime": onnx_peer("onnxruntime"),
     "openvino": onnx_peer("openvino"),
+    "openvino-bf16": onnx_peer("openvino-bf16"),
     "engine": engine,
+    "engine-bf16": engine_bfloat16,
 }
 
 
@@ -208,7 +241,7 @@ def measure_memory(peer: str, folder: Path, threads: int) -> dict[str, float]:
     import numpy
 
     if peer in RUNTIMES:
-        importlib.import_module(peer)
+        importlib.import_module(package(peer))
     else:
         import torch
 

@@ -20,6 +20,8 @@ from bench.core.turns import PAUSES, Usage
 from hyperseg.export.onnx import FrameToLabels, export_program, write_onnx
 from hyperseg.models import synthesize_weights
 from hyperseg.models.sizes import normalise
+from hyperseg.ops.backends import native
+from hyperseg.runtime.parity import TOLERANCES, compare_logits
 
 SIZE = (64, 96)
 TINY = ["--size", "64x96", "--quick", "--iterations", "2", "--no-memory", "--threads", "1"]
@@ -78,7 +80,24 @@ def test_torch_peers_match(folder, expected, name):
         torch.testing.assert_close(made.logits(frame), logits, rtol=1e-4, atol=1e-4 * logits.abs().max().item())
 
 
-@pytest.mark.parametrize("name", list(RUNTIMES))
+@pytest.mark.parametrize("name", ["engine-bf16", "openvino-bf16"])
+def test_peers_in_bfloat16_match(model, folder, expected, name):
+    if message := core.missing(name):
+        pytest.skip(message)
+    labels, logits, frame = expected
+    if name != "engine-bf16" and not (folder / core.LABELS).exists():
+        program = export_program(model, torch.from_numpy(frame))
+        write_onnx(program, {"labels": folder / core.LABELS, "logits": folder / core.LOGITS})
+    made = BUILDERS[name](folder, 1)
+    assert (made.name, made.dtype) == (name, "bfloat16")
+    with made.context():
+        tolerance = TOLERANCES[torch.bfloat16]
+        assert 100 * (torch.as_tensor(made.labels(frame)) == labels).double().mean() > tolerance.agreement
+        found = compare_logits(torch.as_tensor(made.logits(frame)), logits)
+        assert 1e-4 < found.relative_rms < tolerance.relative_rms
+
+
+@pytest.mark.parametrize("name", [name for name in RUNTIMES if name not in core.IN_BFLOAT16])
 def test_onnx_runtimes_match(model, folder, expected, name):
     if message := core.missing(name):
         pytest.skip(message)
@@ -228,11 +247,14 @@ def test_a_peer_that_cannot_be_built_is_reported(run, monkeypatch):
 def test_missing_packages_are_reported(monkeypatch, capsys):
     found = SimpleNamespace(find_spec=lambda name: None if name == "openvino" else object())
     monkeypatch.setattr(core.importlib, "util", found)
+    monkeypatch.setattr(native, "cpu_capability", lambda: "avx512")
     message = "openvino needs openvino, not installed here: pip install 'hyperseg[peers]'"
     with pytest.raises(Refused, match="not installed here"):
         peers.pick_peers("eager,openvino")
     assert peers.pick_peers(None) == ["eager", "compile", "onnxruntime", "engine"]
-    assert message in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert message in printed
+    assert "engine-bf16 needs a CPU with AMX for bfloat16; the C++ operators use avx512 here." in printed
 
 
 @pytest.mark.parametrize(
