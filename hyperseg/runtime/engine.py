@@ -14,7 +14,7 @@ from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.state import check_finite
 from hyperseg.models.synthetic import probe_frames
 from hyperseg.models.wrappers import unwrap
-from hyperseg.ops.backends.native import constants_ready
+from hyperseg.ops.backends.native import constants_ready, cpu_capability
 from hyperseg.runtime.arguments import check_frames, check_has_values, check_images, check_settings, name_of
 from hyperseg.runtime.device import MissingDeviceError, keep_freed_memory, pick_device
 from hyperseg.runtime.folding import FUSED, FoldedNetwork
@@ -25,6 +25,10 @@ from hyperseg.runtime.precision import in_own_dtype
 from hyperseg.verify import verify_kernels
 
 logger = logging.getLogger("hyperseg.runtime")
+
+_NOT_FASTER = (
+    "%s saves no time here: on CPUs only bfloat16 does, by AMX, and the C++ operators use %s. float32 is as fast."
+)
 
 
 class EngineError(RuntimeError):
@@ -50,7 +54,7 @@ def build_engine(
         model: any HyperSeg network, also inside DataParallel, DistributedDataParallel, AveragedModel or torch.compile;
             it is copied, not changed.
         size: (H, W) of the frames, any up to 2^24.
-        dtype: float32, float16 or bfloat16.
+        dtype: float32, float16 or bfloat16. On the CPU bfloat16 is fast where there is AMX, and float16 is not.
         device: see :func:`hyperseg.runtime.device.pick_device`; default: the current CUDA device, else the CPU.
         batch: frames per call.
         mode: ``"eager"``; ``"compile"``: through torch.compile (minutes to build); ``"cudagraph"``: captured once and
@@ -73,6 +77,10 @@ def build_engine(
         raise EngineError(str(error)) from None
     if mode == "cudagraph" and device.type != "cuda":
         raise EngineError(f"mode 'cudagraph' needs a CUDA device, not {device}; use 'eager' or 'compile'.")
+    if device.type == "cpu" and dtype != torch.float32:
+        found = cpu_capability()
+        if dtype != torch.bfloat16 or found != "amx":
+            logger.warning(_NOT_FASTER, name_of(dtype), found)
     verify_kernels(device, (dtype,))
     engine = Engine(model, size, dtype, device, batch, mode)
     if check:
@@ -285,7 +293,7 @@ def _fused(device: torch.device, dtype: torch.dtype) -> list[str]:
     """Return the operators that run parts of a network here, as of :class:`FoldedNetwork`."""
     found = [operator for operator in FUSED if ops.has_kernel(operator, device.type)]
     if device.type == "cpu" and dtype == torch.bfloat16:
-        # There PyTorch's convolutions are faster, by instructions for bfloat16 that the C++ operators do not use.
+        # There PyTorch's convolutions are faster, by instructions for bfloat16 that this C++ operator does not use.
         found = [operator for operator in found if operator != "pointwise_conv"]
     if ops.chosen("mbconv_chain", device.type)[0] != "cuda":  # elsewhere it is a loop
         found.remove("mbconv_chain")

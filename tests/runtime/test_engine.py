@@ -481,3 +481,19 @@ def test_compiled_on_the_gpu():
 def test_one_engine_for_one_size(engine):
     assert (engine.size, engine.batch, engine.dtype, engine.mode) == ((40, 65), 1, torch.float32, "eager")
     assert engine.config is network(S).config
+
+
+@pytest.mark.parametrize(
+    ("dtype", "instructions", "slow"),
+    [
+        (torch.float32, "avx2", False),
+        (torch.bfloat16, "amx", False),
+        (torch.bfloat16, "avx512", True),
+        (torch.float16, "amx", True),
+    ],
+)
+def test_a_dtype_that_saves_no_time_is_reported(monkeypatch, caplog, dtype, instructions, slow):
+    monkeypatch.setattr(engine_module, "cpu_capability", lambda: instructions)
+    build_engine(network(S), (64, 96), dtype, "cpu", check=False)
+    assert ("saves no time" in caplog.text) == slow
+    assert f"the C++ operators use {instructions}" in caplog.text or not slow
