@@ -170,6 +170,9 @@ class OperatorRun(Run):
                 self.try_call(call, entry)
         if entry.rows:
             log("\n" + self.table(entry.rows))
+            assert self.results.ceilings is not None
+            for line in frame_lines(entry.rows, self.results.ceilings):
+                log(line)
 
     def try_call(self, call: Call, entry: NetworkResults) -> None:
         """Measure one call; if it fails, the others are still measured."""
@@ -386,6 +389,30 @@ def operators_table(rows: Sequence[Row]) -> str:
     return table(head, body, left=3)
 
 
+def frame_lines(rows: Sequence[Row], ceilings: roofline.Ceilings) -> list[str]:
+    """Say for each backend what the calls of a frame take, and what their limits add up to."""
+    found = [row for row in rows if row.of == "frame" and row.operator not in WHOLE]
+    lines = []
+    for backend in dict.fromkeys(row.backend for row in found):
+        calls = [row for row in found if row.backend == backend]
+        took, least, in_turn = 0.0, 0.0, 0.0
+        for row in calls:
+            work, limit = row.work, row.roofline
+            assert work is not None
+            assert limit is not None
+            took += row.times * 1e3 / row.throughput.rate
+            least += row.times * 1e3 * limit.seconds
+            seconds = roofline.seconds_in_turn(work.flops or 0, work.least_bytes, ceilings, work.functions or 0)
+            in_turn += row.times * 1e3 * seconds
+        line = (
+            f"{sum(row.times for row in calls)} calls of a frame by {backend}: {fixed(took)} ms, limits {fixed(least)}"
+        )
+        if ceilings.silu_per_second:
+            line += f", {fixed(in_turn)} with SiLU after the FLOPs"
+        lines.append(line + ".")
+    return lines
+
+
 NOTES = (
     "call: shapes of the first argument and of the first output, without the batch; the JSON has all arguments, and "
     "how often the network makes the call.",
@@ -401,8 +428,9 @@ NOTES = (
     "SiLU at the measured rate of SiLU on values in the cache (SiLU; on a CPU only), MB least at the measured rate of "
     "a large copy (memory). bound by: which of the three. of limit: that time in percent of the measured one. A CPU "
     "computes FLOPs and SiLU with the same vector units: where the two times are close, their sum is nearer to the "
-    "truth. Caches are warm: small arguments can be read faster than a large copy, so more than 100 % is possible. The "
-    "JSON has the rates reached (percent_of_matmul, percent_of_copy).",
+    "truth; the lines below the table have both for all calls of a frame. Caches are warm: small arguments can be read "
+    "faster than a large copy, so more than 100 % is possible. The JSON has the rates reached (percent_of_matmul, "
+    "percent_of_copy).",
     "error: the largest, relative to the largest value of the reference's output in float32; labels by agreement. "
     "Worst of the checks before and after timing. Gradients in 16-bit floats are held to their root mean square error "
     "only (bench/core/parity.py): where rounding moves a hidden value across a kink of its activation, they jump.",

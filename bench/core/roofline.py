@@ -70,6 +70,14 @@ def bound(flops: float, bytes_moved: float, ceilings: Ceilings, measured_seconds
     return Bound(times[by], by, 100 * times[by] / measured_seconds)
 
 
+def seconds_in_turn(flops: float, bytes_moved: float, ceilings: Ceilings, functions: float) -> float:
+    """Return the time of FLOPs and then values of functions, or that of the bytes if it is longer."""
+    computed = flops / ceilings.matmul_flops_per_second
+    if ceilings.silu_per_second:
+        computed += functions / ceilings.silu_per_second
+    return max(computed, bytes_moved / ceilings.copy_bytes_per_second)
+
+
 def best_seconds(step: Callable[[], object], device: torch.device, repeats: int, limit: float) -> float:
     """Return the time of the fastest of up to `repeats` runs after an untimed one; stop after `limit` seconds."""
     step()

@@ -8,6 +8,7 @@ from bench.core import calls
 from bench.core.networks import load, synthetic_frames
 from bench.core.results import read_results
 from bench.core.roofline import Ceilings
+from bench.core.tables import fixed
 from bench.core.timing import Ratio
 from hyperseg.models.plan import decoder_plan
 from hyperseg.ops import BACKENDS, OPERATORS, LevelArguments
@@ -150,6 +151,11 @@ def test_each_call_has_a_limit_and_its_cause(run, capsys):
         assert row.roofline.percent >= max(sides) - 1e-3 * row.roofline.percent
     out = capsys.readouterr().out
     assert all(name in out for name in ("bound by", "of limit", "M SiLU", " SiLU "))
+    computed = stem.work.flops / 1e11 + stem.work.functions / 1e8
+    copied = rows["upsample_argmax"].roofline.seconds
+    limits = [fixed(1e3 * (seconds + copied)) for seconds in (stem.roofline.seconds, computed)]
+    assert "2 calls of a frame by reference: " in out
+    assert f" ms, limits {limits[0]}, {limits[1]} with SiLU after the FLOPs." in out
 
 
 def test_a_wrong_backend_gets_no_speed(run, faulty, capsys):
