@@ -43,6 +43,21 @@ STABLE_TORCH_LIBRARY(hyperseg_native, m) {
   m.def(
       "context_head(Tensor x, Tensor? reduce, Tensor? reduce_bias, Tensor[] down, Tensor[] down_biases, Tensor[] up, "
       "Tensor[] up_biases) -> Tensor");
+  m.def("channel_moments(Tensor x) -> (Tensor, Tensor)");
+  m.def("norm_act(Tensor x, Tensor scale, Tensor shift, Tensor? gate, str activation) -> Tensor");
+  m.def("norm_act_pool(Tensor x, Tensor scale, Tensor shift, str activation) -> Tensor");
+  m.def(
+      "norm_act_sums(Tensor grad, Tensor x, Tensor mean, Tensor scale, Tensor shift, Tensor? gate, str activation, "
+      "bool values) -> (Tensor, Tensor)");
+  m.def(
+      "norm_act_gradient(Tensor grad, Tensor x, Tensor mean, Tensor scale, Tensor shift, Tensor? gate, Tensor? spread, "
+      "Tensor slope, Tensor tilt, Tensor level, str activation) -> Tensor");
+  m.def(
+      "norm_act_depthwise(Tensor x, Tensor scale, Tensor shift, Tensor weight, int stride, int[] padding, "
+      "str activation) -> Tensor");
+  m.def(
+      "norm_act_depthwise_gradients(Tensor grad, Tensor x, Tensor mean, Tensor scale, Tensor shift, Tensor weight, "
+      "int stride, int[] padding, str activation) -> (Tensor, Tensor, Tensor)");
 
   m.def(
       "generate_weights_backward(Tensor grad, Tensor signal, Tensor[] generators, int[] offsets, int[] groups, "

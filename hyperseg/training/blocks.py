@@ -7,12 +7,10 @@ and read, so a step takes less time as well.
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers.norm_act import BatchNormAct2d
 from timm.models import _efficientnet_blocks as timm_blocks
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -20,25 +18,17 @@ from torch.autograd.function import once_differentiable
 from hyperseg.models import HyperSeg
 from hyperseg.models.encoder import StaticSameConv2d
 from hyperseg.models.norms import (
-    SyncBatchNormAct2d,
     batch_norm_gradients,
     batch_statistics,
     group_of,
     update_running_statistics,
     uses_batch_statistics,
 )
+from hyperseg.training import fused
 from hyperseg.training.convolutions import convolution_gradients, convolve
+from hyperseg.training.gates import ACTIVATIONS, Gate
 
 _aten = torch.ops.aten
-
-
-# By class: the activation, and its gradient from that of the output and the input.
-_ACTIVATIONS: dict[type[nn.Module], tuple[Any, Any]] = {
-    nn.SiLU: (F.silu, _aten.silu_backward),
-    nn.ReLU: (F.relu, lambda grad, x: _aten.threshold_backward(grad, x, 0)),
-    nn.ReLU6: (F.relu6, lambda grad, x: _aten.hardtanh_backward(grad, x, 0, 6)),
-    nn.Hardswish: (F.hardswish, _aten.hardswish_backward),
-}
 
 
 def lean_blocks(network: HyperSeg) -> int:
@@ -50,6 +40,10 @@ def lean_blocks(network: HyperSeg) -> int:
     blocks: list[Any] = [block for block in network.encoder.modules() if _is_known(block)]
     for block in blocks:
         block.forward = functools.partial(_forward, block, block.forward)
+    inside = {norm for block in blocks for norm in block.modules()}
+    for norm in network.encoder.modules():
+        if norm not in inside and _is_known_norm(norm):
+            norm.forward = functools.partial(_forward_norm, norm, norm.forward)
     return len(blocks)
 
 
@@ -64,8 +58,7 @@ def _is_known(block: Any) -> bool:
 
 
 def _is_known_norm(norm: Any) -> bool:
-    known = type(norm) in (BatchNormAct2d, SyncBatchNormAct2d) and isinstance(norm.drop, nn.Identity)
-    return known and type(norm.act) in _ACTIVATIONS and norm.affine and norm.track_running_stats
+    return fused.is_known_norm(norm) and type(norm.act) in ACTIVATIONS
 
 
 def _is_known_conv(conv: Any) -> bool:
@@ -75,7 +68,7 @@ def _is_known_conv(conv: Any) -> bool:
 
 def _is_known_gate(gate: Any) -> bool:
     known = type(gate) is timm_blocks.SqueezeExcite and type(gate.gate) is nn.Sigmoid
-    return known and type(gate.act1) in _ACTIVATIONS
+    return known and type(gate.act1) in ACTIVATIONS
 
 
 def _pairs(block: Any) -> list[tuple[Any, Any, Any]]:
@@ -93,8 +86,14 @@ def _forward(block: Any, plain: Any, x: Tensor) -> Tensor:
     y = block.conv_pw(x) if expands else block.conv_dw(x)
     for norm, gate, conv in _pairs(block):
         y = norm_act_conv(y, norm, gate, conv)
-    y = block.bn3(y) if expands else block.bn2(y)
+    norm = block.bn3 if expands else block.bn2
+    y = fused.norm_act(y, norm) if fused.fuses(y, norm) else norm(y)
     return block.drop_path(y) + x if block.has_skip else y
+
+
+def _forward_norm(norm: Any, plain: Any, x: Tensor) -> Tensor:
+    fused_norm = torch.is_grad_enabled() and norm.training and fused.fuses(x, norm)
+    return fused.norm_act(x, norm) if fused_norm else plain(x)
 
 
 class _Spec(NamedTuple):
@@ -121,13 +120,11 @@ def norm_act_conv(x: Tensor, norm: Any, gate: Any, conv: Any) -> Tensor:
 
     For the backward pass only ``x``, the parameters and the norm's statistics are kept.
     """
+    if fused.fuses(x, norm, conv):
+        return fused.norm_act_conv(x, norm, gate, conv)
     group = group_of(norm)
     mean, variance, count = _statistics(x, norm, group)
-    if isinstance(conv, StaticSameConv2d):
-        padding = conv.static_padding
-    else:
-        vertical, horizontal = conv.padding
-        padding = (horizontal, horizontal, vertical, vertical)
+    padding = fused.padding_of(conv)
     gate_act = None if gate is None else type(gate.act1)
     spec = _Spec(norm.eps, count, group, type(norm.act), gate_act, conv.stride, padding, conv.groups)
     tensors = [x, norm.weight, norm.bias, mean, variance, conv.weight]
@@ -163,11 +160,11 @@ class _NormActConv(torch.autograd.Function):
     def forward(ctx: Any, spec: _Spec, x: Tensor, *tensors: Tensor) -> Tensor:
         weight, bias, mean, variance, kernel, *gates = tensors
         ctx.spec = spec
-        y = _ACTIVATIONS[spec.act][0](F.batch_norm(x, mean, variance, weight, bias, eps=spec.eps), inplace=True)
+        y = ACTIVATIONS[spec.act][0](F.batch_norm(x, mean, variance, weight, bias, eps=spec.eps), inplace=True)
         pooled = None
         if spec.gate_act is not None:
             pooled = y.mean((2, 3), dtype=bias.dtype)
-            y.mul_(_Gate(spec.gate_act, pooled, gates).value.to(y.dtype)[:, :, None, None])
+            y.mul_(Gate(spec.gate_act, pooled, gates).value.to(y.dtype)[:, :, None, None])
         ctx.save_for_backward(x, pooled, *tensors)
         y, padding = _padded(y, spec.padding)
         return convolve(y, kernel, spec.stride, padding, spec.groups)
@@ -177,11 +174,11 @@ class _NormActConv(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, pooled, weight, bias, mean, variance, kernel, *gates = ctx.saved_tensors
         spec: _Spec = ctx.spec
-        act, act_gradient = _ACTIVATIONS[spec.act]
+        act, act_gradient = ACTIVATIONS[spec.act]
         before = F.batch_norm(x, mean, variance, weight, bias, eps=spec.eps)
         gated = y = act(before)
         if spec.gate_act is not None:
-            gate = _Gate(spec.gate_act, pooled, gates)
+            gate = Gate(spec.gate_act, pooled, gates)
             factor = gate.value.to(y.dtype)[:, :, None, None]
             gated = y * factor
         padded, padding = _padded(gated, spec.padding)
@@ -211,23 +208,3 @@ def _padded(x: Tensor, padding: tuple[int, int, int, int]) -> tuple[Tensor, list
     if (left, top) == (right, bottom):
         return x, [top, left]
     return F.pad(x, padding), [0, 0]
-
-
-class _Gate:
-    """The gate of squeeze and excitation, one factor per image and channel."""
-
-    def __init__(self, kind: type[nn.Module], pooled: Tensor, gates: Sequence[Tensor]) -> None:
-        self.shapes = [gates[0].shape, gates[2].shape]
-        act, self.act_gradient = _ACTIVATIONS[kind]
-        self.pooled, self.reduce, self.expand = pooled, gates[0].flatten(1), gates[2].flatten(1)
-        reduce_bias, expand_bias = gates[1], gates[3]
-        self.before = F.linear(pooled, self.reduce, reduce_bias)
-        self.hidden = act(self.before)
-        self.value = F.linear(self.hidden, self.expand, expand_bias).sigmoid_()
-
-    def gradients(self, grad: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the gradients of the pooled map, and of both weights and biases, from that of :attr:`value`."""
-        grad = _aten.sigmoid_backward(grad, self.value)
-        hidden = self.act_gradient(grad @ self.expand, self.before)
-        d_reduce, d_expand = (hidden.T @ self.pooled).view(self.shapes[0]), (grad.T @ self.hidden).view(self.shapes[1])
-        return hidden @ self.reduce, (d_reduce, hidden.sum(0), d_expand, grad.sum(0))

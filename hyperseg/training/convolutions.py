@@ -81,11 +81,27 @@ def convolution_gradients(
     if _has_slow_kernel_gradient(grad, kernel, stride, groups):
         d_x = _backward(grad, x, kernel, stride, padding, groups, (True, False))[0]
         return d_x, _wide_kernel_gradient(grad, x, kernel, stride, padding)
-    if _is_pointwise(kernel, stride, padding, groups) and (parts := _parts(x, len(kernel))) is not None:
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        d_x, d_kernel = _backward(_as_batch(grad, parts), _as_batch(x, parts), kernel, stride, padding, 1)
-        return _as_maps(d_x, x.shape), d_kernel
+    if _is_pointwise(kernel, stride, padding, groups):
+        return _pointwise_gradients(grad, x, kernel, (True, True))
     return _backward(grad, x, kernel, stride, padding, groups)
+
+
+def pointwise_input_gradient(grad: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
+    """Return the gradient of the input of a 1x1 convolution; of ``x`` only the shape matters."""
+    return _pointwise_gradients(grad, x, kernel, (True, False))[0]
+
+
+def pointwise_kernel_gradient(grad: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
+    """Return the gradient of the kernel of a 1x1 convolution."""
+    return _pointwise_gradients(grad, x, kernel, (False, True))[1]
+
+
+def _pointwise_gradients(grad: Tensor, x: Tensor, kernel: Tensor, needed: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
+    if (parts := _parts(x, len(kernel))) is None:
+        return _backward(grad, x, kernel, (1, 1), [0, 0], 1, needed)
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    d_x, d_kernel = _backward(_as_batch(grad, parts), _as_batch(x, parts), kernel, (1, 1), [0, 0], 1, needed)
+    return d_x if d_x is None else _as_maps(d_x, x.shape), d_kernel
 
 
 def _backward(

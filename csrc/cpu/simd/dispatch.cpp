@@ -4,17 +4,20 @@
 
 #include "common/check.h"
 #include "cpu/simd/amx.h"
+#include "cpu/simd/norm_act.h"
 #include "cpu/simd/primitives.h"
 #include "cpu/simd/primitives_backward.h"
 #include "cpu/simd/simd.h"
 
 namespace hyperseg::cpu {
 
-#define HYPERSEG_DECLARE(isa)                                  \
-  extern const Primitives<float> float_##isa;                  \
-  extern const Primitives<double> double_##isa;                \
-  extern const PrimitivesBackward<float> float_backward_##isa; \
-  extern const PrimitivesBackward<double> double_backward_##isa;
+#define HYPERSEG_DECLARE(isa)                                    \
+  extern const Primitives<float> float_##isa;                    \
+  extern const Primitives<double> double_##isa;                  \
+  extern const PrimitivesBackward<float> float_backward_##isa;   \
+  extern const PrimitivesBackward<double> double_backward_##isa; \
+  extern const NormActPrimitives<float> float_norm_act_##isa;    \
+  extern const NormActPrimitives<double> double_norm_act_##isa;
 HYPERSEG_DECLARE(baseline)
 #ifdef HYPERSEG_X86
 HYPERSEG_DECLARE(avx2)
@@ -61,6 +64,14 @@ template <>
 const PrimitivesBackward<double>& primitives_backward<double>() {
   return level() == 2 ? double_backward_avx512 : level() == 1 ? double_backward_avx2 : double_backward_baseline;
 }
+template <>
+const NormActPrimitives<float>& norm_act_primitives<float>() {
+  return level() == 2 ? float_norm_act_avx512 : level() == 1 ? float_norm_act_avx2 : float_norm_act_baseline;
+}
+template <>
+const NormActPrimitives<double>& norm_act_primitives<double>() {
+  return level() == 2 ? double_norm_act_avx512 : level() == 1 ? double_norm_act_avx2 : double_norm_act_baseline;
+}
 #else
 const char* capability() { return "default"; }
 
@@ -79,6 +90,15 @@ const PrimitivesBackward<float>& primitives_backward<float>() {
 template <>
 const PrimitivesBackward<double>& primitives_backward<double>() {
   return double_backward_baseline;
+}
+
+template <>
+const NormActPrimitives<float>& norm_act_primitives<float>() {
+  return float_norm_act_baseline;
+}
+template <>
+const NormActPrimitives<double>& norm_act_primitives<double>() {
+  return double_norm_act_baseline;
 }
 #endif
 
