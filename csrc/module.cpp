@@ -50,8 +50,8 @@ STABLE_TORCH_LIBRARY(hyperseg_native, m) {
       "norm_act_sums(Tensor grad, Tensor x, Tensor mean, Tensor scale, Tensor shift, Tensor? gate, str activation, "
       "bool values) -> (Tensor, Tensor)");
   m.def(
-      "norm_act_gradient(Tensor grad, Tensor x, Tensor mean, Tensor scale, Tensor shift, Tensor? gate, Tensor? spread, "
-      "Tensor slope, Tensor tilt, Tensor level, str activation) -> Tensor");
+      "norm_act_gradient(Tensor(a!) out, Tensor grad, Tensor x, Tensor mean, Tensor scale, Tensor shift, Tensor? gate, "
+      "Tensor? spread, Tensor slope, Tensor tilt, Tensor level, str activation) -> ()");
   m.def(
       "norm_act_depthwise(Tensor x, Tensor scale, Tensor shift, Tensor weight, int stride, int[] padding, "
       "str activation) -> Tensor");

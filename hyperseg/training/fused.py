@@ -129,6 +129,25 @@ class Norm(NamedTuple):
         tilt = (self.scale * self.deviation.square() * by_value).neg_()
         return (self.scale, tilt, level), d_weight, d_bias
 
+    def write_gradient(
+        self,
+        out: Tensor,
+        grad: Tensor,
+        x: Tensor,
+        coefficients: Sequence[Tensor],
+        gate: Tensor | None = None,
+        spread: Tensor | None = None,
+    ) -> None:
+        """Write the gradient of the map from that of its normalised, activated and gated values.
+
+        Args:
+            out: in channels-last memory; ``grad`` itself if that is not needed any more.
+            spread: what the mean of each image and channel, from which the gate was computed, gives each pixel.
+        """
+        _native.norm_act_gradient(
+            out, grad, x, self.mean, self.scale, self.shift, gate, spread, *coefficients, self.act
+        )
+
 
 def norm_act(x: Tensor, norm: Any) -> Tensor:
     """Run a batch norm with its activation; for the backward pass only ``x`` is kept."""
@@ -164,7 +183,8 @@ class _NormAct(torch.autograd.Function):
         grad = grad.contiguous(memory_format=torch.channels_last)
         _, sums = _native.norm_act_sums(grad, x, norm.mean, norm.scale, norm.shift, None, norm.act, False)
         coefficients, d_weight, d_bias = norm.gradients(*sums.sum(0))
-        d_x = _native.norm_act_gradient(grad, x, norm.mean, norm.scale, norm.shift, None, None, *coefficients, norm.act)
+        d_x = torch.empty_like(x)
+        norm.write_gradient(d_x, grad, x, coefficients)
         return None, d_x, d_weight, d_bias
 
 
@@ -192,8 +212,8 @@ class _Depthwise(torch.autograd.Function):
             grad, x, norm.mean, norm.scale, norm.shift, kernel, ctx.stride, ctx.padding, norm.act
         )
         coefficients, d_weight, d_bias = norm.gradients(*sums)
-        d_x = _native.norm_act_gradient(d_norm, x, norm.mean, norm.scale, norm.shift, None, None, *coefficients, "none")
-        return None, None, None, d_x, d_weight, d_bias, d_kernel
+        norm._replace(act="none").write_gradient(d_norm, d_norm, x, coefficients)
+        return None, None, None, d_norm, d_weight, d_bias, d_kernel
 
 
 class _Pointwise(torch.autograd.Function):
@@ -219,7 +239,7 @@ class _Pointwise(torch.autograd.Function):
             gate = Gate(ctx.gate_act, pooled, gates)
             value = gate.value
         grad = grad.contiguous(memory_format=torch.channels_last)
-        d_y = pointwise_input_gradient(grad, x, kernel)
+        d_y = pointwise_input_gradient(grad, x, kernel).contiguous(memory_format=torch.channels_last)
         y, sums = _native.norm_act_sums(d_y, x, norm.mean, norm.scale, norm.shift, value, norm.act, True)
         d_kernel = pointwise_kernel_gradient(grad, y, kernel)
         del y
@@ -231,7 +251,5 @@ class _Pointwise(torch.autograd.Function):
             spread = d_pooled / (x.shape[2] * x.shape[3])
             of_norm = sums[:, :2] * gate.value[:, None] + sums[:, 3:] * spread[:, None]
             coefficients, d_weight, d_bias = norm.gradients(*of_norm.sum(0))
-        d_x = _native.norm_act_gradient(
-            d_y, x, norm.mean, norm.scale, norm.shift, value, spread, *coefficients, norm.act
-        )
-        return None, None, d_x, d_weight, d_bias, d_kernel, *d_gates
+        norm.write_gradient(d_y, d_y, x, coefficients, value, spread)
+        return None, None, d_y, d_weight, d_bias, d_kernel, *d_gates

@@ -125,10 +125,15 @@ def test_gradients(shape, dtype, act, gated):
     assert_near(sums, torch.stack([e.sum((2, 3)) for e in expected], 1), dtype, 20)
     assert_near(y, i.value * i.per_channel(gate) if gated else i.value, dtype)
     a, b, c = (i.normal(shape[1], dtype=i.scale.dtype) for _ in range(3))
-    d_x = NATIVE.norm_act_gradient(i.grad, i.x, i.mean, i.scale, i.shift, gate, spread, a, b, c, act)
+    common = (i.x, i.mean, i.scale, i.shift, gate, spread, a, b, c, act)
+    d_x = torch.empty_like(i.x, dtype=i.scale.dtype)
+    NATIVE.norm_act_gradient(d_x, i.grad, *common)
     inner = grad * i.per_channel(gate) + i.per_channel(spread) if gated else grad
     exact = inner * i.slope * i.per_channel(a) + i.centred * i.per_channel(b) + i.per_channel(c)
     assert_near(d_x, exact, dtype)
+    if dtype == i.scale.dtype:
+        NATIVE.norm_act_gradient(i.grad, i.grad, *common)
+        assert torch.equal(i.grad, d_x)
 
 
 @every
@@ -196,7 +201,9 @@ def test_wrong_gradients():
     with pytest.raises(RuntimeError, match="grad must"):
         NATIVE.norm_act_sums(x[:, :, 1:], x, one, one, one, None, "silu", True)
     with pytest.raises(RuntimeError, match="gate and spread"):
-        NATIVE.norm_act_gradient(x, x, one, one, one, one[None], None, one, one, one, "silu")
+        NATIVE.norm_act_gradient(channels_last(x), x, x, one, one, one, one[None], None, one, one, one, "silu")
+    with pytest.raises(RuntimeError, match="channels-last memory"):
+        NATIVE.norm_act_gradient(x, x, x, one, one, one, None, None, one, one, one, "silu")
     with pytest.raises(RuntimeError, match="grad must"):
         NATIVE.norm_act_depthwise_gradients(x, x, one, one, one, weight, 2, (1, 1, 1, 1), "silu")
 

@@ -61,9 +61,11 @@ struct GeneratorBackward {
   void d_signal(int64_t patches, const G* gradient, int64_t stride, T* d_signal, int64_t channels) const {
     const int64_t per_group = rows / groups, padded = round_up(depth, kPadding);
     std::vector<T> own(rows * padded + 4 * kPadding);
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t k = 0; k < depth; ++k)
-        own[r * padded + k] = static_cast<T>(weights[r * stride_row + k * stride_column]);
+    torch::stable::parallel_for(0, rows, 512, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r)
+        for (int64_t k = 0; k < depth; ++k)
+          own[r * padded + k] = static_cast<T>(weights[r * stride_row + k * stride_column]);
+    });
     torch::stable::parallel_for(0, (patches + kBlock - 1) / kBlock, 1, [&](int64_t begin, int64_t end) {
       std::vector<T> part(std::is_same_v<G, T> ? 0 : kBlock * stride), partial(kBlock * depth);
       for (int64_t block = begin; block < end; ++block) {
@@ -111,10 +113,9 @@ class SignalBackward {
         padded_(round_up(patches_, kPadding)),
         planar_(signal.channels * padded_),
         gradient_(patches_ * signal.channels) {
-    const int64_t area = signal.height * signal.width;
-    for (int64_t c = 0; c < signal.channels; ++c)
-      for (int64_t p = 0; p < patches_; ++p)
-        planar_[c * padded_ + p] = static_cast<T>(*signal.at(p / area, c, p % area / signal.width, p % signal.width));
+    for_values([&](int64_t c, int64_t p, int64_t image, int64_t pixel) {
+      planar_[c * padded_ + p] = static_cast<T>(*signal.at(image, c, pixel / signal.width, pixel % signal.width));
+    });
   }
 
   // gradient: [patches, stride], beginning with the generator's part.
@@ -127,13 +128,28 @@ class SignalBackward {
 
   // to: dense.
   void write(S* to) const {
-    const int64_t area = signal_.height * signal_.width;
-    for (int64_t p = 0; p < patches_; ++p)
-      for (int64_t c = 0; c < signal_.channels; ++c)
-        to[(p / area * signal_.channels + c) * area + p % area] = static_cast<S>(gradient_[p * signal_.channels + c]);
+    const int64_t channels = signal_.channels, area = signal_.height * signal_.width;
+    for_values([&](int64_t c, int64_t p, int64_t image, int64_t pixel) {
+      to[(image * channels + c) * area + pixel] = static_cast<S>(gradient_[p * channels + c]);
+    });
   }
 
  private:
+  static constexpr int64_t kChannels = 16;  // a cache line, whichever way values are stored
+
+  // Call body(channel, patch, image, patch in the image) on the threads.
+  template <typename Body>
+  void for_values(const Body& body) const {
+    const int64_t channels = signal_.channels, area = signal_.height * signal_.width;
+    torch::stable::parallel_for(0, (channels + kChannels - 1) / kChannels, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block)
+        for (int64_t p = 0; p < patches_; ++p) {
+          const int64_t image = p / area, pixel = p % area, last = std::min((block + 1) * kChannels, channels);
+          for (int64_t c = block * kChannels; c < last; ++c) body(c, p, image, pixel);
+        }
+    });
+  }
+
   Map<const S> signal_;
   int64_t patches_, padded_;
   std::vector<T> planar_, gradient_;

@@ -167,9 +167,10 @@ std::tuple<Tensor, Tensor> norm_act_sums(const Tensor& grad, const Tensor& x, co
   return {values ? finish(out, x) : out, sums};
 }
 
-Tensor norm_act_gradient(const Tensor& grad, const Tensor& x, const Tensor& mean, const Tensor& scale,
-                         const Tensor& shift, std::optional<Tensor> gate, std::optional<Tensor> spread,
-                         const Tensor& slope, const Tensor& tilt, const Tensor& level, std::string activation) {
+// `out` may be `grad`: memory that is in a cache already.
+void norm_act_gradient(Tensor out, const Tensor& grad, const Tensor& x, const Tensor& mean, const Tensor& scale,
+                       const Tensor& shift, std::optional<Tensor> gate, std::optional<Tensor> spread,
+                       const Tensor& slope, const Tensor& tilt, const Tensor& level, std::string activation) {
   constexpr char kName[] = "norm_act_gradient";
   check_norm_act(
       kName, x,
@@ -179,7 +180,9 @@ Tensor norm_act_gradient(const Tensor& grad, const Tensor& x, const Tensor& mean
   check_gate(kName, "gate", gate, x);
   check_gate(kName, "spread", spread, x);
   check(gate.has_value() == spread.has_value(), kName, ": give gate and spread, or neither");
-  Tensor out = new_pixels(x, x.size(1), x.size(2), x.size(3));
+  check_shape(kName, "out", out, {x.size(0), x.size(1), x.size(2), x.size(3)});
+  check(is_nhwc(out) && out.scalar_type() == precise_type(x.scalar_type()), kName,
+        ": out must be float32 or float64, like x, in channels-last memory");
   const Tensor gradient = precise(grad, MemoryFormat::ChannelsLast);
   with_precise(x, [&](auto type) {
     using T = decltype(type);
@@ -194,7 +197,6 @@ Tensor norm_act_gradient(const Tensor& grad, const Tensor& x, const Tensor& mean
       });
     });
   });
-  return finish(out, x);
 }
 
 }  // namespace

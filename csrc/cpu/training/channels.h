@@ -24,6 +24,17 @@ inline Activation activation_of(const std::string& name) {
   return name == "relu" ? Activation::kRelu : Activation::kNone;
 }
 
+// Whether pixels are dense in [image, y, x, channel] order.
+inline bool is_nhwc(const Tensor& t) {
+  int64_t expected = 1;
+  for (const int64_t d : {1, 3, 2, 0}) {
+    if (t.size(d) == 1) continue;
+    if (t.stride(d) != expected) return false;
+    expected *= t.size(d);
+  }
+  return true;
+}
+
 // [rows, channels] or [channels], as rows that are zero-padded to a multiple.
 template <typename T>
 class PerChannel {
