@@ -64,6 +64,8 @@ inline void with_activation(Activation act, const Body& body) {
       return body.template operator()<Activation::kRelu6>();
     case Activation::kSilu:
       return body.template operator()<Activation::kSilu>();
+    case Activation::kSigmoid:
+      break;  // of gates only
   }
 }
 
