@@ -5,7 +5,7 @@
 
 README.md and bench/results/README.md contain blocks
 
-    <!-- figures: peers xeon-2.5ghz-2vcpu-peers.json -->
+    <!-- figures: peers xeon-amx-2vcpu-peers.json -->
     <!-- end of figures -->
 
 Between the two lines this writes the table of a file in bench/results/: `peers` and `fps` of results of bench/peers.py
@@ -145,7 +145,8 @@ def peers(file: File) -> Figures:
                 cells.append("-" if sgemm is None else f"{fixed(sgemm, 3)} %")
             rows.append([network(entry), f"{row.peer}: {row.about}", *cells])
             bars.append(plots.Bar(entry.name, row.peer, row.latency_ms))
-    caption = f"From a uint8 frame to labels, {file.dtype}, batch 1, random weights; {file.where}."
+    other = " (bf16: bfloat16)" if any(row.peer.endswith("-bf16") for row in file.results.rows) else ""
+    caption = f"From a uint8 frame to labels, {file.dtype}{other}, batch 1, random weights; {file.where}."
     header = ["network", "runs in", "ms: median (least to most)", "images/s", "of eager's speed"]
     if camera:
         caption = (
