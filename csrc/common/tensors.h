@@ -27,17 +27,19 @@ Map<S> write(Tensor& t) {
   return map_of<S>(t, static_cast<S*>(t.mutable_data_ptr()));
 }
 
-// The memory format of an operator's output is that of its map. As in torch, strides of dimensions of size 1 do not
-// matter.
-inline bool channels_last(const Tensor& t) {
+// Whether pixels are dense in [image, y, x, channel] order. As in torch, strides of dimensions of size 1 do not matter.
+inline bool is_nhwc(const Tensor& t) {
   int64_t expected = 1;
   for (const int64_t d : {1, 3, 2, 0}) {
     if (t.size(d) == 1) continue;
     if (t.stride(d) != expected) return false;
     expected *= t.size(d);
   }
-  return !t.is_contiguous();
+  return true;
 }
+
+// The memory format of an operator's output is that of its map.
+inline bool channels_last(const Tensor& t) { return is_nhwc(t) && !t.is_contiguous(); }
 
 // [N, channels, height, width] in the memory format of `like`.
 inline Tensor new_map(const Tensor& like, int64_t channels, int64_t height, int64_t width) {

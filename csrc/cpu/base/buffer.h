@@ -6,7 +6,9 @@
 
 namespace hyperseg::cpu {
 
-inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+inline int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
+
+inline int64_t round_up(int64_t value, int64_t multiple) { return divide_up(value, multiple) * multiple; }
 
 // Uninitialised memory, aligned to cache lines.
 template <typename T>

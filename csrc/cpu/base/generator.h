@@ -33,7 +33,7 @@ struct PackedGenerator {
       : groups(groups), depth(depth), rows_per_group(rows / groups), size(size) {
     weights = buffer.reserve(groups * packed_size(depth, rows_per_group) + kPadding);
     constexpr int64_t kRows = 16;
-    const int64_t parts = (depth + kRows - 1) / kRows;
+    const int64_t parts = divide_up(depth, kRows);
     for_each_task(groups * parts, [&](int64_t task) {
       const int64_t q = task / parts, first = task % parts * kRows;
       PackArgs<T> args{.k = std::min(kRows, depth - first),

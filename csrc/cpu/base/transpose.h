@@ -7,7 +7,7 @@
 
 namespace hyperseg::cpu {
 
-// Transpose in [rows, columns] to out [columns, rows], the right operand of a GEMM. Its rows are zero-padded: unused
+// Transpose in [rows, columns] to out [columns, rows], the taps of a depthwise filter. Its rows are zero-padded: unused
 // lanes are multiplied too, which is a hundred times slower for denormal numbers.
 template <typename T>
 void transpose_padded(int64_t rows, int64_t columns, const T* in, int64_t in_stride, T* out, int64_t padded) {

@@ -25,8 +25,6 @@ constexpr int64_t kMaximumSize = 7;                      // of the depthwise con
 constexpr int64_t kPixelStep = 8;                        // the filter computes so many pixels at once
 constexpr int64_t kLeastPixels = 48, kMostPixels = 256;  // per task of the projection
 
-int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
-
 // How a block is divided into tasks, by its sizes and those of the caches.
 struct Plan {
   int64_t tile_width, tiles, chunk, chunks, strip_height, strips;  // of the expansion and the depthwise convolution

@@ -29,11 +29,11 @@ constexpr int64_t kMinimumRows = 8;                   // per task: the rows befo
 // Compute filtered[pixels, hidden] and, in the order of the tasks, its sums[hidden].
 void expand_and_filter(const amx::Block& block, int64_t image, uint16_t* filtered, float* sums) {
   const int64_t fresh = std::max<int64_t>((kWidth - block.size) / block.stride + 1, 1);  // output columns per task
-  const int64_t columns = (block.out_width + fresh - 1) / fresh, width = (block.out_width + columns - 1) / columns;
-  const int64_t slices = (block.hidden + amx::kChannels - 1) / amx::kChannels;
-  const int64_t wanted = (kTasks + slices * columns - 1) / (slices * columns);
+  const int64_t columns = divide_up(block.out_width, fresh), width = divide_up(block.out_width, columns);
+  const int64_t slices = divide_up(block.hidden, amx::kChannels);
+  const int64_t wanted = divide_up(kTasks, slices * columns);
   const int64_t strips = std::clamp<int64_t>(block.out_height / kMinimumRows, 1, wanted);
-  const int64_t height = (block.out_height + strips - 1) / strips, parts = strips * columns;
+  const int64_t height = divide_up(block.out_height, strips), parts = strips * columns;
   std::vector<float> partial(parts * block.hidden);
   for_each_task(slices * parts, [&](int64_t task) {
     const int64_t part = task % parts, y0 = part / columns * height, x0 = part % columns * width;
@@ -66,7 +66,7 @@ void mbconv_bfloat16(const amx::Block& block, uint16_t* filtered, uint16_t* pack
     for_each_task(amx::tiles(block.out_channels),
                   [&](int64_t tile) { amx::pack_projection(block, gates.data(), tile, packed); });
     const int64_t chunk = pixels >= kTasks * kProjectPixels ? kProjectPixels : amx::kPixels;
-    for_each_task((pixels + chunk - 1) / chunk, [&](int64_t task) {
+    for_each_task(divide_up(pixels, chunk), [&](int64_t task) {
       amx::project(block, image, task * chunk, std::min((task + 1) * chunk, pixels), filtered, packed, out);
     });
   }

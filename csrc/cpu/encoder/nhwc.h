@@ -2,6 +2,7 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <string>
 #include <vector>
 
 #include "cpu/base/tensors.h"
@@ -22,6 +23,18 @@ struct NhwcImage {
 };
 
 inline ScalarType precise_type(ScalarType type) { return type == ScalarType::Double ? type : ScalarType::Float; }
+
+// Call body(value of the C++ type) for the type in which a tensor is computed.
+template <typename Body>
+void with_precise(const Tensor& x, const Body& body) {
+  x.scalar_type() == ScalarType::Double ? body(double{}) : body(float{});
+}
+
+inline Activation activation_of(const std::string& name) {
+  if (name == "silu") return Activation::kSilu;
+  if (name == "relu6") return Activation::kRelu6;
+  return name == "relu" ? Activation::kRelu : Activation::kNone;
+}
 
 inline Tensor precise(const Tensor& t, MemoryFormat format = MemoryFormat::Contiguous) {
   const ScalarType type = precise_type(t.scalar_type());

@@ -11,8 +11,6 @@ namespace {
 
 constexpr int64_t kColumns = 256;  // per task: a multiple of every panel
 
-int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
-
 }  // namespace
 
 template <typename T>

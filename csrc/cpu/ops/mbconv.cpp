@@ -94,11 +94,7 @@ Tensor mbconv_op(const Tensor& x, std::optional<Tensor> expand, std::optional<Te
     Tensor gated = torch::stable::new_empty(out, {block.gated_size()});
     mbconv(block, mutable_data<T>(filtered), mutable_data<T>(gated), mutable_data<T>(out));
   };
-  if (out.scalar_type() == ScalarType::Double) {
-    run(double{});
-  } else {
-    run(float{});
-  }
+  with_precise(out, run);
   return finish(out, x);
 }
 

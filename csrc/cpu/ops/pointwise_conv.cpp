@@ -22,9 +22,7 @@ void run(const Tensor& x, const Tensor& weight, const Tensor& bias, const std::s
                      .weights = weight_matrix<T>(weight, held),
                      .bias = data<T>(shift),
                      .out = mutable_data<T>(out),
-                     .activation = activation == "relu"   ? Activation::kRelu
-                                   : activation == "silu" ? Activation::kSilu
-                                                          : Activation::kNone});
+                     .activation = activation_of(activation)});
 }
 
 std::vector<Tensor> pointwise_conv_op(std::vector<Tensor> xs, std::vector<Tensor> weights, std::vector<Tensor> biases,
@@ -34,10 +32,7 @@ std::vector<Tensor> pointwise_conv_op(std::vector<Tensor> xs, std::vector<Tensor
   for (size_t i = 0; i < xs.size(); ++i) {
     const Tensor& x = xs[i];
     Tensor out = new_pixels(x, weights[i].size(0), x.size(2), x.size(3));
-    if (out.scalar_type() == ScalarType::Double)
-      run<double>(x, weights[i], biases[i], activations[i], out);
-    else
-      run<float>(x, weights[i], biases[i], activations[i], out);
+    with_precise(out, [&](auto type) { run<decltype(type)>(x, weights[i], biases[i], activations[i], out); });
     if (out.scalar_type() != x.scalar_type()) out = torch::stable::to(out, x.scalar_type());
     outs.push_back(torch::stable::transpose(torch::stable::transpose(out, 2, 3), 1, 2));
   }

@@ -48,58 +48,36 @@ const char* capability() {
   return level() == 2 && has_amx() ? "amx" : level() == 2 ? "avx512" : level() == 1 ? "avx2" : "default";
 }
 
-template <>
-const Primitives<float>& primitives<float>() {
-  return level() == 2 ? float_avx512 : level() == 1 ? float_avx2 : float_baseline;
-}
-template <>
-const Primitives<double>& primitives<double>() {
-  return level() == 2 ? double_avx512 : level() == 1 ? double_avx2 : double_baseline;
-}
-template <>
-const PrimitivesBackward<float>& primitives_backward<float>() {
-  return level() == 2 ? float_backward_avx512 : level() == 1 ? float_backward_avx2 : float_backward_baseline;
-}
-template <>
-const PrimitivesBackward<double>& primitives_backward<double>() {
-  return level() == 2 ? double_backward_avx512 : level() == 1 ? double_backward_avx2 : double_backward_baseline;
-}
-template <>
-const NormActPrimitives<float>& norm_act_primitives<float>() {
-  return level() == 2 ? float_norm_act_avx512 : level() == 1 ? float_norm_act_avx2 : float_norm_act_baseline;
-}
-template <>
-const NormActPrimitives<double>& norm_act_primitives<double>() {
-  return level() == 2 ? double_norm_act_avx512 : level() == 1 ? double_norm_act_avx2 : double_norm_act_baseline;
-}
+#define HYPERSEG_CHOOSE(name) (level() == 2 ? name##_avx512 : level() == 1 ? name##_avx2 : name##_baseline)
 #else
 const char* capability() { return "default"; }
 
+#define HYPERSEG_CHOOSE(name) name##_baseline
+#endif
+
 template <>
 const Primitives<float>& primitives<float>() {
-  return float_baseline;
+  return HYPERSEG_CHOOSE(float);
 }
 template <>
 const Primitives<double>& primitives<double>() {
-  return double_baseline;
+  return HYPERSEG_CHOOSE(double);
 }
 template <>
 const PrimitivesBackward<float>& primitives_backward<float>() {
-  return float_backward_baseline;
+  return HYPERSEG_CHOOSE(float_backward);
 }
 template <>
 const PrimitivesBackward<double>& primitives_backward<double>() {
-  return double_backward_baseline;
+  return HYPERSEG_CHOOSE(double_backward);
 }
-
 template <>
 const NormActPrimitives<float>& norm_act_primitives<float>() {
-  return float_norm_act_baseline;
+  return HYPERSEG_CHOOSE(float_norm_act);
 }
 template <>
 const NormActPrimitives<double>& norm_act_primitives<double>() {
-  return double_norm_act_baseline;
+  return HYPERSEG_CHOOSE(double_norm_act);
 }
-#endif
 
 }  // namespace hyperseg::cpu

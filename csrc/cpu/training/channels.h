@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "cpu/base/buffer.h"
@@ -12,28 +11,6 @@
 
 // For passes over maps that have sums per channel. How pixels are divided depends on shapes only, and so do the sums.
 namespace hyperseg::cpu {
-
-template <typename Body>
-void with_precise(const Tensor& x, const Body& body) {
-  x.scalar_type() == ScalarType::Double ? body(double{}) : body(float{});
-}
-
-inline Activation activation_of(const std::string& name) {
-  if (name == "silu") return Activation::kSilu;
-  if (name == "relu6") return Activation::kRelu6;
-  return name == "relu" ? Activation::kRelu : Activation::kNone;
-}
-
-// Whether pixels are dense in [image, y, x, channel] order.
-inline bool is_nhwc(const Tensor& t) {
-  int64_t expected = 1;
-  for (const int64_t d : {1, 3, 2, 0}) {
-    if (t.size(d) == 1) continue;
-    if (t.stride(d) != expected) return false;
-    expected *= t.size(d);
-  }
-  return true;
-}
 
 // [rows, channels] or [channels], as rows that are zero-padded to a multiple.
 template <typename T>
@@ -60,8 +37,8 @@ class Parts {
   Parts(int64_t images, int64_t pixels, int64_t channels)
       : images_(images), pixels_(pixels), block_(std::clamp<int64_t>(kBlockValues / channels, 16, 512)) {
     const int64_t most = std::max<int64_t>(1, kParts / images);
-    part_ = round_up((pixels + most - 1) / most, block_);
-    count_ = (pixels + part_ - 1) / part_;
+    part_ = round_up(divide_up(pixels, most), block_);
+    count_ = divide_up(pixels, part_);
   }
   int64_t per_image() const { return count_; }
   int64_t count() const { return images_ * count_; }
