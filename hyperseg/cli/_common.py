@@ -97,6 +97,17 @@ def pick_device(name: str) -> "torch.device":
         raise kind(f"--device: {error}") from None
 
 
+def device_of_rank(name: str) -> str:
+    """Return the device for `--device` of one of several processes: a GPU of its own, if GPUs are not named."""
+    rank = os.environ.get("LOCAL_RANK", "")
+    if not rank.isdigit() or os.environ.get("WORLD_SIZE", "1") == "1" or name not in ("auto", "cuda"):
+        return name
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return f"cuda:{int(rank) % count}" if count else name
+
+
 def check_network(weights: str | None, model: str | None) -> str | None:
     """Check `--weights` and `--model` before anything is loaded. Return the network's full name, if it is given."""
     if weights is None and model is None:

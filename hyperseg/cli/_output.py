@@ -48,18 +48,26 @@ def record(prediction: "Prediction", files: dict[str, Path], size: tuple[int, in
 
 
 def table(record: dict[str, Any]) -> str:
-    """Return a record as text: the image and its label file, then one line per class with its share."""
+    """Return a record as text: the image and its first output file, then one line per class with its share."""
+    image, written = printable(record["image"]), printable(next(iter(_files(record)), "nowhere"))
+    first = f"{image} ({record['height']}x{record['width']}) -> {written}"
+    return "\n".join([first, *class_lines(record["classes"])])
+
+
+def _files(record: dict[str, Any]) -> list[str]:
+    return [value for key, value in record.items() if key != "image" and isinstance(value, str)]
+
+
+def class_lines(classes: list[dict[str, Any]]) -> list[str]:
+    """Return a line per class with its share."""
     from hyperseg.data.legend import percent
 
-    image, labels = printable(record["image"]), printable(record["labels"])
-    lines = [f"{image} ({record['height']}x{record['width']}) -> {labels}"]
-    names = max((len(share["name"]) for share in record["classes"]), default=0)
-    lines += [f"  {share['name']:<{names}}  {percent(share['share']):>7}" for share in record["classes"]]
-    return "\n".join(lines)
+    names = max((len(share["name"]) for share in classes), default=0)
+    return [f"  {share['name']:<{names}}  {percent(share['share']):>7}" for share in classes]
 
 
-def summary(total: int, done: int, failed: int, skipped: int) -> str:
-    """Return one line that counts images: 8 of 10 images done; 2 failed, 1 skipped."""
+def summary(total: int, done: int, failed: int, skipped: int, noun: str = "image") -> str:
+    """Return one line that counts inputs: 8 of 10 images done; 2 failed, 1 skipped."""
     counts = {"failed": failed, "skipped": skipped, "not tried": total - done - failed}
     others = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return f"{done} of {total} images done; {others}"
+    return f"{done} of {total} {noun}s done; {others}"

@@ -12,13 +12,16 @@ from hyperseg.data.shares import ClassShare
 _PAPER, _INK, _OUTLINE = (255, 255, 255), (32, 32, 32), (150, 150, 150)
 
 
-def legend_strip(shares: Sequence[ClassShare], table: LabelSet, width: int, scale: int) -> np.ndarray:
+def legend_strip(
+    shares: Sequence[ClassShare], table: LabelSet, width: int, scale: int, percentages: bool = True
+) -> np.ndarray:
     """Return the legend as a strip (uint8 [h, w, 3]) at least `width` wide, with the classes in columns.
 
     scale: the smaller side of the image, in pixels; the text grows with it.
+    percentages: also write the share of each class.
     """
     font_size = min(max(round(scale / 28), 13), 48)
-    texts = [(share.name, percent(share.share)) for share in shares]
+    texts = [(share.name, percent(share.share) if percentages else "") for share in shares]
     font = font_for("".join(name for name, _ in texts), font_size)
     gap = round(font_size * 0.6)
     swatch = font_size

@@ -12,8 +12,10 @@ from hyperseg._files import atomic_write, printable
 MARK = "hyperseg predict"
 
 
-def save_image(image: Image.Image, path: str | os.PathLike[str]) -> Path:
+def save_image(image: Image.Image, path: str | os.PathLike[str], note: str = "") -> Path:
     """Write an image atomically: JPEG for .jpg and .jpeg, PNG for .png. Return the path.
+
+    note: text in the metadata, after the mark.
 
     Raises:
         OSError: the file cannot be written.
@@ -24,10 +26,11 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{printable(path)} does not end in .png, .jpg or .jpeg; give such a name")
     if form == "JPEG" and max(image.size) > 65500:
         raise ValueError(f"{image.width}x{image.height} pixels are too many for a JPEG; write a PNG")
-    options: dict[str, Any] = {"quality": 95, "subsampling": 0, "comment": MARK}
+    comment = f"{MARK} {note}".strip()
+    options: dict[str, Any] = {"quality": 95, "subsampling": 0, "comment": comment}
     if form == "PNG":
         mark = PngImagePlugin.PngInfo()
-        mark.add_text("Software", MARK)
+        mark.add_text("Software", comment)
         options = {"compress_level": 6, "pnginfo": mark}
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         image.save(file, format=form, **options)

@@ -19,11 +19,12 @@ from hyperseg.images.reading import read_image
 from hyperseg.images.writing import save_image
 from hyperseg.predict.errors import FrameError, FrameTooLargeError, OutputError, SinkError, SourceError
 from hyperseg.predict.finding import find_images
+from hyperseg.predict.frames import Frame, Source
+from hyperseg.predict.images import ImageSource
 from hyperseg.predict.names import unique_names
 from hyperseg.predict.predictor import Predictor, label_set_of, parse_size
 from hyperseg.predict.result import Prediction
 from hyperseg.predict.sinks import LabelSink, OverlaySink, Sink
-from hyperseg.predict.sources import Frame, ImageSource, Source
 
 Segmenter = Predictor  # the former name
 

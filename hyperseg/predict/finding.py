@@ -1,4 +1,4 @@
-"""Image files for what a user names: files, folders and patterns."""
+"""Image and video files for what a user names: files, folders and patterns."""
 
 import glob
 import logging
@@ -11,6 +11,7 @@ from hyperseg._files import printable
 from hyperseg.images import kinds
 from hyperseg.images.errors import SourceError, unreadable
 from hyperseg.predict.names import head, is_own_output
+from hyperseg.predict.video.opening import begins_like_a_video, has_video_suffix
 
 logger = logging.getLogger("hyperseg.predict")
 
@@ -38,11 +39,38 @@ def find_images(
         SourceError: see `on_error`.
         TypeError: `inputs` is a single path.
     """
+    return _find(inputs, _Search(on_skip or logger.warning, videos=False), on_error)
+
+
+def find_media(
+    inputs: Sequence[str | os.PathLike[str]],
+    on_error: Callable[[SourceError], None] | None = None,
+    on_skip: Callable[[str], None] | None = None,
+) -> tuple[list[Path], list[Path]]:
+    """Return the image files and the video files for `inputs`, see `find_images`.
+
+    A file is a video by its suffix, or, if it is named itself and has no suffix of an image, by its first bytes.
+    """
+    paths = _find(inputs, _Search(on_skip or logger.warning, videos=True), on_error)
+    videos = [path for path in paths if is_video(path)]
+    return [path for path in paths if path not in set(videos)], videos
+
+
+def is_video(path: Path) -> bool:
+    """Return whether a file is a video: by its suffix, or without one that is known by its first bytes."""
+    if path.suffix.lower() in kinds.readable_suffixes():
+        return False
+    return has_video_suffix(path.name) or begins_like_a_video(head(path, 16))
+
+
+def _find(
+    inputs: Sequence[str | os.PathLike[str]], search: "_Search", on_error: Callable[[SourceError], None] | None
+) -> list[Path]:
     found: dict[str, Path] = {}
     for given in listed(inputs):
         paths: list[Path] = []
         try:
-            paths = _expand(given, on_skip or logger.warning)
+            paths = search.expand(given)
         except SourceError as error:
             if on_error is None:
                 raise
@@ -59,57 +87,69 @@ def listed(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     return [os.fspath(path) for path in paths]
 
 
-def _expand(given: str, on_skip: Callable[[str], None]) -> list[Path]:
-    if not given:
-        raise SourceError("an empty name was given; give an image file, or '.' for the current folder")
-    try:
-        mode = os.stat(given).st_mode
-    except (OSError, ValueError) as error:
-        if glob.has_magic(given):
-            return _matches(given, on_skip)
-        if isinstance(error, FileNotFoundError):
-            advice = ", a folder of images or a pattern like 'images/*.jpg'"
-            raise SourceError(f"{unreadable(given, error)}{advice}") from None
-        raise unreadable(given, error) from None
-    return _in_folder(given, on_skip) if stat.S_ISDIR(mode) else [Path(given)]
+class _Search:
+    """Expands what a user names; `videos` says whether videos of folders and patterns are found too."""
+
+    def __init__(self, on_skip: Callable[[str], None], videos: bool) -> None:
+        self.on_skip, self.videos = on_skip, videos
+        self.noun = "image or video" if videos else "image"
+
+    def expand(self, given: str) -> list[Path]:
+        """Return the files for a name. Raises SourceError."""
+        if not given:
+            raise SourceError("an empty name was given; give an image file, or '.' for the current folder")
+        try:
+            mode = os.stat(given).st_mode
+        except (OSError, ValueError) as error:
+            if glob.has_magic(given):
+                return self._matches(given)
+            if isinstance(error, FileNotFoundError):
+                advice = ", a folder of images or a pattern like 'images/*.jpg'"
+                raise SourceError(f"{unreadable(given, error)}{advice}") from None
+            raise unreadable(given, error) from None
+        return self._in_folder(given) if stat.S_ISDIR(mode) else [Path(given)]
+
+    def _in_folder(self, folder: str) -> list[Path]:
+        try:
+            paths = list(Path(folder).iterdir())
+        except OSError as error:
+            raise unreadable(folder, error) from None
+        found = self._readable(paths)
+        if not found and not any(map(is_own_output, paths)):
+            inner = sum(map(os.path.isdir, paths))
+            advice = (
+                f" (for those in its {inner} folders, give the pattern '{printable(folder)}/**/*')" if inner else ""
+            )
+            raise SourceError(f"the folder {printable(folder)} contains no {self.noun}; {_EXPECTED}{advice}")
+        return found
+
+    def _matches(self, pattern: str) -> list[Path]:
+        try:
+            paths = [Path(path) for path in glob.glob(pattern, recursive=True)]
+        except (OSError, ValueError) as error:
+            raise unreadable(pattern, error) from None
+        found = self._readable(paths)
+        if not found and not any(map(is_own_output, paths)):
+            raise SourceError(f"the pattern {printable(pattern)} matches no {self.noun}; {_EXPECTED}")
+        return found
+
+    def _readable(self, paths: Iterable[Path]) -> list[Path]:
+        suffixes = kinds.readable_suffixes()
+        found = []
+        for path in sorted(paths):
+            # A file that may not be looked at is not a folder here, so reading it gives the reason.
+            if path.name.startswith(".") or os.path.isdir(path) or is_own_output(path):
+                continue
+            if path.suffix.lower() in suffixes or (self.videos and _is_video_of_a_folder(path)):
+                found.append(path)
+            elif (reason := _reason_skipped(path)) is not None:
+                self.on_skip(f"{printable(path)} is skipped: {reason}")
+        return found
 
 
-def _in_folder(folder: str, on_skip: Callable[[str], None]) -> list[Path]:
-    try:
-        paths = list(Path(folder).iterdir())
-    except OSError as error:
-        raise unreadable(folder, error) from None
-    images = _only_images(paths, on_skip)
-    if not images and not any(map(is_own_output, paths)):
-        inner = sum(map(os.path.isdir, paths))
-        advice = f" (for those in its {inner} folders, give the pattern '{printable(folder)}/**/*')" if inner else ""
-        raise SourceError(f"the folder {printable(folder)} contains no image; {_EXPECTED}{advice}")
-    return images
-
-
-def _matches(pattern: str, on_skip: Callable[[str], None]) -> list[Path]:
-    try:
-        paths = [Path(path) for path in glob.glob(pattern, recursive=True)]
-    except (OSError, ValueError) as error:
-        raise unreadable(pattern, error) from None
-    images = _only_images(paths, on_skip)
-    if not images and not any(map(is_own_output, paths)):
-        raise SourceError(f"the pattern {printable(pattern)} matches no image; {_EXPECTED}")
-    return images
-
-
-def _only_images(paths: Iterable[Path], on_skip: Callable[[str], None]) -> list[Path]:
-    suffixes = kinds.readable_suffixes()
-    images = []
-    for path in sorted(paths):
-        # A file that may not be looked at is not a folder here, so reading it gives the reason.
-        if path.name.startswith(".") or os.path.isdir(path) or is_own_output(path):
-            continue
-        if path.suffix.lower() in suffixes:
-            images.append(path)
-        elif (reason := _reason_skipped(path)) is not None:
-            on_skip(f"{printable(path)} is skipped: {reason}")
-    return images
+def _is_video_of_a_folder(path: Path) -> bool:
+    # .ts is also the suffix of TypeScript
+    return has_video_suffix(path.name) and (path.suffix.lower() != ".ts" or head(path, 1) == b"G")
 
 
 def _reason_skipped(path: Path) -> str | None:

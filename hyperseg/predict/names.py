@@ -2,14 +2,15 @@
 
 import hashlib
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hyperseg.images.writing import MARK
 
-LABELS = "_labels"
-OVERLAY = "_overlay"
+LABELS, INDEX, COLORS, OVERLAY, SIDE = "_labels", "_index", "_colors", "_overlay", "_side"
+_ENDINGS = (LABELS, INDEX, COLORS, OVERLAY, SIDE)
 
 # File systems allow 255 bytes. The longest ending is "_overlay.png".
 _MOST_BYTES = 240
@@ -54,10 +55,18 @@ def unique_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 
 def is_own_output(path: Path) -> bool:
-    """Return whether a file is a label PNG or an overlay that an earlier run wrote: by its name and its mark."""
-    if not path.stem.endswith((LABELS, OVERLAY)) or path.suffix not in (".png", ".jpg"):
-        return False
-    return MARK.encode() in head(path, 4096)
+    """Return whether a file is an output that an earlier run wrote: by its name and its mark."""
+    return path.stem.endswith(_ENDINGS) and path.suffix in (".png", ".jpg", ".mp4") and mark_of(path) is not None
+
+
+def mark_of(path: Path) -> str | None:
+    """Return the mark in an output of an earlier run, with the note that follows it; None for any other file.
+
+    Images and JSON have it near their beginning, videos in the index that precedes the frames.
+    """
+    data = head(path, 2**21 if path.suffix == ".mp4" else 4096 if path.suffix != ".json" else 2**16)
+    match = re.search(re.escape(MARK).encode() + rb"(?: [0-9a-f]+)?", data)
+    return match[0].decode() if match else None
 
 
 def head(path: Path, size: int) -> bytes:

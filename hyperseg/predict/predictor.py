@@ -1,9 +1,11 @@
 """Frames to labels: the size that the network runs at, an engine per size, and the loop from a source to sinks."""
 
+import contextlib
+import operator
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,14 +19,17 @@ from hyperseg.models import HyperSegConfig, unwrap
 from hyperseg.models.sizes import parse_sides
 from hyperseg.ops import upsample_argmax
 from hyperseg.predict.errors import FrameError, FrameTooLargeError
+from hyperseg.predict.frames import Frame, Source, is_live
+from hyperseg.predict.pipeline import Failed, Times, overlapped
 from hyperseg.predict.result import Prediction
 from hyperseg.predict.sinks import Sink
-from hyperseg.predict.sources import Frame, Source
 from hyperseg.runtime import Engine, EngineError, build_engine
 from hyperseg.runtime.arguments import DTYPES, check_settings, name_of
 from hyperseg.runtime.device import is_out_of_memory, pick_device
 
 Size = tuple[int, int]
+_Result = tuple[Prediction, dict[str, Path]]
+_Output = TypeVar("_Output")
 
 
 class Predictor:
@@ -79,16 +84,25 @@ class Predictor:
         sinks: Mapping[str, Sink] | None = None,
         on_error: Callable[[FrameError], None] | None = None,
         progress: Callable[[int, int | None], None] | None = None,
+        ahead: int = 2,
+        times: Times | None = None,
     ) -> Iterator[tuple[Prediction, dict[str, Path]]]:
-        """Label the frames of a source and write the predictions to sinks, one frame each time a result is read.
+        """Label the frames of a source and write the predictions to sinks.
+
+        Reading, labelling and writing overlap: a thread reads the next frames, and another one calls the sinks, in the
+        order of the frames.
 
         Args:
-            source: frames, for example an `ImageSource` or a list of `Frame`.
+            source: frames, for example an `ImageSource`, a `VideoSource` or a list of `Frame`.
             sinks: by names of your choice. They are not closed at the end.
             on_error: called if one frame cannot be read, does not fit in memory or cannot be written, and the next
                 frame follows; None: such errors are raised.
             progress: called after each frame, failed ones included, with the number of frames done and the length of
                 the source (None if it has none).
+            ahead: how many frames may be read, and how many written, before their turn; memory is held for so many.
+                0: one frame each time a result is read, in the calling thread. Of a live source the newest frame is
+                labelled, and those that come meanwhile are dropped.
+            times: is filled with the seconds that each stage takes.
 
         Yields:
             Each prediction and the files written for it, by the name of the sink.
@@ -97,41 +111,60 @@ class Predictor:
             FrameError: a SourceError, FrameTooLargeError or OutputError, see `on_error`.
             SinkError: no output can be written any more.
             EngineError: the engine could not be built, or its output does not match the module's.
+            ValueError: `ahead` is negative.
         """
-        total = len(source) if isinstance(source, Sized) else None
-        frames, done = iter(source), 0
-        while True:
-            result = None
-            try:
-                if (frame := next(frames, None)) is None:
-                    return
-                result = self._label_and_write(frame, sinks or {})
-            except FrameError as error:
-                if on_error is None:
-                    raise
-                on_error(error)
-            done += 1
-            if progress is not None:
-                progress(done, total)
-            if result is not None:
-                yield result
+        if ahead < 0:
+            raise ValueError(f"ahead is {ahead}; give a number of frames, 0 for one at a time")
+
+        def label(frame: Frame) -> Prediction | Failed:
+            return self._guarded(frame, lambda: Prediction(frame, self(frame.image), self.label_set))
+
+        def write(prediction: Prediction) -> "_Result | Failed":
+            return self._guarded(prediction.frame, lambda: (prediction, _write_to(sinks or {}, prediction)))
+
+        return self._results(
+            overlapped(source, label, write, ahead, is_live(source), times), source, on_error, progress
+        )
+
+    def _results(
+        self,
+        outputs: "Iterator[_Result | Failed]",
+        source: Source,
+        on_error: Callable[[FrameError], None] | None,
+        progress: Callable[[int, int | None], None] | None,
+    ) -> "Iterator[_Result]":
+        total = operator.length_hint(source, -1)
+        with contextlib.closing(outputs):  # type: ignore[type-var]
+            for done, output in enumerate(outputs, 1):
+                if isinstance(output, Failed):
+                    if on_error is None:
+                        raise output.error
+                    on_error(output.error)
+                if progress is not None:
+                    progress(done, total if total >= 0 else None)
+                if not isinstance(output, Failed):
+                    yield output
 
     def predict(self, frame: Frame) -> Prediction:
         """Label one frame. Raises FrameTooLargeError if it does not fit in memory, and the errors of `__call__`."""
-        prediction, _ = self._label_and_write(frame, {})
-        return prediction
+        output = self._guarded(frame, lambda: Prediction(frame, self(frame.image), self.label_set))
+        if isinstance(output, Failed):
+            raise output.error
+        return output
 
-    def _label_and_write(self, frame: Frame, sinks: Mapping[str, Sink]) -> tuple[Prediction, dict[str, Path]]:
+    def _guarded(self, frame: Frame, work: "Callable[[], _Output]") -> "_Output | Failed":
+        """Return the result of some work on a frame, or that it failed, for a reason that lets the next one be done."""
         try:
-            prediction = Prediction(frame, self(frame.image), self.label_set)
-            written = {name: sink.write(prediction) for name, sink in sinks.items()}
-            return prediction, {name: path for name, path in written.items() if path is not None}
+            return work()
+        except FrameError as error:
+            return Failed(error)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, EngineError) or not is_out_of_memory(error):
                 raise
-        # Raised out here because an exception raised above would keep the first one, and the tensors in its traceback.
+        # Made out here because an error made above would keep the first one, and the tensors in its traceback.
         height, width = frame.image.shape[:2]
-        raise FrameTooLargeError(f"{printable(frame.path or frame.name)} ({height}x{width}) does not fit in memory")
+        name = printable(frame.path or frame.name)
+        return Failed(FrameTooLargeError(f"{name} ({height}x{width}) does not fit in memory"))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return the labels (uint8 [H, W]) of an image (uint8 [H, W, 3] RGB).
@@ -162,6 +195,11 @@ class Predictor:
             self._compared = True
         self._engines.move_to_end(size)
         return self._engines[size]
+
+
+def _write_to(sinks: Mapping[str, Sink], prediction: Prediction) -> dict[str, Path]:
+    written = {name: sink.write(prediction) for name, sink in sinks.items()}
+    return {name: path for name, path in written.items() if path is not None}
 
 
 def parse_size(text: str, resolution: Size) -> Size | None:

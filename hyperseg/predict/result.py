@@ -6,7 +6,7 @@ import numpy as np
 
 from hyperseg.data.labels import LabelSet
 from hyperseg.data.shares import ClassShare, class_shares
-from hyperseg.predict.sources import Frame
+from hyperseg.predict.frames import Frame
 
 
 @dataclass(frozen=True)

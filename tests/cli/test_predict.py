@@ -80,6 +80,7 @@ def test_json(painted, folder, capsys, images):
         "weights": None,
         "random_weights": True,
         "size": "native",
+        "videos": [],
         "errors": [],
         "skipped": [],
     }
@@ -192,7 +193,7 @@ def test_messages(painted, capsys, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: IMAGE"),
+        ([], "the following arguments are required: SOURCE"),
         (["painted.png"], "no network is given; add --weights FILE for trained weights, or --model NAME"),
         (["painted.png", "--model", "unet"], "no network 'unet'; choose from hyperseg-l-camvid"),
         (["painted.png", *MODEL, "--size", "big"], "size 'big' is not understood; give native, model"),
@@ -208,8 +209,8 @@ def test_messages(painted, capsys, arguments, message):
             (["a.png", f"--{name}", ""], f"argument --{name}: the value is empty; is it a variable that is not set?")
             for name in ("weights", "model", "output", "size", "device")
         ),
-        (["", *MODEL], "argument IMAGE: the value is empty"),
-        (["a.png", " ", *MODEL], "argument IMAGE: the value is empty"),
+        (["", *MODEL], "argument SOURCE: the value is empty"),
+        (["a.png", " ", *MODEL], "argument SOURCE: the value is empty"),
     ],
 )
 def test_invalid_command_lines(painted, capsys, arguments, message):

@@ -188,10 +188,10 @@ def test_run(stand_in, network, frames, painted, tmp_path):
     assert np.array_equal(results[0][0].labels, painted[1])
 
 
-def test_run_works_one_frame_at_a_time(stand_in, network, frames):
-    """So a camera works: the next frame is taken when the previous result was used."""
+def test_run_one_frame_at_a_time(stand_in, network, frames):
+    """With ahead=0 the next frame is taken when the previous result was used."""
     taken = []
-    results = Predictor(network).run(taken.append(frame.name) or frame for frame in frames)
+    results = Predictor(network).run((taken.append(frame.name) or frame for frame in frames), ahead=0)
     assert taken == []
     prediction, files = next(results)
     assert prediction.frame is frames[0]
@@ -224,8 +224,8 @@ def test_progress(stand_in, network, frames, monkeypatch):
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
     calls.clear()
-    list(predictor.run(iter(frames), progress=lambda *call: calls.append(call)))
-    assert calls == [(1, None), (2, None), (3, None)], "an iterator has no length"
+    list(predictor.run((frame for frame in frames), progress=lambda *call: calls.append(call)))
+    assert calls == [(1, None), (2, None), (3, None)], "a generator has no length"
 
     calls.clear()
     fail_at(monkeypatch, 20, MemoryError())

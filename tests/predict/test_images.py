@@ -1,14 +1,11 @@
-"""ImageSource: files in order, one read ahead, and what happens at one that cannot be read."""
+"""ImageSource: files in order, and what happens at one that cannot be read."""
 
-import gc
-import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from hyperseg.predict import ImageSource, SourceError, find_images, sources
+from hyperseg.predict import ImageSource, SourceError, find_images
 
 
 def test_source_reads_in_order_and_goes_on_after_broken_files(images, tmp_path):
@@ -43,27 +40,3 @@ def test_source_reads_in_order_and_goes_on_after_broken_files(images, tmp_path):
 def test_one_path_is_no_list_of_paths(function, one):
     with pytest.raises(TypeError, match="got one path, 'photos'; give a list of paths"):
         function(one)
-
-
-def test_source_reads_one_file_ahead(tmp_path, monkeypatch):
-    started = []
-    reads = threading.Semaphore(0)
-
-    def read(path):
-        started.append(path.name)
-        reads.release()
-        return np.zeros((1, 1, 3), np.uint8)
-
-    monkeypatch.setattr(sources, "read_image", read)
-    threads = threading.active_count()
-    reader = iter(ImageSource([tmp_path / name for name in "abcd"]))
-    next(reader)
-    for _ in range(2):
-        assert reads.acquire(timeout=60)
-    assert started == ["a", "b"]
-    next(reader)
-    assert reads.acquire(timeout=60)
-    assert started == ["a", "b", "c"]
-    del reader
-    gc.collect()
-    assert threading.active_count() == threads, "a reader that is dropped ends its thread"
