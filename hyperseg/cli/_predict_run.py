@@ -1,6 +1,8 @@
 """The run of `hyperseg predict`: job after job, with progress, messages and a report."""
 
 import contextlib
+import itertools
+import operator
 import os
 import signal
 import sys
@@ -116,6 +118,7 @@ class Run:
 
     def _video(self, job: Job, source: Any, sinks: "Mapping[str, Sink]") -> bool:
         from hyperseg.predict import SourceError
+        from hyperseg.predict.frames import is_live
         from hyperseg.predict.pipeline import Times
 
         times, tally = Times(), _Tally()
@@ -126,7 +129,11 @@ class Run:
         try:
             with _bar(Path(job.title).name or job.title, total, "frame", False) as bar:
                 step = lambda done, total: bar.update()  # noqa: E731
-                results = self.predictor.run(source, sinks, self.frame_error, step, times=times)
+                live = is_live(source)
+                # Exactly so many frames are written: of a live source, only those labelled count.
+                limited = source if live or self.frames is None else itertools.islice(source, self.frames)
+                ahead = 0 if live and self.frames else 2
+                results = self.predictor.run(limited, sinks, self.frame_error, step, ahead, times)
                 with contextlib.closing(results):  # type: ignore[type-var]
                     for prediction, _ in results:
                         tally.add(prediction)
@@ -240,8 +247,6 @@ class _Tally:
 
 
 def _length(source: Any, most: int | None) -> int | None:
-    import operator
-
     length = operator.length_hint(source, -1)
     known = [number for number in (length if length >= 0 else None, most) if number is not None]
     return min(known, default=None)

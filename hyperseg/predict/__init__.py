@@ -1,4 +1,4 @@
-"""Segmentation of images and streams: a source yields frames, a `Predictor` labels them, sinks write the results.
+"""Segmentation of images and videos: a source yields frames, a `Predictor` labels them, sinks write the results.
 
     import hyperseg
     from hyperseg.predict import ImageSource, LabelSink, OverlaySink, Predictor, find_images
@@ -9,41 +9,74 @@
     for prediction, files in predictor.run(source, sinks, on_error=print):
         print(files["overlay"], [(share.name, share.share) for share in prediction.shares])
 
-A video, a camera or a window is a class of its own: a source yields `Frame`s, a sink has `write(prediction)`. A server
-or a notebook calls the predictor: `labels = predictor(image)`.
+Sources are iterables of `Frame`: `ImageSource`, `VideoSource` (a file or a stream), `CameraSource`, `RawSource` (a
+pipe). A sink has `write(prediction)`; `VideoSink` and `JsonLinesSink` are closed at the end. A server or a notebook
+calls the predictor: `labels = predictor(image)`.
 """
 
 from hyperseg.data.drawing import label_image, overlay, with_legend
 from hyperseg.data.shares import ClassShare, class_shares
 from hyperseg.images.reading import read_image
 from hyperseg.images.writing import save_image
+from hyperseg.predict.camera import CameraSource
 from hyperseg.predict.errors import FrameError, FrameTooLargeError, OutputError, SinkError, SourceError
 from hyperseg.predict.finding import find_images
 from hyperseg.predict.frames import Frame, Source
 from hyperseg.predict.images import ImageSource
 from hyperseg.predict.names import unique_names
+from hyperseg.predict.pictures import Overlay, SideBySide, class_colors
+from hyperseg.predict.pipeline import Times
 from hyperseg.predict.predictor import Predictor, label_set_of, parse_size
+from hyperseg.predict.raw import RawSource
 from hyperseg.predict.result import Prediction
-from hyperseg.predict.sinks import LabelSink, OverlaySink, Sink
+from hyperseg.predict.sinks import (
+    ColorSink,
+    IndexSink,
+    JsonLinesSink,
+    JsonSink,
+    LabelSink,
+    OverlaySink,
+    PictureSink,
+    RawLabelSink,
+    SideSink,
+    Sink,
+)
+from hyperseg.predict.video.reading import VideoSource
+from hyperseg.predict.video.writing import VideoSink
 
 Segmenter = Predictor  # the former name
 
 __all__ = [
+    "CameraSource",
     "ClassShare",
+    "ColorSink",
     "Frame",
     "FrameError",
     "FrameTooLargeError",
     "ImageSource",
+    "IndexSink",
+    "JsonLinesSink",
+    "JsonSink",
     "LabelSink",
     "OutputError",
+    "Overlay",
     "OverlaySink",
+    "PictureSink",
     "Prediction",
     "Predictor",
+    "RawLabelSink",
+    "RawSource",
     "Segmenter",
+    "SideBySide",
+    "SideSink",
     "Sink",
     "SinkError",
     "Source",
     "SourceError",
+    "Times",
+    "VideoSink",
+    "VideoSource",
+    "class_colors",
     "class_shares",
     "find_images",
     "label_image",

@@ -127,10 +127,10 @@ class Newest(Generic[Item]):
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._newest or self._failed or self._end)
-                if self._failed:
-                    item: Item | Failed = self._failed.popleft()
-                elif self._newest:
-                    item = self._newest.pop()
+                if self._newest:
+                    item: Item | Failed = self._newest.pop()
+                elif self._failed:
+                    item = self._failed.popleft()
                 elif self._end is not None and self._end.error is not None:
                     raise self._end.error
                 else:

@@ -1,6 +1,7 @@
 """Frames of a video file or of a stream."""
 
 import os
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -55,6 +56,7 @@ class VideoSource:
         self.pixel_aspect = Fraction(video.sample_aspect_ratio or 1)
         self.origin = (video.start_time or 0) * self.time_base
         self.audio: str | None = sound.codec_context.name if sound is not None and not live else None
+        self._seconds = _announced(self._container, video)
         self._length = _length(self._container, video, self.rate)
         if not live:  # a file can be read from its beginning any number of times
             self._container.close()
@@ -94,7 +96,7 @@ class VideoSource:
             for each in decoded:
                 time, duration = clock.time(each)
                 yield self._frame(each, state, time - self.origin, duration)
-        self._finish(state, clock, video)
+        self._finish(state, clock)
 
     def _frame(self, decoded: Any, state: "_State", time: Fraction, duration: Fraction | None) -> Frame:
         image, exchanged = upright_rgb(decoded)
@@ -108,7 +110,7 @@ class VideoSource:
         aspect = 1 / self.pixel_aspect if exchanged else self.pixel_aspect
         return Frame(f"{self.name}_{index:06d}", image, path, index, time, duration, aspect)
 
-    def _finish(self, state: "_State", clock: "_Clock", video: Any) -> None:
+    def _finish(self, state: "_State", clock: "_Clock") -> None:
         """Add notes; raise SourceError if frames are missing."""
         name = printable(self.path)
         if clock.moved:
@@ -126,7 +128,8 @@ class VideoSource:
             parts = counted(state.damaged, "part")
             raise SourceError(f"{name}: {parts} of the video could not be decoded ({state.damage}); {done}")
         missing = (self._length or 0) - state.count
-        if state.end is not None or (missing > 2 and _ends_early(clock.end - self.origin, video)):
+        early = self._seconds is not None and clock.end - self.origin < self._seconds - Fraction(1, 2)
+        if state.end is not None or (missing > 2 and early):
             announced = f"; it says that it has {self._length}" if missing > 0 else ""
             raise SourceError(f"{name} ends early ({state.end or 'it is cut off'}): {done}{announced}")
 
@@ -185,15 +188,27 @@ def _pictures(container: Any, path: str) -> Any:
     raise SourceError(f"{printable(path)} has no pictures, only sound or data; give a video")
 
 
+def _announced(container: Any, video: Any) -> Fraction | None:
+    """Return for how many seconds there are pictures by what the file says; None if it does not."""
+    if video.duration is not None:
+        return video.duration * Fraction(video.time_base)
+    tag = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", video.metadata.get("DURATION", ""))
+    if tag is not None:  # of Matroska: the time at which the stream ends
+        end = (int(tag[1]) * 60 + int(tag[2])) * 60 + Fraction(tag[3])
+    elif container.duration and len(container.streams) == 1:
+        end = Fraction(container.duration, 1_000_000)
+        if "matroska" not in container.format.name:  # whose duration counts from 0, others' from the first frame
+            return end
+    else:
+        return None
+    return end - (video.start_time or 0) * Fraction(video.time_base)
+
+
 def _length(container: Any, video: Any, rate: Fraction | None) -> int | None:
     """Return how many frames there are by what the file says, or about so many by its duration."""
     if video.frames:
         return int(video.frames)
-    if container.duration and rate:
-        return round(Fraction(container.duration, 1_000_000) * rate)
-    return None
-
-
-def _ends_early(end: Fraction, video: Any) -> bool:
-    """Return whether a video ends half a second before it says; without a duration, whether frames are missing."""
-    return video.duration is None or end < video.duration * Fraction(video.time_base) - Fraction(1, 2)
+    seconds = _announced(container, video)
+    if seconds is None and container.duration:  # with the sound, which may be longer: good enough for progress
+        seconds = Fraction(container.duration, 1_000_000)
+    return round(seconds * rate) if seconds and rate else None
