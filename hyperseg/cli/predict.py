@@ -88,7 +88,7 @@ _SIZE = (
 _PIPE = "- writes the labels to standard output, a byte per pixel"
 _WRITE = (
     f"what to write, with commas: {', '.join(KINDS)} (palette PNGs of labels, grey PNGs of indices, colours, overlays, "
-    "image and overlay side by side, JSON); of a video, labels and index are folders of PNGs, json a line per frame "
+    "image and overlay in one picture, JSON); of a video, labels and index are folders of PNGs, json a line per frame "
     "(default: labels,overlay for images, overlay for videos)"
 )
 

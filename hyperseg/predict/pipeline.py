@@ -76,7 +76,7 @@ class ReadAhead(Generic[Item]):
         """End the thread. A frame that is being read is waited for, a second at most."""
         self._stop.set()
         if self._thread is not None:
-            with contextlib.suppress(queue.Empty):  # make room for an item that the thread is waiting to put
+            with contextlib.suppress(queue.Empty):  # the thread may be waiting to put an item
                 while self._thread.is_alive():
                     self._queue.get_nowait()
             self._thread.join(timeout=1)

@@ -33,7 +33,7 @@ class VideoSource:
         origin: the time of the file, in seconds, that is time 0 of its frames.
         pixel_aspect: width of a pixel as stored divided by its height.
         audio: the name of the sound's codec; None without sound.
-        notes: what was done to the frames that a user should know, as sentences. Complete once all frames are read.
+        notes: what was done to the frames that a user should know, a line each. Complete once all frames are read.
 
     Iterating raises SourceError at the end if the video is damaged or ends early; the frames before it are right.
 

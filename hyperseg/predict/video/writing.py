@@ -39,11 +39,11 @@ class VideoSink:
         rate: frames per second, for the encoder's choices only; frames keep their times.
         time_base: the unit of times in seconds; None: 1/90000.
         sound: a video file whose sound is copied; None: no sound.
-        quality: x264's constant rate factor: 0 (lossless) to 51; 18 cannot be told from the original.
+        quality: x264's constant rate factor: 0 (lossless) to 51; 18 looks like the original.
         note: text for the file's metadata, after the project's mark.
 
     Attributes:
-        notes: what a user should know, as sentences: sound that is left out, sides that were made even.
+        notes: what a user should know, a line each: sound that is left out, sides that were made even.
 
     Raises:
         ValueError: the path does not end in .mp4, or quality is out of range.
