@@ -150,8 +150,9 @@ def hub_errors(name: HubName) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _bars_on_terminals() -> Iterator[None]:
-    from huggingface_hub import utils
+    import huggingface_hub
 
+    utils: Any = huggingface_hub.utils  # which says in no other way that it exports these functions
     if sys.stderr.isatty() or utils.are_progress_bars_disabled():
         yield
         return
