@@ -1,8 +1,13 @@
 import os
 import sys
+import time
+from unittest.mock import Mock
 
 import pytest
 import torch
+
+from tests.hub import serve_hub
+from tests.server import serve
 
 FAULT = 70  # exit code of a worker whose GPU context is lost
 
@@ -17,6 +22,43 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_proxy(monkeypatch):
+    """No proxy of the environment for a server on this machine."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+
+
+@pytest.fixture
+def server(no_proxy):
+    """An HTTP server on this machine: tests/server.py."""
+    with serve() as running:
+        yield running
+
+
+@pytest.fixture
+def hub(no_proxy, tmp_path, monkeypatch):
+    """A server on this machine in place of the Hugging Face Hub, with an empty cache; nobody is logged in."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    with serve_hub() as running:
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "huggingface"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "agents.json"), raising=False)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("huggingface_hub.utils._http.time", Mock(wraps=time, sleep=lambda seconds: None))
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE", "HYPERSEG_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+        huggingface_hub.close_session()  # one that reads the proxies anew is opened
+        yield running
+        huggingface_hub.close_session()
 
 
 @pytest.hookimpl(wrapper=True)

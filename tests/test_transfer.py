@@ -12,23 +12,15 @@ import pytest
 
 from hyperseg import _transfer
 from hyperseg._transfer import Progress, TransferError, fetch
-from tests.server import Page, Server, serve
+from tests.server import Page, Server
 
 DATA = np.random.default_rng(0).bytes(700_000)
-
-
-@pytest.fixture
-def server():
-    with serve() as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(_transfer, "_BLOCK", 50_000)
     monkeypatch.setattr(_transfer, "_INTERVAL", 0.0)
-    # No proxy of the environment for a server on this machine.
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
 def get(server: Server, folder: Path, page: Page, **options: object) -> Path:

@@ -20,6 +20,7 @@ from bench.core.parity import Parity
 from bench.core.timing import Case, synchronize
 from hyperseg.models import CheckpointError, HyperSeg, synthesize_weights
 from hyperseg.models.decoder import DynamicLevel
+from hyperseg.models.hub import hub_folder, hub_name, is_hub_name
 from hyperseg.models.released import named_network, released_path
 from hyperseg.models.sizes import normalise
 from hyperseg.models.storage import WEIGHTS_FILE
@@ -108,6 +109,8 @@ def load(name: str, weights: Path | None, seed: int) -> tuple[HyperSeg, dict[str
         model = hyperseg.load(weights, name=name)
     except (CheckpointError, OSError, ValueError) as error:
         raise Refused(one_line(error)) from error
+    if is_hub_name(str(weights)):
+        return model, {"source": str(weights), "sha256": sha256(hub_folder(hub_name(str(weights))) / WEIGHTS_FILE)}
     network = None if weights.exists() else named_network(str(weights))
     file = released_path(network) if network else weights / WEIGHTS_FILE if weights.is_dir() else weights
     return model, {"source": weights.name, "sha256": sha256(file)}

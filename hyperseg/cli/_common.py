@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 # Help texts of options that verbs share.
 WEIGHTS = (
-    "an official .pth file, a .safetensors file, a folder that hyperseg.save wrote, or the name of a network whose "
-    "weights were released, such as hyperseg-m-cityscapes: they are downloaded once"
+    "an official .pth file, a .safetensors file, a folder that hyperseg.save wrote, the name of a network whose "
+    "weights were released, such as hyperseg-m-cityscapes, or hf-hub:OWNER/NAME[@REVISION] on the Hugging Face Hub: "
+    "they are downloaded once"
 )
 MODEL = (
     "a network by name, such as hyperseg-m, with random weights, to try the pipeline: its labels mean nothing; with "
@@ -116,17 +117,21 @@ def check_network(weights: str | None, model: str | None) -> str | None:
             "or --model NAME to try the pipeline with random ones"
         )
     from hyperseg.models import CheckpointError, model_config
+    from hyperseg.models.hub import hub_name, is_hub_name
     from hyperseg.models.released import named_network, names_hint, released_file
 
     with user_errors(ValueError, prefix="--model: ", to=UsageError):
         name = None if model is None else model_config(model).name
-    if weights is not None and not os.path.exists(weights):
+    if weights is not None and is_hub_name(weights):
+        with user_errors(CheckpointError, prefix="--weights: ", to=UsageError):
+            hub_name(weights)
+    elif weights is not None and not os.path.exists(weights):
         network = named_network(weights)
         if network is None:
             raise UserError(
                 f"there is no file or folder {weights}; "
-                "--weights takes an official .pth, a .safetensors, a folder that hyperseg.save wrote, or a name: "
-                f"{names_hint(weights)}"
+                "--weights takes an official .pth, a .safetensors, a folder that hyperseg.save wrote, "
+                f"hf-hub:OWNER/NAME, or a name: {names_hint(weights)}"
             )
         if name not in (None, network):
             raise UsageError(f"--weights {weights} is the network {network}, but --model is {name}; leave --model out")

@@ -163,12 +163,13 @@ def _network_labeller(
     from hyperseg.data.errors import DataError
     from hyperseg.evaluation.classes import match_classes
     from hyperseg.evaluation.inference import Inference, NetworkLabeller
+    from hyperseg.models.state import weights_hash
     from hyperseg.predict import label_set_of, parse_size
 
     with user_errors(ValueError, prefix="--size: ", to=UsageError):
         parse_size(args.size, resolution=(1, 1))  # before the network is loaded, which takes a while
     network = _common.load_network(args.weights, args.model)
-    config = network.config
+    config, checksum = network.config, weights_hash(network)
     if args.weights is None:
         warn(f"no --weights: {config.name} runs with random weights, so its scores mean nothing")
     table = label_set_of(config)
@@ -203,6 +204,7 @@ def _network_labeller(
             "model": config.name,
             "weights": args.weights,
             "random_weights": args.weights is None,
+            "weights_hash": checksum,
             "runs_as": "module" if args.module else "engine",
             "dtype": args.dtype,
             "backend": args.backend,

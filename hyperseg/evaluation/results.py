@@ -147,7 +147,9 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def _headings(evaluation: Evaluation) -> list[str]:
     data = evaluation.data
-    settings = [f"{key} {_value(value)}" for key, value in evaluation.settings.items() if value not in (None, False)]
+    settings = [
+        f"{key} {_value(key, value)}" for key, value in evaluation.settings.items() if value not in (None, False)
+    ]
     lines = [
         f"{data['name']} {data['split']}: {counted(data['images'], 'image')}; {data['form']}",
         f"manifest {(data['manifest_hash'] or 'none: a file is missing')[:16]}; {'; '.join(settings)}",
@@ -155,7 +157,9 @@ def _headings(evaluation: Evaluation) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def _value(value: Any) -> str:
+def _value(key: str, value: Any) -> str:
+    if key == "weights_hash":
+        return str(value)[:16]
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else "yes" if value is True else str(value)
 
 

@@ -1,12 +1,14 @@
 """Load a checkpoint in either format, the library's own (``storage.py``) or the official code's (``official.py``).
 
-Released weights are loaded by the name of their network (``released.py``).
+Released weights are loaded by the name of their network (``released.py``), networks on the Hugging Face Hub by that
+of their repository (``hub.py``).
 """
 
 import os
 
 import torch
 
+from hyperseg.models.hub import hub_name, is_hub_name, load_from_hub
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.official import load_official
 from hyperseg.models.registry import model_config
@@ -28,7 +30,9 @@ def load(
             official code, also of a network in DataParallel, DistributedDataParallel, AveragedModel or torch.compile.
             The contents decide which it is, not the suffix. Or the name of a published network, such as
             ``"hyperseg-m-cityscapes"``, unless a file or folder is called so: its released weights are downloaded to
-            the cache folder once, see ``hyperseg/models/released.py``.
+            the cache folder once, see ``hyperseg/models/released.py``. Or ``"hf-hub:OWNER/NAME"`` or
+            ``"hf-hub:OWNER/NAME@REVISION"``: a repository on the Hugging Face Hub that ``hyperseg push`` wrote, see
+            ``hyperseg/models/hub.py``.
         device: where the network is put.
         name: the network that the checkpoint contains, see :func:`hyperseg.list_models`. Needed only for an official
             file that does not name it (no ``arch``).
@@ -44,19 +48,24 @@ def load(
     """
     path = checkpoint_path(path)
     expected = None if name is None else model_config(name).name
+    if is_hub_name(str(path)):
+        return _expect(expected, load_from_hub(hub_name(str(path)), device, check_finite), str(path))
     if not path.exists():
         network = named_network(str(path))
         if network is None:
             raise CheckpointError(
                 f"{path} does not exist; a checkpoint is a directory with {CONFIG_FILE} and {WEIGHTS_FILE}, "
-                f"or a .pth file of the official code. By name: {names_hint(str(path))}"
+                f"or a .pth file of the official code. By name: {names_hint(str(path))}; or hf-hub:OWNER/NAME"
             )
         if expected not in (None, network):
             raise CheckpointError(f"{path} is the network {network}, not {expected}.")
         return load_released(network, device, check_finite)
     if not is_own_format(path):
         return load_official(path, expected, device, check_finite)
-    model = load_own_format(path, device, check_finite)
+    return _expect(expected, load_own_format(path, device, check_finite), str(path))
+
+
+def _expect(expected: str | None, model: HyperSeg, source: str) -> HyperSeg:
     if expected not in (None, model.config.name):
-        raise CheckpointError(f"{path} contains {model.config.name}, not {expected}.")
+        raise CheckpointError(f"{source} contains {model.config.name}, not {expected}.")
     return model

@@ -1,5 +1,6 @@
 """State dicts of checkpoints: keys of wrapped networks, missing and surplus keys, values that are not finite."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,6 +76,16 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, torch.Size],
         shown = "".join(f"\n  {p}" for p in problems[:40])
         more = f"\n  ... and {len(problems) - 40} more" if len(problems) > 40 else ""
         raise CheckpointError(f"{source} does not fit the network, {len(problems)} keys disagree:{shown}{more}")
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return the SHA-256 of a network's weights and running statistics, the same for every file that holds them."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        if torch.is_floating_point(value):  # counters of batches have no influence
+            digest.update(f"{key} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().float().cpu().contiguous().view(-1).numpy())
+    return digest.hexdigest()
 
 
 def check_finite(model: nn.Module, source: str = "The network") -> None:

@@ -12,6 +12,7 @@ from hyperseg.evaluation.gallery import choose_images
 from hyperseg.evaluation.inference import NetworkLabeller
 from hyperseg.evaluation.report import GalleryImage, write_report
 from hyperseg.models import HyperSeg
+from hyperseg.models.state import weights_hash
 from hyperseg.training.config import TrainingConfig
 from hyperseg.training.distributed import Processes
 from hyperseg.training.validation import inference
@@ -38,6 +39,7 @@ def final_scores(
     settings = {
         "model": network.config.name,
         "weights": str(folder / "final"),
+        "weights_hash": weights_hash(network),
         "encoder_weights": network.config.encoder_weights,
         "runs_as": "module",
         "size": "native" if size is None else f"{size[0]}x{size[1]}",

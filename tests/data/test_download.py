@@ -19,18 +19,7 @@ from hyperseg.data import DataError, download, open_dataset, unpacking
 from hyperseg.data.download import VOC_ARCHIVES, download_voc, needs_login
 from tests.data.test_folder import check
 from tests.data.trees import voc_tree
-from tests.server import Page, serve
-
-
-@pytest.fixture
-def server():
-    with serve() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")  # no proxy of the environment for a server on this machine
+from tests.server import Page
 
 
 def left(folder: Path) -> list[str]:

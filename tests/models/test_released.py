@@ -16,7 +16,7 @@ from hyperseg import _transfer
 from hyperseg.models import PUBLISHED, VARIANTS, CheckpointError, released
 from hyperseg.models.pickles import read_pickle
 from tests import golden
-from tests.server import Page, serve
+from tests.server import Page
 
 NAME = "hyperseg-m-cityscapes"
 FILE = "cityscapes_efficientnet_b1_hyperseg-m.pth"
@@ -44,13 +44,11 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+def server(server, monkeypatch):
     monkeypatch.setattr(_transfer, "_BLOCK", 20_000)
     monkeypatch.setattr(released, "fetch", functools.partial(_transfer.fetch, pause=0.0, attempts=2, timeout=0.2))
-    with serve() as running:
-        monkeypatch.setenv("HYPERSEG_MIRROR", f"{running.url}/mirror/")
-        yield running
+    monkeypatch.setenv("HYPERSEG_MIRROR", f"{server.url}/mirror/")
+    return server
 
 
 @pytest.fixture
