@@ -5,6 +5,7 @@ import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
+from hyperseg._files import printable
 from hyperseg._transfer import Progress, TransferError, fetch
 from hyperseg.images.errors import SourceError
 
@@ -18,16 +19,26 @@ def is_address(text: str) -> bool:
 
 
 def is_stream(address: str) -> bool:
-    """Return whether what is at an address is a stream: by its scheme, or as a playlist or motion JPEG by its name."""
-    parts = urllib.parse.urlsplit(address)
+    """Return whether what is at an address is a stream: by its scheme, or as a playlist or motion JPEG by its name.
+
+    Raises SourceError for an address that is not valid.
+    """
+    parts = _parts(address)
     return parts.scheme.lower() in _STREAMS or Path(parts.path).suffix.lower() in _LISTS
 
 
 def name_of(address: str) -> str:
     """Return a file name for what is at an address: the end of its path, or the name of its host."""
-    parts = urllib.parse.urlsplit(address)
+    parts = _parts(address)
     name = urllib.parse.unquote(parts.path.rstrip("/").rpartition("/")[2]) or parts.hostname or "download"
     return re.sub(r"[^\w.+-]", "_", name).lstrip(".") or "download"
+
+
+def _parts(address: str) -> urllib.parse.SplitResult:
+    try:
+        return urllib.parse.urlsplit(address)
+    except ValueError as error:
+        raise SourceError(f"{printable(address)} is no address that can be used ({error})") from None
 
 
 def download(address: str, folder: Path, on_progress: Callable[[Progress], None] | None = None) -> Path:
@@ -37,4 +48,4 @@ def download(address: str, folder: Path, on_progress: Callable[[Progress], None]
     except TransferError as error:
         raise SourceError(str(error)) from None
     except ValueError as error:
-        raise SourceError(f"{address} is no address that can be used ({error})") from None
+        raise SourceError(f"{printable(address)} is no address that can be used ({error})") from None

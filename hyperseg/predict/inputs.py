@@ -47,11 +47,12 @@ def sort_inputs(
     for given in listed(inputs):
         if given == PIPE:
             result.pipe = True
-        elif is_address(given) and is_stream(given):
-            result.streams.append(given)
         elif is_address(given):
             try:
-                names.append(os.fspath(download(given, downloads, on_progress)))
+                if is_stream(given):
+                    result.streams.append(given)
+                else:
+                    names.append(os.fspath(download(given, downloads, on_progress)))
             except SourceError as error:
                 on_error(error)
         elif given.isascii() and given.isdigit() and len(given) <= 3 and not os.path.exists(given):
