@@ -166,7 +166,7 @@ def _named(inputs: "Inputs", outputs: Outputs) -> dict[Path, str]:
         _common.check_outputs(str(outputs.folder), files, all_outputs(inputs, outputs, names))
     for path, output in names.items():
         if output != path.stem:
-            reason = f"several images are called {path.stem}" if fits(path.stem) else "the name is too long"
+            reason = f"several files are called {path.stem}" if fits(path.stem) else "the name is too long"
             warn(f"{reason}; the outputs of {path} are called {output}")
     return names
 

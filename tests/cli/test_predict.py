@@ -130,7 +130,7 @@ def test_same_stems(folder, images, capsys):
     assert main(["predict", *inputs, "--model", "hyperseg-s-camvid", "--no-overlay"]) == 0
     assert Image.open("predictions/x_1_labels.png").size == (100, 75)
     assert Image.open("predictions/y_1_labels.png").size == (120, 80)
-    assert "several images are called 1; the outputs of x/1.png are called x_1" in capsys.readouterr().err
+    assert "several files are called 1; the outputs of x/1.png are called x_1" in capsys.readouterr().err
 
 
 def test_an_image_named_twice_is_one(painted, capsys):

@@ -101,7 +101,7 @@ def test_names_of_every_kind(photos, capsys):
     assert "in/\\x1b[2Jred.png (8x12)" in out
     assert "in/new\\nline.png (8x12)" in out
     assert f"the name is too long; the outputs of in/{'o' * 251}.png are called {'o' * 231}-" in err
-    assert "several images are called A; the outputs of in/A.PNG are called A-1" in err
+    assert "several files are called A; the outputs of in/A.PNG are called A-1" in err
     assert "\x1b" not in out + err
     (out + err).encode()
     os.chdir("in")

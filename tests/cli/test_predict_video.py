@@ -106,7 +106,7 @@ def test_a_folder_with_images_and_videos(folder, capsys):
         assert predict("in", "--output", "in") == 0
         assert written("in") == ["a.mp4", "a.png", "a_mp4_overlay.mp4", "a_png_labels.png", "a_png_overlay.png"]
     _, err = messages(capsys)
-    assert "several images are called a; the outputs of in/a.mp4 are called a_mp4" in err
+    assert "several files are called a; the outputs of in/a.mp4 are called a_mp4" in err
 
 
 def test_a_video_that_ends_early_keeps_what_is_done(folder, capsys):

@@ -67,6 +67,11 @@ def begins_like_a_video(head: bytes) -> bool:
     return bool(_HEADS.match(head))
 
 
+def cause(error: Exception) -> str:
+    """Return what an error of PyAV says, without its number and the file."""
+    return getattr(error, "strerror", None) or brief(error)
+
+
 def open_file(path: str) -> Any:
     """Open a video file; return PyAV's container. Raises SourceError, and MissingPackageError without PyAV."""
     av, name = pyav(), printable(path)
@@ -97,13 +102,13 @@ def open_stream(url: str, timeout: float) -> Any:
         return av.open(url, metadata_errors="replace", timeout=timeout, container_options=options)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise SourceError(
-            f"{name} cannot be opened ({brief(error)}); is the address right, and the sender on?"
+            f"{name} cannot be opened ({cause(error)}); is the address right, and the sender on?"
         ) from None
 
 
 def _reason(error: Exception, path: str) -> str:
     if isinstance(error, FileNotFoundError | PermissionError):
-        return f"could not be opened ({brief(error)})"
+        return f"could not be opened ({cause(error)})"
     try:
         with open(path, "rb") as file:
             head = file.read(16)
@@ -111,7 +116,7 @@ def _reason(error: Exception, path: str) -> str:
         head = b""
     if begins_like_a_video(head):
         return (
-            f"begins like a video, but is damaged or incomplete ({brief(error)}); copy it again, or repair it, for "
+            f"begins like a video, but is damaged or incomplete ({cause(error)}); copy it again, or repair it, for "
             "example with `ffmpeg -i IN -c copy OUT.mp4`"
         )
-    return f"is not a video of a known kind ({brief(error)}); give an MP4, MOV, MKV, WebM, AVI or the like"
+    return f"is not a video of a known kind ({cause(error)}); give an MP4, MOV, MKV, WebM, AVI or the like"

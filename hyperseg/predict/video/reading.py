@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hyperseg._files import printable
-from hyperseg._text import brief, counted
+from hyperseg._text import counted
 from hyperseg.images.errors import SourceError
 from hyperseg.predict.frames import Frame
-from hyperseg.predict.video.opening import open_file, open_stream, pyav
+from hyperseg.predict.video.opening import cause, open_file, open_stream, pyav
 from hyperseg.predict.video.pictures import transfer, upright_rgb
 
 
@@ -84,14 +84,14 @@ class VideoSource:
             try:
                 packet = next(packets, None)
             except (av.FFmpegError, OSError) as error:  # the file ends within a packet, or the stream is lost
-                state.end = brief(error)
+                state.end = cause(error)
                 break
             if packet is None:
                 break
             try:
                 decoded = packet.decode()
             except av.FFmpegError as error:
-                state.note_damage(brief(error))
+                state.note_damage(cause(error))
                 continue
             for each in decoded:
                 time, duration = clock.time(each)

@@ -12,14 +12,13 @@ import numpy as np
 from PIL import Image
 
 from hyperseg._files import atomic_write, printable
-from hyperseg._text import brief
 from hyperseg.images.errors import SourceError
 from hyperseg.images.writing import MARK
 from hyperseg.predict.errors import SinkError
 from hyperseg.predict.names import mark_of
 from hyperseg.predict.result import Prediction
 from hyperseg.predict.video.audio import SoundCopy, reason_dropped
-from hyperseg.predict.video.opening import pyav
+from hyperseg.predict.video.opening import cause, pyav
 from hyperseg.predict.video.pictures import EXACT
 
 _ENCODERS = ("libx264", "libopenh264", "h264_videotoolbox", "h264_mf")  # those that need no GPU
@@ -103,7 +102,7 @@ class VideoSink:
                 self._sound.up_to(pts * self._stream.codec_context.time_base)
             self._mux(self._stream.encode(self._encodable(picture, pts)))
         except (pyav().FFmpegError, OSError, ValueError) as error:
-            raise SinkError(f"{printable(self.file)} could not be written ({brief(error)})") from error
+            raise SinkError(f"{printable(self.file)} could not be written ({cause(error)})") from error
 
     def close(self) -> Path | None:
         """Complete the video and return its path; None if no frame was written. Raises SinkError."""
@@ -116,7 +115,7 @@ class VideoSink:
                 if self._sound is not None:
                     self._sound.up_to(None)
         except (pyav().FFmpegError, OSError, ValueError) as error:
-            raise SinkError(f"{printable(self.file)} could not be written ({brief(error)})") from error
+            raise SinkError(f"{printable(self.file)} could not be written ({cause(error)})") from error
         return self.file
 
     def _begin(self, picture: np.ndarray, aspect: Fraction) -> None:
@@ -159,7 +158,7 @@ class VideoSink:
         try:
             copy = SoundCopy(self._sound_file, self._output, source.origin)
         except (SourceError, pyav().FFmpegError) as error:
-            self.notes.append(f"its sound could not be copied ({brief(error)}); it is left out")
+            self.notes.append(f"its sound could not be copied ({cause(error)}); it is left out")
             return None
         stack.callback(copy.close)
         return copy
