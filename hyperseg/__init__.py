@@ -25,7 +25,7 @@ _EXPORTS = {
     "synthesize_weights": "hyperseg.models",
 }
 
-_PACKAGES = ("data", "evaluation", "export", "images", "models", "ops", "predict", "runtime", "verify")
+_PACKAGES = ("data", "evaluation", "export", "images", "models", "ops", "predict", "runtime", "serve", "verify")
 
 __all__ = ["__version__", *_EXPORTS]
 

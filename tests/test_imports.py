@@ -19,6 +19,7 @@ LAYERS = [
     {"hyperseg.data"},
     {"hyperseg.runtime", "hyperseg.evaluation", "hyperseg.export"},
     {"hyperseg.predict", "hyperseg.training"},
+    {"hyperseg.serve"},
     {"hyperseg.cli", "tools.machine", "tools.gate.binary", "tools.gate.capture"},
     {"hyperseg.__main__", "bench.core"},
     {"bench"},
