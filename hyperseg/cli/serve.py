@@ -58,7 +58,6 @@ def run(args: argparse.Namespace) -> int:
     sources = _sources(args)
 
     from hyperseg.ops import BackendError, named_backend
-    from hyperseg.runtime import EngineError
     from hyperseg.serve import Limits, Network, Worker, create_app
     from hyperseg.serve.errors import RequestError
     from hyperseg.serve.requests import parse_size
@@ -93,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
             networks.append(Network(label, network, weights is None))
         with user_errors(ValueError):
             worker = Worker(networks, device, args.dtype, limits)
-        with user_errors(EngineError, BackendError):
+        with user_errors(RequestError):
             worker.warm_up(networks[0].name)
         address = _address(args.host, listening.getsockname()[1])
         if not _is_local(args.host):

@@ -241,7 +241,10 @@ def test_a_fault_is_logged_and_not_shown(known_engines, monkeypatch, caplog):
 
 @pytest.mark.slow
 def test_memory_is_flat(true_network):
-    """300 images of changing sizes with a true network: the memory of the process does not grow after the first 100."""
+    """300 images with a true network and 30 engines built: memory stops growing.
+
+    In the first 100 images malloc's pages for engines of three sizes are mapped, which stay (`keep_freed_memory`).
+    """
 
     def resident() -> float:
         with open("/proc/self/statm") as file:
@@ -257,5 +260,5 @@ def test_memory_is_flat(true_network):
         asyncio.run(worker.segment(Query("own", "auto", size), files[turn % 5]))
         memory.append(resident())
     print(f"MiB after 100, 200 and 300 images: {memory[99]:.0f}, {memory[199]:.0f}, {memory[299]:.0f}")
-    assert max(memory[200:]) < max(memory[:100]) + 40
+    assert max(memory[200:]) < max(memory[100:200]) + 20
     worker.close()

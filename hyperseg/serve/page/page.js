@@ -183,6 +183,8 @@ function show(picture, result, name) {
   shown.times.draw = performance.now() - before + Math.max(0, before - result.came);
   legend();
   times();
+  if (cross) tip(Math.min(cross[0], canvas.width - 1), Math.min(cross[1], canvas.height - 1), true);
+  else if (pointer) point(pointer);
   const [height, width] = result.network_size;
   $("facts").textContent = `${name}: ${result.height}×${result.width} pixels (height × width); the network ran at ${height}×${width}.`;
 }
@@ -215,33 +217,42 @@ function compose() {
 
 const network_of = (result) => about.networks.find((each) => each.name === result.network);
 
+// The entries of classes are kept from frame to frame, so that they can be clicked while the camera runs.
+const entries = new Map(); // by network and index
+
 function legend() {
-  const focused = document.activeElement?.dataset?.name;
   $("classes").hidden = false;
-  $("legend").replaceChildren(...shown.classes.map(({ index, name, color: rgb, share }) => {
-    const swatch = make("i"), meter = make("b");
-    swatch.style.background = color(rgb);
-    meter.style.width = `${100 * share}%`;
-    const percent = share >= 0.0995 ? `${Math.round(100 * share)} %` : share >= 0.00095 ? `${(100 * share).toFixed(1)} %` : "< 0.1 %";
-    const entry = make("button", { type: "button", title: "Show or hide this class" }, swatch,
-      make("span", { className: "name", textContent: name }), make("span", { className: "share", textContent: percent }),
-      make("span", { className: "meter" }, meter));
-    entry.dataset.name = name;
-    entry.dataset.index = index;
-    entry.setAttribute("aria-pressed", String(!hidden.has(name)));
-    entry.onclick = () => {
-      hidden[hidden.has(name) ? "delete" : "add"](name);
-      entry.setAttribute("aria-pressed", String(!hidden.has(name)));
-      $("all").hidden = !hidden.size;
-      pointed = -1;
-      paint();
-    };
-    entry.onpointerenter = (event) => { if (event.pointerType === "mouse" && !hidden.has(name)) { pointed = index; paint(); } };
-    entry.onpointerleave = () => { if (pointed === index) { pointed = -1; paint(); } };
-    return make("li", {}, entry);
-  }));
+  const classes = stream ? [...shown.classes].sort((a, b) => a.index - b.index) : shown.classes;
+  const items = classes.map((each) => {
+    const key = `${each.index} ${shown.network}`;
+    if (!entries.has(key)) entries.set(key, entryOf(each));
+    const item = entries.get(key), entry = item.firstElementChild, percent = 100 * each.share;
+    entry.querySelector(".share").textContent = percent >= 9.95 ? `${Math.round(percent)} %` : percent >= 0.095 ? `${percent.toFixed(1)} %` : "< 0.1 %";
+    entry.querySelector(".meter b").style.width = `${percent}%`;
+    entry.setAttribute("aria-pressed", String(!hidden.has(each.name)));
+    return item;
+  });
+  const before = [...$("legend").children];
+  if (items.length !== before.length || items.some((item, at) => item !== before[at])) $("legend").replaceChildren(...items);
   $("all").hidden = !hidden.size;
-  if (focused) document.querySelector(`#legend button[data-name="${CSS.escape(focused)}"]`)?.focus();
+}
+
+function entryOf({ index, name, color: rgb }) {
+  const swatch = make("i");
+  swatch.style.background = color(rgb);
+  const entry = make("button", { type: "button", title: "Show or hide this class" }, swatch,
+    make("span", { className: "name", textContent: name }), make("span", { className: "share" }),
+    make("span", { className: "meter" }, make("b")));
+  entry.dataset.index = index;
+  entry.onclick = () => {
+    hidden[hidden.has(name) ? "delete" : "add"](name);
+    pointed = -1;
+    legend();
+    paint();
+  };
+  entry.onpointerenter = (event) => { if (event.pointerType === "mouse" && !hidden.has(name)) { pointed = index; paint(); } };
+  entry.onpointerleave = () => { if (pointed === index) { pointed = -1; paint(); } };
+  return make("li", {}, entry);
 }
 
 function times() {
@@ -261,6 +272,7 @@ function times() {
 // ---- The class under the pointer, or under the cross that the arrow keys move
 
 let cross = null; // its pixel
+let pointer = null; // the pointer's place in the window
 
 function classAt(x, y) {
   const index = shown.indices[y * shown.width + x];
@@ -287,6 +299,7 @@ function tip(x, y, spoken = false) {
 }
 
 function noTip() {
+  pointer = null;
   $("tip").hidden = $("cross").hidden = true;
   cross = null;
   document.querySelectorAll("#legend .under").forEach((entry) => entry.classList.remove("under"));
@@ -299,6 +312,7 @@ canvas.addEventListener("blur", noTip);
 
 function point(event) {
   if (!shown) return;
+  pointer = { clientX: event.clientX, clientY: event.clientY };
   const box = canvas.getBoundingClientRect();
   const x = Math.floor(((event.clientX - box.left) / box.width) * canvas.width), y = Math.floor(((event.clientY - box.top) / box.height) * canvas.height);
   if (x < 0 || y < 0 || x >= canvas.width || y >= canvas.height) return noTip();
