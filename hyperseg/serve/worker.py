@@ -22,6 +22,7 @@ from hyperseg.images import SourceError, decode_image
 from hyperseg.images.errors import TooManyPixelsError
 from hyperseg.models import unwrap
 from hyperseg.ops import BACKENDS, BackendError, named_backend, use_backend
+from hyperseg.ops.backends.dispatch import PREFERENCE
 from hyperseg.predict import Predictor, label_set_of
 from hyperseg.runtime import EngineError
 from hyperseg.runtime.device import is_out_of_memory, pick_device
@@ -30,9 +31,6 @@ from hyperseg.serve.limits import Limits
 from hyperseg.serve.requests import KINDS, Query, network_size
 
 Size = tuple[int, int]
-
-# The backends that can run on each kind of device; `auto` chooses for each operator.
-_ON_DEVICE = {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton", "reference")}
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,9 @@ class Worker:
         self.limits = Limits() if limits is None else limits
         self.device, self.dtype = pick_device(device), dtype
         self.label_sets = {network.name: label_set_of(unwrap(network.model).config) for network in networks}
-        self.backends = [*(name for name in _ON_DEVICE[self.device.type] if not BACKENDS[name].unavailable_reasons())]
+        self.backends = [name for name in PREFERENCE[self.device.type] if not BACKENDS[name].unavailable_reasons()]
+        if self.default_backend() not in ("auto", *self.backends):  # for example Triton's interpreter on a CPU
+            self.backends.append(self.default_backend())
         self.pending = 0
         self._lock = threading.Lock()
         self._predictors: OrderedDict[tuple[str, Size], Predictor] = OrderedDict()

@@ -83,6 +83,7 @@ def test_the_backend_is_named_where_the_network_runs(site, query, seen):
 def test_the_backend_of_the_environment_is_the_default(monkeypatch, known_engines):
     monkeypatch.setenv("HYPERSEG_BACKEND", "reference")
     with parts.serving() as running:
+        assert "reference" in running.worker.backends
         assert running.ask("/api/networks").json["default"]["backend"] == "reference"
         assert running.segment(as_file(painted()[0])).json["backend"] == "reference"
 

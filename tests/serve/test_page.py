@@ -210,6 +210,8 @@ def test_the_camera(open_page):
     page.click("#camera")
     page.wait_for_selector('#total:has-text("fps")')
     assert page.inner_text("#camera") == "Stop the camera"
+    page.locator("#legend button").first.click()  # while frames come
+    page.wait_for_selector('#legend button[aria-pressed="false"]')
     page.keyboard.press("Escape")
     assert page.inner_text("#camera") == "Open the camera"
     assert page.inner_text("#facts").startswith("camera:")
