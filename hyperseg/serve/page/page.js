@@ -71,17 +71,17 @@ async function load() {
 }
 
 const BACKENDS = {
-  auto: "auto: the fastest", cpp: "C++", cuda: "CUDA C++", triton: "Triton", reference: "reference: plain PyTorch",
+  auto: "auto: the fastest", cpp: "C++", cuda: "CUDA C++", triton: "Triton", reference: "reference: PyTorch",
 };
 
 function sizes() {
   const [height, width] = network().resolution, before = $("size").value;
   const half = `${height / 2}x${width / 2}`, own = about.default.size;
   const options = [
-    ["fit", `the photo's shape, ${(height * width / 1e6).toFixed(2)} megapixels`],
+    ["fit", `photo's shape, ${(height * width / 1e6).toFixed(2)} MP`],
     ["model", `${height}×${width}, as published`],
     [half, `${half.replace("x", "×")}, half of that`],
-    ["native", "the photo's own size"],
+    ["native", "photo's own size"],
   ];
   if (!options.some(([value]) => value === own)) options.push([own, own.replace("x", "×")]);
   $("size").replaceChildren(...options.map(([value, text]) => new Option(text, value)));
