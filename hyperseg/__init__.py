@@ -25,7 +25,7 @@ _EXPORTS = {
     "synthesize_weights": "hyperseg.models",
 }
 
-_PACKAGES = ("data", "evaluation", "export", "images", "models", "ops", "predict", "publish", "runtime", "verify")
+_PACKAGES = tuple("data evaluation export images models ops predict publish runtime serve verify".split())
 
 __all__ = ["__version__", *_EXPORTS]
 

@@ -19,7 +19,7 @@ LAYERS = [
     {"hyperseg.data"},
     {"hyperseg.runtime", "hyperseg.evaluation", "hyperseg.export"},
     {"hyperseg.predict", "hyperseg.training"},
-    {"hyperseg.publish"},
+    {"hyperseg.publish", "hyperseg.serve"},
     {"hyperseg.cli", "tools.machine", "tools.gate.binary", "tools.gate.capture"},
     {"hyperseg.__main__", "bench.core"},
     {"bench"},

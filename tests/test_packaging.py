@@ -55,7 +55,7 @@ def copy_of_checkout(to: Path) -> Path:
 
 def sources(folder: str) -> set[str]:
     """The Python files of a package, and the other files that it reads when it is installed."""
-    suffixes = (".py", ".css", ".js")
+    suffixes = (".py", ".css", ".js", ".html", ".svg")
     return {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*.*") if path.suffix in suffixes}
 
 

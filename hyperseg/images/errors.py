@@ -14,6 +14,10 @@ class SourceError(FrameError, ValueError):
     """An input cannot be read. The message names the input and says what was expected."""
 
 
+class TooManyPixelsError(SourceError):
+    """An image has more pixels than may be decoded. The message names the image and its size, if it is known."""
+
+
 def unreadable(path: str, error: Exception) -> SourceError:
     """Return the SourceError for an error that the operating system gave when it was asked for this path."""
     name = printable(path)

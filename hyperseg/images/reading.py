@@ -3,6 +3,7 @@
 import io
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from hyperseg._files import printable
 from hyperseg._text import brief
 from hyperseg.images import kinds, metadata
-from hyperseg.images.errors import SourceError, unreadable
+from hyperseg.images.errors import SourceError, TooManyPixelsError, unreadable
 
 _MOST_BYTES = 2**32  # more than any image of the size that Pillow opens
 _CONVERT = "save it as an 8-bit RGB image first"
@@ -45,20 +46,41 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     return decode_image(contents(os.fspath(path)), printable(path))
 
 
-def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Decode the contents of an image file as :func:`read_image` does; `name` is for messages. Raises SourceError."""
+def decode_image(
+    data: bytes, name: str, formats: Sequence[str] | None = None, most_pixels: int | None = None
+) -> np.ndarray:
+    """Decode the contents of an image file as :func:`read_image` does.
+
+    Args:
+        name: for messages.
+        formats: of Pillow, the only ones that are tried; None: all that are read.
+        most_pixels: an image with more is refused before any of them is decoded.
+
+    Raises:
+        SourceError: see `read_image`; TooManyPixelsError if there are more than `most_pixels`, or than Pillow opens.
+    """
     if kinds.is_raw(name):
         raise SourceError(f"{name} cannot be read: {kinds.reason_unread(name)}")
     try:
         stripped, orientation = metadata.without_metadata(data)
-        with Image.open(io.BytesIO(stripped), formats=kinds.readable_formats()) as image:
+        tried = kinds.readable_formats()
+        if formats is not None:
+            tried = [form for form in tried if form in formats]
+        with Image.open(io.BytesIO(stripped), formats=tried) as image:
+            if most_pixels is not None and image.width * image.height > most_pixels:
+                raise TooManyPixelsError(
+                    f"{name} has {image.width * image.height:,} pixels ({image.height}x{image.width}), "
+                    f"more than {most_pixels:,}; shrink it first"
+                )
             depth = _grey_depth(image)
             image.load()
             return _to_rgb(_upright(image, orientation), depth)
+    except SourceError:
+        raise
     except UnidentifiedImageError:
         raise SourceError(f"{name} {_unidentified(name, data[:16])}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise SourceError(f"{name} has too many pixels to be opened safely; crop or shrink it first") from None
+        raise TooManyPixelsError(f"{name} has too many pixels to be opened safely; crop or shrink it first") from None
     except MemoryError:
         raise SourceError(f"{name} does not fit in memory; shrink it first") from None
     except _UnclearPixels as error:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperseg.images import SourceError, kinds, read_image, reading
+from hyperseg.images import SourceError, decode_image, kinds, read_image, reading
+from hyperseg.images.errors import TooManyPixelsError
 
 ORIENTATION = 0x0112
 # How a camera stores an upright image with orientation k. EXIF gives the sides of the scene that row 0 and column 0 of
@@ -542,3 +543,20 @@ def test_messages_can_be_printed(tmp_path):
     with pytest.raises(SourceError, match=r"caf\\xe9\\x1b\[31m\\n\.png is empty") as caught:
         read_image(tmp_path / "caf\udce9\x1b[31m\n.png")
     str(caught.value).encode()
+
+
+def test_pixels_are_counted_before_they_are_decoded(images, tmp_path):
+    Image.fromarray(images["coffee"]).save(tmp_path / "image.png")
+    data = (tmp_path / "image.png").read_bytes()
+    height, width = images["coffee"].shape[:2]
+    assert np.array_equal(decode_image(data, "it", most_pixels=height * width), images["coffee"])
+    with pytest.raises(TooManyPixelsError, match=rf"it has 240,000 pixels \({height}x{width}\), more than 239,999"):
+        decode_image(data[:100], "it", most_pixels=height * width - 1)  # nothing but its head is here
+
+
+def test_only_the_given_formats_are_tried(images, tmp_path):
+    Image.fromarray(images["coffee"]).save(tmp_path / "image.png")
+    data = (tmp_path / "image.png").read_bytes()
+    assert decode_image(data, "it", formats=["PNG"]).shape == images["coffee"].shape
+    with pytest.raises(SourceError, match="begins like an image, but is damaged or of an unusual form"):
+        decode_image(data, "it", formats=["JPEG", "EPS"])
