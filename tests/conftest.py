@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 
@@ -17,6 +18,21 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Spare the garbage collector the millions of objects that imports and the list of tests leave: they all stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()  # extensions report what is left at the exit as leaked
 
 
 @pytest.hookimpl(wrapper=True)
