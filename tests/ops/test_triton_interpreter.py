@@ -17,10 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # In two processes, which pytest-xdist can run at the same time: more would import and collect once more each.
 FILES = (["test_parity.py"], ["test_memory.py", "test_gradients.py", "test_stem.py", "test_upsample_argmax.py"])
-# The interpreter takes milliseconds per thread block and class. Long cases are marked slow, or run on GPUs only.
+# The interpreter takes milliseconds per thread block and class. Long cases are marked slow, or run on GPUs only. A
+# chain is a loop over the kernels of `mbconv`, and the largest cases run in float16 alone.
 LARGE = (
     "255 or efficientnet-last or mbconv-tall or mbconv-wide or dilated-kernel-5 or kernel-5-groups or plain-cityscapes "
-    "or patch_conv2d-no-bias"
+    "or patch_conv2d-no-bias or mbconv_chain-other-kernels or mbconv_chain-nhwc-float32 "
+    "or generate_weights-m-cityscapes-float32"
 )
 # Memory is tested with one case per operator. Strides only enter products: two changes of them suffice, `stepped`, of
 # all strides, and `channels_last`, which has an output of its own. Other backends run all changes.
