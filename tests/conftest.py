@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 import time
@@ -59,6 +60,21 @@ def hub(no_proxy, tmp_path, monkeypatch):
         huggingface_hub.close_session()  # one that reads the proxies anew is opened
         yield running
         huggingface_hub.close_session()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Spare the garbage collector the millions of objects that imports and the list of tests leave: they all stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()  # extensions report what is left at the exit as leaked
 
 
 @pytest.hookimpl(wrapper=True)

@@ -37,7 +37,7 @@ def measured(path: Path, command: str, *arguments: str) -> dict:
 
 
 def test_modes(tmp_path):
-    entry = measured(tmp_path / "fps.json", "bench/fps.py", "--model", "hyperseg-s", "--size", "96x128")
+    entry = measured(tmp_path / "fps.json", "bench/fps.py", "--model", "hyperseg-s", "--size", "64x96")
     assert {(row["mode"], row["scope"]) for row in entry["rows"]} == {
         (mode, scope) for mode in ("eager", "cudagraph") for scope in ("network", "labels", "frame", "host")
     }
@@ -46,7 +46,7 @@ def test_modes(tmp_path):
 
 def test_operators_are_timed_in_graphs(tmp_path):
     operators = ("decoder", "stem", "upsample_cross_entropy")
-    found = ("--model", "hyperseg-m", "--size", "128x128", "--batch", "2", "--backward", "--op", *operators)
+    found = ("--model", "hyperseg-m", "--size", "64x96", "--batch", "2", "--backward", "--op", *operators)
     entry = measured(tmp_path / "ops.json", "bench/ops.py", *found)
     names = {row["operator"] for row in entry["rows"]}
     assert names == {*operators, "decoder_backward", "upsample_cross_entropy_backward"}

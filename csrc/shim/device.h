@@ -80,19 +80,24 @@ inline unsigned load_acquire(const unsigned* counter) {
   return *counter;
 }
 
+inline float as_float(uint32_t bits) {
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
+inline uint32_t as_bits(float v) {
+  uint32_t bits;
+  std::memcpy(&bits, &v, 4);
+  return bits;
+}
+
 inline float to_float(float v) { return v; }
 inline float to_float(half v) {
   // Exponent and mantissa as a float with a bias that is 112 too small; the largest exponent is infinity or NaN.
-  uint32_t bits = (v.bits & 0x7fffu) << 13;
-  float f;
-  if ((v.bits & 0x7c00u) == 0x7c00u) {
-    bits |= 0x7f800000u;
-    std::memcpy(&f, &bits, 4);
-  } else {
-    std::memcpy(&f, &bits, 4);
-    f *= 0x1p112f;
-  }
-  return v.bits & 0x8000u ? -f : f;
+  const uint32_t size = (v.bits & 0x7fffu) << 13;
+  const uint32_t scaled = as_bits(as_float(size) * 0x1p112f);
+  return as_float((size < 0x7c00u << 13 ? scaled : size | 0x7f800000u) | (v.bits & 0x8000u) << 16);
 }
 inline float to_float(bfloat16 v) {
   const uint32_t bits = uint32_t{v.bits} << 16;
@@ -194,18 +199,6 @@ void store16(void* global, V v) {
 
 inline void store16_shared(void* shared, uint4 v) { store16(shared, v); }
 
-inline float as_float(uint32_t bits) {
-  float f;
-  std::memcpy(&f, &bits, 4);
-  return f;
-}
-
-inline uint32_t as_bits(float v) {
-  uint32_t bits;
-  std::memcpy(&bits, &v, 4);
-  return bits;
-}
-
 template <int COUNT>
 void ldmatrix(uint32_t* r, const void* row, int kind) {
   const auto* said = shim::exchange(&row, sizeof row, kind);
@@ -261,39 +254,22 @@ inline uint32_t diagonal(const void* value, int lane) {
   return lane % 4 != column / 2 ? 0 : uint32_t{bits} << 16 * (column % 2);
 }
 
-// Fragments as defined by the PTX manual: value i of k pairs comes from lane 4 * row + i % 4.
-template <typename T, int A, int B>
-void multiply(float (&c)[4], const uint32_t* a, const uint32_t* b, int kind) {
-  float values[2 * (A + B)];
-  for (int i = 0; i < A + B; ++i) {
-    const float2 two = unpack<T>(i < A ? a[i] : b[i - A]);
-    values[2 * i] = two.x;
-    values[2 * i + 1] = two.y;
-  }
-  static_assert(sizeof values <= shim::kMessage);
-  const auto* said = shim::exchange(values, sizeof values, kind);
-  const auto heard = [&](int lane, int i) {
-    float v;
-    std::memcpy(&v, said[lane] + 4 * i, 4);
-    return v;
-  };
-  const int lane = threadIdx.x % 32;
-  for (int e = 0; e < 4; ++e) {
-    const int row = lane / 4 + 8 * (e / 2), column = 2 * (lane % 4) + e % 2;
-    float sum = 0;
-    for (int k = 0; k < 4 * A; ++k) {
-      const int pair = k % 8 / 2, odd = k % 2, late = k / 8;  // a: rows, then columns 8 further on
-      sum +=
-          heard(4 * (row % 8) + pair, 2 * (row / 8 + 2 * late) + odd) * heard(4 * column + pair, 2 * (A + late) + odd);
-    }
-    c[e] += sum;
-  }
+// Replace the fragments of a warp's lanes, A words of the left matrix and A / 2 of the right one, by the four values of
+// the product that belong to each lane. Defined in mma.cpp.
+template <typename T, int A>
+void multiply_fragments(unsigned char (*said)[shim::kMessage]);
+
+template <typename T, int A>
+void multiply(float (&c)[4], const uint32_t (&fragments)[A + A / 2], int kind) {
+  const auto* products = shim::exchange(fragments, sizeof fragments, kind, multiply_fragments<T, A>);
+  float mine[4];
+  std::memcpy(mine, products[threadIdx.x % 32], sizeof mine);
+  for (int e = 0; e < 4; ++e) c[e] += mine[e];
 }
 
 template <typename T>
 void mma16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  const uint32_t b[2] = {b0, b1};
-  multiply<T, 4, 2>(c, a, b, kMma16);
+  multiply<T, 4>(c, {a[0], a[1], a[2], a[3], b0, b1}, kMma16);
 }
 
 template <typename T>
@@ -304,8 +280,7 @@ void mma16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, cons
 
 template <typename T>
 void mma8(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b) {
-  const uint32_t a[2] = {a0, a1};
-  multiply<T, 2, 1>(c, a, &b, kMma8);
+  multiply<T, 2>(c, {a0, a1, b}, kMma8);
 }
 
 }  // namespace hyperseg::cuda

@@ -294,7 +294,8 @@ void wait_for_copies(size_t open) {
   }
 }
 
-const unsigned char (*exchange(const void* said, size_t bytes, int kind)) [kMessage] {
+const unsigned char (*exchange(const void* said, size_t bytes, int kind,
+                               void (*finish)(unsigned char (*said)[kMessage]))) [kMessage] {
   const unsigned lane = block->current % kWarp;
   Warp& warp = block->warps[block->current / kWarp];
   const uint64_t round = warp.round;
@@ -302,6 +303,7 @@ const unsigned char (*exchange(const void* said, size_t bytes, int kind)) [kMess
   warp.kind = kind;
   std::memcpy(warp.said[round % 2][lane], said, bytes);
   if (++warp.arrived == kWarp) {
+    if (finish) finish(warp.said[round % 2]);
     warp.arrived = 0;
     ++warp.round;
     block->idle = 0;

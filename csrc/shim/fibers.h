@@ -38,8 +38,10 @@ constexpr int kWarp = 32;
 constexpr size_t kMessage = 64;  // bytes that a lane can send to the others
 
 // Return the values of all lanes of the warp, in lane order; valid until the lane's second exchange after this one.
-// `kind`: the operation, the same for all lanes.
-const unsigned char (*exchange(const void* said, size_t bytes, int kind))[kMessage];
+// `kind`: the operation, the same for all lanes. `finish`, if not null, is called once for the warp and may replace the
+// values.
+const unsigned char (*exchange(const void* said, size_t bytes, int kind,
+                               void (*finish)(unsigned char (*said)[kMessage]) = nullptr))[kMessage];
 
 // Copies are made when the thread waits for them, as late as on a GPU: from null, zeros.
 void copy_later(void* to, const void* from, size_t bytes);

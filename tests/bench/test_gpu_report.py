@@ -1,6 +1,7 @@
 """bench/gpu_report.py without a GPU: order of stages, result file, time limit, resuming."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -185,10 +186,13 @@ def test_every_stage_of_parity_selects_tests():
 
 
 def test_a_fault_ends_its_worker_and_blames_one_test(tmp_path):
-    """pytest-xdist replaces a worker whose GPU context is lost (tests/conftest.py)."""
+    """pytest-xdist replaces a worker whose GPU context is lost (tests/conftest.py).
+
+    Four processes import torch, so it is one of a few lines.
+    """
     shutil.copy(ROOT / "tests/conftest.py", tmp_path)
-    code = """
-import pytest, torch
+    torch = """
+from types import SimpleNamespace
 
 lost = False
 
@@ -196,18 +200,30 @@ def synchronize():
     if lost:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-torch.cuda.is_available, torch.cuda.synchronize = lambda: True, synchronize
+def get_num_threads():
+    return 1
+
+def set_num_threads(threads):
+    pass
+
+cuda = SimpleNamespace(is_available=lambda: True, synchronize=synchronize)
+"""
+    code = """
+import pytest, torch
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("i", range(6))
 def test_kernel(i):
-    global lost
-    lost = lost or i == 1
-    synchronize()
+    torch.lost = torch.lost or i == 1
+    torch.cuda.synchronize()
 """
+    (tmp_path / "torch.py").write_text(torch)
     (tmp_path / "test_kernels.py").write_text(code)
     command = "-m pytest -q -n 1 -p no:cacheprovider --max-worker-restart 3 -W ignore"
-    done = subprocess.run([sys.executable, *command.split(), str(tmp_path)], capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, *command.split(), str(tmp_path)], capture_output=True, text=True, env=environment
+    )
     assert "1 failed, 5 passed" in done.stdout, done.stdout
     assert "crashed while running 'test_kernels.py::test_kernel[1]'" in done.stdout
 

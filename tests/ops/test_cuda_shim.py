@@ -14,8 +14,7 @@ from hyperseg.ops.backends import native
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIM = ROOT / "build/shim/hyperseg/_C.abi3.so"
-WORKERS = str(min(4, os.cpu_count() or 1))
-
+PARITY = "tests/ops/test_parity.py"
 
 pytestmark = [
     pytest.mark.skipif(not SHIM.is_file(), reason="the shim is not built; run `make shim`"),
@@ -24,21 +23,24 @@ pytestmark = [
 ]
 
 
-def test_kernels_in_the_shim():
-    assert passed("cuda-cpu") >= 10 * len(BACKENDS["cuda"].supported)
+@pytest.mark.parametrize("parity", [True, False], ids=["parity", "others"])
+def test_kernels_in_the_shim(parity: bool):
+    """In two processes, which pytest-xdist can run at the same time: more would import and collect once more each."""
+    selected = [PARITY] if parity else ["tests/ops", f"--ignore={PARITY}"]
+    assert passed("cuda-cpu", *selected) >= 10 * len(BACKENDS["cuda"].supported)
 
 
 @pytest.mark.parametrize(("launches", "error"), [("fewest", "1"), ("most", "-1")])
 def test_encoder_with_fewest_and_most_launches_and_the_largest_error_of_tanh(launches: str, error: str):
     """The error of the instruction that SiLU uses in 16-bit floats is what the PTX manual allows, in one direction."""
     chosen = {"HYPERSEG_MBCONV": launches, "HYPERSEG_SHIM_TANH": error}
-    assert passed("cuda-cpu and (mbconv or stem)", "tests/ops/test_parity.py", **chosen) >= 20
+    assert passed("cuda-cpu and (mbconv or stem)", PARITY, **chosen) >= 20
 
 
-def passed(selection: str, tests: str = "tests/ops", **environment: str) -> int:
-    command = [sys.executable, "-m", "pytest", "-q", "-n", WORKERS, "-p", "no:cacheprovider", "-m", "not slow"]
+def passed(selection: str, *tests: str, **environment: str) -> int:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", selection]
     result = subprocess.run(
-        [*command, "-k", selection, tests],
+        [*command, *tests],
         cwd=ROOT,
         env=os.environ | {"HYPERSEG_EXTENSION": str(SHIM)} | environment,
         capture_output=True,

