@@ -25,7 +25,19 @@ _EXPORTS = {
     "synthesize_weights": "hyperseg.models",
 }
 
-_PACKAGES = tuple("data evaluation export images models ops predict publish runtime serve verify".split())
+_PACKAGES = (
+    "data",
+    "evaluation",
+    "export",
+    "images",
+    "models",
+    "ops",
+    "predict",
+    "publish",
+    "runtime",
+    "serve",
+    "verify",
+)
 
 __all__ = ["__version__", *_EXPORTS]
 

@@ -203,6 +203,12 @@ def label_set(dataset: str) -> LabelSet:
         ) from None
 
 
+def label_set_with(classes: Sequence[str]) -> LabelSet | None:
+    """Return the label set of a published data set that has exactly these classes, in this order; None without one."""
+    known = (*_LABEL_SETS.values(), CAMVID_11, CAMVID_32)
+    return next((table for table in known if table.classes == tuple(classes)), None)
+
+
 def default_label_set(n: int, classes: Sequence[str] | None = None) -> LabelSet:
     """Return a label set for `n` classes of your own (1..255), with distinct colours; default names are "class 0", ...
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import hyperseg.predict
-from hyperseg.data import CAMVID, CITYSCAPES, VOC, colorize
+from hyperseg.data import CAMVID, CAMVID_11, CITYSCAPES, VOC, colorize
 from hyperseg.predict import (
     Frame,
     FrameError,
@@ -394,6 +394,7 @@ def test_label_set_of():
 
     assert label_set_of(config("cityscapes", 19)) is CITYSCAPES
     assert label_set_of(config("camvid", 12, CAMVID.classes)) is CAMVID
+    assert label_set_of(config("custom", 11, list(CAMVID_11.classes))) is CAMVID_11, "as a network is trained on it"
     renamed = label_set_of(config("voc", 21, tuple("abcdefghijklmnopqrstu")))
     assert renamed.classes[20] == "u"
     assert renamed.colors == VOC.colors
