@@ -304,7 +304,7 @@ def test_an_interrupted_video_is_completed(folder, number):
     """A pipe that gives a frame and then nothing: the process is ended by a signal, and its video can be played."""
     command = [sys.executable, "-m", "hyperseg", "predict", "-", "--raw-size", "32x32", "--model", "hyperseg-s-camvid"]
     process = subprocess.Popen(
-        [*command, "--write", "overlay"],
+        [*command, "--write", "json,overlay"],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "HYPERSEG_VERIFY": "0"},
@@ -313,11 +313,11 @@ def test_an_interrupted_video_is_completed(folder, number):
         process.stdin.write(bytes(32 * 32 * 3))
     process.stdin.flush()
     deadline = time.monotonic() + 120
-    while not list(Path().glob("predictions/*.mp4*")) and time.monotonic() < deadline:
+    while not list(Path().glob("predictions/*")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    time.sleep(0.5)
+    time.sleep(0.5)  # for the other frames
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert written() == ["stdin_overlay.mp4"]
+    assert written() == ["stdin.jsonl", "stdin_overlay.mp4"]
     assert 1 <= len(list(VideoSource("predictions/stdin_overlay.mp4"))) <= 3
