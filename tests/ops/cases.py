@@ -237,6 +237,9 @@ DECODER_LEVEL = [
             Case("decoder_level", f"{halo}-signal", level(hidden=6, signal=(20, 4, 12, 4, 140), halo=halo)),
             Case("decoder_level", f"{halo}-previous-1500-wide", level(1, 2, 1, hidden=6, size=(2, 1500), halo=halo)),
             Case("decoder_level", f"{halo}-patch-1", level(hidden=6, patch=(1, 1), halo=halo)),
+            Case("decoder_level", f"{halo}-patch-7x9", level(1, hidden=14, grid=(1, 2), patch=(7, 9), halo=halo)),
+            Case("decoder_level", f"{halo}-patch-9x16", level(1, hidden=6, grid=(1, 1), patch=(9, 16), halo=halo)),
+            Case("decoder_level", f"{halo}-patch-3x17", level(1, hidden=6, grid=(2, 1), patch=(3, 17), halo=halo)),
             Case("decoder_level", f"{halo}-grid-1x5", level(hidden=6, grid=(1, 5), patch=(2, 3), halo=halo)),
             Case(
                 "decoder_level",

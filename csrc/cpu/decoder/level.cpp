@@ -21,12 +21,26 @@ constexpr int64_t kFewPixels = 3;            // with fewer, a 1x1 level does not
 constexpr int64_t kPixels = 1024;            // per task of a 1x1 level
 constexpr int64_t kRunWeights = 96 * 1024;   // generated parameters per task
 constexpr int64_t kHiddenBytes = 26 * 1024;  // hidden maps between two steps of a tile with halo="neighbour"
+constexpr int64_t kPlanesStep = 12;          // hidden channels: rows of whole tiles of the GEMM, their planes in L1
 constexpr int64_t kProjectRows = 3;          // of a tile: products of few pixels are slow
 
 int64_t reflect(int64_t i, int64_t size) { return i < 0 ? -i : i >= size ? 2 * (size - 1) - i : i; }
 
 // Scratch memory of a thread, kept between calls.
-enum { kSignal, kGenerated, kConverted, kTile, kPacked, kHidden, kFiltered, kResult, kNeighbour, kCoarse, kBuffers };
+enum {
+  kSignal,
+  kGenerated,
+  kConverted,
+  kTile,
+  kPlanes,
+  kPacked,
+  kHidden,
+  kFiltered,
+  kResult,
+  kNeighbour,
+  kCoarse,
+  kBuffers
+};
 template <typename T>
 T* scratch(int which, int64_t count) {
   thread_local Buffer<T> buffers[kBuffers];
@@ -52,7 +66,8 @@ class LevelWorker {
         axis_y_(std::max<int64_t>(level.previous.height, 1), height_, copied_),
         axis_x_(std::max<int64_t>(level.previous.width, 1), width_, copied_),
         xs_(coordinates<T>(width_)),
-        ys_(coordinates<T>(height_)) {
+        ys_(coordinates<T>(height_)),
+        in_planes_(planes_pay()) {
     if (level.bias.empty()) return;
     bias_ = padded_bias_.reserve(level.bias.size() + kPadding);
     std::fill_n(std::copy(level.bias.begin(), level.bias.end(), bias_), kPadding, T(0));
@@ -95,12 +110,14 @@ class LevelWorker {
     for (int64_t gx = first; gx < last; ++gx) {
       const T* weights =
           generated ? generated + (gx - first) * parameters_ : weights_of(n, gy, gx, 0, parameters_, converted);
-      if (level_.hidden) {
+      if (in_planes_) {
+        for_each_tile(gy, gx,
+                      [&](int64_t y0, int64_t y1, int64_t x0, int64_t x1) { by_planes(n, y0, y1, x0, x1, weights); });
+      } else if (level_.hidden) {
         const PackedWeights packed = pack_patch(weights);
-        for (int64_t y = gy * ph_; y < (gy + 1) * ph_; y += kTileRows)
-          for (int64_t x = gx * pw_; x < (gx + 1) * pw_; x += kTileColumns)
-            inverted_residual(n, gy, gx, y, std::min(y + kTileRows, (gy + 1) * ph_), x,
-                              std::min(x + kTileColumns, (gx + 1) * pw_), packed);
+        for_each_tile(gy, gx, [&](int64_t y0, int64_t y1, int64_t x0, int64_t x1) {
+          inverted_residual(n, gy, gx, y0, y1, x0, x1, packed);
+        });
       } else {
         const int64_t columns = std::min(pw_, kPixels), rows = std::min(ph_, kPixels / columns);
         for (int64_t y = gy * ph_; y < (gy + 1) * ph_; y += rows)
@@ -108,6 +125,14 @@ class LevelWorker {
             pointwise(n, y, std::min(y + rows, (gy + 1) * ph_), x, std::min(x + columns, (gx + 1) * pw_), weights);
       }
     }
+  }
+
+  // Call body(y0, y1, x0, x1) for each tile of a patch.
+  template <typename Body>
+  void for_each_tile(int64_t gy, int64_t gx, const Body& body) const {
+    for (int64_t y = gy * ph_; y < (gy + 1) * ph_; y += kTileRows)
+      for (int64_t x = gx * pw_; x < (gx + 1) * pw_; x += kTileColumns)
+        body(y, std::min(y + kTileRows, (gy + 1) * ph_), x, std::min(x + kTileColumns, (gx + 1) * pw_));
   }
 
   // Pixels are the rows of the GEMM, which suits channels-last memory. The weights must be transposed for it, which
@@ -250,6 +275,84 @@ class LevelWorker {
     }
   }
 
+  // A tile in planes, channel by channel, each with its rows one after the other. Vectors are filled with pixels of
+  // several rows, or with parts of a row if that leaves no lane unused.
+  struct Planes {
+    Planes(int64_t rows, int64_t columns, int64_t lanes)
+        : stride(columns + 2),
+          haloed((rows + 2) * stride),
+          in(round_up(haloed, lanes)),
+          out_stride(columns % lanes ? stride : columns),
+          out(round_up((rows - 1) * out_stride + columns, lanes)) {}
+
+    int64_t stride, haloed;   // of a row with its halo, pixels with their halo
+    int64_t in;               // values of an input plane
+    int64_t out_stride, out;  // of a row of outputs, values of an output plane
+  };
+
+  // Whether patches are computed in planes: by the number of vectors that are multiplied. Channels along the lanes
+  // leave lanes unused after the last channel, and planes after the last pixel. Planes are faster with up to a quarter
+  // more multiplications, as they pack no weights.
+  bool planes_pay() const {
+    if (!level_.hidden || !level_.own_halo) return false;
+    const int64_t rows = std::min(ph_, kTileRows), columns = std::min(pw_, kTileColumns), lanes = run_.lanes;
+    const Planes planes(rows, columns, lanes);
+    const int64_t hidden = level_.hidden, o = level_.out_channels, hidden_vectors = divide_up(hidden, lanes);
+    const int64_t by_channels = (planes.haloed * channels_ + 9 * rows * columns) * hidden_vectors +
+                                rows * columns * hidden * divide_up(o, lanes);
+    const int64_t by_pixels = (planes.in * channels_ + planes.out * (9 + o)) / lanes * hidden;
+    return 4 * by_pixels <= 5 * by_channels;
+  }
+
+  // A tile in planes: pixels are the columns of the GEMMs, and weights are used as they were generated.
+  void by_planes(int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1, const T* weights) const {
+    const int64_t rows = y1 - y0, columns = x1 - x0, h = level_.hidden, o = level_.out_channels;
+    const Planes planes(rows, columns, run_.lanes);
+    const T *depthwise = weights + channels_ * h, *project = depthwise + 9 * h;
+    T* tile = scratch<T>(kPlanes, channels_ * planes.in);
+    T* hidden = scratch<T>(kHidden, kPlanesStep * planes.in + run_.lanes);
+    T* filtered = scratch<T>(kFiltered, h * planes.out);
+    T* result = scratch<T>(kResult, o * planes.out);
+    read_planes(n, y0 - 1, y1 + 1, x0 - 1, x1 + 1, planes, tile);
+    for (int64_t first = 0; first < h; first += kPlanesStep) {
+      const int64_t some = std::min(kPlanesStep, h - first);
+      run_.gemm({.m = some,
+                 .n = planes.in,
+                 .k = channels_,
+                 .a = weights + first * channels_,
+                 .lda = channels_,
+                 .b = tile,
+                 .ldb = planes.in,
+                 .c = hidden,
+                 .ldc = planes.in,
+                 .row_bias = bias(first),
+                 .act = Activation::kRelu6});
+      std::fill_n(hidden + some * planes.in, run_.lanes, T(0));  // whole vectors are filtered
+      run_.depthwise_planes({.channels = some,
+                             .rows = rows,
+                             .columns = columns,
+                             .in = hidden,
+                             .in_stride = planes.stride,
+                             .in_plane = planes.in,
+                             .weights = depthwise + first * 9,
+                             .bias = bias(h + first),
+                             .out = filtered + first * planes.out,
+                             .out_plane = planes.out,
+                             .act = Activation::kRelu6});
+    }
+    run_.gemm({.m = o,
+               .n = planes.out,
+               .k = h,
+               .a = project,
+               .lda = h,
+               .b = filtered,
+               .ldb = planes.out,
+               .c = result,
+               .ldc = planes.out,
+               .row_bias = bias(2 * h)});
+    write_planes(n, y0, y1, x0, x1, planes, result);
+  }
+
   // halo="neighbour": a whole tile, some hidden channels at a time.
   void by_channels(int64_t n, int64_t gy, int64_t gx, int64_t y0, int64_t y1, int64_t x0, int64_t x1,
                    const PackedWeights& weights, T* result) const {
@@ -321,7 +424,7 @@ class LevelWorker {
   void read_tile(int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1, T* to) const {
     const int64_t columns = x1 - x0;
     int64_t xs[kPixels + 2];
-    for (int64_t x = x0; x < x1; ++x) xs[x - x0] = reflect(x, width_);
+    reflect_columns(x0, x1, xs);
     if (level_.with_coordinates) {
       for (int64_t y = y0; y < y1; ++y) {
         T* pixel = to + (y - y0) * columns * channels_;
@@ -333,16 +436,54 @@ class LevelWorker {
       }
       to += 2;
     }
+    read_skip(n, y0, y1, columns, xs, to, channels_);
+    if (level_.previous) read_previous(n, y0, y1, columns, xs, to + level_.skip.channels, channels_);
+  }
+
+  void reflect_columns(int64_t x0, int64_t x1, int64_t* xs) const {
+    for (int64_t x = x0; x < x1; ++x) xs[x - x0] = reflect(x, width_);
+  }
+
+  // The same in planes.
+  void read_planes(int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1, const Planes& planes, T* to) const {
+    const int64_t columns = x1 - x0;
+    int64_t xs[kPixels + 2];
+    reflect_columns(x0, x1, xs);
+    for (int64_t c = 0; c < channels_; ++c)  // the lanes after the last pixel are multiplied too
+      std::fill(to + c * planes.in + planes.haloed, to + (c + 1) * planes.in, T(0));
+    if (level_.with_coordinates) {
+      for (int64_t y = y0; y < y1; ++y) {
+        T* row = to + (y - y0) * columns;
+        for (int64_t x = 0; x < columns; ++x) row[x] = xs_[xs[x]];
+        std::fill_n(row + planes.in, columns, ys_[reflect(y, height_)]);
+      }
+      to += 2 * planes.in;
+    }
+    const int64_t skip = level_.skip.channels, previous = level_.previous.channels;
+    T* pixels = scratch<T>(kTile, planes.haloed * std::max(skip, previous));
+    read_skip(n, y0, y1, columns, xs, pixels, skip);
+    run_.transpose(planes.haloed, skip, pixels, skip, to, planes.in);
+    if (!previous) return;
+    read_previous(n, y0, y1, columns, xs, pixels, previous);
+    run_.transpose(planes.haloed, previous, pixels, previous, to + skip * planes.in, planes.in);
+  }
+
+  // To pixels that are `stride` apart.
+  void read_skip(int64_t n, int64_t y0, int64_t y1, int64_t columns, const int64_t* xs, T* to, int64_t stride) const {
     for (int64_t y = y0; y < y1; ++y)
       read_pixels(level_.skip, level_.skip.at(n, 0, reflect(y, height_), 0), xs, columns,
-                  to + (y - y0) * columns * channels_, channels_);
-    if (level_.previous) read_previous(n, y0, y1, columns, xs, to + level_.skip.channels);
+                  to + (y - y0) * columns * stride, stride);
   }
 
   // Read the pixels of a row of a map to to + i * stride.
   void read_pixels(const Map<const S>& map, const S* row, const int64_t* xs, int64_t columns, T* to,
                    int64_t stride) const {
     if constexpr (std::is_same_v<S, T>) {
+      if (map.stride_c == 1 && map.stride_w == map.channels && stride == map.channels &&
+          xs[columns - 1] - xs[0] + 1 == columns) {
+        std::copy_n(row + xs[0] * stride, columns * stride, to);
+        return;
+      }
       if (map.stride_c == 1) return run_.copy_pixels(map.channels, row, map.stride_w, xs, columns, to, stride);
     }
     if (map.stride_c == 1) {
@@ -355,7 +496,8 @@ class LevelWorker {
     }
   }
 
-  void read_previous(int64_t n, int64_t y0, int64_t y1, int64_t columns, const int64_t* xs, T* to) const {
+  void read_previous(int64_t n, int64_t y0, int64_t y1, int64_t columns, const int64_t* xs, T* to,
+                     int64_t stride) const {
     const Map<const S>& previous = level_.previous;
     // The part of the coarse map that is sampled.
     int64_t top = previous.height, bottom = 0, left = previous.width, right = 0;
@@ -386,7 +528,7 @@ class LevelWorker {
       const int64_t mapped = reflect(y, height_);
       run_.blend(coarse + (axis_y_.low[mapped] - top) * row, coarse + (axis_y_.high[mapped] - top) * row,
                  axis_y_.weight[mapped], row, blend);
-      run_.widen(blend, channels, low, high, weight, columns, to + (y - y0) * columns * channels_, channels_);
+      run_.widen(blend, channels, low, high, weight, columns, to + (y - y0) * columns * stride, stride);
     }
   }
 
@@ -411,12 +553,35 @@ class LevelWorker {
     }
   }
 
+  void write_planes(int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1, const Planes& planes,
+                    const T* from) const {
+    const Map<S>& out = level_.out;
+    const int64_t columns = x1 - x0, channels = out.channels;
+    for (int64_t y = y0; y < y1; ++y, from += planes.out_stride) {
+      S* row = out.at(n, 0, y, x0);
+      if constexpr (std::is_same_v<S, T>) {
+        if (out.stride_c == 1) {
+          run_.transpose(channels, columns, from, planes.out, row, out.stride_w);
+          continue;
+        }
+        if (out.stride_w == 1) {
+          for (int64_t c = 0; c < channels; ++c) std::copy_n(from + c * planes.out, columns, row + c * out.stride_c);
+          continue;
+        }
+      }
+      for (int64_t c = 0; c < channels; ++c)
+        for (int64_t x = 0; x < columns; ++x)
+          row[c * out.stride_c + x * out.stride_w] = static_cast<S>(from[c * planes.out + x]);
+    }
+  }
+
   const DecoderLevel<S>& level_;
   const Primitives<T>& run_;
   int64_t height_, width_, ph_, pw_, channels_, parameters_;
   bool copied_;  // previous has the size of skip
   Axis<T> axis_y_, axis_x_;
   std::vector<T> xs_, ys_;
+  bool in_planes_;
   Buffer<T> padded_bias_;
   T* bias_ = nullptr;
 };

@@ -11,6 +11,7 @@
 
 #include "common/acc.h"
 #include "cpu/base/bilinear.h"
+#include "cpu/simd/primitives.h"
 #include "cpu/simd/simd.h"
 
 // Labels are computed in tiles. A tile goes down its rows and keeps, for every class, the two logit rows around the
@@ -129,10 +130,12 @@ void run(const Tensor& logits, Tensor& labels) {
   auto* const out = labels.mutable_data_ptr<uint8_t>();
   const bool copy = logits.size(2) == H && logits.size(3) == W;
   const Axis<T> rows(logits.size(2), H, copy), columns(logits.size(3), W, copy);
+  // Pixels whose classes are contiguous are transposed, a logit row at a time.
+  const bool by_pixels = std::is_same_v<T, scalar_t> && stride_c == 1 && C > 1;
   const int64_t tiles_x = (W + kTileWidth - 1) / kTileWidth, tiles_y = (H + kTileHeight - 1) / kTileHeight;
 
   torch::stable::parallel_for(0, N * tiles_y * tiles_x, 1, [&](int64_t begin, int64_t end) {
-    std::vector<T> buffer(columns.in), upper(C * kTileWidth), lower(C * kTileWidth);
+    std::vector<T> buffer(columns.in * (by_pixels ? C : 1)), upper(C * kTileWidth), lower(C * kTileWidth);
     for (int64_t tile = begin; tile < end; ++tile) {
       const int64_t n = tile / tiles_x / tiles_y;
       const int64_t y0 = tile / tiles_x % tiles_y * kTileHeight, y1 = std::min(y0 + kTileHeight, H);
@@ -140,8 +143,12 @@ void run(const Tensor& logits, Tensor& labels) {
       const int64_t first = columns.low[x0], span = columns.high[x1 - 1] - first + 1;
       const auto fill = [&](std::vector<T>& widened, int64_t row) {
         const auto* const from = data + n * stride_n + row * stride_h + first * stride_w;
+        if constexpr (std::is_same_v<T, scalar_t>) {
+          if (by_pixels) primitives<T>().transpose(span, C, from, stride_w, buffer.data(), span);
+        }
         for (int64_t c = 0; c < C; ++c) {
-          const T* line = as_contiguous(from + c * stride_c, stride_w, span, buffer.data());
+          const T* line =
+              by_pixels ? &buffer[c * span] : as_contiguous(from + c * stride_c, stride_w, span, buffer.data());
           sample(columns, line, first, x0, x1, &widened[c * kTileWidth]);
         }
       };

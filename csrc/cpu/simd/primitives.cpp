@@ -190,6 +190,21 @@ void gemv(int64_t m, int64_t k, const T* a, int64_t lda, const T* x, T* y, const
   for (int64_t i = 0; i < m; i += L) store(y + i, activate<T>(load(y + i, m - i), act), m - i);
 }
 
+// Chosen once for all of the values.
+template <typename T, int P>
+inline void activate_all(vec<T> (&values)[P], Activation act) {
+  if (act == Activation::kSilu) {
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) values[p] = silu<T>(values[p]);
+  } else if (act == Activation::kRelu6) {
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) values[p] = clamp_high(clamp_low(values[p], T(0)), T(6));
+  } else if (act != Activation::kNone) {
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) values[p] = activate<T>(values[p], act);
+  }
+}
+
 // P pixels of the row, all channels. K taps and stride S; 0: any.
 template <typename T, int P, int K, int S>
 inline void filter_pixels(const DepthwiseRow<T>& r, int64_t first) {
@@ -222,13 +237,7 @@ inline void filter_pixels(const DepthwiseRow<T>& r, int64_t first) {
         }
       }
     }
-    if (r.act == Activation::kSilu) {
-#pragma GCC unroll 8
-      for (int p = 0; p < P; ++p) values[p] = silu<T>(values[p]);
-    } else if (r.act != Activation::kNone) {
-#pragma GCC unroll 8
-      for (int p = 0; p < P; ++p) values[p] = activate<T>(values[p], r.act);
-    }
+    activate_all<T>(values, r.act);
     if (r.sums) {
       vec<T> total = values[0];
 #pragma GCC unroll 8
@@ -271,6 +280,77 @@ void depthwise_row(const DepthwiseRow<T>& r) {
   filter_row<T, 0, 0>(r);
 }
 
+// P vectors of a plane, one below the other. Each row is loaded once for all of its taps.
+template <typename T, int P>
+inline void filter_column(const DepthwisePlanes<T>& d, const T* in, const T* weights, vec<T> bias, T* out) {
+  vec<T> values[P];
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p) values[p] = bias;
+#pragma GCC unroll 3
+  for (int kx = 0; kx < 3; ++kx) {
+    const vec<T> taps[3] = {splat(weights[kx]), splat(weights[3 + kx]), splat(weights[6 + kx])};
+#pragma GCC unroll 16
+    for (int y = 0; y < P + 2; ++y) {
+      const vec<T> v = load(in + y * d.in_stride + kx);
+#pragma GCC unroll 3
+      for (int ky = 0; ky < 3; ++ky)
+        if (y >= ky && y - ky < P) values[y - ky] += taps[ky] * v;
+    }
+  }
+  activate_all<T>(values, d.act);
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p) store(out + p * d.columns, values[p]);
+}
+
+// P vectors of a plane, one after the other, whatever its rows.
+template <typename T, int P>
+inline void filter_stretch(const DepthwisePlanes<T>& d, const T* in, const T* weights, vec<T> bias, T* out) {
+  constexpr int64_t L = Vector<T>::lanes;
+  vec<T> values[P];
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p) values[p] = bias;
+#pragma GCC unroll 3
+  for (int ky = 0; ky < 3; ++ky, in += d.in_stride, weights += 3) {
+#pragma GCC unroll 3
+    for (int kx = 0; kx < 3; ++kx) {
+      const vec<T> tap = splat(weights[kx]);
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) values[p] += tap * load(in + kx + p * L);
+    }
+  }
+  activate_all<T>(values, d.act);
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p) store(out + p * L, values[p]);
+}
+
+template <typename T>
+void depthwise_planes(const DepthwisePlanes<T>& d) {
+  constexpr int64_t L = Vector<T>::lanes;
+  constexpr int P = is_double<T> ? 1 : 8, Q = is_double<T> ? 1 : 4;
+  for (int64_t c = 0; c < d.channels; ++c) {
+    const T *in = d.in + c * d.in_plane, *weights = d.weights + c * 9;
+    T* const out = d.out + c * d.out_plane;
+    const vec<T> bias = splat(d.bias ? d.bias[c] : T(0));
+    if (d.columns % L == 0) {
+      for (int64_t x = 0; x < d.columns; x += L) {
+        int64_t y = 0;
+        for (; y + P <= d.rows; y += P)
+          filter_column<T, P>(d, in + y * d.in_stride + x, weights, bias, out + y * d.columns + x);
+        for (; y + Q <= d.rows; y += Q)
+          filter_column<T, Q>(d, in + y * d.in_stride + x, weights, bias, out + y * d.columns + x);
+        for (; y < d.rows; ++y)
+          filter_column<T, 1>(d, in + y * d.in_stride + x, weights, bias, out + y * d.columns + x);
+      }
+    } else {
+      const int64_t vectors = ((d.rows - 1) * d.in_stride + d.columns + L - 1) / L;
+      int64_t v = 0;
+      for (; v + P <= vectors; v += P) filter_stretch<T, P>(d, in + v * L, weights, bias, out + v * L);
+      for (; v + Q <= vectors; v += Q) filter_stretch<T, Q>(d, in + v * L, weights, bias, out + v * L);
+      for (; v < vectors; ++v) filter_stretch<T, 1>(d, in + v * L, weights, bias, out + v * L);
+    }
+  }
+}
+
 template <typename T>
 void blend(const T* a, const T* b, T weight, int64_t count, T* out) {
   const vec<T> first = splat(T(1) - weight), second = splat(weight);
@@ -293,6 +373,15 @@ void widen(const T* __restrict row, int64_t channels, const int32_t* low, const 
            int64_t count, T* __restrict out, int64_t out_stride) {
   if (channels == 1 && out_stride == 1) {
     for (int64_t i = 0; i < count; ++i) out[i] = row[low[i]] * (T(1) - weight[i]) + row[high[i]] * weight[i];
+    return;
+  }
+  if (channels % Vector<T>::lanes == 0) {
+    for (int64_t i = 0; i < count; ++i) {
+      const T *a = row + low[i] * channels, *b = row + high[i] * channels;
+      const vec<T> first = splat(T(1) - weight[i]), second = splat(weight[i]);
+      for (int64_t c = 0; c < channels; c += Vector<T>::lanes)
+        store(out + i * out_stride + c, load(a + c) * first + load(b + c) * second);
+    }
     return;
   }
   for (int64_t i = 0; i < count; ++i)
@@ -322,33 +411,101 @@ inline void transpose_registers(vec<T>* v) {
   }
 }
 
+#ifdef __AVX2__
+// A vector of L floats as parts of four. Rows of L x L are transposed by four columns: rows 4k + r move to part k of
+// vector r, and each part is transposed by itself, which takes half the shuffles, all of them cheap.
 #ifdef __AVX512F__
-// 16 x 16 by quarters of four columns: rows 4k + r move to lane k of vector r, and each lane is transposed by itself,
-// which takes half the shuffles, all of them cheap.
+using Floats = __m512;
+inline Floats first_part(__m128 part) { return _mm512_castps128_ps512(part); }
+template <int k>
+inline Floats with_part(Floats v, __m128 part) {
+  return _mm512_maskz_insertf32x4(-1, v, part, k);
+}
+inline __m128 load_part(const float* p, int64_t count) {
+  return _mm_maskz_loadu_ps(static_cast<__mmask8>((1u << count) - 1), p);
+}
+inline Floats low(Floats a, Floats b) { return _mm512_maskz_unpacklo_ps(-1, a, b); }
+inline Floats high(Floats a, Floats b) { return _mm512_maskz_unpackhi_ps(-1, a, b); }
+inline Floats low_pairs(Floats a, Floats b) {
+  return _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(-1, _mm512_castps_pd(a), _mm512_castps_pd(b)));
+}
+inline Floats high_pairs(Floats a, Floats b) {
+  return _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(-1, _mm512_castps_pd(a), _mm512_castps_pd(b)));
+}
+#else
+using Floats = __m256;
+inline Floats first_part(__m128 part) { return _mm256_castps128_ps256(part); }
+template <int k>
+inline Floats with_part(Floats v, __m128 part) {
+  return _mm256_insertf128_ps(v, part, k);
+}
+inline __m128 load_part(const float* p, int64_t count) {
+  const __m128i lane = _mm_setr_epi32(0, 1, 2, 3);
+  return _mm_maskload_ps(p, _mm_cmpgt_epi32(_mm_set1_epi32(static_cast<int>(count)), lane));
+}
+inline Floats low(Floats a, Floats b) { return _mm256_unpacklo_ps(a, b); }
+inline Floats high(Floats a, Floats b) { return _mm256_unpackhi_ps(a, b); }
+inline Floats low_pairs(Floats a, Floats b) {
+  return _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
+}
+inline Floats high_pairs(Floats a, Floats b) {
+  return _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
+}
+#endif
+
+// Four columns of 4 * Q rows; row(r) is where row r begins, read(p) reads four of its columns.
+template <int Q, typename Row, typename Read>
+inline void transpose_columns(const Row& row, const Read& read, Floats (&out)[4]) {
+  Floats v[4];
+#pragma GCC unroll 4
+  for (int r = 0; r < 4; ++r) {
+    v[r] = first_part(read(row(r)));
+    if constexpr (Q > 1) v[r] = with_part<1>(v[r], read(row(4 + r)));
+    if constexpr (Q > 2) v[r] = with_part<2>(v[r], read(row(8 + r)));
+    if constexpr (Q > 3) v[r] = with_part<3>(v[r], read(row(12 + r)));
+  }
+  const Floats a = low(v[0], v[1]), b = high(v[0], v[1]), c = low(v[2], v[3]), d = high(v[2], v[3]);
+  out[0] = low_pairs(a, c), out[1] = high_pairs(a, c), out[2] = low_pairs(b, d), out[3] = high_pairs(b, d);
+}
+
+constexpr int kParts = kBytes / 16;
+
 inline void transpose_block(const float* in, int64_t in_stride, float* out, int64_t out_stride) {
 #pragma GCC unroll 4
-  for (int g = 0; g < 4; ++g) {
-    __m512 v[4];
+  for (int j = 0; j < 4 * kParts; j += 4) {
+    Floats to[4];
+    transpose_columns<kParts>([&](int r) { return in + r * in_stride + j; }, _mm_loadu_ps, to);
 #pragma GCC unroll 4
-    for (int r = 0; r < 4; ++r) {
-      const float* p = in + r * in_stride + 4 * g;
-      v[r] = _mm512_castps128_ps512(_mm_loadu_ps(p));
-      v[r] = _mm512_maskz_insertf32x4(-1, v[r], _mm_loadu_ps(p + 4 * in_stride), 1);
-      v[r] = _mm512_maskz_insertf32x4(-1, v[r], _mm_loadu_ps(p + 8 * in_stride), 2);
-      v[r] = _mm512_maskz_insertf32x4(-1, v[r], _mm_loadu_ps(p + 12 * in_stride), 3);
-    }
-    const __m512 a = _mm512_maskz_unpacklo_ps(-1, v[0], v[1]), b = _mm512_maskz_unpackhi_ps(-1, v[0], v[1]);
-    const __m512 c = _mm512_maskz_unpacklo_ps(-1, v[2], v[3]), d = _mm512_maskz_unpackhi_ps(-1, v[2], v[3]);
-    const auto low = [](__m512 x, __m512 y) {
-      return _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(-1, _mm512_castps_pd(x), _mm512_castps_pd(y)));
-    };
-    const auto high = [](__m512 x, __m512 y) {
-      return _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(-1, _mm512_castps_pd(x), _mm512_castps_pd(y)));
-    };
-    _mm512_storeu_ps(out + (4 * g + 0) * out_stride, low(a, c));
-    _mm512_storeu_ps(out + (4 * g + 1) * out_stride, high(a, c));
-    _mm512_storeu_ps(out + (4 * g + 2) * out_stride, low(b, d));
-    _mm512_storeu_ps(out + (4 * g + 3) * out_stride, high(b, d));
+    for (int c = 0; c < 4; ++c) store(out + (j + c) * out_stride, to[c]);
+  }
+}
+
+// The same for fewer rows, at most 4 * Q, or fewer columns.
+template <int Q>
+inline void transpose_part(const float* in, int64_t in_stride, float* out, int64_t out_stride, int64_t rows,
+                           int64_t columns) {
+  const float* from[4 * Q];
+#pragma GCC unroll 16
+  for (int r = 0; r < 4 * Q; ++r) from[r] = in + (r < rows ? r : 0) * in_stride;
+  for (int64_t j = 0; j < columns; j += 4) {
+    const int64_t some = columns - j < 4 ? columns - j : 4;
+    Floats to[4];
+    transpose_columns<Q>([&](int r) { return from[r] + j; }, [&](const float* p) { return load_part(p, some); }, to);
+    float* const row = out + j * out_stride;
+    store(row, to[0], rows);
+    if (some > 1) store(row + out_stride, to[1], rows);
+    if (some > 2) store(row + 2 * out_stride, to[2], rows);
+    if (some > 3) store(row + 3 * out_stride, to[3], rows);
+  }
+}
+
+inline void transpose_part(const float* in, int64_t in_stride, float* out, int64_t out_stride, int64_t rows,
+                           int64_t columns) {
+  if (rows <= 4) return transpose_part<1>(in, in_stride, out, out_stride, rows, columns);
+  if (kParts == 2 || rows <= 8) return transpose_part<2>(in, in_stride, out, out_stride, rows, columns);
+  if constexpr (kParts > 2) {
+    if (rows <= 12) return transpose_part<3>(in, in_stride, out, out_stride, rows, columns);
+    transpose_part<4>(in, in_stride, out, out_stride, rows, columns);
   }
 }
 #endif
@@ -365,6 +522,18 @@ inline void transpose_block(const T* in, int64_t in_stride, T* out, int64_t out_
 }
 
 template <typename T>
+inline void transpose_part(const T* in, int64_t in_stride, T* out, int64_t out_stride, int64_t rows, int64_t columns) {
+  constexpr int64_t L = Vector<T>::lanes;
+  vec<T> block[L];
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < L; ++r) block[r] = load(in + (r < rows ? r : 0) * in_stride, columns);
+  transpose_registers<T>(block);
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < L; ++r)
+    if (r < columns) store(out + r * out_stride, block[r], rows);
+}
+
+template <typename T>
 void transpose(int64_t rows, int64_t columns, const T* in, int64_t in_stride, T* out, int64_t out_stride) {
   constexpr int64_t L = Vector<T>::lanes;
   for (int64_t i = 0; i < rows; i += L)
@@ -376,10 +545,8 @@ void transpose(int64_t rows, int64_t columns, const T* in, int64_t in_stride, T*
         for (int64_t c = j; c < columns && c < j + L; ++c)
           for (int64_t r = i; r < rows && r < i + L; ++r) out[c * out_stride + r] = in[r * in_stride + c];
       } else {
-        vec<T> block[L];
-        for (int64_t r = 0; r < L; ++r) block[r] = r < above ? load(in + (i + r) * in_stride + j, left) : vec<T>{};
-        transpose_registers<T>(block);
-        for (int64_t r = 0; r < L && r < left; ++r) store(out + (j + r) * out_stride + i, block[r], above);
+        transpose_part(in + i * in_stride + j, in_stride, out + j * out_stride + i, out_stride, above < L ? above : L,
+                       left < L ? left : L);
       }
     }
 }
@@ -412,18 +579,12 @@ void pack(const PackArgs<T>& p) {
 
 #define HYPERSEG_JOIN_(a, b) a##b
 #define HYPERSEG_JOIN(a, b) HYPERSEG_JOIN_(a, b)
-#define HYPERSEG_TABLE(T)                                       \
-  extern const Primitives<T> HYPERSEG_JOIN(T##_, HYPERSEG_ISA); \
-  const Primitives<T> HYPERSEG_JOIN(T##_, HYPERSEG_ISA) = {     \
-      kWidest<T> * Vector<T>::lanes,                            \
-      gemm<T>,                                                  \
-      pack<T>,                                                  \
-      gemv<T>,                                                  \
-      depthwise_row<T>,                                         \
-      blend<T>,                                                 \
-      copy_pixels<T>,                                           \
-      widen<T>,                                                 \
-      transpose<T>,                                             \
+#define HYPERSEG_TABLE(T)                                                                  \
+  extern const Primitives<T> HYPERSEG_JOIN(T##_, HYPERSEG_ISA);                            \
+  const Primitives<T> HYPERSEG_JOIN(T##_, HYPERSEG_ISA) = {                                \
+      Vector<T>::lanes, kWidest<T> * Vector<T>::lanes, gemm<T>,  pack<T>,        gemv<T>,  \
+      depthwise_row<T>, depthwise_planes<T>,           blend<T>, copy_pixels<T>, widen<T>, \
+      transpose<T>,                                                                        \
   };
 HYPERSEG_TABLE(float)
 HYPERSEG_TABLE(double)

@@ -64,16 +64,33 @@ struct DepthwiseRow {
   T* sums = nullptr;
 };
 
+// A depthwise convolution of 3x3 taps over planes: channel c is at in + c * in_plane, in rows of in_stride. Weights are
+// [channels, 9], bias may be null. If whole vectors fit the columns, outputs are [rows, columns], dense. Otherwise they
+// are in rows of in_stride as the input, with two columns between them that mean nothing, and in is read in vectors.
+template <typename T>
+struct DepthwisePlanes {
+  int64_t channels, rows, columns;
+  const T* in;
+  int64_t in_stride, in_plane;
+  const T* weights;
+  const T* bias;
+  T* out;
+  int64_t out_plane;
+  Activation act;
+};
+
 // Building blocks of the operators, for one instruction set and one type (float or double). Matrices are row-major;
 // maps are stored pixel by pixel (channels last).
 template <typename T>
 struct Primitives {
+  int64_t lanes;          // of a vector
   int64_t panel_columns;  // of the widest panel of `pack`
   void (*gemm)(const GemmArgs<T>& args);
   void (*pack)(const PackArgs<T>& args);
   // y[m] = act(sum_k a[m, k] * x[k] + bias[m])
   void (*gemv)(int64_t m, int64_t k, const T* a, int64_t lda, const T* x, T* y, const T* bias, Activation act);
   void (*depthwise_row)(const DepthwiseRow<T>& row);
+  void (*depthwise_planes)(const DepthwisePlanes<T>& planes);
   // out[i] = a[i] * (1 - weight) + b[i] * weight
   void (*blend)(const T* a, const T* b, T weight, int64_t count, T* out);
   // Pixels xs[0 .. count) of a row whose pixels are `stride` apart.

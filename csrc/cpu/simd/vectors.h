@@ -58,6 +58,22 @@ inline void store(T* p, vec<T> v, int64_t count) {
   if (count >= Vector<T>::lanes) return store(p, v);
 #ifdef __AVX512F__
   if constexpr (std::is_same_v<T, float>) return _mm512_mask_storeu_ps(p, (1u << count) - 1, v);
+#elif defined(__AVX2__)
+  if constexpr (std::is_same_v<T, float>) {  // not a masked store, which takes tens of cycles on some CPUs
+    __m128 part = _mm256_castps256_ps128(v);
+    if (count & 4) {
+      _mm_storeu_ps(p, part);
+      part = _mm256_extractf128_ps(v, 1);
+      p += 4;
+    }
+    if (count & 2) {
+      _mm_storel_pi(reinterpret_cast<__m64*>(p), part);
+      part = _mm_movehl_ps(part, part);
+      p += 2;
+    }
+    if (count & 1) _mm_store_ss(p, part);
+    return;
+  }
 #endif
   for (int64_t i = 0; i < count; ++i) p[i] = v[i];
 }
@@ -67,6 +83,11 @@ inline vec<T> load(const T* p, int64_t count) {
   if (count >= Vector<T>::lanes) return load(p);
 #ifdef __AVX512F__
   if constexpr (std::is_same_v<T, float>) return _mm512_maskz_loadu_ps((1u << count) - 1, p);
+#elif defined(__AVX2__)
+  if constexpr (std::is_same_v<T, float>) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lane));
+  }
 #endif
   vec<T> v{};
   for (int64_t i = 0; i < count; ++i) v[i] = p[i];
