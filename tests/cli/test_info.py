@@ -94,7 +94,7 @@ def test_text_says_what_is_special():
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("hyperseg-m", None), ("hyperseg-l-voc", (512, 2048)), ("hyperseg-m", (2000, 33))]
+    ("name", "size"), [("hyperseg-m", None), ("hyperseg-l-voc", (512, 2048)), ("hyperseg-s", (100, 90))]
 )
 def test_the_drawing_is_self_contained_and_within_its_frame(name, size):
     found = network(name, size)

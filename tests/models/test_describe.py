@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hyperseg.models import HyperSegConfig, create_model, model_config
+from hyperseg.models import HyperSeg, HyperSegConfig, create_model, model_config
 from hyperseg.models.describe import Description, describe, on_meta_device
 from hyperseg.models.plan import decoder_plan
 from tests.models.networks import NAMES
@@ -22,13 +22,18 @@ def config(name: str) -> HyperSegConfig:
 
 
 @functools.cache
+def on_meta(name: str) -> HyperSeg:
+    return on_meta_device(config(name))
+
+
+@functools.cache
 def description(name: str) -> Description:
     return describe(config(name))
 
 
 @pytest.mark.parametrize("name", [*NAMES, CUSTOM])
 def test_the_parts_add_up_to_the_network(name):
-    network = on_meta_device(config(name))
+    network = on_meta(name)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.empty(1, 3, *network.config.resolution, device="meta"))
     found = description(name)
@@ -66,7 +71,7 @@ def test_shapes_are_those_of_the_plan(name):
 
 def test_stages_have_the_costs_of_their_modules():
     """EfficientNet's stages are also modules, whose FLOPs and parameters PyTorch counts by itself."""
-    network = on_meta_device(config("hyperseg-m-cityscapes"))
+    network = on_meta("hyperseg-m-cityscapes")
     trunk = network.encoder.trunk
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         trunk(torch.empty(1, 3, *network.config.resolution, device="meta"))
@@ -78,7 +83,7 @@ def test_stages_have_the_costs_of_their_modules():
 
 
 def test_v1_0_does_not_read_the_rest_of_the_context_head():
-    context = on_meta_device(config("hyperseg-m-cityscapes")).context
+    context = on_meta("hyperseg-m-cityscapes").context
     expected = sum(p.numel() for block in (*context.down, *context.up) for p in block.parameters())
     assert description("hyperseg-m-cityscapes").unread_parameters == {"encoder": 0, "context head": expected}
     assert description("hyperseg-l-voc").unread_parameters == {"encoder": 0, "context head": 0}
