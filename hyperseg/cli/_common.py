@@ -156,7 +156,7 @@ def load_network(weights: str | None, name: str | None) -> "HyperSeg":
     try:
         return hyperseg.load(weights, name=name)
     except (ValueError, OSError) as error:
-        raise UserError(_first_lines(error) + _advice(weights, name)) from None
+        raise UserError(first_lines(error) + _advice(weights, name)) from None
 
 
 def _advice(weights: str, name: str | None) -> str:
@@ -172,7 +172,7 @@ def _advice(weights: str, name: str | None) -> str:
     return f" (the file says that it is {own}; leave --model out)"
 
 
-def _first_lines(error: Exception) -> str:
+def first_lines(error: Exception) -> str:
     """Shorten the message of a checkpoint that does not fit, which lists all its keys, to the first three."""
     lines = str(error).splitlines() or [type(error).__name__]
     first, rest = lines[0], [line.strip() for line in lines[1:4]] + ["..."] * (len(lines) > 4)
