@@ -41,6 +41,7 @@ class Overlay:
             raise ValueError(f"legend is {self.legend!r}; give None, 'present' or 'all'")
 
     def __call__(self, prediction: Prediction) -> np.ndarray:
+        """Return the picture of a prediction, uint8 [H, W, 3]."""
         table = prediction.label_set
         blended = overlay(prediction.frame.image, prediction.labels, table, self.alpha)
         if self.legend == "present":
@@ -64,6 +65,7 @@ class SideBySide:
     right: Overlay = field(default_factory=Overlay)
 
     def __call__(self, prediction: Prediction) -> np.ndarray:
+        """Return the picture of a prediction, uint8 [H, W, 3]."""
         left, right = prediction.frame.image, self.right(prediction)
         canvas = np.full((right.shape[0], left.shape[1] + right.shape[1], 3), 255, np.uint8)
         canvas[: left.shape[0], : left.shape[1]] = left

@@ -32,7 +32,9 @@ class Sink(Protocol):
     Whoever opens a sink that needs closing closes it.
     """
 
-    def write(self, prediction: Prediction) -> Path | None: ...
+    def write(self, prediction: Prediction) -> Path | None:
+        """Write a prediction. Raises OutputError, SinkError."""
+        ...
 
 
 class FileSink:
