@@ -27,6 +27,7 @@ PACKAGES = (
     "hyperseg.data",
     "hyperseg.evaluation",
     "hyperseg.training",
+    "hyperseg.publish",
     "hyperseg.ops",
 )
 _HEAD = """# API reference
