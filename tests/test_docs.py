@@ -49,6 +49,7 @@ OURS = re.compile(
     r"(?:time |[A-Z_]+=\S* )*"
     r"(?:hyperseg \w|make |torchrun |python (?:bench/|setup.py|-m (?:hyperseg|tools|tests|pytest)))"
 )
+HAS_VIDEO = importlib.util.find_spec("av") is not None
 AVAILABLE = {"a GPU": torch.cuda.is_available()}
 
 
@@ -58,17 +59,26 @@ def name_of(page: Path) -> str:
 
 def pages(having: re.Pattern[str]):
     found = [page for page in PAGES if having.search(page.read_text()) and name_of(page) not in ELSEWHERE]
-    slow = [pytest.mark.slow] if having is CONSOLE else []
-    return [pytest.param(page, id=name_of(page), marks=slow if name_of(page) in SLOW else []) for page in found]
+    return [pytest.param(page, id=name_of(page), marks=marks(page, having)) for page in found]
+
+
+def marks(page: Path, having: re.Pattern[str]):
+    if name_of(page) == "docs/video.md":
+        return pytest.mark.skipif(not HAS_VIDEO, reason="needs PyAV")
+    return pytest.mark.slow if name_of(page) in SLOW and having is CONSOLE else ()
 
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """The current folder: street.png, and the data set `mine` with a `classes.yaml`."""
+    """The current folder: street.png, street.mp4, a folder of photos, and the data set `mine` with a `classes.yaml`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYPERSEG_VERIFY", "0")
     image, _ = open_dataset("synthetic", None, "val", images=1, size=(96, 128)).sample(0)
     Image.fromarray(image).save("street.png")
+    if HAS_VIDEO:
+        from tests.predict.videos import write_video
+
+        write_video("street.mp4", frames=2)
     Path("photos").mkdir()
     Image.fromarray(image).save("photos/one.png")
     write_folder(
@@ -167,7 +177,8 @@ def run(argv: list[str]) -> tuple[int, str]:
 def lines_of_blocks(text: str) -> list[str]:
     """Return the lines of the code blocks that are no Python, a command that goes on in the next line as one."""
     text = re.sub(r"^```python\n.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
-    fenced = re.findall(r"^```(?:console|sh|bash)?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    fenced = re.findall(r"^```(?:sh|bash)?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    fenced += re.findall(r"^\$ (?:.*\\\n)*.*\n", text, re.MULTILINE)
     indented = re.findall(
         r"(?:^(?: {4}.*)?\n)+", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE), re.M
     )
@@ -176,14 +187,19 @@ def lines_of_blocks(text: str) -> list[str]:
 
 
 def commands(page: Path) -> list[str]:
-    """Return the commands of this project in a page: in blocks, and those of `hyperseg` in the text."""
-    text = page.read_text()
-    inline = [" ".join(found.split()) for found in re.findall(r"`(hyperseg [a-z]+[ \n][^`]+)`", text)]
-    lines = [part.strip() for line in lines_of_blocks(text) for part in line.split(" && ")]
-    return [line for line in [*lines, *inline] if OURS.match(line) and "--help" not in line]
+    """Return the commands of this project in the blocks of a page."""
+    lines = [part.strip() for line in lines_of_blocks(page.read_text()) for part in line.split(" && ")]
+    return [line for line in lines if OURS.match(line) and "--help" not in line]
+
+
+def mentions(page: Path) -> list[str]:
+    """Return the `hyperseg` commands in the text of a page."""
+    found = re.findall(r"`(hyperseg [a-z]+[ \n][^`]+)`", page.read_text())
+    return [" ".join(command.split()) for command in found if "--help" not in command]
 
 
 ALL = [(page, command) for page in PAGES for command in dict.fromkeys(commands(page))]
+MENTIONED = [(page, command) for page in PAGES for command in dict.fromkeys(mentions(page))]
 
 
 class Parsed(Exception):
@@ -213,6 +229,15 @@ def test_commands_are_valid(page, command, monkeypatch):
         assert importlib.util.find_spec(module) is not None
         if module.startswith(("bench.", "tools.")):
             check_main(module, rest, monkeypatch)
+
+
+@pytest.mark.parametrize(("page", "command"), MENTIONED, ids=[f"{page.name}: {command}" for page, command in MENTIONED])
+def test_commands_in_the_text_are_valid(page, command):
+    try:
+        check_hyperseg(shlex.split(command.replace(" ...", ""))[1:])
+    except cli._common.UsageError as error:  # the text may name an option alone, as in `hyperseg predict --show`
+        if not re.search("are required|expected (one|at least one) argument", str(error)):
+            raise
 
 
 def check_hyperseg(argv: list[str]) -> None:
