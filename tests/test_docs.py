@@ -28,11 +28,10 @@ from PIL import Image
 from hyperseg import cli
 from hyperseg.data import open_dataset
 from hyperseg.data.writing import write_folder
-from hyperseg.models import VARIANTS, save_official
+from hyperseg.models import VARIANTS, create_model, save_official, synthesize_weights
 from hyperseg.ops import BACKENDS, _registry
 from hyperseg.ops.backends import reference
 from hyperseg.training import load_recipe
-from tests import golden
 from tools import api, drawings
 
 ROOT = Path(__file__).parents[1]
@@ -103,7 +102,7 @@ def released(tmp_path_factory):
     """A cache folder with a file in place of the released weights of HyperSeg-M, as a user may put it there."""
     folder = tmp_path_factory.mktemp("cache")
     (folder / "weights").mkdir()
-    model = golden.golden_model("hyperseg-m-cityscapes")
+    model = synthesize_weights(create_model("hyperseg-m-cityscapes"))
     save_official(model, folder / "weights" / "cityscapes_efficientnet_b1_hyperseg-m.pth")
     return folder
 
