@@ -44,6 +44,7 @@ ELSEWHERE = {"docs/serving.md": "tests/serve/test_documents.py"}  # whose blocks
 COMMENTS = r"(?:^<!-- (?P<kind>needs|tests add:) (?P<what>.+?) -->\n\n?)?"
 BLOCK = re.compile(COMMENTS + r"^```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
 CONSOLE = re.compile(COMMENTS + r"^```console\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 OURS = re.compile(
     r"(?:time |[A-Z_]+=\S* )*"
     r"(?:hyperseg \w|make |torchrun |python (?:bench/|setup.py|-m (?:hyperseg|tools|tests|pytest)))"
@@ -175,12 +176,11 @@ def run(argv: list[str]) -> tuple[int, str]:
 
 def lines_of_blocks(text: str) -> list[str]:
     """Return the lines of the code blocks that are no Python, a command that goes on in the next line as one."""
-    text = re.sub(r"^```python\n.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
-    fenced = re.findall(r"^```(?:sh|bash)?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    fenced += re.findall(r"^\$ (?:.*\\\n)*.*\n", text, re.MULTILINE)
-    indented = re.findall(
-        r"(?:^(?: {4}.*)?\n)+", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE), re.M
-    )
+    blocks = FENCE.findall(text)
+    fenced = [block for kind, block in blocks if kind in ("", "sh", "bash")]
+    consoles = "".join(block for kind, block in blocks if kind == "console")
+    fenced += re.findall(r"^\$ (?:.*\\\n)*.*\n", consoles, re.MULTILINE)
+    indented = re.findall(r"(?:^(?: {4}.*)?\n)+", FENCE.sub("", text), re.MULTILINE)
     joined = "\n".join([*fenced, *indented]).replace("\\\n", " ")
     return [line.strip().removeprefix("$ ") for line in joined.splitlines()]
 
@@ -295,7 +295,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=name_of(page)) for page in PAGES])
 def test_links_lead_somewhere(page):
-    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    text = FENCE.sub("", page.read_text())
     for link in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", text):
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
