@@ -44,7 +44,7 @@ class BatchPredictor:
     Images may have different sizes. The result has the other columns of the batch and
 
         labels   uint8 [H, W]: the class of each pixel, as an array; [0, 0] of an image that failed
-        png      the same as a grey PNG, which takes much less room in a file; b"" of an image that failed
+        png      the same as a grey PNG, which takes much less space in a file; b"" of an image that failed
         shares   {name of a class: its share of the pixels}; NaN of an image that failed
         error    why an image failed, or ""
 

@@ -1,4 +1,4 @@
-"""BatchPredictor in a fake of Ray's batches, and the program of docs/scaling.md in Ray itself, where it is installed."""
+"""BatchPredictor on batches as Ray gives them, and the program of docs/scaling.md in Ray, where it is installed."""
 
 import importlib.util
 import io
@@ -51,7 +51,10 @@ def test_images_of_each_form_and_size(predictor):
     images = [image for image, _ in truth]
     batch = {
         "image": column(
-            images[0], encoded(images[1]), {"bytes": encoded(images[2]), "path": None}, images[3][::-1][::-1],
+            images[0],
+            encoded(images[1]),
+            {"bytes": encoded(images[2]), "path": None},
+            images[3][::-1][::-1],
             memoryview(encoded(images[4])),
         ),
         "id": np.arange(5),
@@ -80,7 +83,18 @@ def test_a_batch_of_one_array(predictor):
 def test_a_damaged_image_is_a_row_with_an_error(predictor):
     image, labels = painted(16, 24)
     good = encoded(image)
-    values = [good, b"", b"no image", good[: len(good) // 2], None, {"bytes": None}, image / 255, image[0, 0], "a.png", good]
+    values = [
+        good,
+        b"",
+        b"no image",
+        good[: len(good) // 2],
+        None,
+        {"bytes": None},
+        image / 255,
+        image[0, 0],
+        "a.png",
+        good,
+    ]
     result = predictor({"image": column(*values), "path": column(*(f"{i}.png" for i in range(len(values))))})
     reasons = ["", "0 bytes", "not an image", "damaged", "no image", "no image", "float64", r"uint8 \[3\]", "got", ""]
     for row, reason in enumerate(reasons):
