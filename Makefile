@@ -15,7 +15,7 @@ OLDEST_TRITON := build/triton-3.6
 PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install ext shim test test-all test-cpus test-oldest gate gate-oldest gate-cuda sm90 budgets sanitize sanitize-gpu gpu-test lint format fps clean
+.PHONY: help install ext shim wheels smoke test test-all test-cpus test-oldest gate gate-oldest gate-cuda sm90 budgets sanitize sanitize-gpu gpu-test lint format fps clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,16 @@ format: $(INSTALLED) ## rewrite the sources in the project's style
 
 fps: $(EXTENSION) ## set up and measure frames per second on whatever this machine has
 	$(BIN)/python bench/fps.py --model hyperseg-s $(FPS_ARGS)
+
+wheels: $(INSTALLED) ## build the sdist and the wheels into dist: plain Python, CPU, and CUDA if there is nvcc
+	$(BIN)/python -m tools.wheels
+
+smoke: wheels ## install and use them: the wheels and, with and without a compiler, the sdist; downloads torch
+	$(BIN)/python -m tools.smoke dist/hyperseg-*-cp310-abi3-*.whl --environment build/smoke
+	$(BIN)/python -m tools.smoke dist/hyperseg-*-py3-none-any.whl --expect reference --environment build/smoke
+	$(BIN)/python -m tools.smoke dist/hyperseg-*.tar.gz --environment build/smoke
+	$(BIN)/python -m tools.smoke dist/hyperseg-*.tar.gz --no-compiler --expect reference --environment build/smoke
+	$(BIN)/python -m tools.smoke dist/hyperseg-*-cp310-abi3-*.whl --torch torch==2.11.0 torchvision==0.26.0 triton==3.6.0
 
 clean: ## remove what was built; VENV stays
 	rm -rf build dist *.egg-info hyperseg/_C*.so compile_commands.json .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -37,6 +38,24 @@ def find_tool(name: str) -> str | None:
 def missing_tools() -> list[str]:
     compiler = os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))
     return ([] if compiler else ["a C++ compiler"]) + [name for name in ("cmake", "ninja") if not find_tool(name)]
+
+
+def reason_unbuilt() -> str | None:
+    """Return why hyperseg._C is not built here; None if it is. Messages go on: "hyperseg._C is not built, as ..."."""
+    if os.environ.get("HYPERSEG_PURE") == "1":
+        return "HYPERSEG_PURE=1 is set"
+    if sys.platform != "linux":
+        return f"its C++ and CUDA code is for Linux, and this is {sys.platform}"
+    missing = missing_tools()
+    return f"this machine lacks {' and '.join(missing)}" if missing else None
+
+
+def report_unbuilt(reason: str) -> None:
+    """Say that the package is built without hyperseg._C; exit if that is not allowed."""
+    problem = f"hyperseg._C is not built, as {reason}"
+    if os.environ.get("HYPERSEG_REQUIRE_EXTENSION") == "1":
+        sys.exit(f"{problem}; HYPERSEG_REQUIRE_EXTENSION=1 makes this an error.")
+    report(f"{problem}: the package will run on its reference operators in plain PyTorch.")
 
 
 def cuda_root(nvcc: str) -> Path | None:
@@ -110,21 +129,20 @@ class CMakeBuild(build_ext):
         super().finalize_options()
 
     def run(self) -> None:
-        if not importlib.util.find_spec("torch"):
-            sys.exit(f"PyTorch is not installed for {sys.executable}; install torch>=2.11, then build again.")
-        if missing := missing_tools():
-            problem = f"hyperseg._C is not built, as this machine lacks {' and '.join(missing)}"
-            if os.environ.get("HYPERSEG_REQUIRE_EXTENSION") == "1":
-                sys.exit(f"{problem}; HYPERSEG_REQUIRE_EXTENSION=1 makes this an error.")
-            report(f"{problem}: the package will run on its reference operators in plain PyTorch.")
+        if (reason := reason_unbuilt()) is not None:
+            report_unbuilt(reason)
             self.extensions = []
+        elif not importlib.util.find_spec("torch"):
+            sys.exit(f"PyTorch is not installed for {sys.executable}; install torch>=2.11, then build again.")
         super().run()
 
     def build_extension(self, ext: Extension) -> None:
         cmake = find_tool("cmake")
         sanitize = os.environ.get("HYPERSEG_SANITIZE", "")
         shim = os.environ.get("HYPERSEG_SHIM") == "1"  # the CUDA kernels on the CPU, for tests: csrc/shim/README.md
-        kind = self.plat_name + ("-shim" if shim else "") + ("-sanitize" if sanitize else "")
+        root, reason = (None, "HYPERSEG_SHIM=1 runs the CUDA kernels on the CPU") if shim else find_cuda()
+        variant = "-shim" if shim else "-cpu" if root is None else ""
+        kind = self.plat_name + variant + ("-sanitize" if sanitize else "")
         build = ROOT / "build" / f"cmake-{kind}"  # every command reuses it, so the next build is fast
         debug = self.debug or os.environ.get("DEBUG") == "1"
         options = {
@@ -135,7 +153,6 @@ class CMakeBuild(build_ext):
             "HYPERSEG_SHIM": "ON" if shim else "OFF",
             "HYPERSEG_CUDA": "OFF",
         }
-        root, reason = (None, "HYPERSEG_SHIM=1 runs the CUDA kernels on the CPU") if shim else find_cuda()
         if root is None:
             report(f"building for the CPU only: {reason}.")
         else:
@@ -170,6 +187,21 @@ class CMakeBuild(build_ext):
             recorded.write_text(settings)
 
 
+class Wheel(bdist_wheel):
+    """A wheel for any platform where hyperseg._C is not built; pip would refuse to install it elsewhere otherwise."""
+
+    def finalize_options(self) -> None:
+        self.reason_unbuilt = reason_unbuilt()
+        if self.reason_unbuilt is not None:
+            self.distribution.ext_modules = []
+        super().finalize_options()
+
+    def run(self) -> None:
+        if self.reason_unbuilt is not None:
+            report_unbuilt(self.reason_unbuilt)
+        super().run()
+
+
 setup(
     # Packages are found, not listed, so that the wheel contains new folders too.
     packages=[
@@ -178,6 +210,6 @@ setup(
         *(f"hyperseg.kernels.{name}" for name in find_packages("kernels")),
     ],
     ext_modules=[Extension("hyperseg._C", sources=[], py_limited_api=True)],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": Wheel},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

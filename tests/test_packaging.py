@@ -123,6 +123,36 @@ def test_a_required_extension_fails_without_a_compiler(checkout: Path):
         run(sys.executable, "setup.py", "build_ext", cwd=checkout, **nothing)
 
 
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"HYPERSEG_PURE": "1"}, "HYPERSEG_PURE=1 is set"),
+        ({"FAKE_PLATFORM": "win32"}, "its C++ and CUDA code is for Linux, and this is win32"),
+        ({"FAKE_PLATFORM": "darwin"}, "its C++ and CUDA code is for Linux, and this is darwin"),
+        ({"PATH": "", "CXX": ""}, "this machine lacks a C++ compiler"),
+    ],
+)
+def test_a_wheel_without_an_extension(checkout: Path, variables: dict[str, str], reason: str, tmp_path: Path):
+    code = f"""
+import os, sys
+import setuptools.build_meta
+sys.path.insert(0, "")
+text = open("setup.py").read()
+if "FAKE_PLATFORM" in os.environ:
+    text = text.replace("sys.platform", repr(os.environ["FAKE_PLATFORM"]))
+open("setup.py", "w").write(text)
+setuptools.build_meta.build_wheel({str(tmp_path)!r})
+"""
+    output = run(sys.executable, "-c", code, cwd=checkout, **variables)
+    assert f"hyperseg._C is not built, as {reason}" in output
+    assert "will run on its reference operators in plain PyTorch" in output
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"hyperseg/{name}" for name in sources("kernels")} | sources("hyperseg") <= names
+    assert not [name for name in names if name.endswith(".so")]
+
+
 @needs_cmake
 @needs_compiler
 @pytest.mark.skipif(torch.version.cuda is None or not shutil.which("nvcc"), reason="this machine compiles no CUDA")

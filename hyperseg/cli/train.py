@@ -129,14 +129,11 @@ def _train(args: argparse.Namespace, config: "TrainingConfig") -> int:
 
 
 def _plot(folder: str) -> int:
+    from hyperseg._extras import MissingPackageError
     from hyperseg.training import ConfigError
     from hyperseg.training.pictures import plot
 
-    try:
+    with user_errors(ConfigError, MissingPackageError, prefix="--plot: "):
         path = plot(Path(folder))
-    except ConfigError as error:
-        raise UserError(f"--plot: {error}") from None
-    except ImportError:
-        raise UserError("--plot needs matplotlib; run pip install 'hyperseg[plot]'") from None
     print(path)
     return 0

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from hyperseg import ops
+from hyperseg._extras import require
 from hyperseg.models import HyperSeg
 from hyperseg.models.sizes import pixel_affine, scale_pixels
 from hyperseg.models.wrappers import unwrap
@@ -75,17 +76,18 @@ def export_program(model: HyperSeg, frames: Tensor) -> ExportedProgram:
 def write_onnx(program: ExportedProgram, files: Mapping[str, Path]) -> None:
     """Write a program of :func:`export_program` as ONNX files with one output each.
 
-    Needs the packages onnx and onnxscript.
-
     Args:
         program: of labels and logits.
         files: from ``"labels"``, ``"logits"`` or both to the file with that output.
 
     Raises:
         ValueError: there is no such output.
+        MissingPackageError: onnx or onnxscript is not installed.
     """
     if unknown := files.keys() - set(OUTPUTS):
         raise ValueError(f"the outputs are {' and '.join(OUTPUTS)}, got {', '.join(sorted(unknown))}.")
+    for package in ("onnx", "onnxscript"):
+        require(package, "onnx", "ONNX")
     with _quiet_exporter():
         exported = torch.onnx.export(program, dynamo=True, verbose=False)
     assert exported is not None

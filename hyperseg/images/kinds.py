@@ -54,7 +54,7 @@ def reason_unread(name: str) -> str | None:
         return None
     for _, _, package, suffixes in _PLUGINS:
         if suffix in suffixes:
-            return f"{suffix} files need a package that is not installed: pip install {package}"
+            return f"{suffix} files need {package}; run pip install 'hyperseg[images]'"
     if is_raw(name):
         return "it is a raw photo; convert it to JPEG, PNG or TIFF first"
     if _OTHERS.fullmatch(suffix):

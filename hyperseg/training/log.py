@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import resource
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -145,9 +144,13 @@ class Meter:
 
 
 def memory(device: torch.device) -> int:
-    """Return the peak memory in bytes: of PyTorch on a GPU, of the process on a CPU."""
+    """Return the peak memory in bytes: of PyTorch on a GPU, of the process on a CPU (0 if unknown)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hyperseg._extras import require
 from hyperseg._files import atomic_write, printable
 from hyperseg.data.drawing import overlay
 from hyperseg.data.labels import LabelSet, colorize
@@ -43,16 +44,14 @@ def plot(folder: Path) -> Path:
     """Draw loss, learning rate and validation mIoU of a run over its steps; return the PNG, curves.png in its folder.
 
     Raises:
-        ConfigError: the folder has no log. ImportError: matplotlib is not installed.
+        ConfigError: the folder has no log. MissingPackageError: matplotlib is not installed.
     """
     steps, validations = read_lines(folder / STEPS), read_lines(folder / VALIDATIONS)
     if not steps:
         raise ConfigError(f"{printable(folder)} has no {STEPS} with steps; give the --output of a run")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    purpose = "a plot of a run"
+    figure = require("matplotlib.figure", "plot", purpose).Figure(figsize=(9, 5), layout="constrained")
+    require("matplotlib.backends.backend_agg", "plot", purpose).FigureCanvasAgg(figure)
     axes = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     known = [record for record in steps if record["loss"] is not None and record["labelled"]]
     numbers, losses = [record["step"] for record in known], [record["loss"] for record in known]

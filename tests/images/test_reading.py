@@ -518,7 +518,7 @@ def test_raw_photos_and_other_kinds(images, tmp_path):
     Image.fromarray(images["voc"]).save(tmp_path / "e.heic", "PNG")
     for name, message in {
         "a.nef": r"a\.nef cannot be read: it is a raw photo",
-        "b.jpg": r"b\.jpg cannot be read: \.heic files need .* pip install pillow-heif",
+        "b.jpg": r"b\.jpg cannot be read: \.heic files need pillow-heif; run pip install 'hyperseg\[images\]'",
         "c.exr": r"c\.exr cannot be read: \.exr files are not read here; convert it to JPEG",
         "d.eps": r"d\.eps cannot be read: \.eps files are not read here",
     }.items():

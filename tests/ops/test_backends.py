@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -372,6 +373,50 @@ def test_backends_support_known_operators_and_give_reasons(name):
     assert backend.name == name
     assert backend.description
     assert all(isinstance(reason, str) and len(reason) > 10 for reason in backend.unavailable_reasons())
+
+
+@pytest.mark.parametrize(
+    ("error", "platform", "message"),
+    [
+        (ImportError("libtorch_cuda.so: cannot open"), "linux", "a build with CUDA, for a PyTorch with the same major"),
+        (ImportError("libcudart.so.13: cannot open"), "linux", "or the wheel for the CPU"),
+        (ImportError("undefined symbol: f"), "linux", "rebuild it with `python setup.py build_ext`"),
+        (ModuleNotFoundError("no"), "linux", "was not built; run `python setup.py build_ext`"),
+        (ModuleNotFoundError("no"), "win32", "the extension hyperseg._C is for Linux, and this is win32"),
+    ],
+)
+def test_an_extension_that_is_not_there_or_for_another_torch(error, platform, message, monkeypatch):
+    def fail(name):
+        raise error
+
+    monkeypatch.delenv("HYPERSEG_EXTENSION", raising=False)
+    monkeypatch.setattr("hyperseg.ops.backends.native.importlib.import_module", fail)
+    monkeypatch.setattr("hyperseg.ops.backends.native.sys.platform", platform)
+    module, found = native.extension.__wrapped__()
+    monkeypatch.undo()
+    assert module is None
+    assert message in found
+
+
+def test_what_belongs_to_a_thread_is_kept_until_it_is_replaced():
+    """In torch 2.11 the private function takes a reference that is not its own."""
+
+    class Thing:
+        pass
+
+    thing = Thing()
+    gone = weakref.ref(thing)
+    begin = sys.getrefcount(thing)
+    caller.put("hyperseg.test", thing)
+    assert sys.getrefcount(thing) == begin + 1
+    for _ in range(3):
+        caller.put("hyperseg.test", thing)
+        assert caller.get("hyperseg.test") is thing
+    assert sys.getrefcount(thing) == begin + 1
+    del thing
+    assert gone() is not None
+    caller.put("hyperseg.test", None)
+    assert gone() is None
 
 
 def test_a_missing_build_is_named(monkeypatch, tmp_path):

@@ -104,7 +104,7 @@ def test_images_of_other_kinds_are_named(some):
     assert [message.partition(" ")[0] for message in skipped] == ["b.dng", "c.CR2", "d.exr", "e.svg", "f.eps", "g.jxl"]
     assert skipped[0] == "b.dng is skipped: it is a raw photo; convert it to JPEG, PNG or TIFF first"
     assert skipped[2].endswith(".exr files are not read here; convert it to JPEG, PNG or TIFF first")
-    assert skipped[5].endswith("pip install pillow-jxl-plugin")
+    assert skipped[5].endswith("need pillow-jxl-plugin; run pip install 'hyperseg[images]'")
 
 
 def test_images_without_a_suffix_of_one_are_named(some):
@@ -129,7 +129,7 @@ def test_a_plugin_of_pillow_adds_its_suffix(some, monkeypatch):
     Image.EXTENSION.pop(".heic", None)
     names, (message,) = found(".")
     assert names == ["b.jpg"]
-    assert message == "a.heic is skipped: .heic files need a package that is not installed: pip install pillow-heif"
+    assert message == "a.heic is skipped: .heic files need pillow-heif; run pip install 'hyperseg[images]'"
     Image.EXTENSION[".heic"] = "PNG"  # as the plugin registers its own format
     assert found(".") == (["a.heic", "b.jpg"], [])
 

@@ -497,3 +497,12 @@ def test_a_dtype_that_saves_no_time_is_reported(monkeypatch, caplog, dtype, inst
     build_engine(network(S), (64, 96), dtype, "cpu", check=False)
     assert ("saves no time" in caplog.text) == slow
     assert f"the C++ operators use {instructions}" in caplog.text or not slow
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_engine_without_the_extension(dtype, monkeypatch):
+    """As after an installation without a compiler, or on Windows: every operator runs by its reference."""
+    monkeypatch.setattr("hyperseg.ops.chosen", lambda operator, device: ("reference", {}))
+    monkeypatch.setattr("hyperseg.ops.has_kernel", lambda operator, device: False)
+    engine = build_engine(synthesize_weights(create_model(S)).eval(), size=(64, 96), dtype=dtype)
+    assert engine(torch.zeros(1, 64, 96, 3, dtype=torch.uint8)).shape == (1, 64, 96)

