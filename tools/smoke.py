@@ -104,7 +104,7 @@ def smoke(args: argparse.Namespace, file: Path, folder: Path) -> None:
             variables = {"PATH": str(folder / "empty"), "CXX": "", "HYPERSEG_REQUIRE_EXTENSION": "0"}
         install += ["--no-build-isolation", "--no-cache-dir"]
     _run([python, "-m", "pip", "uninstall", "-q", "-y", "hyperseg"])
-    _run([*install, file.resolve()], **variables)
+    _run([*install, file.resolve()], None, **variables)
 
     work = folder / "work"
     work.mkdir()

@@ -375,6 +375,29 @@ def test_backends_support_known_operators_and_give_reasons(name):
     assert all(isinstance(reason, str) and len(reason) > 10 for reason in backend.unavailable_reasons())
 
 
+@pytest.mark.parametrize(
+    ("error", "platform", "message"),
+    [
+        (ImportError("libtorch_cuda.so: cannot open"), "linux", "a build with CUDA, for a PyTorch with the same major"),
+        (ImportError("libcudart.so.13: cannot open"), "linux", "or the wheel for the CPU"),
+        (ImportError("undefined symbol: f"), "linux", "rebuild it with `python setup.py build_ext`"),
+        (ModuleNotFoundError("no"), "linux", "was not built; run `python setup.py build_ext`"),
+        (ModuleNotFoundError("no"), "win32", "the extension hyperseg._C is for Linux, and this is win32"),
+    ],
+)
+def test_an_extension_that_is_not_there_or_for_another_torch(error, platform, message, monkeypatch):
+    def fail(name):
+        raise error
+
+    monkeypatch.delenv("HYPERSEG_EXTENSION", raising=False)
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(importlib, "import_module", fail)
+    module, found = native.extension.__wrapped__()
+    monkeypatch.undo()
+    assert module is None
+    assert message in found
+
+
 def test_what_belongs_to_a_thread_is_kept_until_it_is_replaced():
     """In torch 2.11 the private function takes a reference that is not its own."""
 
