@@ -390,8 +390,8 @@ def test_an_extension_that_is_not_there_or_for_another_torch(error, platform, me
         raise error
 
     monkeypatch.delenv("HYPERSEG_EXTENSION", raising=False)
-    monkeypatch.setattr("hyperseg.ops.backends.native.importlib.import_module", fail)
-    monkeypatch.setattr("hyperseg.ops.backends.native.sys.platform", platform)
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(importlib, "import_module", fail)
     module, found = native.extension.__wrapped__()
     monkeypatch.undo()
     assert module is None
