@@ -10,14 +10,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from hyperseg._files import printable
 from hyperseg.cli._common import UsageError, UserError
 
 if TYPE_CHECKING:
-    from hyperseg.predict import Sink, Source
+    from hyperseg.predict import ImageSource, Sink, Source
     from hyperseg.predict.inputs import Inputs
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A sink that recognises its own outputs of an earlier run."""
+
+    def is_done(self, name: str) -> bool: ...
+
 
 KINDS = ("labels", "index", "colors", "overlay", "side", "json")
 
@@ -160,19 +168,17 @@ def all_outputs(inputs: "Inputs", outputs: Outputs, names: Mapping[Path, str]) -
                 yield outputs.folder / f"{names[path]}{'.jsonl' if kind == 'json' else f'_{kind}.mp4'}"
 
 
-def left_to_do(job: Job, opened: Any, sinks: "Mapping[str, Sink]") -> int:
-    """Leave out of a job what an earlier run wrote with the same settings. Return how many frames are left out."""
-    if job.video:
-        done = all(hasattr(sink, "is_done") and sink.is_done("") for sink in sinks.values())
-        return -1 if done else 0
-    keep = [
-        index
-        for index, name in enumerate(opened.names)
-        if not all(sink.is_done(name) for sink in sinks.values())  # type: ignore[attr-defined]
-    ]
-    before = len(opened.names)
-    opened.paths, opened.names = [opened.paths[i] for i in keep], [opened.names[i] for i in keep]
-    return before - len(keep)
+def leave_out_done(images: "ImageSource", sinks: "Mapping[str, Sink]") -> int:
+    """Leave out the images whose outputs an earlier run wrote with the same settings. Return how many there are."""
+    pairs = list(zip(images.paths, images.names, strict=True))
+    left = [(path, name) for path, name in pairs if not are_done(sinks, name)]
+    images.paths, images.names = [path for path, _ in left], [name for _, name in left]
+    return len(pairs) - len(left)
+
+
+def are_done(sinks: "Mapping[str, Sink]", name: str) -> bool:
+    """Return whether an earlier run wrote all outputs of a frame, or of a video, with the same settings."""
+    return all(isinstance(sink, Resumable) and sink.is_done(name) for sink in sinks.values())
 
 
 def share_of(rank: int, world: int, inputs: "Inputs") -> None:

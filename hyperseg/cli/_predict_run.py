@@ -18,7 +18,7 @@ from hyperseg._extras import MissingPackageError
 from hyperseg._files import printable
 from hyperseg._text import counted
 from hyperseg.cli._output import class_lines, record, summary, table, write_line
-from hyperseg.cli._predict_jobs import Job, left_to_do
+from hyperseg.cli._predict_jobs import Job, are_done, leave_out_done
 
 if TYPE_CHECKING:
     from hyperseg.predict import Prediction, Predictor, Sink
@@ -34,7 +34,7 @@ class Run:
         lines: whether results are printed as text as they come.
         keep: whether they are kept, for one JSON document at the end.
         frames: ends each video and stream after so many; None: no limit.
-        show: opens a window for pictures; None: no window.
+        window: shows overlays of this opacity; None: no window.
         resume: leaves out what an earlier run wrote.
         explain: prints where the time of a frame went.
     """
@@ -71,11 +71,6 @@ class Run:
         self.errors.append(f"{text}; try --size model" if isinstance(error, MemoryError) else text)
         warn(self.errors[-1])
 
-    def skip(self, message: str) -> None:
-        """Report a file that is left out."""
-        self.skipped.append(message)
-        warn(message)
-
     def job(self, job: Job) -> bool:
         """Run a job; return whether the next one should follow. Raises SinkError, BackendError and EngineError."""
         from hyperseg.predict import SourceError
@@ -86,10 +81,11 @@ class Run:
         except (SourceError, MissingPackageError) as error:
             self.error(error)
             return True
-        if self.resume and (left := left_to_do(job, source, sinks)):
-            self.earlier += abs(left)
-            self.done += abs(left)
-            if left < 0:
+        if self.resume:
+            earlier = int(are_done(sinks, "")) if job.video else leave_out_done(source, sinks)
+            self.earlier += earlier
+            self.done += earlier
+            if job.video and earlier:
                 return True
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # each image is either right or refused with an error
@@ -128,12 +124,13 @@ class Run:
         go_on, failed = True, True
         try:
             with _bar(Path(job.title).name or job.title, total, "frame", False) as bar:
-                step = lambda done, total: bar.update()  # noqa: E731
                 live = is_live(source)
                 # Exactly so many frames are written: of a live source, only those labelled count.
                 limited = source if live or self.frames is None else itertools.islice(source, self.frames)
                 ahead = 0 if live and self.frames else 2
-                results = self.predictor.run(limited, sinks, self.frame_error, step, ahead, times)
+                results = self.predictor.run(
+                    limited, sinks, self.frame_error, lambda done, total: bar.update(), ahead, times
+                )
                 with contextlib.closing(results):  # type: ignore[type-var]
                     for prediction, _ in results:
                         tally.add(prediction)
