@@ -41,7 +41,7 @@ class Job:
     """
 
     title: str
-    source: "Callable[[], Source]"
+    source: Callable[[], Any]
     sinks: "Callable[[Any], Mapping[str, Sink]]"
     video: bool = True
     names: list[str] = field(default_factory=list)  # of the images
