@@ -37,7 +37,7 @@ def measured(path: Path, command: str, *arguments: str) -> dict:
 
 
 def test_modes(tmp_path):
-    entry = measured(tmp_path / "fps.json", "bench/fps.py", "--model", "hyperseg-s", "--size", "64x96")
+    entry = measured(tmp_path / "fps.json", "bench/fps.py", "--model", "hyperseg-s", "--size", "96x128")
     assert {(row["mode"], row["scope"]) for row in entry["rows"]} == {
         (mode, scope) for mode in ("eager", "cudagraph") for scope in ("network", "labels", "frame", "host")
     }

@@ -308,6 +308,7 @@ def test_an_interrupted_video_is_completed(folder, number):
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "HYPERSEG_VERIFY": "0"},
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a job in the background ignores Ctrl-C
     )
     for _ in range(3):
         process.stdin.write(bytes(32 * 32 * 3))
