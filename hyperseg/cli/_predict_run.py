@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from hyperseg._extras import MissingPackageError
 from hyperseg._files import printable
 from hyperseg._text import counted
@@ -237,10 +235,7 @@ class _Tally:
     def classes(self) -> list[dict[str, Any]]:
         """Return the mean share of each class over the frames, the largest first."""
         order = sorted(self._shares, key=lambda index: (-self._shares[index], index))
-        return [
-            {"index": i, "name": self._names[i], "share": float(np.float64(self._shares[i] / self.frames))}
-            for i in order
-        ]
+        return [{"index": i, "name": self._names[i], "share": self._shares[i] / self.frames} for i in order]
 
 
 def _length(source: Any, most: int | None) -> int | None:

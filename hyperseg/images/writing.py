@@ -12,6 +12,11 @@ from hyperseg._files import atomic_write, printable
 MARK = "hyperseg predict"
 
 
+def marked(note: str) -> str:
+    """Return the mark with a note after it."""
+    return f"{MARK} {note}".strip()
+
+
 def save_image(image: Image.Image, path: str | os.PathLike[str], note: str = "") -> Path:
     """Write an image atomically: JPEG for .jpg and .jpeg, PNG for .png. Return the path.
 
@@ -26,7 +31,7 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], note: str = "")
         raise ValueError(f"{printable(path)} does not end in .png, .jpg or .jpeg; give such a name")
     if form == "JPEG" and max(image.size) > 65500:
         raise ValueError(f"{image.width}x{image.height} pixels are too many for a JPEG; write a PNG")
-    comment = f"{MARK} {note}".strip()
+    comment = marked(note)
     options: dict[str, Any] = {"quality": 95, "subsampling": 0, "comment": comment}
     if form == "PNG":
         mark = PngImagePlugin.PngInfo()

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hyperseg.images.writing import MARK
+from hyperseg.images.writing import MARK, marked
 
 LABELS, INDEX, COLORS, OVERLAY, SIDE = "_labels", "_index", "_colors", "_overlay", "_side"
 _ENDINGS = (LABELS, INDEX, COLORS, OVERLAY, SIDE)
@@ -57,6 +57,11 @@ def unique_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
 def is_own_output(path: Path) -> bool:
     """Return whether a file is an output that an earlier run wrote: by its name and its mark."""
     return path.stem.endswith(_ENDINGS) and path.suffix in (".png", ".jpg", ".mp4") and mark_of(path) is not None
+
+
+def has_mark(path: Path, note: str) -> bool:
+    """Return whether a file is an output of an earlier run, with this note."""
+    return mark_of(path) == marked(note)
 
 
 def mark_of(path: Path) -> str | None:

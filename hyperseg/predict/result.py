@@ -1,5 +1,6 @@
 """The result of prediction: the labels of a frame."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ class Prediction:
     labels: np.ndarray
     label_set: LabelSet
 
-    @property
+    @functools.cached_property
     def shares(self) -> list[ClassShare]:
         """The classes present, see `class_shares`."""
         return class_shares(self.labels, self.label_set)

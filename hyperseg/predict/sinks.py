@@ -1,5 +1,6 @@
 """Sinks write predictions to files, one of each frame: label PNGs, pictures, JSON. A video has the same method."""
 
+import contextlib
 import errno
 import json
 import os
@@ -14,7 +15,7 @@ from PIL import Image
 from hyperseg._files import atomic_write, printable
 from hyperseg._text import brief
 from hyperseg.data.drawing import label_image
-from hyperseg.images.writing import MARK, save_image
+from hyperseg.images.writing import marked, save_image
 from hyperseg.predict import names
 from hyperseg.predict.errors import OutputError, SinkError
 from hyperseg.predict.frames import Frame
@@ -61,7 +62,7 @@ class FileSink:
 
     def is_done(self, name: str) -> bool:
         """Return whether the file for this name exists and was written with the same note."""
-        return names.mark_of(self.path(name)) == f"{MARK} {self.note}".strip()
+        return names.has_mark(self.path(name), self.note)
 
     def write(self, prediction: Prediction) -> Path:
         """Write the file of a frame. Raises OutputError, SinkError."""
@@ -118,6 +119,8 @@ class OverlaySink(PictureSink):
     Raises ValueError if alpha or kind is out of range.
     """
 
+    stem = names.OVERLAY
+
     def __init__(
         self,
         folder: str | os.PathLike[str],
@@ -126,23 +129,20 @@ class OverlaySink(PictureSink):
         kind: str = "png",
         note: str = "",
     ) -> None:
-        draw = Overlay(alpha, "present" if legend else None)
-        super().__init__(folder, draw, _with_kind(names.OVERLAY, kind), note)
+        overlay = Overlay(alpha, "present" if legend else None)
+        super().__init__(folder, self._picture(overlay), _with_kind(self.stem, kind), note)
+
+    def _picture(self, overlay: Overlay) -> Callable[[Prediction], np.ndarray]:
+        return overlay
 
 
-class SideSink(PictureSink):
+class SideSink(OverlaySink):
     """Writes FOLDER/NAME_side.png or .jpg: the image beside its overlay. Arguments as those of `OverlaySink`."""
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        alpha: float = 0.6,
-        legend: bool = False,
-        kind: str = "png",
-        note: str = "",
-    ) -> None:
-        draw = SideBySide(Overlay(alpha, "present" if legend else None))
-        super().__init__(folder, draw, _with_kind(names.SIDE, kind), note)
+    stem = names.SIDE
+
+    def _picture(self, overlay: Overlay) -> Callable[[Prediction], np.ndarray]:
+        return SideBySide(overlay)
 
 
 class ColorSink(PictureSink):
@@ -158,7 +158,7 @@ class JsonSink(FileSink):
     ending = ".json"
 
     def _save(self, prediction: Prediction, path: Path) -> None:
-        document = {"software": f"{MARK} {self.note}".strip(), **document_of(prediction)}
+        document = {"software": marked(self.note), **document_of(prediction)}
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(document) + "\n", encoding="ascii")
 
@@ -173,7 +173,7 @@ class JsonLinesSink:
 
     def __init__(self, file: str | os.PathLike[str], note: str = "") -> None:
         self.file, self.note = Path(file), note
-        self._writing = atomic_write(self.file)
+        self._exit = contextlib.ExitStack()
         self._stream: Any = None
 
     def path(self, name: str) -> Path:
@@ -182,28 +182,29 @@ class JsonLinesSink:
 
     def is_done(self, name: str) -> bool:
         """Return whether the file exists and was written with the same note."""
-        return names.mark_of(self.file) == f"{MARK} {self.note}".strip()
+        return names.has_mark(self.file, self.note)
 
     def write(self, prediction: Prediction) -> None:
         """Add a line. Raises SinkError."""
         try:
+            first = {}
             if self._stream is None:
-                self._stream = open(self._writing.__enter__(), "w", encoding="ascii")  # noqa: SIM115 - see close
-                first = {"software": f"{MARK} {self.note}".strip()}
-            else:
-                first = {}
+                with contextlib.ExitStack() as stack:
+                    temporary = stack.enter_context(atomic_write(self.file))
+                    self._stream = stack.enter_context(open(temporary, "w", encoding="ascii"))
+                    self._exit = stack.pop_all()
+                first = {"software": marked(self.note)}
             self._stream.write(json.dumps({**first, **document_of(prediction)}) + "\n")
         except OSError as error:
             raise SinkError(f"{printable(self.file)} could not be written ({brief(error)})") from error
 
     def close(self) -> Path | None:
         """Complete the file and return its path; None if no frame was written. Raises SinkError."""
-        stream, self._stream = self._stream, None
-        if stream is None:
+        if self._stream is None:
             return None
+        self._stream = None
         try:
-            stream.close()
-            self._writing.__exit__(None, None, None)
+            self._exit.close()
         except OSError as error:
             raise SinkError(f"{printable(self.file)} could not be written ({brief(error)})") from error
         return self.file

@@ -57,7 +57,7 @@ class VideoSource:
         self.origin = (video.start_time or 0) * self.time_base
         self.audio: str | None = sound.codec_context.name if sound is not None and not live else None
         self._seconds = _announced(self._container, video)
-        self._length = _length(self._container, video, self.rate)
+        self._length = _length(self._container, video, self.rate, self._seconds)
         if not live:  # a file can be read from its beginning any number of times
             self._container.close()
             self._container = None
@@ -204,11 +204,10 @@ def _announced(container: Any, video: Any) -> Fraction | None:
     return end - (video.start_time or 0) * Fraction(video.time_base)
 
 
-def _length(container: Any, video: Any, rate: Fraction | None) -> int | None:
+def _length(container: Any, video: Any, rate: Fraction | None, seconds: Fraction | None) -> int | None:
     """Return how many frames there are by what the file says, or about so many by its duration."""
     if video.frames:
         return int(video.frames)
-    seconds = _announced(container, video)
     if seconds is None and container.duration:  # with the sound, which may be longer: good enough for progress
         seconds = Fraction(container.duration, 1_000_000)
     return round(seconds * rate) if seconds and rate else None

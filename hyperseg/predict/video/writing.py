@@ -13,9 +13,9 @@ from PIL import Image
 
 from hyperseg._files import atomic_write, printable
 from hyperseg.images.errors import SourceError
-from hyperseg.images.writing import MARK
+from hyperseg.images.writing import marked
 from hyperseg.predict.errors import SinkError
-from hyperseg.predict.names import mark_of
+from hyperseg.predict.names import has_mark
 from hyperseg.predict.result import Prediction
 from hyperseg.predict.video.audio import SoundCopy, reason_dropped
 from hyperseg.predict.video.opening import cause, pyav
@@ -87,7 +87,7 @@ class VideoSink:
 
     def is_done(self, name: str) -> bool:
         """Return whether the video exists and was written with the same note."""
-        return mark_of(self.file) == f"{MARK} {self.note}".strip()
+        return has_mark(self.file, self.note)
 
     def write(self, prediction: Prediction) -> None:
         """Add a frame. Raises SinkError if the video cannot be written."""
@@ -125,7 +125,7 @@ class VideoSink:
             output = stack.enter_context(
                 av.open(str(temporary), "w", format="mp4", container_options={"movflags": "+faststart"})
             )
-            output.metadata["comment"] = f"{MARK} {self.note}".strip()
+            output.metadata["comment"] = marked(self.note)
             codec = next((name for name in _ENCODERS if name in av.codecs_available), None)
             if codec is None:
                 raise ValueError("this PyAV has no encoder of H.264; install its wheel from PyPI")
