@@ -119,7 +119,8 @@ def methods(node: ast.ClassDef) -> str:
             continue
         doc = text(ast.get_docstring(part) or "").partition("\n\n")[0]
         decorators = {ast.unparse(each) for each in part.decorator_list}
-        signature = part.name if "property" in decorators else function_line(part.name, part, method=True, wide=True)
+        is_value = bool(decorators & {"property", "functools.cached_property"})
+        signature = part.name if is_value else function_line(part.name, part, method=True, wide=True)
         found.append(f"- `{signature}`: {' '.join(doc.split())}" if doc else f"- `{signature}`")
     return "\n" + "\n".join(found) + "\n" if found else ""
 

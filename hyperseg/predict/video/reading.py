@@ -75,7 +75,7 @@ class VideoSource:
 
     def _frames(self, container: Any, video: Any) -> Iterator[Frame]:
         av = pyav()
-        # One thread per core: decoding is beside the network, which uses the cores too, but waits less then.
+        # A thread per core, so that the next frame is there when the network asks for it.
         video.thread_type = "AUTO"
         clock = _Clock(video.time_base, self.rate)
         state = _State()
