@@ -22,15 +22,15 @@ TENSOR_CORES = ("_mbconv_fwd_expand_kernel", "_mbconv_fwd_project_kernel")
 CANDIDATES = {
     "_mbconv_fwd_expand_kernel": TILES,
     "_mbconv_fwd_depthwise_kernel": [
-        {"BLOCK_Y": rows, "BLOCK_X": columns, "BLOCK_C": channels, "num_warps": warps}
-        for rows, columns, channels, warps in (
-            (2, 8, 32, 2),
-            (4, 8, 32, 2),
-            (4, 16, 32, 4),
-            (8, 8, 32, 4),
-            (4, 8, 64, 4),
-            (2, 16, 64, 4),
-            (2, 8, 128, 4),
+        {"BLOCK_X": columns, "BLOCK_C": channels, "num_warps": warps}
+        for columns, channels, warps in (
+            (8, 32, 2),
+            (8, 32, 4),
+            (16, 16, 2),
+            (16, 32, 2),
+            (8, 64, 4),
+            (16, 64, 4),
+            (32, 32, 4),
         )
     ],
     "_mbconv_fwd_project_kernel": TILES,

@@ -35,7 +35,10 @@ FILTER_CANDIDATES = [
 ]
 CANDIDATES = {
     "depthwise_project": [
-        {"BLOCK_M": m, "BLOCK_H": h, "num_warps": w} for m in (16, 32, 64, 128) for h in (16, 32) for w in (1, 2, 4)
+        {"BLOCK_Y": rows, "BLOCK_X": columns, "BLOCK_H": hidden, "num_warps": warps}
+        for rows, columns in ((1, 16), (2, 8), (4, 8), (4, 16), (8, 8))
+        for hidden in (16, 32)
+        for warps in (1, 2, 4)
     ],
     "depthwise_fwd": FILTER_CANDIDATES,
 }
