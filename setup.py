@@ -151,6 +151,8 @@ class CMakeBuild(build_ext):
             "Python3_EXECUTABLE": sys.executable,
             "HYPERSEG_SANITIZE": sanitize,
             "HYPERSEG_SHIM": "ON" if shim else "OFF",
+            # Only for this machine: unlike hyperseg._C it runs with no other version of torch.
+            "HYPERSEG_RUNTIME": "ON" if self.inplace else "OFF",
             "HYPERSEG_CUDA": "OFF",
         }
         if root is None:
@@ -169,8 +171,13 @@ class CMakeBuild(build_ext):
 
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)  # a running process may have the old file mapped
-        shutil.copy2(build / "_C.abi3.so", target)
+        built = [build / "_C.abi3.so"]
+        if self.inplace:
+            built += (build / "csrc/runtime").glob("runtime_cpp.*.so")
+        for source in built:
+            copy = target if source is built[0] else target.with_name(source.name)
+            copy.unlink(missing_ok=True)  # a running process may have the old file mapped
+            shutil.copy2(source, copy)
 
     def configure(self, command: list, options: dict, build: Path) -> None:
         """Run CMake if its options or torch changed since the last run. Ninja notices a changed CMakeLists.txt."""

@@ -8,15 +8,21 @@
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/version.h>
 
+#include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <mutex>
 #include <optional>
 #include <sstream>
+#include <system_error>
 #include <unordered_map>
 #include <utility>
+#if defined(__linux__)
+#include <dlfcn.h>
+#endif
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
@@ -117,6 +123,15 @@ void check_view(const char* what, const void* data, std::int64_t height, std::in
   }
 }
 
+// Let packages for the CPU find PyTorch's symbols: they name no library, and it may have been loaded for one user
+// alone.
+void share_torch() {
+#if defined(__linux__)
+  static void* const torch = dlopen("libtorch_cpu.so", RTLD_NOLOAD | RTLD_GLOBAL | RTLD_LAZY);
+  static_cast<void>(torch);
+#endif
+}
+
 void keep_freed_memory() {
 #if defined(__GLIBC__)
   static const bool done = [] {  // as in hyperseg/runtime/device.py
@@ -184,7 +199,9 @@ struct Segmenter::State {
 };
 
 Info Segmenter::read_info(const std::string& package) {
-  if (!std::ifstream(package)) fail("There is no file ", package, ", or it cannot be read.");
+  std::error_code unknown;
+  if (!std::filesystem::is_regular_file(package, unknown)) fail("There is no file ", package, ".");
+  if (!std::ifstream(package)) fail(package, " cannot be read: ", std::strerror(errno), ".");
   const Metadata found = guarded(package + " is not an AOTInductor package",
                                  [&] { return Loader::load_metadata_from_package(package, kModel); });
   const Reader reader(package, found);
@@ -229,6 +246,7 @@ Segmenter::Segmenter(const std::string& package, const Options& options) : state
   if (cuda) state.device = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(options.device));
   if (options.threads > 0) at::set_num_threads(options.threads);
   if (options.keep_memory && !cuda) keep_freed_memory();
+  if (!cuda) share_torch();
   state.loader = guarded(package + " cannot be loaded", [&] {
     return std::make_unique<Loader>(package, kModel, false, options.concurrency, state.device.index());
   });

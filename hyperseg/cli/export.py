@@ -1,8 +1,8 @@
-"""Write a network as one file for another runtime: ONNX, or a program of torch.export.
+"""Write a network as one file for another runtime: ONNX, a program of torch.export, or compiled for C++.
 
-FORMAT is onnx (ONNX Runtime, OpenVINO, TensorRT: standard operators only) or pt2 (PyTorch with hyperseg installed: its
-operators inside). The program takes uint8 RGB frames [N, H, W, 3] of one size, pads and normalises them, and returns
-labels, uint8 [N, H, W], or logits.
+FORMAT is onnx (ONNX Runtime, OpenVINO, TensorRT: standard operators only), pt2 (PyTorch with hyperseg installed: its
+operators inside) or aoti (C++ without Python: compiled by AOTInductor, for csrc/runtime). The program takes uint8 RGB
+frames [N, H, W, 3] of one size, pads and normalises them, and returns labels, uint8 [N, H, W], or logits.
 
 Before it is written it is run, where its runtime is installed, and compared with the network in float32: the share of
 equal labels and the error of the logits are printed. A program that does not match is not written. FILE.json describes
@@ -21,7 +21,7 @@ from hyperseg.cli import _common
 from hyperseg.cli._common import UsageError, UserError, user_errors
 from hyperseg.cli._output import write_line
 
-FORMATS = ("onnx", "pt2")
+FORMATS = ("onnx", "pt2", "aoti")
 # Options that only some formats have, by the names of their arguments.
 _OF_FORMATS = {"lowering": "--lowering", "calibration": "--calibrate"}
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace both if they exist")
     size = "height and width of the frames, HEIGHTxWIDTH, or model: those that the published network was tested at"
     add("--size", type=text, default="model", help=f"{size} {default}")
-    add("--batch", type=_batch, default=None, metavar="N", help="frames per call (default: any number)")
+    add("--batch", type=_batch, default=None, metavar="N", help="frames per call (default: any number; aoti: 1)")
     add("--returns", choices=("labels", "logits"), default="labels", help=f"what the program returns {default}")
     precisions = ("float32", "float16", "bfloat16", "int8")
     add("--precision", choices=precisions, default="float32", help=f"of weights and maps {default}")
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(str(error)) from None
     about = exported.about
     height, width = about["size"]
-    batch = "any batch" if args.batch is None else f"batch {args.batch}"
+    batch = "any batch" if about["batch"] == "dynamic" else f"batch {about['batch']}"
     summary = (
         f"{about['network']['name']} at {height}x{width}, {batch}, {about['precision']}, {about['bytes'] / 1e6:.1f} MB"
     )

@@ -12,9 +12,21 @@ and normalises. It is run and compared with the network before it is written, an
 `common.py` has what the formats share, `network.py` the network that they trace.
 """
 
+from hyperseg.export.aoti import export_aoti, load_aoti
 from hyperseg.export.common import Check, Exported, ExportError
 from hyperseg.export.formats import FORMATS, Format
 from hyperseg.export.onnx import export_onnx
 from hyperseg.export.pt2 import export_pt2, load_pt2
 
-__all__ = ["FORMATS", "Check", "ExportError", "Exported", "Format", "export_onnx", "export_pt2", "load_pt2"]
+__all__ = [
+    "FORMATS",
+    "Check",
+    "ExportError",
+    "Exported",
+    "Format",
+    "export_aoti",
+    "export_onnx",
+    "export_pt2",
+    "load_aoti",
+    "load_pt2",
+]

@@ -6,12 +6,15 @@ bit by bit. ``csrc/runtime`` loads packages in C++, ``hyperseg.runtime_cpp`` in 
 """
 
 import contextlib
+import ctypes
 import functools
 import logging
 import operator
 import os
 import platform
-from collections.abc import Iterator
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,65 +23,203 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 import hyperseg
-from hyperseg._files import atomic_write
-from hyperseg.data.labels import LabelSet
+from hyperseg._text import brief
+from hyperseg.data.labels import label_set_of
+from hyperseg.export.common import (
+    Check,
+    Exported,
+    ExportError,
+    Options,
+    Reference,
+    check_target,
+    network_of,
+    require_agreement,
+)
+from hyperseg.export.sidecar import describe_program, finish
 from hyperseg.ops import OPERATORS
 from hyperseg.ops.backends.backend import device_type
 from hyperseg.ops.backends.dispatch import BACKENDS, order
 from hyperseg.ops.backends.native import emulated, extension
 from hyperseg.ops.backends.verdicts import PASSED_OVER
-from hyperseg.runtime.engine import Engine
-from hyperseg.runtime.folding import FoldedNetwork
+from hyperseg.runtime.device import MissingDeviceError, pick_device
+from hyperseg.runtime.engine import Engine, EngineError, build_engine
 from hyperseg.runtime.precision import in_own_dtype
 
 logger = logging.getLogger("hyperseg.export")
 
+SUFFIX = ".pt2"  # AOTInductor writes no other
 FORMAT = "1"  # of the metadata, which csrc/runtime/segmenter.cpp reads
 PORTABLE = "x86-64-v3"  # what the compiled code may use of an x86 CPU; the operators choose more at run time
 
 
-class PackageError(RuntimeError):
-    """The network cannot become a package here."""
+def export_aoti(
+    model: nn.Module,
+    file: str | os.PathLike[str],
+    size: tuple[int, int] | None = None,
+    *,
+    batch: int | None = None,
+    returns: str = "labels",
+    precision: str = "float32",
+    device: str | torch.device = "cpu",
+    check: bool = True,
+    overwrite: bool = False,
+    source: str | None = None,
+) -> Exported:
+    """Compile a network into a package for :class:`hyperseg::Segmenter` in C++; takes about a minute.
+
+    Args:
+        model: any network, also wrapped as for :func:`hyperseg.build_engine`; it is copied.
+        file: its name ends in ``.pt2``.
+        size: (H, W) of the frames; default: the network's published resolution.
+        batch: frames per call, fixed; default: 1.
+        returns: ``"labels"``: packages return nothing else.
+        precision: ``"float32"``, ``"float16"`` or ``"bfloat16"``; see :func:`hyperseg.build_engine`.
+        device: ``"cpu"`` or a CUDA device: the package runs on the same kind of device, a GPU of the same architecture.
+        check: compare the package, run by PyTorch, with the network before it is written.
+        overwrite: replace existing files.
+        source: where the weights come from, for the sidecar.
+
+    Raises:
+        ExportError: there is no C++ compiler or no extension here, the package does not match the network, or a file
+            cannot be written; nothing is written then.
+        TypeError, ValueError: as in :func:`hyperseg.build_engine`.
+    """
+    network = network_of(model)
+    if returns != "labels":
+        raise ValueError(f"a package returns labels, not {returns}; ONNX files and pt2 programs can return logits.")
+    if Path(file).suffix != SUFFIX:
+        raise ValueError(f"the name of a package must end in {SUFFIX}, got {Path(file).name}.")
+    try:
+        where = pick_device(device)
+    except MissingDeviceError as error:
+        raise ExportError(str(error)) from None
+    options = Options.of(
+        "aoti",
+        network,
+        size,
+        1 if batch is None else batch,
+        returns=returns,
+        precision=precision,
+        device=where.type,
+        check=check,
+        overwrite=overwrite,
+        source=source,
+    )
+    check_target(file, overwrite)
+    _check_tools()
+    try:
+        engine = build_engine(
+            network, options.size, getattr(torch, precision), where, options.batches[0], check=options.check
+        )
+    except EngineError as error:
+        raise ExportError(str(error)) from None
+
+    def write(path: Path) -> tuple[Sequence[Check], Sequence[str]]:
+        _compile(engine, path)
+        return (
+            _compare(engine, load_aoti(path), Reference(network, options))
+            if check
+            else ((), ("not checked, as asked",))
+        )
+
+    about = describe_program("aoti", network, options, capability=_capability(where))
+    return finish(file, options, about, write)
+
+
+def load_aoti(file: str | os.PathLike[str]) -> Callable[[Tensor], Tensor]:
+    """Load a package into this process by PyTorch: a function from uint8 frames ``[N, H, W, 3]`` to labels.
+
+    ``hyperseg.runtime_cpp.Segmenter`` does the same for NumPy arrays, without importing PyTorch.
+    """
+    extension()
+    _share_torch()
+    with _quiet():  # it warns that the package does not use all that this CPU has
+        package = torch._inductor.aoti_load_package(str(Path(file).resolve()))
+
+    def run(frames: Tensor) -> Tensor:
+        with torch.inference_mode():
+            labels: Tensor = package(frames)
+        return labels
+
+    return run
+
+
+@functools.cache
+def _share_torch() -> None:
+    """Let packages for the CPU find PyTorch's symbols: they name no library, and Python keeps extensions apart."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL("libtorch_cpu.so", os.RTLD_NOLOAD | os.RTLD_GLOBAL | os.RTLD_LAZY)
 
 
 class _Frames(nn.Module):
-    def __init__(self, folded: FoldedNetwork) -> None:
+    def __init__(self, engine: Engine) -> None:
         super().__init__()
-        self.folded = folded
+        self.folded = engine.folded
 
     def forward(self, frames: Tensor) -> Tensor:
         return self.folded.from_frames(frames)
 
 
-def write_package(engine: Engine, labels: LabelSet, file: str | os.PathLike[str]) -> None:
-    """Compile an engine's network and write the package; takes about a minute.
-
-    Args:
-        engine: in mode ``"eager"``, on the CPU or on a CUDA device. The package takes its frame size, batch and dtype.
-        labels: names and colours of the classes, for those who read the package.
-        file: ends in ``.pt2``. It is replaced all at once.
-
-    Raises:
-        PackageError: there is no C++ compiler, or an operator has no C++ or CUDA implementation here.
-        OSError: the file cannot be written.
-    """
+def _check_tools() -> None:
+    """Raise ExportError if packages cannot be made here."""
     module, problem = extension()
     if module is None or emulated():
-        raise PackageError(
-            f"A package calls operators in C++, and {problem or 'this build has CUDA kernels for the CPU only'}."
-        )
-    program = bind(_exported(engine))
-    configuration = {"aot_inductor.metadata": metadata(engine, labels), **_compiler_settings(engine)}
-    with atomic_write(file) as temporary, _quiet_compiler():
-        # Inductor names things after the file: the same network gives the same package under any name.
-        torch._inductor.aoti_compile_and_package(
-            program, package_path=str(temporary), inductor_configs=configuration
-        )
+        problem = problem or "this build of the extension has CUDA kernels for the CPU, for tests"
+        raise ExportError(f"a package calls operators in C++, but {problem}")
+    compilers = [os.environ.get("CXX", "g++"), "g++", "clang++"]
+    if not any(map(shutil.which, compilers)):
+        raise ExportError("a package is compiled, but there is no C++ compiler here; install g++, or set CXX to one")
 
 
-def metadata(engine: Engine, labels: LabelSet) -> dict[str, str]:
+def _compile(engine: Engine, path: Path) -> None:
+    logger.info("compiling %s, which takes about a minute", engine.config.name)
+    settings = {"aot_inductor.metadata": metadata(engine), **_compiler_settings(engine)}
+    frames = torch.zeros(engine.batch, *engine.size, 3, dtype=torch.uint8, device=engine.device)
+    try:
+        with torch.no_grad(), _quiet():
+            trace = in_own_dtype(_trace(engine), engine.device, engine.dtype)
+            torch._inductor.aoti_compile_and_package(
+                bind(trace(frames)), package_path=str(path), inductor_configs=settings
+            )
+    except (ExportError, OSError):
+        raise
+    except Exception as error:  # a compiler's errors have no common base
+        raise ExportError(
+            f"{engine.config.name} ({engine.config.encoder}) at {engine.size[0]}x{engine.size[1]} cannot be compiled "
+            f"by AOTInductor ({brief(error)})"
+        ) from error
+
+
+def _trace(engine: Engine) -> Callable[[Tensor], ExportedProgram]:
+    return lambda frames: torch.export.export(_Frames(engine), (frames,))
+
+
+def _compare(
+    engine: Engine, package: Callable[[Tensor], Tensor], reference: Reference
+) -> tuple[Sequence[Check], Sequence[str]]:
+    """Compare a package with the module, and with the engine that it was made from, whose logits stand for its own."""
+
+    def labels(frames: Any) -> Any:
+        return package(torch.from_numpy(frames).to(engine.device)).cpu().numpy()
+
+    def logits(frames: Any) -> Any:
+        return engine.logits(torch.from_numpy(frames)).cpu().numpy()
+
+    checks = reference.compare(f"AOTInductor of torch {torch.__version__} ({engine.device})", labels, logits)
+    require_agreement(checks, reference.options.precision)
+    frames = reference.frames.to(engine.device)
+    differ = int((package(frames) != engine(frames)).sum())
+    count = frames.numel() // 3
+    equal = (
+        f"{differ} of {count} labels differ from the engine's" if differ else f"all {count} labels equal the engine's"
+    )
+    return checks, (equal,)
+
+
+def metadata(engine: Engine) -> dict[str, str]:
     """Return what a package says about itself, by name; the C++ runtime reads it before it loads anything."""
     height, width = engine.size
+    table = label_set_of(engine.config)
     found = {
         "format": FORMAT,
         "version": hyperseg.__version__,
@@ -87,20 +228,13 @@ def metadata(engine: Engine, labels: LabelSet) -> dict[str, str]:
         "height": height,
         "width": width,
         "batch": engine.batch,
-        "classes": "\n".join(labels.classes),
-        "palette": ";".join(",".join(map(str, color)) for color in labels.colors),
+        "classes": "\n".join(table.classes),
+        "palette": ";".join(",".join(map(str, color)) for color in table.colors),
         "device": engine.device.type,
         "dtype": str(engine.dtype).removeprefix("torch."),
         "capability": _capability(engine.device),
     }
     return {f"hyperseg.{name}": str(value) for name, value in found.items()}
-
-
-def _exported(engine: Engine) -> ExportedProgram:
-    frames = torch.zeros(engine.batch, *engine.size, 3, dtype=torch.uint8, device=engine.device)
-    with torch.no_grad():
-        export = in_own_dtype(lambda x: torch.export.export(_Frames(engine.folded), (x,)), engine.device, engine.dtype)
-        return export(frames)
 
 
 def bind(program: ExportedProgram) -> ExportedProgram:
@@ -109,7 +243,7 @@ def bind(program: ExportedProgram) -> ExportedProgram:
     A call that these do not support becomes plain PyTorch.
 
     Raises:
-        PackageError: a call would run in Triton, which needs Python.
+        ExportError: a call would run in Triton, which needs Python.
     """
     overloads = {n.target for n in program.graph.nodes if getattr(n.target, "namespace", "") == "hyperseg"}
     names = {overload: overload._opname for overload in overloads}
@@ -126,7 +260,7 @@ def _run(name: str, *args: Any) -> Any:
         if (name, candidate) in PASSED_OVER[device] or backend.not_supported_reasons(name, args):
             continue
         if candidate == "triton":
-            raise PackageError(
+            raise ExportError(
                 f"{name} would run in Triton here, which needs Python; build the CUDA kernels (python setup.py "
                 "build_ext, with nvcc)."
             )
@@ -169,6 +303,9 @@ def _compiler_settings(engine: Engine) -> dict[str, Any]:
     }
     if engine.device.type == "cpu" and _is_portable():
         settings |= {"cpp.march": PORTABLE, "cpp.simdlen": 256}
+    if engine.device.type == "cpu":
+        # libtorch.so would bring the CUDA libraries, which take most of a second to load. See _share_torch.
+        settings["aot_inductor.link_libtorch"] = False
     return {name: value for name, value in settings.items() if _has_setting(name)}
 
 
@@ -182,17 +319,11 @@ def _has_setting(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet_compiler() -> Iterator[None]:
-    """Silence warnings of the compiler about machines that this package is not for."""
+def _quiet() -> Iterator[None]:
+    """Silence warnings about machines that a package is not for."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
         logging.disable(disabled)
-
-
-def load_package(file: str | os.PathLike[str]) -> Any:
-    """Load a package into this process with PyTorch, to check it; returns a function from frames to labels."""
-    extension()
-    return torch._inductor.aoti_load_package(str(Path(file).resolve()))

@@ -58,5 +58,12 @@ FORMATS = {
             precisions=("float32", "float16", "bfloat16"),
             devices=("cpu", "cuda"),
         ),
+        Format(
+            "aoti",
+            ".pt2",
+            "C++ without Python: compiled by AOTInductor, for the runtime in csrc/runtime",
+            precisions=("float32", "float16", "bfloat16"),
+            devices=("cpu", "cuda"),
+        ),
     )
 }
