@@ -16,5 +16,16 @@ from hyperseg.export.common import Check, Exported, ExportError
 from hyperseg.export.formats import FORMATS, Format
 from hyperseg.export.onnx import export_onnx
 from hyperseg.export.pt2 import export_pt2, load_pt2
+from hyperseg.export.scoring import OnnxLabeller
 
-__all__ = ["FORMATS", "Check", "ExportError", "Exported", "Format", "export_onnx", "export_pt2", "load_pt2"]
+__all__ = [
+    "FORMATS",
+    "Check",
+    "ExportError",
+    "Exported",
+    "Format",
+    "OnnxLabeller",
+    "export_onnx",
+    "export_pt2",
+    "load_pt2",
+]
