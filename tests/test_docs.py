@@ -51,7 +51,8 @@ OURS = re.compile(
     r"(?:hyperseg \w|make |torchrun |python (?:bench/|setup.py|-m (?:hyperseg|tools|tests|pytest)))"
 )
 HAS_VIDEO = importlib.util.find_spec("av") is not None
-AVAILABLE = {"a GPU": torch.cuda.is_available()}
+HAS_ONNX = all(map(importlib.util.find_spec, ("onnx", "onnxruntime", "onnxscript")))
+AVAILABLE = {"a GPU": torch.cuda.is_available(), "ONNX": HAS_ONNX}
 
 
 def name_of(page: Path) -> str:

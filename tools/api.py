@@ -27,6 +27,7 @@ PACKAGES = (
     "hyperseg.data",
     "hyperseg.evaluation",
     "hyperseg.training",
+    "hyperseg.export",
     "hyperseg.publish",
     "hyperseg.ops",
 )

@@ -14,14 +14,18 @@ interrupted, nothing was written.
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyperseg._files import printable
 from hyperseg.cli import _common
 from hyperseg.cli._common import UsageError, UserError, user_errors
 from hyperseg.cli._output import write_line
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 FORMATS = ("onnx", "pt2", "aoti")
+_CALIBRATION_IMAGES = 64
 # Options that only some formats have, by the names of their arguments.
 _OF_FORMATS = {"lowering": "--lowering", "calibration": "--calibrate"}
 
@@ -77,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         )
     size = parse_size(args.size, network.config.resolution)
     extra: dict[str, Any] = {option: getattr(args, option) for option in format.options if getattr(args, option)}
+    if args.calibration is not None:
+        extra["calibration"] = _calibration(args.calibration, size)
     try:
         exported = format.function()(
             network,
@@ -107,6 +113,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _calibration(folder: str, size: tuple[int, int]) -> list["Tensor"]:
+    """Return images of a folder, evenly spread, at the program's size. Raises UserError."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from hyperseg.images import SourceError, read_image
+    from hyperseg.predict import find_images
+
+    with user_errors(SourceError, OSError, prefix="--calibrate: "):
+        paths = list(find_images([folder]))
+        step = max(1, len(paths) // _CALIBRATION_IMAGES)
+        frames = []
+        for path in paths[::step][:_CALIBRATION_IMAGES]:
+            image = Image.fromarray(read_image(path)).resize(size[::-1], Image.Resampling.BILINEAR)
+            frames.append(torch.from_numpy(np.array(image)))
+    return frames
+
+
 def _check_options(args: argparse.Namespace) -> None:
     """Check what goes together. Raises UsageError."""
     from hyperseg.export import FORMATS
@@ -118,6 +143,8 @@ def _check_options(args: argparse.Namespace) -> None:
             raise UsageError(f"{option} is an option of {having}, not of {args.format}; leave it out")
     if args.precision not in format.precisions:
         raise UsageError(f"--precision {args.precision} is not for {args.format}; give {', '.join(format.precisions)}")
+    if (args.precision == "int8") != (args.calibration is not None):
+        raise UsageError("--precision int8 and --calibrate FOLDER go together; give both or neither")
     if args.size.strip().lower() == "native":
         raise UsageError("--size native: a program has one size; give HEIGHTxWIDTH or model")
 

@@ -17,6 +17,7 @@ from hyperseg.export.common import Check, Exported, ExportError
 from hyperseg.export.formats import FORMATS, Format
 from hyperseg.export.onnx import export_onnx
 from hyperseg.export.pt2 import export_pt2, load_pt2
+from hyperseg.export.scoring import OnnxLabeller
 
 __all__ = [
     "FORMATS",
@@ -24,6 +25,7 @@ __all__ = [
     "ExportError",
     "Exported",
     "Format",
+    "OnnxLabeller",
     "export_aoti",
     "export_onnx",
     "export_pt2",

@@ -59,8 +59,13 @@ def _decoder_level(
         weights = weights.reshape(-1, out_channels, x.shape[1])
         y = reference.from_patches(reference.pointwise(reference.to_patches(x, grid), weights), n, grid)
         return F.relu(y + shifts)
-    expand, depthwise, project = reference.split_inverted_residual(weights, x.shape[1], hidden, out_channels)
-    shift1, shift2, shift3 = shifts.split([hidden, hidden, out_channels])
+    # Slices: OpenVINO 2026.4 cannot run a Split in a quantised program.
+    channels, flat = x.shape[1], weights.reshape(-1, weights.shape[-1])
+    first, second = channels * hidden, (channels + 9) * hidden
+    expand = flat[:, :first].reshape(-1, hidden, channels)
+    depthwise = flat[:, first:second].reshape(-1, hidden, 9)
+    project = flat[:, second:].reshape(-1, out_channels, hidden)
+    shift1, shift2, shift3 = shifts[:hidden], shifts[hidden : 2 * hidden], shifts[2 * hidden :]
     if halo == "own":
         a = F.relu6(reference.pointwise(reference.to_windows(x, grid, (1, 1)), expand) + shift1)
     else:

@@ -18,12 +18,18 @@ class ExportedNetwork(nn.Module):
     Args:
         model: any network; it is copied.
         dtype: of weights and maps. Pixels are normalised, and logits resized and compared, in float32.
-        fuse: operators that run parts of it, see :class:`FoldedNetwork`.
+        fuse, generate_ahead: operators that run parts of it, see :class:`FoldedNetwork`.
     """
 
-    def __init__(self, model: HyperSeg, dtype: torch.dtype = torch.float32, fuse: bool | Collection[str] = False):
+    def __init__(
+        self,
+        model: HyperSeg,
+        dtype: torch.dtype = torch.float32,
+        fuse: bool | Collection[str] = False,
+        generate_ahead: bool = False,
+    ) -> None:
         super().__init__()
-        self.network = FoldedNetwork(model, fuse).to(dtype)
+        self.network = FoldedNetwork(model, fuse, generate_ahead).to(dtype)
 
     def logits(self, frames: Tensor) -> Tensor:
         """Return float32 logits ``[N, num_classes, H, W]`` of uint8 frames ``[N, H, W, 3]``."""

@@ -7,11 +7,13 @@ import io
 import json
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -29,6 +31,7 @@ from hyperseg.export.common import (
     network_of,
     require_agreement,
 )
+from hyperseg.export.int8 import check_calibration, quantise
 from hyperseg.export.lowering import LOWERINGS, lower
 from hyperseg.export.network import LabelsAndLogits
 from hyperseg.export.runtimes import RUNTIMES, installed
@@ -105,19 +108,34 @@ def export_onnx(
             "lowering 'conv' needs a fixed batch, because a convolution's number of groups is a constant of the file; "
             "give batch=1 (--batch 1), or lowering 'multiply'."
         )
+    if len(calibration) and precision != "int8":
+        raise ValueError(f"calibration is for precision 'int8', not {describe(precision)}; leave it out.")
+    frames = check_calibration(calibration, options.size) if precision == "int8" else []
     check_target(file, overwrite)
     _require_packages()
-    about = describe_program("onnx", network, options, ("onnx", "onnxscript"), opset=OPSET, lowering=lowering)
+    packages = ["onnx", "onnxscript"]
+    details: dict[str, Any] = {"opset": OPSET, "lowering": lowering}
+    if precision == "int8":
+        require("onnxruntime", "onnx", "int8")
+        packages.append("onnxruntime")
+        details["calibration"] = {
+            "frames": len(frames),
+            "method": "MinMax, moving average",
+            "quantised": "convolutions",
+        }
+    about = describe_program("onnx", network, options, packages, **details)
 
     def write(path: Path) -> tuple[Sequence[Check], Sequence[str]]:
         program = trace(network, options, lowering)
-        files = {kind: path if kind == returns else path.with_name(f".{kind}{path.name}") for kind in OUTPUTS}
-        try:
-            save(program, files, about)
-            return _check(network, options, files) if options.check else ((), ("not checked, as asked",))
-        finally:
-            for kind in files.keys() - {returns}:
-                files[kind].unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".hyperseg-", dir=path.parent) as folder:
+            both = Path(folder) / "both.onnx"
+            save(program, both, about)
+            if precision == "int8":
+                quantise(both, both, frames)
+            # The output that is not wanted is for the check only.
+            files = {kind: path if kind == returns else Path(folder) / f"{kind}.onnx" for kind in OUTPUTS}
+            select_outputs(both, files)
+            return _check(network, options, files, frames) if options.check else ((), ("not checked, as asked",))
 
     return finish(file, options, about, write)
 
@@ -139,27 +157,57 @@ def trace(network: HyperSeg, options: Options, lowering: str) -> ExportedProgram
         ) from error
 
 
-def save(program: ExportedProgram, files: Mapping[str, Path], about: Mapping[str, Any]) -> None:
-    """Write a program of :func:`trace` as ONNX files with one output each, and metadata; check them by ``onnx``."""
+def save(program: ExportedProgram, path: Path, about: Mapping[str, Any]) -> None:
+    """Write a program of :func:`trace` as an ONNX file with both outputs, and the description as its metadata."""
+    with _quiet_exporter():
+        exported = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=OPSET, optimize=False)
+        assert exported is not None
+        _optimise(exported.model)
+    model = exported.model
+    for value, name in zip([*model.graph.inputs, *model.graph.outputs], ("frames", *OUTPUTS), strict=True):
+        value.name = name
+    model.producer_name, model.producer_version = "hyperseg", about["versions"]["hyperseg"]
+    model.metadata_props["hyperseg"] = json.dumps(about)
+    exported.save(path)
+
+
+def select_outputs(both: Path, files: Mapping[str, Path]) -> None:
+    """Write a file with one output each, from one with both outputs; check them by ``onnx``."""
     import onnx
 
-    with _quiet_exporter():
-        exported = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=OPSET)
-    assert exported is not None
-    graph = exported.model.graph
-    graph.inputs[0].name = "frames"
-    by_name = dict(zip(OUTPUTS, list(graph.outputs), strict=True))
-    for name, value in by_name.items():
-        value.name = name
-    exported.model.producer_name, exported.model.producer_version = "hyperseg", about["versions"]["hyperseg"]
-    exported.model.metadata_props["hyperseg"] = json.dumps(about)
     for name, path in files.items():
-        graph.outputs[:] = [by_name[name]]
-        exported.save(path)
+        model = onnx.load(str(both))
+        graph = model.graph
+        kept = [output for output in graph.output if output.name == name]
+        del graph.output[:]
+        graph.output.extend(kept)
+        needed, nodes = {name}, []
+        for node in reversed(graph.node):  # which are sorted: a node comes after those that it reads
+            if needed & set(node.output):
+                needed |= set(node.input)
+                nodes.append(node)
+        del graph.node[:]
+        graph.node.extend(reversed(nodes))
+        onnx.save(model, str(path))
         onnx.checker.check_model(str(path), full_check=True)
 
 
-def _check(network: HyperSeg, options: Options, files: Mapping[str, Path]) -> tuple[list[Check], list[str]]:
+def _optimise(model: Any) -> None:
+    """Optimise as the exporter does, and compute the shapes of stored weights now, however large they are.
+
+    TensorRT takes convolutions with stored weights, not with those that another node makes of them.
+    """
+    from onnxscript import optimizer
+
+    def fold(node: Any) -> bool | None:
+        return True if node.op_type in ("Unsqueeze", "Slice", "Pad") else None
+
+    optimizer.optimize_ir(model, should_fold=fold)
+
+
+def _check(
+    network: HyperSeg, options: Options, files: Mapping[str, Path], calibration: Sequence[np.ndarray]
+) -> tuple[list[Check], list[str]]:
     """Run the files in the runtimes that are installed and compare. Raises ExportError."""
     checks: list[Check] = []
     not_checked: list[str] = []
@@ -171,14 +219,21 @@ def _check(network: HyperSeg, options: Options, files: Mapping[str, Path]) -> tu
         if reason := runtime.unsupported(options.precision):
             not_checked.append(f"{runtime.package}: {reason}")
             continue
-        expected = expected or Reference(network, options)
+        if expected is None:
+            # An int8 program knows the ranges of such frames only; the first ones are as good as any.
+            count = sum(options.batches)
+            some = torch.from_numpy(np.concatenate(calibration[:count])) if len(calibration) >= count else None
+            expected = Reference(network, options, some)
         try:
             labels, logits = (runtime.load(files[kind]) for kind in OUTPUTS)
             checks += expected.compare(runtime.name, labels, logits)
         except (RuntimeError, ValueError) as error:  # of the runtime: ONNX Runtime's errors are RuntimeErrors
             if isinstance(error, ExportError):
                 raise
-            raise ExportError(f"{runtime.name} cannot run the file ({brief(error)})") from error
+            message = f"{runtime.name} cannot run the file ({brief(error)})"
+            if options.precision != "int8" or runtime.package == "onnxruntime":
+                raise ExportError(message) from error
+            not_checked.append(message)  # quantised for ONNX Runtime, which has run it
     require_agreement(checks, options.precision)
     return checks, not_checked
 

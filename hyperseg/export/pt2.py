@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import torch
 from torch import nn
 
 import hyperseg
-from hyperseg import ops
 from hyperseg._files import printable
 from hyperseg._text import brief
 from hyperseg.export.common import (
@@ -29,6 +29,7 @@ from hyperseg.export.sidecar import describe_program, finish, read_sidecar
 from hyperseg.models import HyperSeg
 from hyperseg.models.synthetic import probe_frames
 from hyperseg.runtime.device import MissingDeviceError, pick_device
+from hyperseg.runtime.engine import fused_operators
 
 
 def export_pt2(
@@ -84,7 +85,11 @@ def export_pt2(
     dtype = getattr(torch, precision)
 
     def write(path: Path) -> tuple[Sequence[Check], Sequence[str]]:
-        torch.export.save(trace(network, options, dtype, where, options.returns), path)
+        program = trace(network, options, dtype, where, options.returns)
+        with warnings.catch_warnings():
+            # "No complete tensor found": weights that an engine stores transposed, each of them complete.
+            warnings.simplefilter("ignore", UserWarning)
+            torch.export.save(program, path)
         if not options.check:
             return (), ("not checked, as asked",)
         programs = {options.returns: torch.export.load(path).module()}
@@ -108,8 +113,7 @@ def trace(
     network: HyperSeg, options: Options, dtype: torch.dtype, device: torch.device, returns: str
 ) -> torch.export.ExportedProgram:
     """Trace the folded network with our operators. Raises ExportError."""
-    module: ExportedNetwork = NETWORKS[returns](network, dtype, fuse=ops.has_kernel("mbconv", device.type))
-    module = module.to(device).to(memory_format=torch.channels_last).eval()
+    module = engine_network(network, dtype, device, returns, dynamic=options.batch is None)
     frames = probe_frames(options.batch or 2, options.size).to(device)
     dynamic = None if options.batch else {"frames": {0: torch.export.Dim("batch", min=1, max=65536)}}
     try:
@@ -120,6 +124,22 @@ def trace(
             f"{network.config.name} ({network.config.encoder}) at {options.size[0]}x{options.size[1]} cannot be traced "
             f"by torch.export ({brief(error)}); a fixed batch (--batch 1) asks less of it"
         ) from error
+
+
+def engine_network(
+    network: HyperSeg, dtype: torch.dtype, device: torch.device, returns: str, dynamic: bool = False
+) -> ExportedNetwork:
+    """Return the module from frames to labels or logits that an engine would run on this device.
+
+    Args:
+        dynamic: the batch is not fixed. The chain of blocks is left out then: where it begins depends on the batch.
+    """
+    fused = [operator for operator in fused_operators(device, dtype) if not (dynamic and operator == "mbconv_chain")]
+    module = NETWORKS[returns](network, dtype, fused, generate_ahead=device.type != "cpu")
+    module = module.to(device).to(memory_format=torch.channels_last).eval()
+    if device.type == "cpu":
+        module.network.order_for_cpu()
+    return module
 
 
 def load_pt2(file: str | os.PathLike[str]) -> nn.Module:

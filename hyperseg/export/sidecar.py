@@ -102,10 +102,11 @@ def finish(
                 "checks": [dataclasses.asdict(check) for check in checks],
                 "not_checked": list(not_checked),
             }
-            text.write_text(json.dumps(about, indent=2, allow_nan=False) + "\n", encoding="ascii")
+            written = json.dumps(about, indent=2, allow_nan=False)
+            text.write_text(written + "\n", encoding="ascii")
     except OSError as error:
         raise ExportError(f"{printable(target)} cannot be written ({brief(error)})") from error
-    return Exported(target, sidecar, about, tuple(checks), tuple(not_checked))
+    return Exported(target, sidecar, json.loads(written), tuple(checks), tuple(not_checked))
 
 
 def read_sidecar(file: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""AOTInductor packages, in Python and through the C++ runtime: one package, made once, as the compiler takes its time."""
+"""AOTInductor packages, in Python and through the C++ runtime. One package for all, as making it takes long."""
 
 import json
 import os

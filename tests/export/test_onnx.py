@@ -1,13 +1,24 @@
 """The ONNX form: standard operators only, and the module's labels and logits."""
 
 import importlib.util
+import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
 
 import hyperseg
-from hyperseg.export.onnx import FrameToLabels, export_program, write_onnx
+from hyperseg.export import ExportError, export_onnx
+from hyperseg.export.common import Options, Reference
+from hyperseg.export.lowering import LOWERINGS, lower
+from hyperseg.export.network import LabelsAndLogits
+from hyperseg.export.onnx import FrameToLabels, export_program, save, trace, write_onnx
+from hyperseg.export.runtimes import RUNTIMES, load_onnxruntime
+from hyperseg.export.sidecar import describe_program
 from hyperseg.models import synthesize_weights
+from hyperseg.models.synthetic import probe_frames
+from tests.export.packages import needs_onnx
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +67,177 @@ def test_each_file_has_one_output(exported, tmp_path, capsys):
     for path, shape in ((files["labels"], [1, 64, 96]), (files["logits"], [1, exported[0].config.num_classes, 64, 96])):
         (output,) = onnx.load(path).graph.output
         assert [d.dim_value for d in output.type.tensor_type.shape.dim] == shape
+
+
+# The command's own form: a folded network, any batch, any size.
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize("name", ["hyperseg-s-cityscapes", "hyperseg-l-voc"], ids=["own-halo", "neighbour-halo"])
+def test_lowered_levels_match_the_module(name, lowering):
+    network = synthesize_weights(hyperseg.create_model(name, encoder="resnet18").eval())
+    frames = probe_frames(2, (33, 70))
+    module = LabelsAndLogits(network, torch.float64).eval()  # in float32 random weights may not determine the logits
+    with torch.no_grad(), hyperseg.ops.use_backend("reference"):
+        labels, logits = module(frames)
+        run = lower(torch.export.export(module, (frames,)), lowering).module()
+    found = run(frames)
+    assert torch.equal(found[0], labels)
+    torch.testing.assert_close(found[1], logits, rtol=0, atol=1e-6 * float(logits.abs().max()))
+
+
+@pytest.fixture(scope="module")
+def written(small, tmp_path_factory):
+    """A program for frames of an odd size, in any number."""
+    return export_onnx(small, tmp_path_factory.mktemp("onnx") / "small.onnx", size=(50, 70), source="a test")
+
+
+@pytest.fixture(scope="module")
+def both(small, tmp_path_factory):
+    """The same with both outputs."""
+    path, options = tmp_path_factory.mktemp("both") / "both.onnx", Options((50, 70))
+    about = describe_program("onnx", small, options)
+    save(trace(small, options, "multiply"), path, about)
+    return path
+
+
+@pytest.fixture
+def traced(both, monkeypatch):
+    """Exports of this size take that file, which saves the time of writing it."""
+    monkeypatch.setattr("hyperseg.export.onnx.trace", lambda *args: None)
+    monkeypatch.setattr("hyperseg.export.onnx.save", lambda program, path, about: shutil.copy(both, path))
+
+
+def computed_weights(graph):
+    """The convolutions of an ONNX graph whose weights are not stored in it."""
+    stored = {each.name for each in graph.initializer}
+    return [node for node in graph.node if node.op_type == "Conv" and node.input[1] not in stored]
+
+
+@needs_onnx
+def test_a_program_for_any_number_of_frames(written, small):
+    import onnx
+
+    model = onnx.load(str(written.file))
+    assert [(each.domain, each.version) for each in model.opset_import] == [("", 18)]
+    assert {node.domain for node in model.graph.node} == {""}
+    (frames,), (labels,) = model.graph.input, model.graph.output
+    shapes = [[d.dim_value for d in value.type.tensor_type.shape.dim] for value in (frames, labels)]
+    assert (frames.name, labels.name, shapes) == ("frames", "labels", [[0, 50, 70, 3], [0, 50, 70]])
+    assert computed_weights(model.graph) == []
+    (metadata,) = (json.loads(each.value) for each in model.metadata_props if each.key == "hyperseg")
+    assert metadata["classes"][0] == "Sky"
+    assert metadata["normalisation"]["mean"] == list(small.config.mean)
+
+
+@needs_onnx
+def test_it_was_checked_in_batches(written):
+    runtime = RUNTIMES["onnxruntime"].name
+    ours = [check for check in written.checks if check.runtime == runtime]
+    assert [check.batch for check in ours] == [1, 2]
+    for check in written.checks:
+        assert check.agreement >= 0.999
+        assert check.relative_rms < 1e-4
+    about = json.loads(written.sidecar.read_text())
+    assert about == written.about
+    assert about["weights"]["source"] == "a test"
+    assert about["checks"][0]["agreement"] == ours[0].agreement
+    assert (about["opset"], about["lowering"], about["batch"], about["size"]) == (18, "multiply", "dynamic", [50, 70])
+    assert about["output"] == {"name": "labels", "dtype": "uint8", "layout": "NHW", "shape": ["N", 50, 70]}
+
+
+@needs_onnx
+def test_three_frames_at_once(written, small):
+    frames = probe_frames(3, (50, 70), seed=5)
+    labels = load_onnxruntime(written.file)(frames.numpy())
+    engine = hyperseg.build_engine(small, size=(50, 70), batch=3, device="cpu")
+    assert (torch.from_numpy(labels) == engine(frames)).float().mean() > 0.999
+
+
+@needs_onnx
+def test_logits_of_one_frame_by_a_convolution(small, tmp_path):
+    import onnx
+
+    exported = export_onnx(small, tmp_path / "one.onnx", size=(64, 64), batch=1, returns="logits")
+    assert exported.about["lowering"] == "conv"
+    assert exported.about["output"]["shape"] == [1, 12, 64, 64]
+    assert exported.checks[0].relative_rms < 1e-4
+    graph = onnx.load(str(exported.file)).graph
+    assert len(computed_weights(graph)) == 2, "one for each inverted residual"
+    assert not [node for node in graph.node if node.op_type == "ArgMax"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.onnx", "one.onnx.json"]
+
+
+@needs_onnx
+def test_float16(small, tmp_path):
+    import onnx
+
+    # Not required to agree: at this size float16 does not determine the labels of these weights.
+    exported = export_onnx(small, tmp_path / "it.onnx", size=(32, 64), batch=1, precision="float16", check=False)
+    assert exported.checks == ()
+    graph = onnx.load(str(exported.file)).graph
+    weights = {each.data_type for each in graph.initializer if len(each.dims) == 4}
+    assert weights == {onnx.TensorProto.FLOAT16}
+    assert (graph.input[0].type.tensor_type.elem_type, graph.output[0].type.tensor_type.elem_type) == (2, 2), "uint8"
+    options = Options((32, 64), batch=1, precision="float16")
+    reference = Reference(small, options)
+    run = load_onnxruntime(exported.file)
+    assert (torch.from_numpy(run(reference.frames.numpy())) == reference.logits.argmax(1)).double().mean() > 0.8
+
+
+@needs_onnx
+def test_int8(small, written, traced, tmp_path):
+    import onnx
+
+    calibration = list(probe_frames(8, (50, 70), seed=1))
+    exported = export_onnx(small, tmp_path / "it.onnx", size=(50, 70), precision="int8", calibration=calibration)
+    assert exported.about["bytes"] < 0.5 * written.about["bytes"]
+    assert exported.about["calibration"]["frames"] == 8
+    assert exported.checks[0].runtime.startswith("onnxruntime")
+    assert min(check.agreement for check in exported.checks) > 0.6
+    graph = onnx.load(str(exported.file)).graph
+    quantised = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    in_int8 = [node for node in convolutions if node.input[1] in quantised]
+    assert len(in_int8) == 20, "those of the encoder"
+    assert not [node for node in graph.node if node.op_type == "MatMul" and set(node.input) & quantised]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": (64,)}, r"size must be \(height, width\)"),
+        ({"size": (0, 64)}, r"each 1 to 16384, got \(0, 64\)"),
+        ({"size": "64x96"}, "got '64x96'"),
+        ({"batch": 0}, "batch must be a number of frames from 1"),
+        ({"batch": "any"}, "or None for any"),
+        ({"returns": "scores"}, "returns must be one of labels, logits"),
+        ({"precision": "bfloat16"}, "precision must be one of float32, float16, int8 for onnx"),
+        ({"lowering": "loop"}, "lowering must be one of conv, multiply"),
+        ({"lowering": "conv"}, "'conv' needs a fixed batch"),
+        ({"precision": "int8"}, "at least 8 frames"),
+        ({"precision": "int8", "calibration": [torch.zeros(8, 8, 3)] * 8}, r"must be uint8 \[64, 96, 3\]"),
+        ({"calibration": [torch.zeros(64, 96, 3, dtype=torch.uint8)]}, "calibration is for precision 'int8'"),
+    ],
+)
+def test_wrong_arguments(arguments, message, small, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        export_onnx(small, tmp_path / "none.onnx", **{"size": (64, 96), **arguments})
+    assert not list(tmp_path.iterdir())
+
+
+@needs_onnx
+def test_a_program_that_does_not_match_is_not_written(small, traced, tmp_path, monkeypatch):
+    compare = Reference.compare
+
+    def wrong(self, runtime, labels, logits):
+        return compare(self, runtime, lambda frames: np.zeros_like(labels(frames)), logits)
+
+    monkeypatch.setattr(Reference, "compare", wrong)
+    with pytest.raises(ExportError, match=r"does not match the network .* at least 99\.9 % are expected"):
+        export_onnx(small, tmp_path / "wrong.onnx", size=(50, 70))
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("hyperseg.export.onnx.installed", lambda package: False)
+    exported = export_onnx(small, tmp_path / "unknown.onnx", size=(50, 70))
+    assert exported.checks == ()
+    assert exported.not_checked[0] == "onnxruntime is not installed, so the file was not run there"
