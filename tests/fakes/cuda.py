@@ -99,7 +99,7 @@ class FakeCudaTensor(torch.Tensor):
         out = func(*inner_args, **inner_kwargs)
         if Graph.recording is not None:
             Graph.recording.append((func, inner_args, inner_kwargs, out))
-        if queued and not func.is_view and name not in SYNCHRONISING:
+        if queued and name not in SYNCHRONISING:
             Stream.current.later(func, inner_args, inner_kwargs, out)
         if name == "copy_" and not isinstance(args[0], FakeCudaTensor):
             return args[0]
@@ -286,8 +286,11 @@ class Stream:
             Stream.running -= 1
 
     def later(self, func, args, kwargs, out) -> None:
-        """Compute an output again when its turn comes; until then it has wrong values."""
+        """Compute an output again when its turn comes; until then it has wrong values. A view has those of its base."""
+        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
         outputs = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        if any(t.untyped_storage().data_ptr() in given for t in outputs):
+            return
         for t in outputs:
             t.fill_(1)
 

@@ -47,9 +47,8 @@ def test_calls_and_their_work(engine):
 @pytest.mark.skipif(not has_kernel("mbconv", "cpu"), reason="EfficientNet's blocks are not one call each")
 def test_parts(engine):
     parts = [call.part for call in engine.explain(repeats=1).calls]
-    assert {"encoder.stem", "encoder.blocks.0.0", "encoder.blocks.6.1", "decoder.level 1", "decoder.level 5"} <= set(
-        parts
-    )
+    assert {"encoder.stem", "encoder.blocks.0.0", "encoder.blocks.6.1"} <= set(parts)
+    assert {f"decoder.level {i}" for i in range(1, 6)} <= set(parts)
     assert "context" in parts
     assert any(part.startswith("encoder.head") for part in parts)
 
@@ -60,7 +59,7 @@ def test_text_and_json(engine):
     lines = text.splitlines()
     assert lines[0].startswith(f"{engine.config.name}, 64x96, float32 on cpu, mode eager")
     assert lines[2].split()[:4] == ["part", "operator", "backend", "shapes"]
-    assert lines[2].endswith("limit ms  by          of it")
+    assert lines[2].split()[-5:] == ["limit", "ms", "by", "of", "it"]
     for line in ("all operators", "in no operator", "frame"):
         assert any(each.startswith(line) for each in lines)
     assert "1 GFLOP/s and bytes at 1.0 GB/s (given)" in text

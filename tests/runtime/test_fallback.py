@@ -61,7 +61,7 @@ def test_the_next_backend_runs_what_fails(check, failing, caplog):
     assert failing.calls == ["mbconv", "decoder_level"]
     first, second = (record.getMessage() for record in caplog.records)
     assert first.startswith(
-        "The fake kernel of mbconv of [1, 32, 32, 32] float32 on cpu failed and is not used in this process any more; "
+        "The fake kernel of mbconv of [1, 32, 16, 32] float32 on cpu failed and is not used in this process any more; "
         "the next backend runs this operator: RuntimeError: out of resource: shared memory"
     )
     assert "\n" not in first
@@ -76,11 +76,11 @@ def test_the_next_backend_runs_what_fails(check, failing, caplog):
 
 
 def test_each_size_is_watched(failing):
-    engine = build_engine(network(S), SIZE, device="cpu")
+    engine = build_engine(network(S), SIZE, device="cpu", check=False)
+    engine(probe_frames(1, SIZE))
     failing("mbconv", ERROR)
     with pytest.raises(RuntimeError, match="out of resource"):
-        engine(probe_frames(1, SIZE))  # only the first frame of a stage is watched, and the check was the first
-        engine(probe_frames(1, SIZE))
+        engine(probe_frames(1, SIZE))  # only the first frame of a stage is watched
     other = engine.at((40, 64))
     assert other(probe_frames(1, (40, 64))).shape == (1, 40, 64)
     assert engine(probe_frames(1, SIZE)).shape == (1, *SIZE)
@@ -125,10 +125,10 @@ def test_a_lost_device_is_an_error_and_the_next_process_passes_over_the_kernel(f
     assert (stored.kernel, stored.outcome) == (("mbconv", FAKE), "wrong")
     verdicts._known.clear()
     verdicts.PASSED_OVER.clear()
+    verdicts._warned.clear()
     with pytest.warns(verdicts.KernelWarning, match="mbconv of fake: RuntimeError: CUDA error: an illegal"):
-        verdicts._warned.clear()
-        engine = build_engine(network(S), SIZE, device="cpu")
-    assert engine.explain(repeats=1).calls[1].backend == "reference"
+        build_engine(network(S), SIZE, device="cpu")
+    assert ops.chosen("mbconv", "cpu")[0] == "reference"
 
 
 def test_without_verification_nothing_is_stored(failing, monkeypatch):
