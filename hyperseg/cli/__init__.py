@@ -19,7 +19,7 @@ from hyperseg.cli._output import encodable
 
 __all__ = ["VERBS", "UserError", "build_parser", "main"]
 
-VERBS = ("predict", "serve", "train", "eval", "data", "push", "info")
+VERBS = ("predict", "serve", "train", "eval", "data", "export", "push", "info")
 
 
 class _Parser(argparse.ArgumentParser):

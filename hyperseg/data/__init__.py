@@ -14,6 +14,7 @@ from hyperseg.data.labels import (
     colorize,
     default_label_set,
     label_set,
+    label_set_of,
     palette,
 )
 from hyperseg.data.masks import ColorDecoder, IndexDecoder, MaskDecoder
@@ -39,6 +40,7 @@ __all__ = [
     "dataset_names",
     "default_label_set",
     "label_set",
+    "label_set_of",
     "manifest_hash",
     "open_dataset",
     "palette",

@@ -8,8 +8,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from hyperseg.models import HyperSegConfig
 
 Color = tuple[int, int, int]
 
@@ -220,6 +224,25 @@ def default_label_set(n: int, classes: Sequence[str] | None = None) -> LabelSet:
     if len(names) != n:
         raise ValueError(f"{len(names)} class names were given for {n} classes; give one for each class")
     return LabelSet("custom", names, tuple(bit_shuffle_color(index) for index in range(n)))
+
+
+def label_set_of(config: "HyperSegConfig") -> LabelSet:
+    """Return the label set of a network: that of its classes or data set, or a default one if it has others.
+
+    Raises ValueError if it has more than 255 classes.
+    """
+    try:
+        table = label_set(config.dataset)
+    except ValueError:
+        table = None
+    names = tuple(config.class_names) if config.class_names else None
+    if names is not None and (exact := label_set_with(names)) is not None:  # such as the 11 classes of SegNet's CamVid
+        return exact
+    if table is None or len(table) != config.num_classes:
+        return default_label_set(config.num_classes, names)
+    if names is None or names == table.classes:
+        return table
+    return LabelSet(table.name, names, table.colors, table.ignore_index, table.background)
 
 
 def palette(labels: LabelSet) -> list[int]:

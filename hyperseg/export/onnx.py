@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
+import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +18,174 @@ from torch.export import ExportedProgram
 
 from hyperseg import ops
 from hyperseg._extras import require
+from hyperseg._text import brief
+from hyperseg.export.common import (
+    Check,
+    Exported,
+    ExportError,
+    Options,
+    Reference,
+    check_target,
+    network_of,
+    require_agreement,
+)
+from hyperseg.export.lowering import LOWERINGS, lower
+from hyperseg.export.network import LabelsAndLogits
+from hyperseg.export.runtimes import RUNTIMES, installed
+from hyperseg.export.sidecar import describe_program, finish
 from hyperseg.models import HyperSeg
 from hyperseg.models.sizes import pixel_affine, scale_pixels
+from hyperseg.models.synthetic import probe_frames
 from hyperseg.models.wrappers import unwrap
 from hyperseg.ops import OPERATORS, reference
+from hyperseg.ops._arguments import describe
 
 OUTPUTS = ("labels", "logits")
+OPSET = 18  # the exporter's own; ONNX Runtime from 1.14, OpenVINO from 2023 and TensorRT from 8.6 take it
+
+
+def export_onnx(
+    model: nn.Module,
+    file: str | os.PathLike[str],
+    size: tuple[int, int] | None = None,
+    batch: int | None = None,
+    returns: str = "labels",
+    precision: str = "float32",
+    device: str = "cpu",
+    check: bool = True,
+    overwrite: bool = False,
+    source: str | None = None,
+    lowering: str | None = None,
+    calibration: Sequence[Tensor] = (),
+) -> Exported:
+    """Write a network as ONNX with standard operators only, and check it by the runtimes that are installed.
+
+    The file has opset 18, one input ``frames`` and one output, ``labels`` or ``logits``. Its metadata has the sidecar's
+    entries under the key ``hyperseg``.
+
+    Args:
+        model: as in :func:`hyperseg.build_engine`; it is copied, not changed.
+        file: to write, usually ``.onnx``; ``FILE.json`` is written too.
+        size: (H, W) of the frames; default: the network's published resolution.
+        batch: frames per call; None: any number.
+        returns: ``"labels"``, uint8 ``[N, H, W]``; or ``"logits"``, float32 ``[N, num_classes, H, W]``.
+        precision: ``"float32"``; ``"float16"``: weights and maps; ``"int8"``: see `calibration`.
+        device: ``"cpu"``, the only one; an ONNX file runs on any.
+        check: run it in ONNX Runtime and OpenVINO, if they are installed, and compare it with the network.
+        overwrite: replace existing files.
+        source: where the weights come from, for the sidecar.
+        lowering: of the depthwise step with generated weights: ``"conv"``, a grouped convolution whose weights are
+            computed, which ONNX Runtime and OpenVINO run faster and which needs a fixed batch; or ``"multiply"``, nine
+            products of shifted maps, which every runtime takes. Default: ``"conv"`` for one frame, else ``"multiply"``.
+        calibration: frames, uint8 ``[H, W, 3]`` of ``size``, to find the ranges of an int8 program's maps.
+
+    Raises:
+        ExportError: it cannot be traced or written, or does not match the network; nothing is written then.
+        MissingPackageError: onnx or onnxscript is not installed, or onnxruntime for int8.
+        TypeError, ValueError: as in :func:`hyperseg.build_engine`.
+    """
+    network = network_of(model)
+    options = Options.of(
+        "onnx",
+        network,
+        size,
+        batch,
+        returns=returns,
+        precision=precision,
+        device=str(device),
+        check=check,
+        overwrite=overwrite,
+        source=source,
+    )
+    lowering = lowering or ("conv" if options.batch == 1 else "multiply")
+    if lowering not in LOWERINGS:
+        raise ValueError(f"lowering must be one of {', '.join(LOWERINGS)}, got {describe(lowering)}.")
+    if lowering == "conv" and options.batch is None:
+        raise ValueError(
+            "lowering 'conv' needs a fixed batch, because a convolution's number of groups is a constant of the file; "
+            "give batch=1 (--batch 1), or lowering 'multiply'."
+        )
+    check_target(file, overwrite)
+    _require_packages()
+    about = describe_program("onnx", network, options, ("onnx", "onnxscript"), opset=OPSET, lowering=lowering)
+
+    def write(path: Path) -> tuple[Sequence[Check], Sequence[str]]:
+        program = trace(network, options, lowering)
+        files = {kind: path if kind == returns else path.with_name(f".{kind}{path.name}") for kind in OUTPUTS}
+        try:
+            save(program, files, about)
+            return _check(network, options, files) if options.check else ((), ("not checked, as asked",))
+        finally:
+            for kind in files.keys() - {returns}:
+                files[kind].unlink(missing_ok=True)
+
+    return finish(file, options, about, write)
+
+
+def trace(network: HyperSeg, options: Options, lowering: str) -> ExportedProgram:
+    """Return a program from frames to labels and logits without HyperSeg's operators. Raises ExportError."""
+    dtype = torch.float16 if options.precision == "float16" else torch.float32
+    module = LabelsAndLogits(network, dtype).eval()
+    # Not 1 if the batch is dynamic: torch.export takes a dimension of 1 for a constant.
+    frames = probe_frames(options.batch or 2, options.size)
+    dynamic = None if options.batch else {"frames": {0: torch.export.Dim("batch")}}
+    try:
+        with torch.no_grad(), ops.use_backend("reference"):
+            return lower(torch.export.export(module, (frames,), dynamic_shapes=dynamic), lowering)
+    except Exception as error:  # torch.export documents no common base
+        raise ExportError(
+            f"{network.config.name} ({network.config.encoder}) at {options.size[0]}x{options.size[1]} cannot be traced "
+            f"by torch.export ({brief(error)}); a fixed batch (--batch 1) asks less of it"
+        ) from error
+
+
+def save(program: ExportedProgram, files: Mapping[str, Path], about: Mapping[str, Any]) -> None:
+    """Write a program of :func:`trace` as ONNX files with one output each, and metadata; check them by ``onnx``."""
+    import onnx
+
+    with _quiet_exporter():
+        exported = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=OPSET)
+    assert exported is not None
+    graph = exported.model.graph
+    graph.inputs[0].name = "frames"
+    by_name = dict(zip(OUTPUTS, list(graph.outputs), strict=True))
+    for name, value in by_name.items():
+        value.name = name
+    exported.model.producer_name, exported.model.producer_version = "hyperseg", about["versions"]["hyperseg"]
+    exported.model.metadata_props["hyperseg"] = json.dumps(about)
+    for name, path in files.items():
+        graph.outputs[:] = [by_name[name]]
+        exported.save(path)
+        onnx.checker.check_model(str(path), full_check=True)
+
+
+def _check(network: HyperSeg, options: Options, files: Mapping[str, Path]) -> tuple[list[Check], list[str]]:
+    """Run the files in the runtimes that are installed and compare. Raises ExportError."""
+    checks: list[Check] = []
+    not_checked: list[str] = []
+    expected: Reference | None = None
+    for runtime in RUNTIMES.values():
+        if not installed(runtime.package):
+            not_checked.append(f"{runtime.package} is not installed, so the file was not run there")
+            continue
+        if reason := runtime.unsupported(options.precision):
+            not_checked.append(f"{runtime.package}: {reason}")
+            continue
+        expected = expected or Reference(network, options)
+        try:
+            labels, logits = (runtime.load(files[kind]) for kind in OUTPUTS)
+            checks += expected.compare(runtime.name, labels, logits)
+        except (RuntimeError, ValueError) as error:  # of the runtime: ONNX Runtime's errors are RuntimeErrors
+            if isinstance(error, ExportError):
+                raise
+            raise ExportError(f"{runtime.name} cannot run the file ({brief(error)})") from error
+    require_agreement(checks, options.precision)
+    return checks, not_checked
+
+
+def _require_packages() -> None:
+    for package in ("onnx", "onnxscript"):
+        require(package, "onnx", "ONNX")
 
 
 class FrameToLabels(nn.Module):
@@ -86,8 +251,7 @@ def write_onnx(program: ExportedProgram, files: Mapping[str, Path]) -> None:
     """
     if unknown := files.keys() - set(OUTPUTS):
         raise ValueError(f"the outputs are {' and '.join(OUTPUTS)}, got {', '.join(sorted(unknown))}.")
-    for package in ("onnx", "onnxscript"):
-        require(package, "onnx", "ONNX")
+    _require_packages()
     with _quiet_exporter():
         exported = torch.onnx.export(program, dynamo=True, verbose=False)
     assert exported is not None

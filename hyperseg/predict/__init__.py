@@ -15,6 +15,7 @@ calls the predictor: `labels = predictor(image)`.
 """
 
 from hyperseg.data.drawing import label_image, overlay, with_legend
+from hyperseg.data.labels import label_set_of
 from hyperseg.data.shares import ClassShare, class_shares
 from hyperseg.images.reading import read_image
 from hyperseg.images.writing import save_image
@@ -26,7 +27,7 @@ from hyperseg.predict.images import ImageSource
 from hyperseg.predict.names import unique_names
 from hyperseg.predict.pictures import Overlay, SideBySide, class_colors
 from hyperseg.predict.pipeline import Times
-from hyperseg.predict.predictor import Predictor, label_set_of, parse_size
+from hyperseg.predict.predictor import Predictor, parse_size
 from hyperseg.predict.raw import RawSource
 from hyperseg.predict.result import Prediction
 from hyperseg.predict.sinks import (

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import nn
 
 from hyperseg._files import printable
-from hyperseg.data.labels import LabelSet, default_label_set, label_set, label_set_with
+from hyperseg.data.labels import label_set_of
 from hyperseg.images.arrays import check_image
-from hyperseg.models import HyperSegConfig, unwrap
+from hyperseg.models import unwrap
 from hyperseg.models.sizes import parse_sides
 from hyperseg.ops import upsample_argmax
 from hyperseg.predict.errors import FrameError, FrameTooLargeError
@@ -234,22 +234,3 @@ def parse_size(text: str, resolution: Size) -> Size | None:
             "give native, model, or HEIGHTxWIDTH such as 512x1024 (each side 1 to 16384)"
         )
     return sides
-
-
-def label_set_of(config: HyperSegConfig) -> LabelSet:
-    """Return the label set of a network: that of its classes or data set, or a default one if it has others.
-
-    Raises ValueError if it has more than 255 classes.
-    """
-    try:
-        table = label_set(config.dataset)
-    except ValueError:
-        table = None
-    names = tuple(config.class_names) if config.class_names else None
-    if names is not None and (exact := label_set_with(names)) is not None:  # such as the 11 classes of SegNet's CamVid
-        return exact
-    if table is None or len(table) != config.num_classes:
-        return default_label_set(config.num_classes, names)
-    if names is None or names == table.classes:
-        return table
-    return LabelSet(table.name, names, table.colors, table.ignore_index, table.background)

@@ -109,19 +109,20 @@ class FusedHead(nn.Module):
     def __init__(self, encoder: Any):
         super().__init__()
         self.conv_head, self.reduce = encoder.trunk.conv_head, encoder.reduce
+        # Here, as torch.export puts other types in the place of modules.
+        self.reduced = [i for i, module in enumerate(self.reduce) if type(module) is not nn.Identity]
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Map the trunk's features to those of the configured channels, and to the head map."""
-        reduced = [i for i, module in enumerate(self.reduce) if type(module) is not nn.Identity]
-        convs = [self.conv_head, *(self.reduce[i].conv for i in reduced)]
+        convs = [self.conv_head, *(self.reduce[i].conv for i in self.reduced)]
         head, *maps = ops.pointwise_conv(
-            [features[-1], *(features[i] for i in reduced)],
+            [features[-1], *(features[i] for i in self.reduced)],
             [conv.weight.flatten(1) for conv in convs],
             [conv.bias for conv in convs],
-            activations=["silu", *["none"] * len(reduced)],
+            activations=["silu", *["none"] * len(self.reduced)],
         )
         features = list(features)
-        for i, x in zip(reduced, maps, strict=True):
+        for i, x in zip(self.reduced, maps, strict=True):
             features[i] = x
         return features, head
 

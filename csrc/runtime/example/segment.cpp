@@ -1,0 +1,122 @@
+// Segment a PNG image, or raw frames from a pipe:
+//
+//   segment street.pt2 street.png labels.png      # labels.png: a palette PNG whose values are the classes
+//   ffmpeg -i street.mp4 -vf scale=1024:512 -f rawvideo -pix_fmt rgb24 - | segment street.pt2 - > labels.raw
+//
+// Exit code: 0 done, 1 an error, whose message is on stderr, 2 a wrong command line.
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "hyperseg/segmenter.h"
+#ifdef SEGMENT_PNG
+#include <png.h>
+#endif
+
+namespace {
+
+using hyperseg::Info, hyperseg::Segmenter;
+
+#ifdef SEGMENT_PNG
+struct Pixels {
+  std::vector<std::uint8_t> rgb;
+  std::int64_t height, width;
+};
+
+Pixels read_png(const std::string& path) {
+  png_image image{};
+  image.version = PNG_IMAGE_VERSION;
+  if (!png_image_begin_read_from_file(&image, path.c_str())) throw std::runtime_error(path + ": " + image.message);
+  image.format = PNG_FORMAT_RGB;
+  Pixels pixels{std::vector<std::uint8_t>(PNG_IMAGE_SIZE(image)), image.height, image.width};
+  if (!png_image_finish_read(&image, nullptr, pixels.rgb.data(), 0, nullptr)) {
+    throw std::runtime_error(path + ": " + image.message);
+  }
+  return pixels;
+}
+
+// A failure leaves no file behind.
+void write_png(const std::string& path, const std::vector<std::uint8_t>& labels, const Info& info) {
+  png_image image{};
+  image.version = PNG_IMAGE_VERSION;
+  image.height = static_cast<png_uint_32>(info.height);
+  image.width = static_cast<png_uint_32>(info.width);
+  image.format = PNG_FORMAT_RGB_COLORMAP;
+  image.colormap_entries = static_cast<png_uint_32>(info.palette.size());
+  const std::string unfinished = path + ".part";
+  if (!png_image_write_to_file(&image, unfinished.c_str(), 0, labels.data(), 0, info.palette.data())) {
+    std::remove(unfinished.c_str());
+    throw std::runtime_error(path + ": " + image.message);
+  }
+  if (std::rename(unfinished.c_str(), path.c_str()) != 0) {
+    std::remove(unfinished.c_str());
+    throw std::runtime_error(path + " cannot be written: " + std::strerror(errno));
+  }
+}
+
+void segment_png(const Segmenter& segmenter, const std::string& input, const std::string& output) {
+  const Info& info = segmenter.info();
+  const Pixels pixels = read_png(input);
+  std::vector<std::uint8_t> labels(info.height * info.width);
+  segmenter.segment({pixels.rgb.data(), pixels.height, pixels.width}, {labels.data(), info.height, info.width});
+  write_png(output, labels, info);
+}
+#else
+void segment_png(const Segmenter&, const std::string&, const std::string&) {
+  throw std::runtime_error("This program was built without libpng: it takes raw frames only (-).");
+}
+#endif
+
+// RGB frames from stdin, one after the other, to labels on stdout.
+void segment_stream(const Segmenter& segmenter) {
+  const Info& info = segmenter.info();
+  std::vector<std::uint8_t> rgb(3 * info.height * info.width), labels(info.height * info.width);
+  long frames = 0;
+  std::chrono::duration<double> busy{0};
+  for (;;) {
+    const std::size_t got = std::fread(rgb.data(), 1, rgb.size(), stdin);
+    if (got == 0 && !std::ferror(stdin)) break;
+    if (got < rgb.size()) {
+      throw std::runtime_error("The input ended within frame " + std::to_string(frames + 1) +
+                               ": frames of this package have " + std::to_string(rgb.size()) + " bytes, " +
+                               std::to_string(info.height) + " rows of " + std::to_string(info.width) +
+                               " RGB pixels. The frames before it were written.");
+    }
+    const auto start = std::chrono::steady_clock::now();
+    segmenter.segment({rgb.data(), info.height, info.width}, {labels.data(), info.height, info.width});
+    busy += std::chrono::steady_clock::now() - start;
+    if (std::fwrite(labels.data(), 1, labels.size(), stdout) < labels.size() || std::fflush(stdout) != 0) {
+      throw std::runtime_error("The labels cannot be written: " + std::string(std::strerror(errno)));
+    }
+    ++frames;
+  }
+  std::fprintf(stderr, "%ld frames, %.1f per second in the network\n", frames, frames ? frames / busy.count() : 0.0);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const bool stream = argc == 3 && std::strcmp(argv[2], "-") == 0;
+  if (!stream && argc != 4) {
+    std::fprintf(stderr, "usage: %s PACKAGE IMAGE.png LABELS.png\n       %s PACKAGE - < FRAMES > LABELS\n", argv[0],
+                 argv[0]);
+    return 2;
+  }
+  try {
+    const Segmenter segmenter(argv[1]);
+    if (stream) {
+      segment_stream(segmenter);
+    } else {
+      segment_png(segmenter, argv[2], argv[3]);
+    }
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s: %s\n", argv[0], error.what());
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,82 @@
+"""Our operators as standard ones that ONNX Runtime, OpenVINO and TensorRT take, for a program of torch.export.
+
+The 1x1 steps of a decoder level are batched matrix products of the patches. For the depthwise 3x3 step, whose weights
+are another tensor for every patch, there are two forms.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from hyperseg.ops import OPERATORS, reference
+from hyperseg.ops._layout import level_input, level_parameters
+
+LOWERINGS = ("conv", "multiply")
+
+
+def lower(program: ExportedProgram, lowering: str) -> ExportedProgram:
+    """Replace HyperSeg's operators in a program: those of decoder levels by this file, others by their reference."""
+    forward = [name for name in OPERATORS if not name.endswith("_backward")]
+    table: dict[Any, Callable[..., Any]] = {
+        getattr(torch.ops.hyperseg, name).default: getattr(reference, name) for name in forward
+    }
+    table[torch.ops.hyperseg.decoder_level.default] = functools.partial(_decoder_level, lowering)
+    return program.run_decompositions(table)
+
+
+def _decoder_level(
+    lowering: str,
+    skip: Tensor,
+    previous: Tensor | None,
+    signal: Tensor | None,
+    generator: Tensor | None,
+    weights: Tensor | None,
+    bias: Tensor,
+    offset: int,
+    groups: int,
+    out_channels: int,
+    hidden: int,
+    halo: str,
+) -> Tensor:
+    """Compute :func:`hyperseg.ops.reference.decoder_level`; the depthwise step by ``lowering``."""
+    x = level_input(skip, previous)
+    if weights is None:
+        assert signal is not None
+        assert generator is not None
+        size = level_parameters(x.shape[1], hidden, out_channels)
+        weights = reference.generate_weights(signal, [generator], [offset], [groups], [size])
+    n, fh, fw, _ = weights.shape
+    grid = (fh, fw)
+    shifts = bias.to(x.dtype)[:, None, None]
+    if not hidden:
+        weights = weights.reshape(-1, out_channels, x.shape[1])
+        y = reference.from_patches(reference.pointwise(reference.to_patches(x, grid), weights), n, grid)
+        return F.relu(y + shifts)
+    expand, depthwise, project = reference.split_inverted_residual(weights, x.shape[1], hidden, out_channels)
+    shift1, shift2, shift3 = shifts.split([hidden, hidden, out_channels])
+    if halo == "own":
+        a = F.relu6(reference.pointwise(reference.to_windows(x, grid, (1, 1)), expand) + shift1)
+    else:
+        full = reference.from_patches(reference.pointwise(reference.to_patches(x, grid), expand), n, grid)
+        a = reference.to_windows(F.relu6(full + shift1), grid, (1, 1))
+    step = reference.depthwise3x3 if lowering == "conv" else _depthwise_by_products
+    return reference.from_patches(reference.pointwise(F.relu6(step(a, depthwise) + shift2), project) + shift3, n, grid)
+
+
+def _depthwise_by_products(windows: Tensor, weight: Tensor) -> Tensor:
+    """Compute :func:`hyperseg.ops.reference.depthwise3x3` as nine products of shifted maps."""
+    height, width = windows.shape[2] - 2, windows.shape[3] - 2
+    total: Tensor | None = None
+    for tap in range(9):
+        row, column = divmod(tap, 3)
+        product = windows[:, :, row : row + height, column : column + width] * weight[:, :, tap, None, None]
+        total = product if total is None else total + product
+    assert total is not None
+    return total

@@ -1,0 +1,148 @@
+"""A program of torch.export with our operators inside, for Python with PyTorch and hyperseg."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import hyperseg
+from hyperseg import ops
+from hyperseg._files import printable
+from hyperseg._text import brief
+from hyperseg.export.common import (
+    Check,
+    Exported,
+    ExportError,
+    Options,
+    Reference,
+    check_target,
+    network_of,
+    require_agreement,
+)
+from hyperseg.export.network import NETWORKS, ExportedNetwork
+from hyperseg.export.sidecar import describe_program, finish, read_sidecar
+from hyperseg.models import HyperSeg
+from hyperseg.models.synthetic import probe_frames
+from hyperseg.runtime.device import MissingDeviceError, pick_device
+
+
+def export_pt2(
+    model: nn.Module,
+    file: str | os.PathLike[str],
+    size: tuple[int, int] | None = None,
+    batch: int | None = None,
+    returns: str = "labels",
+    precision: str = "float32",
+    device: str | torch.device = "cpu",
+    check: bool = True,
+    overwrite: bool = False,
+    source: str | None = None,
+) -> Exported:
+    """Write a network as a program of torch.export: the folded network that an engine runs, with our operators.
+
+    :func:`load_pt2` loads it where hyperseg is installed. Backends are chosen when it runs, as in an engine.
+
+    Args:
+        model: as in :func:`hyperseg.build_engine`; it is copied, not changed.
+        file: to write, usually ``.pt2``; ``FILE.json`` is written too.
+        size: (H, W) of the frames; default: the network's published resolution.
+        batch: frames per call; None: any number.
+        returns: ``"labels"``, uint8 ``[N, H, W]``; or ``"logits"``, float32 ``[N, num_classes, H, W]``.
+        precision: ``"float32"``, ``"float16"`` or ``"bfloat16"``, of weights and maps.
+        device: that it runs on, ``"cpu"`` or ``"cuda"``.
+        check: run it and compare it with the network.
+        overwrite: replace existing files.
+        source: where the weights come from, for the sidecar.
+
+    Raises:
+        ExportError: it cannot be traced or written, or does not match the network; nothing is written then.
+        TypeError, ValueError: as in :func:`hyperseg.build_engine`.
+    """
+    network = network_of(model)
+    try:
+        where = pick_device(device)
+    except MissingDeviceError as error:
+        raise ExportError(str(error)) from None
+    options = Options.of(
+        "pt2",
+        network,
+        size,
+        batch,
+        returns=returns,
+        precision=precision,
+        device=where.type,
+        check=check,
+        overwrite=overwrite,
+        source=source,
+    )
+    check_target(file, overwrite)
+    dtype = getattr(torch, precision)
+
+    def write(path: Path) -> tuple[Sequence[Check], Sequence[str]]:
+        torch.export.save(trace(network, options, dtype, where, options.returns), path)
+        if not options.check:
+            return (), ("not checked, as asked",)
+        programs = {options.returns: torch.export.load(path).module()}
+        for kind in NETWORKS:
+            if kind not in programs:
+                programs[kind] = trace(network, options, dtype, where, kind).module()
+
+        def run(kind: str, frames: Any) -> Any:
+            with torch.inference_mode():
+                return programs[kind](torch.from_numpy(frames).to(where)).cpu().numpy()
+
+        name = f"torch {torch.__version__} ({where})"
+        checks = Reference(network, options).compare(name, lambda f: run("labels", f), lambda f: run("logits", f))
+        require_agreement(checks, precision)
+        return checks, ()
+
+    return finish(file, options, describe_program("pt2", network, options), write)
+
+
+def trace(
+    network: HyperSeg, options: Options, dtype: torch.dtype, device: torch.device, returns: str
+) -> torch.export.ExportedProgram:
+    """Trace the folded network with our operators. Raises ExportError."""
+    module: ExportedNetwork = NETWORKS[returns](network, dtype, fuse=ops.has_kernel("mbconv", device.type))
+    module = module.to(device).to(memory_format=torch.channels_last).eval()
+    frames = probe_frames(options.batch or 2, options.size).to(device)
+    dynamic = None if options.batch else {"frames": {0: torch.export.Dim("batch", min=1, max=65536)}}
+    try:
+        with torch.no_grad():
+            return torch.export.export(module, (frames,), dynamic_shapes=dynamic)
+    except Exception as error:  # torch.export documents no common base
+        raise ExportError(
+            f"{network.config.name} ({network.config.encoder}) at {options.size[0]}x{options.size[1]} cannot be traced "
+            f"by torch.export ({brief(error)}); a fixed batch (--batch 1) asks less of it"
+        ) from error
+
+
+def load_pt2(file: str | os.PathLike[str]) -> nn.Module:
+    """Load a program of :func:`export_pt2`: a module from uint8 frames ``[N, H, W, 3]`` to its output.
+
+    Raises:
+        ExportError: the file or its sidecar is missing or changed, or it was written by another version of hyperseg or
+            a newer PyTorch.
+    """
+    path = Path(file)
+    about = read_sidecar(path)
+    if about.get("format") != "pt2":
+        raise ExportError(f"{printable(path)} is {about.get('format')!r}, not pt2")
+    written = about["versions"]["hyperseg"]
+    if written != hyperseg.__version__:
+        raise ExportError(
+            f"{printable(path)} was written by hyperseg {written}, whose operators may have other arguments than those "
+            f"of {hyperseg.__version__}, installed here; export it again, or install hyperseg=={written}"
+        )
+    try:
+        return torch.export.load(path).module()
+    except Exception as error:
+        raise ExportError(
+            f"{printable(path)} cannot be loaded by torch {torch.__version__} ({brief(error)}); it was written by "
+            f"torch {about['versions']['torch']}"
+        ) from error
