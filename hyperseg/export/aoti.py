@@ -71,9 +71,7 @@ def write_package(engine: Engine, labels: LabelSet, file: str | os.PathLike[str]
     configuration = {"aot_inductor.metadata": metadata(engine, labels), **_compiler_settings(engine)}
     with atomic_write(file) as temporary, _quiet_compiler():
         # Inductor names things after the file: the same network gives the same package under any name.
-        torch._inductor.aoti_compile_and_package(
-            program, package_path=str(temporary), inductor_configs=configuration
-        )
+        torch._inductor.aoti_compile_and_package(program, package_path=str(temporary), inductor_configs=configuration)
 
 
 def metadata(engine: Engine, labels: LabelSet) -> dict[str, str]:

@@ -122,7 +122,7 @@ class Engine:
         self.config, self.dtype, self.device, self.mode = model.config, dtype, device, mode
         if device.type == "cpu":
             keep_freed_memory()
-        folded = FoldedNetwork(model, _fused(device, dtype), generate_ahead=device.type != "cpu")
+        folded = FoldedNetwork(model, fused_operators(device, dtype), generate_ahead=device.type != "cpu")
         self.folded = folded.to(device, dtype).to(memory_format=torch.channels_last)
         if device.type == "cpu":
             self.folded.order_for_cpu()
@@ -416,7 +416,7 @@ def _with_constants_ready(stage: Callable[[Tensor], Tensor]) -> Callable[[Tensor
     return run
 
 
-def _fused(device: torch.device, dtype: torch.dtype) -> list[str]:
+def fused_operators(device: torch.device, dtype: torch.dtype) -> list[str]:
     """Return the operators that run parts of a network here, as of :class:`FoldedNetwork`."""
     found = [operator for operator in FUSED if ops.has_kernel(operator, device.type)]
     if device.type == "cpu" and dtype == torch.bfloat16:
