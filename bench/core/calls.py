@@ -17,11 +17,11 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 import hyperseg
 from bench.core.networks import inference
-from bench.core.roofline import tensor_bytes
 from hyperseg import ops
 from hyperseg.models import HyperSeg
 from hyperseg.models.sizes import normalise
 from hyperseg.ops import LevelArguments, _layout, reference
+from hyperseg.runtime.work import LEVELS, least_bytes
 
 DECODER = "decoder"  # all levels in one row, in addition to the operators
 DECODER_BACKWARD = "decoder_backward"  # all levels in a training step: forward, then backward
@@ -32,8 +32,6 @@ BOOTSTRAP = 4096  # as in the published training
 PIXEL_GRADIENT = 1 / 128
 
 WHOLE = (DECODER, DECODER_BACKWARD)
-
-LEVELS = ("decoder_level", "decoder_level_argmax")
 
 # Positions of the arguments that stay float32 when maps are 16-bit floats.
 PRECISE = {
@@ -92,17 +90,7 @@ class Call:
 
     def least_bytes(self, output: Any) -> int:
         """Return the bytes of inputs and outputs, once each; of a signal only the channels that are used."""
-        arguments = list(self.arguments)
-        if self.operator in LEVELS:
-            level = LevelArguments(*arguments)
-            if level.signal is not None and level.generator is not None:
-                used = level.signal[:, level.offset : level.offset + level.generator.shape[1] * level.groups]
-                arguments = list(level._replace(signal=used))
-        elif self.operator == "generate_weights":
-            signal, generators, offsets, groups, _ = arguments
-            ends = [o + g.shape[1] * n for g, o, n in zip(generators, offsets, groups, strict=True)]
-            arguments[0] = signal[:, min(offsets) : max(ends)]
-        return tensor_bytes(tree_leaves(arguments)) + tensor_bytes(tree_leaves(output))
+        return least_bytes(self.operator, self.arguments, output)
 
 
 class Recorder(TorchDispatchMode):

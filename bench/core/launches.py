@@ -16,15 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import hyperseg
-from bench.core.roofline import tensor_bytes
 from hyperseg import ops
 from hyperseg.models import synthesize_weights
 from hyperseg.models.decoder import Decoder
 from hyperseg.ops.backends.native import constants_ready
 from hyperseg.runtime.folding import FoldedNetwork
+from hyperseg.runtime.work import LEVELS, tensor_bytes
 from tools.machine.recording import Launch, recording, take
 
-LEVELS = ("decoder_level", "decoder_level_argmax")
 # The rows of the table, by operator; operators of training keep their names.
 PARTS = {
     "stem": "stem",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from bench.core.timing import median, synchronize
 from hyperseg import ops
 from hyperseg.ops.backends import reference
+from hyperseg.runtime.work import tensor_bytes
 
 # Functions of a value that cost about as much as a SiLU: an exponential and a division.
 FUNCTIONS = {"silu", "silu_", "sigmoid", "sigmoid_"}
@@ -157,24 +158,6 @@ def sgemm_rate(repeats: int = 7, n: int = 768) -> float:
         torch.mm(a, b, out=out)
         times.append(time.perf_counter() - start)
     return 2 * n**3 / median(times[2:])
-
-
-def tensor_bytes(tensors: Iterable[object]) -> int:
-    """Return the bytes of the elements of distinct tensors; expanded dimensions count once, gaps do not count."""
-    seen: set[tuple[int, int | torch.SymInt, torch.Size]] = set()
-    total = 0
-    for t in tensors:
-        if not isinstance(t, torch.Tensor):
-            continue
-        key = (t.untyped_storage()._cdata, t.storage_offset(), t.shape)
-        if key in seen:
-            continue
-        seen.add(key)
-        elements = 1
-        for length, stride in zip(t.shape, t.stride(), strict=True):
-            elements *= length if stride != 0 else 1
-        total += elements * t.element_size()
-    return total
 
 
 class TrafficMode(TorchDispatchMode):

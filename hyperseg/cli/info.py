@@ -2,6 +2,10 @@
 
 With --network, show instead what a network is: its encoder's stages, the signal, the levels of the decoder with their
 patches and generated weights, and the parameters and FLOPs of each part, for one image in inference. Nothing runs.
+
+With --network and --explain, run it, and show each operator call of a frame instead: which backend ran it and why not
+another, bytes, FLOPs, the measured time, and the shortest time that this machine allows. A network by name gets random
+weights, which do not change times.
 """
 
 import argparse
@@ -13,8 +17,9 @@ from hyperseg.cli import _common
 from hyperseg.cli._common import UsageError, UserError, user_errors
 
 if TYPE_CHECKING:
-    from hyperseg.models import HyperSegConfig
+    from hyperseg.models import HyperSeg, HyperSegConfig
 
+_EXPLAIN = ("explain", "device", "dtype", "mode")
 _NETWORK = (
     "a network by name, such as hyperseg-m, which needs no weights; or a network of your own: an official .pth file, a "
     ".safetensors file, a folder that hyperseg.save wrote, or hf-hub:OWNER/NAME, which is downloaded once"
@@ -34,14 +39,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--network", metavar="NAME", type=_common.text, help=_NETWORK)
     add("--size", metavar="HxW", type=_sides, help="size of the image (default: the published one)")
     add("--svg", metavar="FILE", type=_common.text, help="also draw it: write an SVG file")
+    add("--explain", action="store_true", help="run it, and show the calls of a frame with their backends and times")
+    add("--device", metavar="DEVICE", type=_common.text, help=f"with --explain: {_common.DEVICE} (default: auto)")
+    add("--dtype", choices=("float32", "float16", "bfloat16"), help="with --explain (default: float32)")
+    add("--mode", choices=("eager", "compile", "cudagraph"), help="with --explain: of the engine (default: eager)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb; return the exit code."""
     if args.network is not None:
         return _show_network(args)
-    for option in ("size", "svg"):
-        if getattr(args, option) is not None:
+    for option in ("size", "svg", *_EXPLAIN):
+        if getattr(args, option):
             raise UsageError(f"--{option} is about a network; add --network NAME, such as --network hyperseg-m")
     from hyperseg.info import main
 
@@ -51,6 +60,11 @@ def run(args: argparse.Namespace) -> int:
 def _show_network(args: argparse.Namespace) -> int:
     if args.verify:
         raise UsageError("--verify is about kernels, not about a network; leave one of --verify and --network out")
+    if args.explain:
+        return _explain(args)
+    for option in _EXPLAIN[1:]:
+        if getattr(args, option) is not None:
+            raise UsageError(f"--{option} is about running a network; add --explain")
     if args.svg is not None:
         _common.check_output_file("--svg", args.svg)
     config = _configuration(args.network)
@@ -70,6 +84,38 @@ def _show_network(args: argparse.Namespace) -> int:
         with user_errors(OSError, prefix=f"--svg {args.svg}: "), atomic_write(args.svg) as temporary:
             temporary.write_text(network_svg(network), encoding="utf-8")
     return 0
+
+
+def _explain(args: argparse.Namespace) -> int:
+    """Run a network and print the calls of a frame."""
+    if args.svg is not None:
+        raise UsageError("--svg draws what a network is; leave one of --svg and --explain out")
+    device = _common.pick_device(args.device or "auto")
+    model = _network(args.network)
+    import torch
+
+    from hyperseg.runtime import EngineError, build_engine, measure_rates
+
+    dtype = getattr(torch, args.dtype or "float32")
+    size = args.size or model.config.resolution
+    with user_errors(EngineError):
+        engine = build_engine(model, size, dtype, device, mode=args.mode or "eager", check=False)
+        explanation = engine.explain(rates=measure_rates(device, dtype) if device.type == "cpu" else None)
+    print(json.dumps(explanation.to_dict(), indent=1) if args.json else explanation)
+    return 0
+
+
+def _network(network: str) -> "HyperSeg":
+    """Return the network for `--network`; one by name has random weights."""
+    from hyperseg.models import load
+    from hyperseg.models.hub import is_hub_name
+
+    if os.path.exists(network) or is_hub_name(network):
+        try:
+            return load(network)
+        except (ValueError, OSError) as error:
+            raise UserError(f"--network: {_common.first_lines(error)}") from None
+    return _common.load_network(None, _configuration(network).name)
 
 
 def _configuration(network: str) -> "HyperSegConfig":

@@ -110,7 +110,7 @@ class NetworkLabeller:
     Args:
         model: as in :func:`hyperseg.build_engine`; it is copied, not changed.
         inference: the settings.
-        keep: number of engines kept in memory; matters if images have different sizes.
+        keep: number of engines kept; matters if images have different sizes. They share the network's weights.
 
     Raises:
         TypeError, ValueError: as in :func:`hyperseg.build_engine`; a weight overflows in the dtype.
@@ -131,7 +131,7 @@ class NetworkLabeller:
         self.network = network
         self._keep = max(keep, len(inference.scales))
         self._engines: OrderedDict[Size, Engine] = OrderedDict()
-        self._compared = False
+        self._first: Engine | None = None
 
     def prepare(self, item: Item, image: np.ndarray | None, size: Size) -> Prepared:
         """Resize an image (uint8 [H, W, 3]) for the network; `size` is its own (H, W)."""
@@ -237,17 +237,22 @@ class NetworkLabeller:
         if size not in self._engines:
             while len(self._engines) >= self._keep:
                 self._engines.popitem(last=False)
-            self._engines[size] = build_engine(
-                self.network,
-                size=size,
-                dtype=self.inference.dtype,
-                device=self.device,
-                batch=self.batch,
-                check=not self._compared,  # folding does not depend on the size
-            )
-            self._compared = True
+            self._engines[size] = self._build(size)
         self._engines.move_to_end(size)
         return self._engines[size]
+
+    def _build(self, size: Size) -> Engine:
+        if self._first is not None:  # folding does not depend on the size, so the first engine alone is compared
+            return self._first.at(size, check=False)
+        self._first = build_engine(
+            self.network,
+            size=size,
+            dtype=self.inference.dtype,
+            device=self.device,
+            batch=self.batch,
+            check=True,
+        )
+        return self._first
 
     def _settings(self) -> contextlib.ExitStack:
         """Return the context that the network runs in."""

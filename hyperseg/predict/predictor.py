@@ -1,6 +1,7 @@
 """Frames to labels: the size that the network runs at, an engine per size, and the loop from a source to sinks."""
 
 import contextlib
+import copy
 import operator
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -35,7 +36,7 @@ _Output = TypeVar("_Output")
 class Predictor:
     """Labels images of any size. It builds an engine for each size that it meets, and keeps the last few.
 
-    It is not thread-safe: threads that share a predictor need a lock.
+    The engines share the network's weights. It is not thread-safe: threads that share a predictor need a lock.
 
     Args:
         model: from `hyperseg.create_model` or `hyperseg.load`, also inside DataParallel, DistributedDataParallel,
@@ -44,7 +45,7 @@ class Predictor:
             (antialiased bilinear), and the logits are resized back (bilinear) before the argmax.
         device: "cpu", "cuda", "cuda:1", ..., or "auto": the GPU if there is one.
         dtype: of the network: float32, float16 or bfloat16.
-        keep: number of engines kept in memory; matters only if images have different sizes and `size` is None.
+        keep: number of engines kept; matters only if images have different sizes and `size` is None.
 
     Attributes:
         label_set: names and colours of the network's classes.
@@ -76,7 +77,20 @@ class Predictor:
         self.dtype: torch.dtype = named
         self._keep = keep
         self._engines: OrderedDict[Size, Engine] = OrderedDict()
-        self._compared = False
+        self._first: Engine | None = None
+
+    def at(self, size: Size | None) -> "Predictor":
+        """Return a predictor for the same network that runs at another size, see the class.
+
+        Once this one has built an engine, the network's weights are in memory once for both.
+
+        Raises:
+            ValueError: the size is out of range.
+        """
+        check_settings((1, 1) if size is None else size, self.dtype, batch=1, mode="eager")
+        other = copy.copy(self)
+        other.size, other._engines = size, OrderedDict()
+        return other
 
     def run(
         self,
@@ -189,10 +203,11 @@ class Predictor:
         if size not in self._engines:
             while len(self._engines) >= self._keep:
                 self._engines.popitem(last=False)
-            # Folding does not depend on the size, so the first engine alone is compared with the module.
-            check = not self._compared
-            self._engines[size] = build_engine(self.model, size=size, dtype=self.dtype, device=self.device, check=check)
-            self._compared = True
+            if self._first is None:
+                self._first = build_engine(self.model, size=size, dtype=self.dtype, device=self.device, check=True)
+                self._engines[size] = self._first
+            else:  # folding does not depend on the size, so the first engine alone is compared with the module
+                self._engines[size] = self._first.at(size, check=False)
         self._engines.move_to_end(size)
         return self._engines[size]
 

@@ -79,6 +79,29 @@ def check_frames(frames: Any, expected: tuple[int, ...], device: torch.device) -
         raise ValueError(f"This engine takes dense frames, got {frames.layout}; call .to_dense().")
 
 
+def check_frame(frame: Any, size: tuple[int, int]) -> None:
+    """Require a uint8 tensor ``[H, W, 3]`` of this size in host memory.
+
+    Raises:
+        TypeError: not a tensor.
+        ValueError: another dtype, shape or device.
+    """
+    expected = (*size, 3)
+    if not isinstance(frame, Tensor):
+        raise TypeError(f"A pipeline takes uint8 frames {list(expected)} (RGB), got {_other(frame, 'frame')}.")
+    if frame.dtype != torch.uint8 or tuple(frame.shape) != expected:
+        single = "single frames, without a batch dimension" if frame.dim() == 4 else "frames of its engine's size"
+        raise ValueError(
+            f"A pipeline takes uint8 frames {list(expected)} (RGB), got {name_of(frame.dtype)} {list(frame.shape)}; "
+            f"give {single}."
+        )
+    if frame.device.type != "cpu" or frame.layout != torch.strided:
+        raise ValueError(
+            f"A pipeline takes dense frames in host memory, got {frame.layout} on {frame.device}; frames on a GPU go "
+            "to the engine itself."
+        )
+
+
 def check_images(images: Any, expected: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
     """Require images of shape ``expected``, ``[N, 3, H, W]``, of this dtype and kind of device.
 

@@ -1,10 +1,11 @@
 """The engine: a network built for one frame size, with its buffers, its mode, and the copies around it."""
 
 import contextlib
+import copy
+import functools
 import logging
-import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,16 @@ from hyperseg.models.wrappers import unwrap
 from hyperseg.ops.backends.native import constants_ready, cpu_capability
 from hyperseg.runtime.arguments import check_frames, check_has_values, check_images, check_settings, name_of
 from hyperseg.runtime.device import MissingDeviceError, keep_freed_memory, pick_device
+from hyperseg.runtime.errors import EngineError
+from hyperseg.runtime.explanation import Explanation, Rates, explain
+from hyperseg.runtime.fallback import FirstGuarded, falling_back
 from hyperseg.runtime.folding import FUSED, FoldedNetwork
 from hyperseg.runtime.graphs import Captured
 from hyperseg.runtime.ordinary import ordinary, without_subclass
 from hyperseg.runtime.parity import TOLERANCES, Parity, compare_logits, reference_logits
-from hyperseg.runtime.precision import in_own_dtype
+from hyperseg.runtime.pipelined import pipelined
+from hyperseg.runtime.precision import exact_float32, in_own_dtype
+from hyperseg.runtime.shared import Shared
 from hyperseg.verify import verify_kernels
 
 logger = logging.getLogger("hyperseg.runtime")
@@ -29,10 +35,6 @@ logger = logging.getLogger("hyperseg.runtime")
 _NOT_FASTER = (
     "%s saves no time here: on CPUs only bfloat16 does, by AMX, and the C++ operators use %s. float32 is as fast."
 )
-
-
-class EngineError(RuntimeError):
-    """These settings do not go together, or the engine's output does not match the module."""
 
 
 def build_engine(
@@ -47,8 +49,10 @@ def build_engine(
     """Build an engine that runs a network on frames of one size.
 
     Batch norms are folded (in float64), context that no generator reads is dropped, memory is channels-last. Then the
-    engine's output is compared with the module's in float32 with the reference operators. On the CPU the process keeps
-    freed memory from then on (:func:`hyperseg.runtime.device.keep_freed_memory`; HYPERSEG_KEEP_MEMORY=0 prevents it).
+    engine's output is compared with the module's in float32 with the reference operators. Where a kernel raises an
+    error in the first frame, the next backend runs its operator from then on, and the reason is logged. On the CPU the
+    process keeps freed memory from then on (:func:`hyperseg.runtime.device.keep_freed_memory`; HYPERSEG_KEEP_MEMORY=0
+    prevents it).
 
     Args:
         model: any HyperSeg network, also inside DataParallel, DistributedDataParallel, AveragedModel or torch.compile;
@@ -59,10 +63,11 @@ def build_engine(
         batch: frames per call.
         mode: ``"eager"``; ``"compile"``: through torch.compile (minutes to build); ``"cudagraph"``: captured once and
             replayed, CUDA only.
-        check: False skips the comparison, for instance because the same network was compared at another size.
+        check: False skips the comparison. For further sizes of the same network there is :meth:`Engine.at`.
 
     Raises:
-        EngineError: these settings do not go together, or the engine's output does not match the module.
+        EngineError: these settings do not go together, or the engine's output does not match the module; or a kernel
+            failed such that the GPU runs nothing in this process any more.
         TypeError: there is not exactly one network in ``model``.
         ValueError: an argument is out of range or of a wrong type; the network has no values yet, or weights that are
             not finite, which the message names.
@@ -97,6 +102,10 @@ class Engine:
     float32 operations of other threads are exact too. Several threads may call one engine; on a GPU, calls in mode
     ``"cudagraph"`` and calls with frames in host memory then wait for each other.
 
+    :meth:`at` returns an engine for another size or batch, :meth:`stream` one that runs at the same time, both with the
+    same weights in memory. :meth:`pipeline` labels a stream of frames and overlaps their copies. :meth:`explain` lists
+    the calls of a frame.
+
     It runs in four nested scopes, each in the engine's mode: :meth:`network` (images to logits), :meth:`labels` (images
     to labels), ``frame`` (frames to labels, by calling the engine) and ``host`` (the same from and to host memory,
     :meth:`from_host`). :meth:`logits` maps frames to logits at their own size.
@@ -110,28 +119,117 @@ class Engine:
     def __init__(
         self, model: HyperSeg, size: tuple[int, int], dtype: torch.dtype, device: torch.device, batch: int, mode: str
     ) -> None:
-        self.config, self.size, self.dtype, self.device = model.config, size, dtype, device
-        self.batch, self.mode = batch, mode
-        self.padded = model.config.padded_size(size)
-        self.parity: Parity | None = None
+        self.config, self.dtype, self.device, self.mode = model.config, dtype, device, mode
         if device.type == "cpu":
             keep_freed_memory()
         folded = FoldedNetwork(model, fused_operators(device, dtype), generate_ahead=device.type != "cpu")
         self.folded = folded.to(device, dtype).to(memory_format=torch.channels_last)
         if device.type == "cpu":
             self.folded.order_for_cpu()
-        self._run = {
-            "network": self._prepare(self.folded.from_images),
-            "labels": self._prepare(lambda images: self.folded.from_images(images, labels=True)),
-            "frame": self._prepare(self.folded.from_frames),
-            "logits": self._prepare(lambda frames: self.folded.from_frames(frames, labels=False)),
-        }
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # constants_ready promises that nothing still writes the weights
-        # Pinned memory and the buffers of captured graphs belong to one call at a time.
-        self._buffers = threading.RLock()
-        self._exclusive = self._buffers if mode == "cudagraph" else contextlib.nullcontext()
-        self._pinned: Tensor | None = None
+        self._build(size, batch, Shared())
+
+    def _build(
+        self, size: tuple[int, int], batch: int, shared: Shared, stream: torch.cuda.Stream | None = None
+    ) -> None:
+        """Prepare the stages for one size. Everything else of the engine is as it should be."""
+        self.size, self.batch, self.padded = size, batch, self.config.padded_size(size)
+        self.parity: Parity | None = None
+        self._shared, self._stream = shared, stream
+        # The buffers of captured graphs belong to one call at a time.
+        self._exclusive = shared.lock if self.mode == "cudagraph" else contextlib.nullcontext()
+        self._run = {
+            "network": self._prepare(self.folded.from_images),
+            "labels": self._prepare(functools.partial(self.folded.from_images, labels=True)),
+            "frame": self._prepare(self.folded.from_frames),
+            "logits": self._prepare(functools.partial(self.folded.from_frames, labels=False)),
+        }
+
+    def at(self, size: tuple[int, int], batch: int | None = None, check: bool = True) -> "Engine":
+        """Return an engine for frames of another size or batch, with the same weights, dtype, device and mode.
+
+        The weights are in memory once. On a GPU the engines also share pinned memory and the memory of their CUDA
+        graphs. So calls that use those, see :class:`Engine`, wait for each other.
+
+        Args:
+            size: (H, W) of the frames.
+            batch: frames per call; default: as here.
+            check: compare its logits on a probe frame with those of the reference operators in float32 on the same
+                folded weights, which were compared with the module when the first engine was built.
+
+        Raises:
+            EngineError: its output does not match.
+            ValueError: an argument is out of range or of a wrong type.
+        """
+        size, batch = check_settings(size, self.dtype, self.batch if batch is None else batch, self.mode)
+        return self._sibling(size, batch, self._shared, self._stream, check)
+
+    def stream(self, check: bool = False) -> "Engine":
+        """Return an engine for the same size and weights that runs at the same time as this one.
+
+        On a GPU it has a CUDA stream, a lock, pinned memory and CUDA graphs of its own: one per thread, so that threads
+        do not wait for each other. With frames in host memory only its own stream is used. Frames on the device are
+        read after what the caller's current stream was given before, and that stream waits for the output: threads
+        that share a stream, such as the default one, wait for each other there. On the CPU only the lock is new, and
+        calls share PyTorch's threads.
+
+        Args:
+            check: as of :meth:`at`; the stages are the same, so by default nothing is compared.
+        """
+        own = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        return self._sibling(self.size, self.batch, Shared(), own, check)
+
+    def _sibling(
+        self, size: tuple[int, int], batch: int, shared: Shared, stream: torch.cuda.Stream | None, check: bool
+    ) -> "Engine":
+        engine = copy.copy(self)
+        engine._build(size, batch, shared, stream)
+        if check:
+            engine.parity = engine.check()
+            logger.info("engine for %s at %dx%d: %s", self.config.name, *size, engine.parity)
+        return engine
+
+    def pipeline(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Label a stream of single frames; overlap copies and computation on a GPU.
+
+        While a batch is computed, the next one is copied to the device and the labels of the one before it are copied
+        back, by three CUDA streams and two buffers each way. So two batches are read ahead. On the CPU a batch is
+        labelled when it is read. The last batch may be short.
+
+        Several pipelines may be open, also of one engine. If the iterable raises an error, the labels of the frames
+        before it come first. Ending the loop early is safe; close the generator to free its buffers at once.
+
+        Args:
+            frames: yields uint8 RGB frames ``[H, W, 3]`` in host memory, which may be overwritten once the next one is
+                asked for (with a batch of 1 on the CPU: once its labels were yielded).
+
+        Yields:
+            The labels of each frame in order: uint8 ``[H, W]`` in host memory, not pinned.
+
+        Raises:
+            TypeError, ValueError: a frame is not a tensor, or has another dtype, shape or device.
+        """
+        return pipelined(self, frames)
+
+    def explain(self, frames: Tensor | None = None, repeats: int = 9, rates: Rates | None = None) -> Explanation:
+        """Time every operator call of a frame, and say which backend ran it and why not another.
+
+        The calls are timed where they happen, inside whole frames: on the CPU with a clock around each, on a GPU with
+        events around each. In mode ``"cudagraph"`` this is done outside of the graph. Results do not change.
+
+        Args:
+            frames: uint8 ``[N, H, W, 3]`` on device or host; default: a probe frame.
+            repeats: frames that are timed; times are medians over them.
+            rates: of this device, for the shortest time that each call could take; default: the nominal ones of a known
+                GPU, else none. :func:`hyperseg.runtime.measure_rates` measures them.
+
+        Raises:
+            TypeError, ValueError: as of a call; ``repeats`` is less than 1.
+        """
+        frames = probe_frames(self.batch, self.size) if frames is None else frames
+        self._check_frames(frames)
+        return explain(self, frames.to(self.device), repeats, rates)
 
     def network(self, images: Tensor) -> Tensor:
         """Map normalised images ``[N, 3, H, W]`` on the device to logits at the network's output stride.
@@ -160,7 +258,8 @@ class Engine:
         return self._call("frame", frames) if self.device.type == "cpu" else self._from_host(frames)
 
     def _from_host(self, frames: Tensor) -> Tensor:
-        with self._buffers:
+        own = contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+        with self._shared.lock, own:
             labels = self._call("frame", self._pin(frames), owned=False)
             # PyTorch caches pinned blocks, so this allocates in the first calls only.
             host = torch.empty(labels.shape, dtype=labels.dtype, device="cpu", pin_memory=True)
@@ -172,9 +271,12 @@ class Engine:
         """Map uint8 frames ``[N, H, W, 3]`` to float32 logits ``[N, num_classes, H, W]`` on the engine's device."""
         self._check_frames(frames)
         with self._exclusive:
-            strided = self._call("logits", frames.to(self.device), owned=False)
-            logits = self._full_size(strided.float())
-            return logits.clone() if logits.data_ptr() == strided.data_ptr() else logits
+            return self._on_own_stream(lambda: self._logits(frames))
+
+    def _logits(self, frames: Tensor) -> Tensor:
+        strided = self._call("logits", frames.to(self.device), owned=False)
+        logits = self._full_size(strided.float())
+        return logits.clone() if logits.data_ptr() == strided.data_ptr() else logits
 
     def _full_size(self, strided: Tensor) -> Tensor:
         """Resize logits of the padded frame, which are at the network's output stride, and crop them: in one step."""
@@ -189,15 +291,18 @@ class Engine:
         self._check_frames(frames)
         return self.folded.normalise(frames)
 
-    def check(self, model: HyperSeg) -> Parity:
+    def check(self, model: HyperSeg | None = None) -> Parity:
         """Compare the engine's logits on a probe frame with the module's in float32 with the reference operators.
+
+        Args:
+            model: the module; default: the engine's own folded weights, which tests the kernels and not the folding.
 
         Raises:
             EngineError: they differ by more than rounding in the engine's dtype explains.
         """
         frames = probe_frames(self.batch, self.size).to(self.device)
         images = self.normalise(frames).float()
-        logits, expected = self.logits(frames), reference_logits(model, images, self.device)
+        logits, expected = self.logits(frames), self._reference(model, images)
         parity = compare_logits(logits, expected)
         name = f"({self.mode}, {name_of(self.dtype)}, {self.device})"
         if expected.amax() - expected.amin() < 1e-30:
@@ -219,17 +324,25 @@ class Engine:
             )
         return parity
 
-    def _tolerance(self, model: HyperSeg, images: Tensor, expected: Tensor, parity: Parity) -> float:
+    def _reference(self, model: HyperSeg | None, images: Tensor) -> Tensor:
+        """Return logits of float32 or float64 images by the reference operators in their dtype."""
+        if model is not None:
+            return reference_logits(model, images, self.device)
+        exact = copy.deepcopy(self.folded).to(images.dtype)
+        with exact_float32(self.device), ops.use_backend("reference"), torch.no_grad():
+            return self._full_size(exact(images.contiguous()))
+
+    def _tolerance(self, model: HyperSeg | None, images: Tensor, expected: Tensor, parity: Parity) -> float:
         """Return the allowed relative RMS error: more than usual if float32 itself does not determine the logits."""
         usual = TOLERANCES[self.dtype].relative_rms
         if parity.relative_rms <= usual or self.dtype != torch.float32:
             return usual
-        exact = reference_logits(model, images.double(), self.device)
+        exact = self._reference(model, images.double())
         return max(usual, 4 * compare_logits(expected, exact).relative_rms)
 
     def _labels_match(self, frames: Tensor, logits: Tensor) -> bool:
         """Return whether each label's logit is close to the largest, without building another stage."""
-        with torch.no_grad():
+        with torch.no_grad(), falling_back(self.device):
             labels = in_own_dtype(self.folded.from_frames, self.device, self.dtype)(frames)
             missing = logits.amax(1) - logits.gather(1, labels[:, None].long())[:, 0]
             return bool(missing.max() <= TOLERANCES[self.dtype].relative_rms * logits.abs().max())
@@ -245,8 +358,8 @@ class Engine:
             stage = torch.compile(stage, fullgraph=True, dynamic=False)
         else:
             stage = _with_constants_ready(stage)
-        stage = in_own_dtype(stage, self.device, self.dtype)
-        return Captured(stage, self.device) if self.mode == "cudagraph" else stage
+        stage = FirstGuarded(in_own_dtype(stage, self.device, self.dtype), self.device)
+        return Captured(stage, self.device, self._shared.graphs) if self.mode == "cudagraph" else stage
 
     def _call(self, stage: str, x: Tensor, owned: bool = True) -> Tensor:
         """Run a stage on a tensor on the device or in pinned memory.
@@ -261,19 +374,33 @@ class Engine:
             return ordinary(output)
         # Graphs are captured and replayed on the current device's stream.
         with self._exclusive, torch.cuda.device(self.device):
-            with torch.inference_mode():
-                if self.mode != "cudagraph":  # a captured stage copies into its own input
-                    x = x.to(self.device, non_blocking=True)
-                output = self._run[stage](x)
-            return output.clone() if owned and self.mode == "cudagraph" else ordinary(output)
+            return self._on_own_stream(lambda: self._compute(stage, x, owned))
+
+    def _compute(self, stage: str, x: Tensor, owned: bool) -> Tensor:
+        """Run a stage on the GPU's current stream."""
+        with torch.inference_mode():
+            if self.mode != "cudagraph":  # a captured stage copies into its own input
+                x = x.to(self.device, non_blocking=True)
+            output = self._run[stage](x)
+        return output.clone() if owned and self.mode == "cudagraph" else ordinary(output)
+
+    def _on_own_stream(self, run: Callable[[], Tensor]) -> Tensor:
+        """Run something on the engine's own stream if it has one, in the order of the caller's current stream."""
+        own = self._stream
+        if own is None or (caller := torch.cuda.current_stream(self.device)) == own:
+            return run()
+        own.wait_stream(caller)
+        with torch.cuda.stream(own):
+            output = run()
+        caller.wait_stream(own)
+        output.record_stream(caller)  # its memory is that of the own stream
+        return output
 
     def _pin(self, x: Tensor) -> Tensor:
-        """Return the tensor in pinned memory: itself, or a copy that the next call overwrites."""
+        """Return frames in pinned memory: themselves, or a copy that the next call overwrites."""
         if x.device.type != "cpu" or (x.is_pinned() and x.is_contiguous()):
             return x
-        if self._pinned is None:
-            self._pinned = torch.empty(x.shape, dtype=x.dtype, device="cpu", pin_memory=True)
-        return self._pinned.copy_(x)
+        return self._shared.pinned(x.shape).copy_(x)
 
     def _check_frames(self, frames: Tensor) -> None:
         check_frames(frames, (self.batch, *self.size, 3), self.device)

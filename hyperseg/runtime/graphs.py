@@ -1,8 +1,9 @@
 """CUDA graphs: capture a function once, replay all its launches at the cost of one."""
 
 import contextlib
+import weakref
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,8 +11,13 @@ from torch import Tensor
 Output = TypeVar("Output")
 
 
-def capture(run: Callable[[], Output], device: torch.device, calls: int = 1) -> tuple[torch.cuda.CUDAGraph, Output]:
+def capture(
+    run: Callable[[], Output], device: torch.device, calls: int = 1, pool: Any = None
+) -> tuple[torch.cuda.CUDAGraph, Output]:
     """Capture ``calls`` calls of ``run`` in a CUDA graph.
+
+    Args:
+        pool: of the graph's memory, as of ``torch.cuda.graph_pool_handle()``; None: one of its own.
 
     Returns:
         The graph and the last call's output, which each replay overwrites.
@@ -27,7 +33,7 @@ def capture(run: Callable[[], Output], device: torch.device, calls: int = 1) -> 
         for _ in range(3):
             run()
     before.wait_stream(stream)
-    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    graph, pool = torch.cuda.CUDAGraph(), pool or torch.cuda.graph_pool_handle()
     try:
         # "thread_local": other threads may allocate and synchronise meanwhile.
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
@@ -51,34 +57,60 @@ def _end_allocations(device: torch.device, pool: tuple[int, int]) -> None:
             torch._C._cuda_endAllocateToPool(device.index, pool)
 
 
+class GraphPool:
+    """Memory of graphs that are replayed one at a time: what one needs between its kernels, the next one uses again.
+
+    Their inputs and outputs are apart: a graph's are not overwritten by another graph.
+    """
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._graphs: weakref.WeakSet[Captured] = weakref.WeakSet()
+        self._stream: torch.cuda.Stream | None = None  # of the last replay
+
+    def capture(self, captured: "Captured", run: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """Capture ``run`` in a graph of this pool. The pool lasts as long as a graph of it does."""
+        others = list(self._graphs)  # held, so that the pool lasts until this graph is in it
+        if not others:  # a pool without graphs is given back, and PyTorch does not open it again
+            self._handle = torch.cuda.graph_pool_handle()
+        found = capture(run, captured.device, pool=self._handle)
+        self._graphs.add(captured)
+        del others
+        return found
+
+    def follow(self, stream: torch.cuda.Stream) -> None:
+        """Let the stream, which replays a graph next, wait for the one that replayed the last and for its readers."""
+        if self._stream is not None and stream != self._stream:
+            stream.wait_stream(self._stream)
+        self._stream = stream
+
+
 class Captured:
     """Function of one tensor in a CUDA graph: captured in the first call, replayed on its own buffers in each.
 
     Args:
         run: the function; its input and output are on ``device``.
         device: CUDA device to run on.
+        pool: memory shared with other graphs.
     """
 
-    def __init__(self, run: Callable[[Tensor], Tensor], device: torch.device):
-        self.run, self.device = run, device
+    def __init__(self, run: Callable[[Tensor], Tensor], device: torch.device, pool: GraphPool | None = None):
+        self.run, self.device, self.pool = run, device, pool or GraphPool()
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.stream: torch.cuda.Stream | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Copy ``x``, on the device or in pinned memory, to the captured input, and replay.
 
-        Threads may not call it at the same time, but may follow each other on different streams.
+        Threads may not call it, or another one of its pool, at the same time, but may follow each other on different
+        streams.
 
         Returns:
             The captured output, which the next call overwrites.
         """
         if self.graph is None:
             self.input = torch.empty_like(x, device=self.device).copy_(x)
-            self.graph, self.output = capture(lambda: self.run(self.input), self.device)
-        stream = torch.cuda.current_stream(self.device)
-        if self.stream is not None and stream != self.stream:
-            stream.wait_stream(self.stream)  # it may not have read the last output yet
-        self.stream = stream
+            self.graph, self.output = self.pool.capture(self, lambda: self.run(self.input))
+        self.pool.follow(torch.cuda.current_stream(self.device))
         self.input.copy_(x, non_blocking=True)
         self.graph.replay()
         return self.output

@@ -203,11 +203,15 @@ class Worker:
         if key not in self._predictors:
             while len(self._predictors) >= self.limits.engines:
                 self._predictors.popitem(last=False)
-            predictor = Predictor(self.networks[name].model, size, self.device, self.dtype, keep=1)
+            known = next((p for (other, _), p in self._predictors.items() if other == name), None)
+            predictor = known.at(size) if known else self._new_predictor(name, size)
             predictor.engine(size)  # now, so that it is not counted as the network's time
             self._predictors[key] = predictor
         self._predictors.move_to_end(key)
         return self._predictors[key]
+
+    def _new_predictor(self, name: str, size: Size) -> Predictor:
+        return Predictor(self.networks[name].model, size, self.device, self.dtype, keep=1)
 
 
 class _Watch:

@@ -67,6 +67,15 @@ def test_a_folder_as_json_and_svg(tmp_path, capsys):
         ("--network hyperseg-m --size 512x99999", 2, "argument --size: '512x99999' is no size"),
         ("--network hyperseg-m --verify", 2, "--verify is about kernels, not about a network"),
         (f"--network hyperseg-m --svg {ROOT}", 1, "--svg {ROOT} is a folder; give the name of a file"),
+        ("--network hyperseg-m --verify --explain", 2, "--verify is about kernels, not about a network"),
+        ("--network hyperseg-m --device cpu", 2, "--device is about running a network; add --explain"),
+        ("--network hyperseg-m --mode eager", 2, "--mode is about running a network; add --explain"),
+        ("--network hyperseg-m --explain --svg x.svg", 2, "--svg draws what a network is; leave one of"),
+        ("--network hyperseg-m --explain --device gpu", 2, "--device: there is no device called gpu"),
+        ("--network nowhere/mine --explain", 1, "--network: there is no file or folder nowhere/mine"),
+        ("--network hyperseg-s --explain --device cpu --mode cudagraph", 1, "mode 'cudagraph' needs a CUDA device"),
+        ("--explain", 2, "--explain is about a network; add --network NAME"),
+        ("--dtype float32", 2, "--dtype is about a network; add --network NAME"),
         ("--size 512x512", 2, "--size is about a network; add --network NAME"),
         ("--svg x.svg", 2, "--svg is about a network; add --network NAME"),
     ],
@@ -115,3 +124,21 @@ def test_the_drawing_in_the_readme_is_up_to_date():
     """To renew it: hyperseg info --network hyperseg-m --svg docs/images/hyperseg-m.svg"""
     file = ROOT / "docs/images/hyperseg-m.svg"
     assert file.read_text(encoding="utf-8") == network_svg(network("hyperseg-m"))
+
+
+def test_explain_a_frame(tmp_path, capsys):
+    command = ["info", "--network", "hyperseg-s-camvid", "--explain", "--size", "64x96", "--device", "cpu"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("hyperseg-s-camvid, 64x96, float32 on cpu, mode eager; medians of 9")
+    assert "decoder.level 5" in out
+    assert "(measured: a matrix multiplication and a copy)" in out
+    hyperseg.save(network_with_weights(), tmp_path / "mine")
+    assert main(["info", "--network", str(tmp_path / "mine"), *command[3:], "--dtype", "bfloat16", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["size"], found["dtype"], found["mode"]) == ([64, 96], "bfloat16", "eager")
+    assert all(call["milliseconds"] > 0 for call in found["calls"])
+
+
+def network_with_weights():
+    return hyperseg.synthesize_weights(hyperseg.create_model("hyperseg-s-camvid", num_classes=4)).eval()

@@ -31,6 +31,13 @@ class PaintedEngine(Engine):
 
     def __init__(self, model, size, batch):
         self.model, self.size, self.batch = model, tuple(size), batch
+        self.others = None
+
+    def at(self, size, check):
+        self.others.append((tuple(size), self.batch, check))
+        other = PaintedEngine(self.model, size, self.batch)
+        other.others = self.others
+        return other
 
     def logits(self, frames):
         assert frames.dtype == torch.uint8

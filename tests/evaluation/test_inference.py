@@ -30,7 +30,9 @@ def engines(monkeypatch):
 
     def build_engine(model, size, dtype, device, batch, check):
         built.append((tuple(size), batch, check))
-        return PaintedEngine(model, size, batch)
+        engine = PaintedEngine(model, size, batch)
+        engine.others = built
+        return engine
 
     monkeypatch.setattr("hyperseg.evaluation.inference.build_engine", build_engine)
     return built

@@ -5,18 +5,23 @@
 
 Its tensors are stored on the CPU and report cuda:0 as their device. As with CUDA, an operator refuses to mix them with
 host tensors, and a graph capture refuses operators that synchronise; a replay computes the recorded operators again
-into the same memory. It runs no kernels (csrc/shim and Triton's interpreter do), torch.compile does not know its
-tensors, and times mean nothing.
+into the same memory. Inside `lazy()` streams are asynchronous: work is done as late as waiting for it allows, so that a
+missing wait gives wrong values. It runs no kernels (csrc/shim and Triton's interpreter do), torch.compile does not know
+its tensors, and times mean nothing.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import functools
+import itertools
 import os
 import runpy
 import sys
 import time
 import types
+import weakref
 from pathlib import Path
 
 import torch
@@ -83,11 +88,19 @@ class FakeCudaTensor(torch.Tensor):
             raise RuntimeError(f"{func}: operation not permitted when stream is capturing")
         if name in {"copy_", "clone"}:
             log_copy(given[-1], given[0] if name == "copy_" else args[0])
+        queued = Stream.lazy and Graph.recording is None
+        if queued and name in SYNCHRONISING:
+            synchronize()
+        elif queued and func._schema.is_mutable:
+            Stream.current.queue.append(functools.partial(func, *unwrapped(args), **unwrapped(kwargs)))
+            return kwargs.get("out", args[0])
         known = {id(t.inner): t for t in given if isinstance(t, FakeCudaTensor)}
         inner_args, inner_kwargs = unwrapped(args), unwrapped(kwargs)
         out = func(*inner_args, **inner_kwargs)
         if Graph.recording is not None:
             Graph.recording.append((func, inner_args, inner_kwargs, out))
+        if queued and name not in SYNCHRONISING:
+            Stream.current.later(func, inner_args, inner_kwargs, out)
         if name == "copy_" and not isinstance(args[0], FakeCudaTensor):
             return args[0]
         return tree_map_only(torch.Tensor, lambda t: known[id(t)] if id(t) in known else FakeCudaTensor(t), out)
@@ -121,7 +134,7 @@ class Transfers(TorchFunctionMode):
         if name == "pin_memory":
             return pinned(args[0].clone())
         if name == "is_pinned":
-            return getattr(args[0], "pinned", False)
+            return is_pinned(args[0])
         if kwargs.pop("pin_memory", False):
             return pinned(func(*args, **kwargs))
         if name == "__deepcopy__" and isinstance(args[0], FakeCudaTensor):
@@ -153,6 +166,10 @@ def moved(t: torch.Tensor, *args, **kwargs) -> torch.Tensor:
             raise RuntimeError("copy from the host: operation not permitted when stream is capturing")
         log_copy(t, FakeCudaTensor(t.detach()))
         plain = t.detach()
+        if Stream.lazy and is_pinned(t):
+            there = torch.full_like(torch.Tensor.to(plain, **how), 1)
+            Stream.current.queue.append(lambda: there.copy_(plain))
+            return FakeCudaTensor(there)
         there = torch.Tensor.to(plain, **how)
         return FakeCudaTensor(there.clone() if there.data_ptr() == plain.data_ptr() else there)
     if device is not None and device.type == "cpu" and isinstance(t, FakeCudaTensor):
@@ -165,9 +182,14 @@ def pinned(t: torch.Tensor) -> torch.Tensor:
     return t
 
 
+def is_pinned(t: torch.Tensor | None) -> bool:
+    """Whether a tensor, or the one that it is a view of, is in pinned memory."""
+    return t is not None and (getattr(t, "pinned", False) or is_pinned(t._base))
+
+
 def log_copy(source: torch.Tensor, destination: torch.Tensor) -> None:
     def memory(t: torch.Tensor) -> str:
-        return "device" if isinstance(t, FakeCudaTensor) else "pinned" if getattr(t, "pinned", False) else "pageable"
+        return "device" if isinstance(t, FakeCudaTensor) else "pinned" if is_pinned(t) else "pageable"
 
     COPIES.append(f"{memory(source)} to {memory(destination)}")
 
@@ -175,6 +197,7 @@ def log_copy(source: torch.Tensor, destination: torch.Tensor) -> None:
 def on_host(t: FakeCudaTensor) -> torch.Tensor:
     if Graph.recording is not None:
         raise RuntimeError("copy to the host: operation not permitted when stream is capturing")
+    synchronize()
     COPIES.append("device to pageable")
     return t.inner.detach().clone()
 
@@ -193,6 +216,12 @@ class Graph:
     recording: list | None = None
 
     def replay(self):
+        if Stream.lazy:
+            Stream.current.queue.append(self._replay)
+        else:
+            self._replay()
+
+    def _replay(self):
         for func, args, kwargs, out in self.tape:
             for kept, new in zip(tree_leaves(out), tree_leaves(func(*args, **kwargs)), strict=True):
                 if isinstance(kept, torch.Tensor) and kept.data_ptr() != new.data_ptr():
@@ -202,6 +231,7 @@ class Graph:
 @contextlib.contextmanager
 def capture(graph: Graph, **options):
     Graph.recording = []
+    graph.pool = options.get("pool")
     try:
         yield
     finally:
@@ -210,30 +240,109 @@ def capture(graph: Graph, **options):
 
 class Event:
     def __init__(self, **kwargs):
-        pass
+        self.place = None
 
-    def record(self):
+    def record(self, stream=None):
         self.time = time.perf_counter()
+        stream = stream or Stream.current
+        self.place = stream, stream.done + len(stream.queue)
+
+    def synchronize(self):
+        if self.place is not None:
+            stream, place = self.place
+            stream.run(place)
 
     def elapsed_time(self, later):
         return 1e3 * (later.time - self.time)
 
 
+STREAMS: weakref.WeakSet[Stream] = weakref.WeakSet()
+
+
 class Stream:
+    """A queue of work, which runs when something waits for it. Without `lazy()` nothing is queued.
+
+    Attributes:
+        queue, done: what is to be run, and how much was.
+    """
+
+    current: Stream
+    lazy = False
+    running = 0
+
     def __init__(self, *args):
-        pass
+        self.queue, self.done = collections.deque(), 0
+        STREAMS.add(self)
+
+    def run(self, place: int) -> None:
+        """Run until so much is done."""
+        Stream.running += 1
+        try:
+            while self.done < place:
+                self.done += 1
+                with torch.inference_mode():  # in which any tensor may be written to
+                    self.queue.popleft()()
+        finally:
+            Stream.running -= 1
+
+    def later(self, func, args, kwargs, out) -> None:
+        """Compute an output again when its turn comes; until then it has wrong values. A view has those of its base."""
+        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        outputs = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        if any(t.untyped_storage().data_ptr() in given for t in outputs):
+            return
+        for t in outputs:
+            t.fill_(1)
+
+        def compute():
+            made = [t for t in tree_leaves(func(*args, **kwargs)) if isinstance(t, torch.Tensor)]
+            for kept, new in zip(outputs, made, strict=True):
+                kept.copy_(new)
+
+        self.queue.append(compute)
 
     def wait_stream(self, other):
-        pass
+        event = Event()
+        event.record(other)
+        self.wait_event(event)
 
     def wait_event(self, event):
-        pass
+        if Stream.lazy:
+            self.queue.append(event.synchronize)
 
     def synchronize(self):
+        self.run(self.done + len(self.queue))
+        if Graph.recording is not None:
+            raise RuntimeError("synchronize: operation not permitted when stream is capturing")
+
+
+Stream.current = Stream()
+
+
+@contextlib.contextmanager
+def on_stream(stream: Stream):
+    """Stand in for ``torch.cuda.stream``."""
+    before, Stream.current = Stream.current, stream or Stream.current
+    try:
+        yield
+    finally:
+        Stream.current = before
+
+
+@contextlib.contextmanager
+def lazy():
+    """Make streams asynchronous inside: work is done when the host waits for it, directly or through other streams."""
+    Stream.lazy = True
+    try:
+        yield
+    finally:
         synchronize()
+        Stream.lazy = False
 
 
 def synchronize(device=None):
+    for stream in [] if Stream.running else list(STREAMS):  # work that runs does not wait for other work
+        stream.run(stream.done + len(stream.queue))
     if Graph.recording is not None:
         raise RuntimeError("synchronize: operation not permitted when stream is capturing")
 
@@ -254,7 +363,7 @@ def install() -> None:
         "set_stream": None,
         "reset_peak_memory_stats": None,
         "empty_cache": None,
-        "graph_pool_handle": (0, 1),
+        "_sleep": None,
     }
     for name, value in values.items():
         setattr(torch.cuda, name, lambda *args, value=value: value)
@@ -262,8 +371,10 @@ def install() -> None:
     os.environ.setdefault("HYPERSEG_VERIFY", "0")
     torch.cuda.synchronize, torch.cuda.graph, torch.cuda.CUDAGraph = synchronize, capture, Graph
     torch.cuda.is_current_stream_capturing = lambda: Graph.recording is not None
-    torch.cuda.Event, torch.cuda.Stream, torch.cuda.current_stream = Event, Stream, Stream
-    torch.cuda.stream = torch.cuda.device = contextlib.nullcontext
+    torch.cuda.Event, torch.cuda.Stream, torch.cuda.current_stream = Event, Stream, lambda *args: Stream.current
+    torch.cuda.stream, torch.cuda.device = on_stream, contextlib.nullcontext
+    pools = itertools.count(1)
+    torch.cuda.graph_pool_handle = lambda: (0, next(pools))
     # Otherwise F.interpolate decomposes into functions that create tensors without passing the mode below.
     torch.are_deterministic_algorithms_enabled = lambda: False
     # A module's parameters change their class when they move to another device.

@@ -43,10 +43,15 @@ def stand_in(monkeypatch):
     """Replace the networks by NearestColor; returns the sizes that engines were built for."""
     sizes = []
 
+    class SizedEngine(Engine):
+        def __init__(self, model, size):
+            super().__init__(model, size)
+            sizes.append(self.size)
+
     def build_engine(model, size, dtype, device, check):
         assert not model.training
-        sizes.append(tuple(size))
-        return Engine(model, size)
+        assert check
+        return SizedEngine(model, size)
 
     monkeypatch.setattr("hyperseg.predict.predictor.build_engine", build_engine)
     monkeypatch.setattr(hyperseg, "create_model", lambda name: NearestColor(name=name))

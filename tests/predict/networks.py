@@ -41,6 +41,10 @@ class Engine:
     def __init__(self, model, size):
         self.model, self.size = model, tuple(size)
 
+    def at(self, size, check):
+        assert not check, "only the first engine is compared with the module"
+        return type(self)(self.model, size)
+
     def logits(self, frames):
         assert frames.dtype == torch.uint8
         assert tuple(frames.shape) == (1, *self.size, 3)

@@ -31,7 +31,7 @@ from hyperseg.predict import (
 )
 from hyperseg.predict import predictor as predictor_module
 from hyperseg.runtime import EngineError
-from tests.predict.networks import NearestColor, segment
+from tests.predict.networks import Engine, NearestColor, segment
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_the_first_engine_that_is_built_is_compared_with_the_module(stand_in, ne
         predictor.engine((8, 8))
     for size in ((8, 8), (9, 9)):
         predictor.engine(size)
-    assert [check for check, _ in calls] == [True, True, False]
+    assert [check for check, _ in calls] == [True, True]
     assert all(settings == {"dtype": torch.bfloat16, "device": torch.device("cpu")} for _, settings in calls)
 
 
@@ -283,12 +283,12 @@ def test_a_frame_that_does_not_fit_in_memory(stand_in, network, frames, monkeypa
 
 
 def test_an_engine_that_does_not_fit_in_memory(stand_in, network, frames, monkeypatch):
-    def build_engine(model, size, plain=predictor_module.build_engine, **settings):
+    def at(self, size, check, plain=Engine.at):
         if size[0] == 20:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(model, size, **settings)
+        return plain(self, size, check)
 
-    monkeypatch.setattr(predictor_module, "build_engine", build_engine)
+    monkeypatch.setattr(Engine, "at", at)
     errors = []
     assert len(list(Predictor(network).run(frames, on_error=errors.append))) == 2
     assert [type(error) for error in errors] == [FrameTooLargeError]

@@ -40,7 +40,7 @@ Pixels read_png(const std::string& path) {
   return pixels;
 }
 
-// A failure leaves no file behind.
+// A failure leaves no file.
 void write_png(const std::string& path, const std::vector<std::uint8_t>& labels, const Info& info) {
   png_image image{};
   image.version = PNG_IMAGE_VERSION;

@@ -1,14 +1,16 @@
 """The choice of a backend for each call: the order in which ``auto`` tries them, ``use_backend``, and error messages.
 
-``auto`` runs a call by the first backend in the order that supports it and whose kernel the verification has not found
-wrong on this machine (``verdicts.py``). It logs once, at level DEBUG under
+``auto`` runs a call by the first backend in the order that supports it and whose kernel neither the verification nor an
+engine has found wrong on this machine (``verdicts.py``). It logs once, at level DEBUG under
 ``hyperseg.ops``, which backends it passed over and why. A backend named by the user runs the call or raises an error.
 ``use_backend`` names it for one thread, HYPERSEG_BACKEND for the process.
 """
 
 import contextlib
+import functools
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -53,6 +55,11 @@ class _Block:
 _open: set[_Block] = set()  # of all threads: if it is empty, a call need not look at its own thread's
 _BLOCKS = "hyperseg.use_backend"  # the calling thread's blocks, a tuple with the innermost last
 _logged: set[tuple[str, str, str]] = set()
+
+Call = Callable[..., Any]  # (operator, *args) -> output
+_watching = 0  # open ``watch`` blocks of all threads: if there are none, a call need not look at its own thread's
+_watch_lock = threading.Lock()
+_watched = threading.local()
 
 
 def order(operator: str, device: str) -> tuple[str, ...]:
@@ -100,8 +107,47 @@ def _blocks() -> tuple[_Block, ...]:
     return caller.get(_BLOCKS) if caller.has(_BLOCKS) else ()
 
 
+@contextlib.contextmanager
+def watch(call: Call) -> Iterator[None]:
+    """Run every operator that this thread calls inside by ``call(operator, *args)``, once its arguments are checked.
+
+    It returns the operator's output, by :func:`decide`. Operators that it calls itself are not watched. Of nested
+    blocks the innermost counts.
+    """
+    global _watching
+
+    def alone(*args: Any) -> Any:
+        _watched.call = None
+        try:
+            return call(*args)
+        finally:
+            _watched.call = alone
+
+    before = getattr(_watched, "call", None)
+    with _watch_lock:
+        _watching += 1
+    _watched.call = alone
+    try:
+        yield
+    finally:
+        _watched.call = before
+        with _watch_lock:
+            _watching -= 1
+
+
 def select(operator: str, args: tuple[Any, ...]) -> Callable[..., Any]:
     """Return the function that runs ``operator`` for these arguments.
+
+    Raises:
+        BackendError: the named backend does not support the call, or HYPERSEG_BACKEND names no backend.
+    """
+    if _watching and (call := getattr(_watched, "call", None)) is not None:
+        return functools.partial(call, operator)
+    return decide(operator, args)[1]
+
+
+def decide(operator: str, args: tuple[Any, ...]) -> tuple[str, Callable[..., Any], dict[str, Reasons]]:
+    """Return the backend that runs ``operator`` for these arguments, its function, and why not those before it.
 
     Raises:
         BackendError: the named backend does not support the call, or HYPERSEG_BACKEND names no backend.
@@ -110,16 +156,18 @@ def select(operator: str, args: tuple[Any, ...]) -> Callable[..., Any]:
     if name is not None:
         if reasons := BACKENDS[name].not_supported_reasons(operator, args):
             raise BackendError(_message(name, operator, args, reasons))
-        return BACKENDS[name].supported[operator]
+        return name, BACKENDS[name].supported[operator], {}
     device = device_type(args)
-    passed_over = PASSED_OVER[device]
+    excluded = PASSED_OVER[device]
+    refused: dict[str, Reasons] = {}
     for candidate in order(operator, device):
         backend = BACKENDS[candidate]
-        if passed_over and (operator, candidate) in passed_over:
-            reasons = [_verification(passed_over[operator, candidate])]
+        if excluded and (operator, candidate) in excluded:
+            reasons = [excluded[operator, candidate]]
         elif not (reasons := backend.not_supported_reasons(operator, args)):
-            return backend.supported[operator]
+            return candidate, backend.supported[operator], refused
         _log_once(candidate, operator, reasons)
+        refused[candidate] = reasons
     raise BackendError(f"No backend supports {operator} on {device}.")
 
 
@@ -132,7 +180,7 @@ def chosen(operator: str, device: str) -> tuple[str, dict[str, Reasons]]:
     for candidate in order(operator, device):
         reasons = BACKENDS[candidate].lacks(operator)
         if not reasons and (verdict := PASSED_OVER[device].get((operator, candidate))):
-            reasons = [_verification(verdict)]
+            reasons = [verdict]
         if not reasons:
             return candidate, passed_over
         passed_over[candidate] = reasons
@@ -142,10 +190,6 @@ def chosen(operator: str, device: str) -> tuple[str, dict[str, Reasons]]:
 def has_kernel(operator: str, device: str) -> bool:
     """Whether ``auto`` runs the operator by more than its plain PyTorch definition on this device type."""
     return chosen(operator, device)[0] not in ("reference", "none")
-
-
-def _verification(reason: str) -> str:
-    return f"its verification on this machine did not succeed: {reason}"
 
 
 def _known(name: str) -> str:

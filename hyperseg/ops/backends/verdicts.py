@@ -13,7 +13,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +27,7 @@ from hyperseg.ops.backends import native
 
 logger = logging.getLogger("hyperseg.ops")
 
-RIGHT, WRONG, UNKNOWN = "right", "wrong", "unknown"
+RIGHT, WRONG, UNKNOWN, FAILED = "right", "wrong", "unknown", "failed"
 
 # Variables that change which kernels run, or what the reference computes.
 VARIABLES = (
@@ -50,7 +50,8 @@ class Verdict:
     Attributes:
         operator, backend, dtype: the kernel; the dtype as in ``"float32"``.
         outcome: ``"right"``; ``"wrong"``: its output is wrong, or it raised an error, crashed or hung; ``"unknown"``:
-            it was not checked to the end, for a reason that is not the kernel's.
+            it was not checked to the end, for a reason that is not the kernel's; ``"failed"``: it was not verified, or
+            right, but raised an error in an engine of this process. Neither of the last two is stored.
         reason: why it is not right; empty if it is.
         cases: number of cases that were right.
         error: largest error of these, see ``hyperseg.verify.comparison.Difference``.
@@ -76,7 +77,10 @@ class Verdict:
 
 
 class _PassedOver(dict[str, dict[tuple[str, str], str]]):
-    """Why ``auto`` passes over kernels ``(operator, backend)``, by device type; read from the cache on first use."""
+    """Why ``auto`` passes over kernels ``(operator, backend)``, by device type; read from the cache on first use.
+
+    Each value is a message of its own.
+    """
 
     def __missing__(self, device_type: str) -> dict[tuple[str, str], str]:
         _remember(device_type, [(device, load(device)) for device in _devices(device_type)])
@@ -101,27 +105,50 @@ def apply(verdicts: Iterable[Verdict], device: torch.device) -> None:
     _remember(device.type, [*stored, (device, list(verdicts))])
 
 
+def exclude(failed: Verdict, device: torch.device, machine: bool = False) -> None:
+    """Let ``auto`` pass over a kernel that failed in an engine, in this process. The caller reports it.
+
+    Args:
+        machine: store that it is wrong too, for processes to come, unless HYPERSEG_VERIFY=0.
+            :func:`hyperseg.verify.verify_again` replaces that.
+    """
+    with _changing:
+        _warned.add((device.type, *failed.kernel))
+    apply([failed], device)
+    if machine and enabled():
+        store([replace(failed, outcome=WRONG)], device)
+
+
 def _remember(device_type: str, found: Sequence[tuple[torch.device, list[Verdict]]]) -> None:
     """Add verdicts to what this process knows, later ones replacing earlier ones."""
     warn_of: dict[str, dict[tuple[str, str], str]] = {}
     with _changing:
         devices = _known.setdefault(device_type, {})
         for device, verdicts in found:
-            devices.setdefault(identity(device), {}).update({v.key: v for v in verdicts})
+            table = devices.setdefault(identity(device), {})
+            # What failed in an engine is not right again because small cases of it are.
+            table.update({v.key: v for v in verdicts if v.key not in table or table[v.key].outcome != FAILED})
         for device, _ in found:
-            reasons = _reasons(devices[identity(device)].values())
+            reasons = {v.kernel: _reason(v) for v in devices[identity(device)].values() if v.outcome != RIGHT}
             new = {kernel: reason for kernel, reason in reasons.items() if (device_type, *kernel) not in _warned}
             _warned.update((device_type, *kernel) for kernel in new)
             if new:
                 warn_of[fingerprint(device)["device"]] = new
         # Replaced at once, because calls on other threads read it.
-        PASSED_OVER[device_type] = _reasons(v for known in devices.values() for v in known.values())
+        known = [v for verdicts in devices.values() for v in verdicts.values()]
+        PASSED_OVER[device_type] = {v.kernel: _message(v) for v in known if v.outcome != RIGHT}
     for name, new in warn_of.items():
         _warn(new, name)
 
 
-def _reasons(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], str]:
-    return {v.kernel: f"{v.reason} ({v.dtype})" for v in verdicts if v.outcome != RIGHT}
+def _reason(verdict: Verdict) -> str:
+    return f"{verdict.reason} ({verdict.dtype})"
+
+
+def _message(verdict: Verdict) -> str:
+    if verdict.outcome == FAILED:
+        return f"it failed in an engine of this process: {_reason(verdict)}"
+    return f"its verification on this machine did not succeed: {_reason(verdict)}"
 
 
 def load(device: torch.device) -> list[Verdict]:
@@ -137,8 +164,11 @@ def load(device: torch.device) -> list[Verdict]:
 
 
 def store(verdicts: Iterable[Verdict], device: torch.device) -> str:
-    """Add verdicts to the file of this device, all but unknown ones; return why they cannot be stored, or ``""``."""
-    verdicts = [v for v in verdicts if v.outcome != UNKNOWN]
+    """Add verdicts to the file of this device; return why they cannot be stored, or ``""``.
+
+    Unknown and failed ones are not stored.
+    """
+    verdicts = [v for v in verdicts if v.outcome not in (UNKNOWN, FAILED)]
     merged = {v.key: v for v in [*load(device), *verdicts]}
     entries = [asdict(v) for _, v in sorted(merged.items())]
     try:
