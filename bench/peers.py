@@ -34,12 +34,14 @@ from bench.core.networks import Subject, inference, load
 from bench.core.options import measuring_parser, pick_models, prepare_torch
 from bench.core.parity import Parity
 from bench.core.peers import (
+    AOTI,
     BUILDERS,
     FRAME,
     IN_BFLOAT16,
     LABELS,
     LOGITS,
     MODEL,
+    PACKAGE,
     RUNTIMES,
     Peer,
     memory_in_process,
@@ -50,6 +52,7 @@ from bench.core.run import Run, log, run_command
 from bench.core.tables import bullets, fixed, parity_cell, percentiles, table
 from bench.core.timing import Budget, Case, Ratio, median, ratio, summarise, throughput
 from bench.core.turns import ASLEEP, CALLER, NONE, WOKEN, Pause, Turns, Usage, measure_pauses, measure_turns
+from hyperseg.export import export_aoti
 from hyperseg.export.onnx import FrameToLabels, export_program, write_onnx
 from hyperseg.runtime.parity import TOLERANCES
 
@@ -175,6 +178,10 @@ class PeerRun(Run):
             self.progress(f"preparing {subject.name}: ONNX export")
             program = export_program(subject.model, subject.frames[0])
             write_onnx(program, {"labels": folder / LABELS, "logits": folder / LOGITS})
+        if AOTI in self.peers:
+            self.progress(f"preparing {subject.name}: AOTInductor")
+            batch, *size = subject.frames[0].shape[:3]
+            export_aoti(subject.model, folder / PACKAGE, (size[0], size[1]), batch=batch, check=False)
 
     def measure_peers(self, folder: Path, subject: Subject, entry: NetworkResults) -> None:
         ready = self.ready(folder, subject, entry)

@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     Output: TypeAlias = NDArray[Any] | torch.Tensor
     OnnxRun: TypeAlias = Callable[[Frame], list[NDArray[Any]]]  # a frame -> the outputs of an ONNX file
 
-# Files of the folder: the network as hyperseg.save writes it, a frame, and one ONNX file per output, so that no runtime
-# is timed copying scores.
-MODEL, FRAME, LABELS, LOGITS = "model", "frame.npy", "labels.onnx", "logits.onnx"
+# Files of the folder: the network as hyperseg.save writes it, a frame, one ONNX file per output, so that no runtime is
+# timed copying scores, and a package for the C++ runtime.
+MODEL, FRAME, LABELS, LOGITS, PACKAGE = "model", "frame.npy", "labels.onnx", "logits.onnx", "package.pt2"
+AOTI = "aoti"
 
 INSTALL = "pip install 'hyperseg[peers]' (or onnx, onnxscript, onnxruntime, openvino)"
 NEEDS = {
@@ -71,6 +72,8 @@ def missing(peer: str) -> str | None:
     """Return a message if packages of this peer are not installed, or if this CPU has no fast bfloat16 for it."""
     if absent := [name for name in NEEDS.get(peer, ()) if importlib.util.find_spec(name) is None]:
         return f"{peer} needs {' and '.join(absent)}, not installed here: {INSTALL}."
+    if peer == AOTI and importlib.util.find_spec("hyperseg.runtime_cpp") is None:
+        return f"{peer} needs hyperseg.runtime_cpp: pip install pybind11, then python setup.py build_ext."
     if peer in IN_BFLOAT16:
         from hyperseg.ops.backends import native
 
@@ -133,6 +136,14 @@ def engine(folder: Path, threads: int, dtype: str = "float32") -> Peer:
 def engine_bfloat16(folder: Path, threads: int) -> Peer:
     """Build HyperSeg's engine in bfloat16."""
     return engine(folder, threads, "bfloat16")
+
+
+def aoti(folder: Path, threads: int) -> Peer:
+    """Load the package into the C++ runtime."""
+    from hyperseg import runtime_cpp
+
+    segmenter = runtime_cpp.Segmenter(str(folder / PACKAGE), threads=threads)
+    return Peer(AOTI, f"C++ runtime, AOTInductor of torch {runtime_cpp.torch_version}", segmenter, None)
 
 
 def onnxruntime(path: Path, threads: int) -> OnnxRun:
@@ -201,6 +212,7 @@ BUILDERS: dict[str, Callable[[Path, int], Peer]] = {
     "openvino": onnx_peer("openvino"),
     "openvino-bf16": onnx_peer("openvino-bf16"),
     "engine": engine,
+    AOTI: aoti,
     "engine-bf16": engine_bfloat16,
 }
 
@@ -242,6 +254,8 @@ def measure_memory(peer: str, folder: Path, threads: int) -> dict[str, float]:
 
     if peer in RUNTIMES:
         importlib.import_module(package(peer))
+    elif peer == AOTI:
+        importlib.import_module("hyperseg.runtime_cpp")  # without torch
     else:
         import torch
 

@@ -42,7 +42,8 @@ from hyperseg.ops.backends.dispatch import BACKENDS, order
 from hyperseg.ops.backends.native import emulated, extension
 from hyperseg.ops.backends.verdicts import PASSED_OVER
 from hyperseg.runtime.device import MissingDeviceError, pick_device
-from hyperseg.runtime.engine import Engine, EngineError, build_engine
+from hyperseg.runtime.engine import Engine, build_engine
+from hyperseg.runtime.errors import EngineError
 from hyperseg.runtime.precision import in_own_dtype
 
 logger = logging.getLogger("hyperseg.export")
