@@ -4,6 +4,7 @@ One folder per subject. Files here are about the package as a whole; this one ex
 """
 
 import importlib
+import os
 from pathlib import Path
 
 __version__ = "0.1.0"
@@ -12,6 +13,13 @@ _here = Path(__file__).resolve().parent
 if not (_here / "kernels").is_dir():
     # A source checkout: kernels/ is a sibling of hyperseg/; an installation puts it inside.
     __path__.append(str(_here.parent))
+
+# PyTorch's OpenMP threads wait for each other by spinning, for some 10 ms at a time. Where other programs use the CPUs too,
+# a thread then spins on the CPU that another one needs, and a frame takes five times as long. With this count they
+# sleep after about 0.1 ms, which costs nothing on an idle machine (docs/measuring.md). libgomp reads it when PyTorch is
+# imported, so it has no effect after that.
+if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 # Loaded on first use: torch and timm take seconds to import, `hyperseg --help` should not.
 _EXPORTS = {

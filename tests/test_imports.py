@@ -2,6 +2,9 @@
 
 import ast
 import graphlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +90,11 @@ def test_backends_do_not_import_each_other_or_the_definitions():
         assert GRAPH[name] & backends <= shared
     users = backends | {name for name in MODULES if name.startswith("hyperseg.kernels")}
     assert [name for name in users if "hyperseg.ops.reference" in GRAPH[name]] == []
+
+
+def test_threads_do_not_spin_for_long_unless_the_user_wants_that():
+    code = "import os, hyperseg; print(os.environ.get('GOMP_SPINCOUNT'))"
+    for mine, expected in (({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")):
+        environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+        done = subprocess.run([sys.executable, "-c", code], env=environment | mine, capture_output=True, text=True)
+        assert done.stdout.strip() == expected, done.stderr
