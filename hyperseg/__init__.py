@@ -14,7 +14,7 @@ if not (_here / "kernels").is_dir():
     # A source checkout: kernels/ is a sibling of hyperseg/; an installation puts it inside.
     __path__.append(str(_here.parent))
 
-# PyTorch's OpenMP threads wait for each other by spinning, for some 10 ms at a time. Where other programs use the CPUs too,
+# PyTorch's OpenMP threads wait for each other by spinning, some 10 ms at a time. Where other programs use the CPUs too,
 # a thread then spins on the CPU that another one needs, and a frame takes five times as long. With this count they
 # sleep after about 0.1 ms, which costs nothing on an idle machine (docs/measuring.md). libgomp reads it when PyTorch is
 # imported, so it has no effect after that.
