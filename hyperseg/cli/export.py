@@ -79,8 +79,10 @@ def run(args: argparse.Namespace) -> int:
             f"hyperseg export: no --weights: {printable(str(name))} has random weights, so its labels mean nothing",
             sys.stderr,
         )
-    size = parse_size(args.size, network.config.resolution)
+    size = parse_size(args.size, network.config.resolution) or network.config.resolution
     extra: dict[str, Any] = {option: getattr(args, option) for option in format.options if getattr(args, option)}
+    if format.devices:
+        extra["device"] = args.device
     if args.calibration is not None:
         extra["calibration"] = _calibration(args.calibration, size)
     try:
@@ -91,7 +93,6 @@ def run(args: argparse.Namespace) -> int:
             batch=args.batch,
             returns=args.returns,
             precision=args.precision,
-            device=args.device,
             check=args.check,
             overwrite=args.overwrite,
             source=args.weights,
@@ -141,6 +142,8 @@ def _check_options(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None and name not in format.options:
             having = " and ".join(each.name for each in FORMATS.values() if name in each.options)
             raise UsageError(f"{option} is an option of {having}, not of {args.format}; leave it out")
+    if args.device != "cpu" and not format.devices:
+        raise UsageError(f"--device: a program of {args.format} is made for no device; leave it out")
     if args.precision not in format.precisions:
         raise UsageError(f"--precision {args.precision} is not for {args.format}; give {', '.join(format.precisions)}")
     if (args.precision == "int8") != (args.calibration is not None):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,6 @@ class Options:
     check: bool = True
     overwrite: bool = False
     source: str | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, format: str, model: HyperSeg, size: Any, batch: Any, **others: Any) -> Options:
@@ -139,7 +139,7 @@ class Options:
 
 
 def network_of(model: nn.Module) -> HyperSeg:
-    """Return the network in a module, checked to have finite values, in eval mode on the CPU, in float32.
+    """Return a copy of the network in a module, in eval mode, on the CPU, in float32, checked to have finite values.
 
     Raises:
         TypeError: there is not exactly one network in ``model``.
@@ -150,7 +150,7 @@ def network_of(model: nn.Module) -> HyperSeg:
     check_finite(network)
     if network.config.num_classes > 255:
         raise ValueError(f"labels are uint8, so a network can have 255 classes, not {network.config.num_classes}.")
-    return network
+    return copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
 
 
 class Reference:

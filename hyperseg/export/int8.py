@@ -1,9 +1,12 @@
 """Static int8 by ONNX Runtime's quantiser (QDQ), for runtimes on CPUs: which nodes, and by which frames.
 
-The encoder's convolutions are quantised: weights per channel, symmetric; maps per tensor. The decoder stays in float:
-its weights are maps, of another range in every patch, so that one scale for all would lose the small ones. So do
-the convolutions that it reads (the context head and the reductions of the features, whose rounding would reach the
-generated weights), the first convolution and the squeeze-and-excite gates. All of these are small.
+The encoder's convolutions are quantised: weights per channel, symmetric; maps per tensor. These stay in float:
+
+- The decoder: its weights are maps, of another range in every patch; one scale for all would lose the small ones.
+- What it reads, the context head and the reductions of the features: their rounding would reach the generated weights.
+- Depthwise convolutions: each channel has a range of its own, and they have few multiplications. In int8 they doubled
+  the error of the logits of a network trained on CamVid (0.160 instead of 0.071, relative RMS).
+- The first convolution and the squeeze-and-excite gates, which are small.
 """
 
 from __future__ import annotations
@@ -84,11 +87,13 @@ def quantise(source: Path, target: Path, frames: Sequence[np.ndarray]) -> None:
 
 def convolutions(model: Any) -> list[str]:
     """Return the names of the convolutions of an ONNX model that are quantised."""
-    stored = {each.name for each in model.graph.initializer}
+    stored = {each.name: each for each in model.graph.initializer}
     return [
         node.name
         for node in model.graph.node
         if node.op_type == "Conv" and node.input[1] in stored and _QUANTISED.match(node.input[1])
+        # Not depthwise: the weights [O, I / groups, h, w] of a depthwise convolution have one input channel.
+        if stored[node.input[1]].dims[1] > 1
     ]
 
 

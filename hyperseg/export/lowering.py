@@ -59,7 +59,7 @@ def _decoder_level(
         weights = weights.reshape(-1, out_channels, x.shape[1])
         y = reference.from_patches(reference.pointwise(reference.to_patches(x, grid), weights), n, grid)
         return F.relu(y + shifts)
-    # Slices: OpenVINO 2026.4 cannot run a Split in a quantised program.
+    # Slices, because the optimiser folds those of stored tensors, and no Split.
     channels, flat = x.shape[1], weights.reshape(-1, weights.shape[-1])
     first, second = channels * hidden, (channels + 9) * hidden
     expand = flat[:, :first].reshape(-1, hidden, channels)

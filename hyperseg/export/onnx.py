@@ -54,7 +54,6 @@ def export_onnx(
     batch: int | None = None,
     returns: str = "labels",
     precision: str = "float32",
-    device: str = "cpu",
     check: bool = True,
     overwrite: bool = False,
     source: str | None = None,
@@ -73,7 +72,6 @@ def export_onnx(
         batch: frames per call; None: any number.
         returns: ``"labels"``, uint8 ``[N, H, W]``; or ``"logits"``, float32 ``[N, num_classes, H, W]``.
         precision: ``"float32"``; ``"float16"``: weights and maps; ``"int8"``: see `calibration`.
-        device: ``"cpu"``, the only one; an ONNX file runs on any.
         check: run it in ONNX Runtime and OpenVINO, if they are installed, and compare it with the network.
         overwrite: replace existing files.
         source: where the weights come from, for the sidecar.
@@ -95,7 +93,7 @@ def export_onnx(
         batch,
         returns=returns,
         precision=precision,
-        device=str(device),
+        device="any",
         check=check,
         overwrite=overwrite,
         source=source,

@@ -18,7 +18,7 @@ from tests.export.packages import needs_onnx
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A folder with a network that is quick to export."""
-    network = synthesize_weights(hyperseg.create_model("hyperseg-s-camvid", encoder="resnet18").eval())
+    network = synthesize_weights(hyperseg.create_model("hyperseg-s-camvid", encoder="test_efficientnet").eval())
     return str(hyperseg.save(network, tmp_path_factory.mktemp("weights")))
 
 
@@ -92,6 +92,7 @@ def test_random_weights_are_said(here, monkeypatch, capsys):
         (["onnx", "--precision", "bfloat16"], 2, "is not for onnx; give float32, float16, int8"),
         (["pt2", "--precision", "int8", "--calibrate", "x"], 2, "--calibrate is an option of onnx, not of pt2"),
         (["pt2", "--lowering", "conv"], 2, "--lowering is an option of onnx, not of pt2"),
+        (["onnx", "--device", "cuda"], 2, "--device: a program of onnx is made for no device"),
         (["onnx", "--precision", "int8"], 2, "--precision int8 and --calibrate FOLDER go together"),
         (["onnx", "--calibrate", "images"], 2, "--precision int8 and --calibrate FOLDER go together"),
         (["onnx", "--lowering", "conv"], 2, "lowering 'conv' needs a fixed batch"),

@@ -8,4 +8,4 @@ from hyperseg.models import synthesize_weights
 
 @pytest.fixture(scope="package")
 def small():
-    return synthesize_weights(hyperseg.create_model("hyperseg-s-camvid", encoder="resnet18").eval())
+    return synthesize_weights(hyperseg.create_model("hyperseg-s-camvid", encoder="test_efficientnet").eval())

@@ -75,7 +75,7 @@ def test_each_file_has_one_output(exported, tmp_path, capsys):
 @pytest.mark.parametrize("lowering", LOWERINGS)
 @pytest.mark.parametrize("name", ["hyperseg-s-cityscapes", "hyperseg-l-voc"], ids=["own-halo", "neighbour-halo"])
 def test_lowered_levels_match_the_module(name, lowering):
-    network = synthesize_weights(hyperseg.create_model(name, encoder="resnet18").eval())
+    network = synthesize_weights(hyperseg.create_model(name, encoder="test_efficientnet").eval())
     frames = probe_frames(2, (33, 70))
     module = LabelsAndLogits(network, torch.float64).eval()  # in float32 random weights may not determine the logits
     with torch.no_grad(), hyperseg.ops.use_backend("reference"):
@@ -87,25 +87,30 @@ def test_lowered_levels_match_the_module(name, lowering):
 
 
 @pytest.fixture(scope="module")
-def written(small, tmp_path_factory):
-    """A program for frames of an odd size, in any number."""
-    return export_onnx(small, tmp_path_factory.mktemp("onnx") / "small.onnx", size=(50, 70), source="a test")
-
-
-@pytest.fixture(scope="module")
 def both(small, tmp_path_factory):
-    """The same with both outputs."""
+    """A program for frames of an odd size, in any number, with both outputs."""
     path, options = tmp_path_factory.mktemp("both") / "both.onnx", Options((50, 70))
-    about = describe_program("onnx", small, options)
-    save(trace(small, options, "multiply"), path, about)
+    save(trace(small, options, "multiply"), path, describe_program("onnx", small, options))
     return path
+
+
+def take(both, monkeypatch):
+    """Have exports of that size take that file, which saves the time of tracing and converting again."""
+    monkeypatch.setattr("hyperseg.export.onnx.trace", lambda *args: None)
+    monkeypatch.setattr("hyperseg.export.onnx.save", lambda program, path, about: shutil.copy(both, path))
 
 
 @pytest.fixture
 def traced(both, monkeypatch):
-    """Exports of this size take that file, which saves the time of writing it."""
-    monkeypatch.setattr("hyperseg.export.onnx.trace", lambda *args: None)
-    monkeypatch.setattr("hyperseg.export.onnx.save", lambda program, path, about: shutil.copy(both, path))
+    take(both, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def written(small, both, tmp_path_factory):
+    """The same as users get it."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        take(both, monkeypatch)
+        return export_onnx(small, tmp_path_factory.mktemp("onnx") / "small.onnx", size=(50, 70), source="a test")
 
 
 def computed_weights(graph):
@@ -172,17 +177,12 @@ def test_logits_of_one_frame_by_a_convolution(small, tmp_path):
 def test_float16(small, tmp_path):
     import onnx
 
-    # Not required to agree: at this size float16 does not determine the labels of these weights.
-    exported = export_onnx(small, tmp_path / "it.onnx", size=(32, 64), batch=1, precision="float16", check=False)
-    assert exported.checks == ()
+    exported = export_onnx(small, tmp_path / "it.onnx", size=(32, 64), batch=1, precision="float16")
+    assert exported.checks[0].agreement > 0.985
     graph = onnx.load(str(exported.file)).graph
     weights = {each.data_type for each in graph.initializer if len(each.dims) == 4}
     assert weights == {onnx.TensorProto.FLOAT16}
     assert (graph.input[0].type.tensor_type.elem_type, graph.output[0].type.tensor_type.elem_type) == (2, 2), "uint8"
-    options = Options((32, 64), batch=1, precision="float16")
-    reference = Reference(small, options)
-    run = load_onnxruntime(exported.file)
-    assert (torch.from_numpy(run(reference.frames.numpy())) == reference.logits.argmax(1)).double().mean() > 0.8
 
 
 @needs_onnx
@@ -191,15 +191,16 @@ def test_int8(small, written, traced, tmp_path):
 
     calibration = list(probe_frames(8, (50, 70), seed=1))
     exported = export_onnx(small, tmp_path / "it.onnx", size=(50, 70), precision="int8", calibration=calibration)
-    assert exported.about["bytes"] < 0.5 * written.about["bytes"]
+    assert exported.about["bytes"] < written.about["bytes"]
     assert exported.about["calibration"]["frames"] == 8
     assert exported.checks[0].runtime.startswith("onnxruntime")
-    assert min(check.agreement for check in exported.checks) > 0.6
+    assert min(check.agreement for check in exported.checks) > 0.8
     graph = onnx.load(str(exported.file)).graph
     quantised = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     in_int8 = [node for node in convolutions if node.input[1] in quantised]
-    assert len(in_int8) == 20, "those of the encoder"
+    assert len(in_int8) > 5, "the encoder's"
+    assert len(in_int8) < len(convolutions) - 10, "not the context head, the features' reductions, the generators"
     assert not [node for node in graph.node if node.op_type == "MatMul" and set(node.input) & quantised]
 
 

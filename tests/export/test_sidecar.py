@@ -32,7 +32,7 @@ def test_contents(small, tmp_path):
     assert len(text["palette"]) == len(text["classes"]) == 12
     assert text["input"] == {"name": "frames", "dtype": "uint8", "layout": "NHWC RGB", "shape": ["N", 64, 96, 3]}
     assert text["weights"] == {"source": "mine", "sha256": weights_hash(small)}
-    assert text["network"]["config"]["encoder"] == "resnet18"
+    assert text["network"]["config"]["encoder"] == "test_efficientnet"
     assert text["checks"] == [vars(CHECK)]
     assert text["not_checked"] == ["another is not installed"]
     assert text["opset"] == 18
