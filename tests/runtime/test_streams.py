@@ -177,6 +177,15 @@ def test_streams_and_sizes_with_asynchronous_streams(mode, runs):
     assert found == dict.fromkeys(("device", "host", "logits", "after another size", "one memory"), True)
 
 
+@modes
+def test_calls_are_explained_outside_of_a_graph(mode, runs):
+    operator, source, notes = runs[mode]["explanation"]
+    assert (operator, source) == ("stem", "nominal rates of H200")
+    assert any(note.startswith("The calls were timed outside of the CUDA graph") for note in notes) == (
+        mode == "cudagraph"
+    )
+
+
 @pytest.mark.parametrize("wait", ["wait_event", "synchronize"])
 def test_a_missing_wait_is_seen(wait, runs):
     assert not runs[f"without {wait}"]
