@@ -93,6 +93,15 @@ def test_a_backend_named_by_the_user_is_not_replaced(failing):
     assert ops.chosen("mbconv", "cpu")[0] == FAKE
 
 
+def test_a_frame_of_a_named_backend_is_not_the_first(failing):
+    """As in a server, where each request may name one."""
+    engine = build_engine(network(S), SIZE, device="cpu", check=False)
+    with ops.use_backend("reference"):
+        engine(probe_frames(1, SIZE))
+    failing("mbconv", ERROR)
+    assert engine(probe_frames(1, SIZE)).shape == (1, *SIZE)
+
+
 def test_missing_memory_is_no_fault_of_a_kernel(failing):
     failing("mbconv", torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(torch.OutOfMemoryError):
