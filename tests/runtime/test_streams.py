@@ -1,9 +1,11 @@
 """Several sizes, streams and pipelines of one engine: on the CPU, and on the fake CUDA device (streams.py)."""
 
+import gc
 import json
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 import torch
@@ -68,6 +70,18 @@ def test_another_size_is_compared(name, dtype, monkeypatch):
 def test_bad_arguments(arguments, message, engine):
     with pytest.raises(ValueError, match=message):
         engine.at(*arguments)
+
+
+def test_an_engine_is_freed_with_its_last_reference(engine):
+    other = engine.at((40, 64), check=False)
+    other(probe_frames(1, (40, 64)))
+    freed = weakref.ref(other)
+    gc.disable()
+    try:
+        del other
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 def test_threads_with_a_stream_each(engine):
