@@ -77,19 +77,21 @@ class Predictor:
         self.dtype: torch.dtype = named
         self._keep = keep
         self._engines: OrderedDict[Size, Engine] = OrderedDict()
-        self._first: Engine | None = None
+        self._first: Engine | None = None  # of which the others have the weights
+        self._compared = False
 
     def at(self, size: Size | None) -> "Predictor":
         """Return a predictor for the same network that runs at another size, see the class.
 
-        Once this one has built an engine, the network's weights are in memory once for both.
+        Once this one has built an engine, the network's weights are in memory once for both. The other one's first
+        engine is compared with the reference operators.
 
         Raises:
             ValueError: the size is out of range.
         """
         check_settings((1, 1) if size is None else size, self.dtype, batch=1, mode="eager")
         other = copy.copy(self)
-        other.size, other._engines = size, OrderedDict()
+        other.size, other._engines, other._compared = size, OrderedDict(), False
         return other
 
     def run(
@@ -203,11 +205,14 @@ class Predictor:
         if size not in self._engines:
             while len(self._engines) >= self._keep:
                 self._engines.popitem(last=False)
+            # Folding does not depend on the size, so the first engine alone is compared with the module.
+            check = not self._compared
             if self._first is None:
-                self._first = build_engine(self.model, size=size, dtype=self.dtype, device=self.device, check=True)
+                self._first = build_engine(self.model, size=size, dtype=self.dtype, device=self.device, check=check)
                 self._engines[size] = self._first
-            else:  # folding does not depend on the size, so the first engine alone is compared with the module
-                self._engines[size] = self._first.at(size, check=False)
+            else:
+                self._engines[size] = self._first.at(size, check=check)
+            self._compared = True
         self._engines.move_to_end(size)
         return self._engines[size]
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import functools
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -139,11 +138,12 @@ class Engine:
         self._shared, self._stream = shared, stream
         # The buffers of captured graphs belong to one call at a time.
         self._exclusive = shared.lock if self.mode == "cudagraph" else contextlib.nullcontext()
+        folded = self.folded  # the stages do not refer to the engine, so its memory is freed with it at once
         self._run = {
-            "network": self._prepare(self.folded.from_images),
-            "labels": self._prepare(functools.partial(self.folded.from_images, labels=True)),
-            "frame": self._prepare(self.folded.from_frames),
-            "logits": self._prepare(functools.partial(self.folded.from_frames, labels=False)),
+            "network": self._prepare(folded.from_images),
+            "labels": self._prepare(lambda images: folded.from_images(images, labels=True)),
+            "frame": self._prepare(folded.from_frames),
+            "logits": self._prepare(lambda frames: folded.from_frames(frames, labels=False)),
         }
 
     def at(self, size: tuple[int, int], batch: int | None = None, check: bool = True) -> "Engine":

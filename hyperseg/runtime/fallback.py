@@ -55,13 +55,16 @@ def falling_back(device: torch.device) -> Iterator[None]:
 
 
 class FirstGuarded:
-    """A stage of an engine: its first call falls back where a kernel fails, the others run as they are."""
+    """A stage of an engine: its first call without a named backend falls back where a kernel fails.
+
+    The others run as they are.
+    """
 
     def __init__(self, stage: Callable[[Tensor], Tensor], device: torch.device):
         self.stage, self.device, self.seen = stage, device, False
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.seen:
+        if self.seen or named_backend() is not None:
             return self.stage(x)
         with falling_back(self.device):
             output = self.stage(x)

@@ -201,9 +201,9 @@ class Worker:
         """Return the predictor for a network and size, with its engine, built on first use."""
         key = name, size
         if key not in self._predictors:
+            known = next((p for (other, _), p in self._predictors.items() if other == name), None)
             while len(self._predictors) >= self.limits.engines:
                 self._predictors.popitem(last=False)
-            known = next((p for (other, _), p in self._predictors.items() if other == name), None)
             predictor = known.at(size) if known else self._new_predictor(name, size)
             predictor.engine(size)  # now, so that it is not counted as the network's time
             self._predictors[key] = predictor

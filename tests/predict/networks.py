@@ -42,7 +42,6 @@ class Engine:
         self.model, self.size = model, tuple(size)
 
     def at(self, size, check):
-        assert not check, "only the first engine is compared with the module"
         return type(self)(self.model, size)
 
     def logits(self, frames):

@@ -116,6 +116,19 @@ def test_one_engine_per_size_and_the_oldest_is_dropped(stand_in, network):
     assert stand_in == [(8, 16), (9, 16), (10, 16), (9, 16)]
 
 
+def test_engines_of_all_sizes_share_the_weights():
+    predictor = Predictor(hyperseg.synthesize_weights(hyperseg.create_model("hyperseg-s-camvid")), keep=1)
+    first = predictor.engine((32, 48))
+    other = predictor.at((40, 64))
+    engines = [predictor.engine((64, 64)), other.engine((40, 64)), predictor.engine((32, 48))]
+    assert all(engine.folded is first.folded for engine in engines)
+    assert [engine.size for engine in engines] == [(64, 64), (40, 64), (32, 48)]
+    assert (predictor.size, other.size) == (None, (40, 64))
+    assert other(np.zeros((50, 70, 3), np.uint8)).shape == (50, 70)
+    with pytest.raises(ValueError, match="size and batch must be positive"):
+        predictor.at((0, 64))
+
+
 def test_one_size_needs_one_engine(stand_in, network, images):
     predictor = Predictor(network, size=(48, 64))
     for name, image in images.items():
@@ -136,9 +149,14 @@ def test_the_first_engine_that_is_built_is_compared_with_the_module(stand_in, ne
     predictor = Predictor(network, device="cpu", dtype="bfloat16")
     with pytest.raises(EngineError):
         predictor.engine((8, 8))
+    monkeypatch.setattr(Engine, "at", lambda self, size, check: calls.append((check, None)) or self)
     for size in ((8, 8), (9, 9)):
         predictor.engine(size)
-    assert [check for check, _ in calls] == [True, True]
+    other = predictor.at((8, 8))
+    for size in ((8, 8), (9, 9)):
+        other.engine(size)
+    assert [check for check, _ in calls] == [True, True, False, True, False]
+    calls = calls[:2]
     assert all(settings == {"dtype": torch.bfloat16, "device": torch.device("cpu")} for _, settings in calls)
 
 

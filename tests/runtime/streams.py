@@ -97,8 +97,10 @@ def main() -> None:
     for mode, batch in (("eager", 3), ("cudagraph", 1)):
         engine = hyperseg.build_engine(model, SIZE, device="cuda", batch=batch, mode=mode, check=False)
         expected = labelled(engine)
+        explained = engine.explain(repeats=1)
         with cuda.lazy():
             found[mode] = {"pipeline": pipelines(engine, expected), "stream": streams(engine, expected)}
+        found[mode]["explanation"] = [explained.calls[0].operator, explained.rates.source, explained.notes]
     for cls, name in ((cuda.Stream, "wait_event"), (cuda.Event, "synchronize")):
         kept = getattr(cls, name)
         setattr(cls, name, lambda *args: None)

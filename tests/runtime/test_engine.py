@@ -433,6 +433,9 @@ def test_compiled(name):
     frames = probe_frames(1, (33, 57), seed=3)
     assert relative_rms(engine.logits(frames), eager.logits(frames)) < 1e-4
     assert (engine(frames) == eager(frames)).float().mean() > 0.99
+    explained = engine.explain(frames, repeats=1)
+    assert {call.operator for call in explained.calls} == {call.operator for call in eager.explain(repeats=1).calls}
+    assert explained.notes == ["Between the calls run kernels that torch.compile generated."]
 
 
 @needs_cuda

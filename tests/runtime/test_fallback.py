@@ -93,6 +93,15 @@ def test_a_backend_named_by_the_user_is_not_replaced(failing):
     assert ops.chosen("mbconv", "cpu")[0] == FAKE
 
 
+def test_a_frame_of_a_named_backend_is_not_the_first(failing):
+    """As in a server, where each request may name one."""
+    engine = build_engine(network(S), SIZE, device="cpu", check=False)
+    with ops.use_backend("reference"):
+        engine(probe_frames(1, SIZE))
+    failing("mbconv", ERROR)
+    assert engine(probe_frames(1, SIZE)).shape == (1, *SIZE)
+
+
 def test_missing_memory_is_no_fault_of_a_kernel(failing):
     failing("mbconv", torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(torch.OutOfMemoryError):
@@ -106,7 +115,7 @@ def test_the_reference_is_the_last(failing, monkeypatch):
     def fails(*args):
         raise ERROR
 
-    monkeypatch.setitem(BACKENDS["reference"].supported, "mbconv", fails)
+    monkeypatch.setitem(BACKENDS["reference"].supported, "decoder_level", fails)
     with pytest.raises(RuntimeError, match="out of resource"):
         build_engine(network(S), SIZE, device="cpu")
 
@@ -129,6 +138,17 @@ def test_a_lost_device_is_an_error_and_the_next_process_passes_over_the_kernel(f
     with pytest.warns(verdicts.KernelWarning, match="mbconv of fake: RuntimeError: CUDA error: an illegal"):
         build_engine(network(S), SIZE, device="cpu")
     assert ops.chosen("mbconv", "cpu")[0] == "reference"
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_device_is_lost_if_it_cannot_be_synchronised(lost, monkeypatch):
+    def synchronize(device):
+        if lost:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    assert fallback._is_lost(torch.device("cuda", 0)) == lost
+    assert not fallback._is_lost(CPU)
 
 
 def test_without_verification_nothing_is_stored(failing, monkeypatch):

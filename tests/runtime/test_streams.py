@@ -1,9 +1,11 @@
 """Several sizes, streams and pipelines of one engine: on the CPU, and on the fake CUDA device (streams.py)."""
 
+import gc
 import json
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 import torch
@@ -68,6 +70,18 @@ def test_another_size_is_compared(name, dtype, monkeypatch):
 def test_bad_arguments(arguments, message, engine):
     with pytest.raises(ValueError, match=message):
         engine.at(*arguments)
+
+
+def test_an_engine_is_freed_with_its_last_reference(engine):
+    other = engine.at((40, 64), check=False)
+    other(probe_frames(1, (40, 64)))
+    freed = weakref.ref(other)
+    gc.disable()
+    try:
+        del other
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 def test_threads_with_a_stream_each(engine):
@@ -175,6 +189,15 @@ def test_streams_and_sizes_with_asynchronous_streams(mode, runs):
     if mode == "cudagraph":
         assert found.pop("pools") == [0, 0, 2], "sizes share a pool, a stream has one of its own"
     assert found == dict.fromkeys(("device", "host", "logits", "after another size", "one memory"), True)
+
+
+@modes
+def test_calls_are_explained_outside_of_a_graph(mode, runs):
+    operator, source, notes = runs[mode]["explanation"]
+    assert (operator, source) == ("stem", "nominal rates of H200")
+    assert any(note.startswith("The calls were timed outside of the CUDA graph") for note in notes) == (
+        mode == "cudagraph"
+    )
 
 
 @pytest.mark.parametrize("wait", ["wait_event", "synchronize"])
