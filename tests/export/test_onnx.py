@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import hyperseg
-from hyperseg.export import ExportError, export_onnx
+from hyperseg.data import open_dataset
+from hyperseg.export import ExportError, OnnxLabeller, export_onnx
 from hyperseg.export.common import Options, Reference
 from hyperseg.export.lowering import LOWERINGS, lower
 from hyperseg.export.network import LabelsAndLogits
@@ -157,6 +158,19 @@ def test_three_frames_at_once(written, small):
     labels = load_onnxruntime(written.file)(frames.numpy())
     engine = hyperseg.build_engine(small, size=(50, 70), batch=3, device="cpu")
     assert (torch.from_numpy(labels) == engine(frames)).float().mean() > 0.999
+
+
+@needs_onnx
+def test_a_program_is_scored_on_a_data_set(written, small):
+    dataset = open_dataset("synthetic", None, "val", images=1)
+    labeller = OnnxLabeller(written.file)
+    image, truth = dataset.sample(0)
+    (labels,) = labeller.labels([labeller.prepare(dataset.items[0], image, truth.shape)])
+    assert labels.dtype == torch.uint8
+    assert labels.shape == truth.shape
+    reference = Reference(small, Options((50, 70)))
+    (same,) = labeller.labels([labeller.prepare(dataset.items[0], reference.frames[0].numpy(), (50, 70))])
+    assert (same == reference.logits[0].argmax(0)).float().mean() > 0.99
 
 
 @needs_onnx
