@@ -125,6 +125,7 @@ class Engine:
         self.folded = folded.to(device, dtype).to(memory_format=torch.channels_last)
         if device.type == "cpu":
             self.folded.order_for_cpu()
+        self.folded.keep_arguments()
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # constants_ready promises that nothing still writes the weights
         self._build(size, batch, Shared())

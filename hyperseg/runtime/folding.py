@@ -113,6 +113,12 @@ class FoldedNetwork(nn.Module):
         for generator in self.generators:
             generator.data = generator.data.t().contiguous().t()
 
+    def keep_arguments(self) -> None:
+        """Look the arguments of EfficientNet's blocks up once: that takes as long as a tenth of a small block."""
+        for module in self.modules():
+            if isinstance(module, FusedBlock):
+                module.keep_arguments()
+
     def forward(self, images: Tensor, labels: bool = False) -> Tensor:
         """Same as :meth:`from_images`."""
         return self.from_images(images, labels)

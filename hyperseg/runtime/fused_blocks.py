@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hyperseg import ops
@@ -68,6 +69,16 @@ class FusedBlock(nn.Module):
         self.block = block
         self.expand = block.conv_pw if hasattr(block, "conv_pwl") else None
         self.project = block.conv_pwl if hasattr(block, "conv_pwl") else block.conv_pw
+        self._kept: ops.EncoderBlock | None = None
+
+    def keep_arguments(self) -> None:
+        """Look the arguments up once, for the weights as they are in memory now, until the module is moved or cast."""
+        self._kept = self.arguments()
+
+    def _apply(self, *args, **kwargs):
+        super()._apply(*args, **kwargs)
+        self._kept = None
+        return self
 
     def arguments(self) -> ops.EncoderBlock:
         depthwise, squeeze = self.block.conv_dw, self.block.se
@@ -88,7 +99,8 @@ class FusedBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        block = self.arguments()
+        # A compiler or an exporter must see where the weights come from.
+        block = self.arguments() if self._kept is None or torch.compiler.is_compiling() else self._kept
         stride, padding, residual = block.stride, block.padding, block.residual
         return ops.mbconv(x, *block[:10], stride=stride, padding=padding, residual=residual)
 

@@ -126,3 +126,15 @@ def test_the_order_of_memory_for_the_cpu_changes_no_value():
     assert {"generators.0", "encoder.trunk.conv_head.weight"} <= {*moved}
     assert all(torch.equal(before[key], after[key]) for key in before)
     torch.testing.assert_close(folded(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_kept_arguments_follow_the_weights():
+    """They are looked up anew after the network is moved or cast, which gives the parameters other memory."""
+    folded = FoldedNetwork(network("hyperseg-s-camvid"), fuse=True)
+    block = next(module for module in folded.modules() if isinstance(module, FusedBlock))
+    folded.keep_arguments()
+    assert block._kept is not None
+    assert block._kept.project.data_ptr() == block.project.weight.data_ptr()
+    folded.to(torch.float64)
+    assert block._kept is None
+    assert block.arguments().project.dtype == torch.float64
