@@ -14,18 +14,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 import hyperseg
 from hyperseg._files import printable
 from hyperseg._text import brief
-from hyperseg.models.config import HyperSegConfig
-from hyperseg.models.hyperseg import HyperSeg
+from hyperseg.models.config import CONFIG_FILE, WEIGHTS_FILE, HyperSegConfig
+from hyperseg.models.errors import CheckpointError
 from hyperseg.models.released import is_offline
-from hyperseg.models.state import CheckpointError
-from hyperseg.models.storage import CONFIG_FILE, WEIGHTS_FILE, load_own_format
+
+if TYPE_CHECKING:
+    import torch
+
+    from hyperseg.models.hyperseg import HyperSeg
 
 PREFIX = "hf-hub:"
 LIBRARY = {"library_name": "hyperseg", "library_version": hyperseg.__version__}  # named in each request
@@ -78,7 +79,7 @@ def hub_name(text: str) -> HubName:
     return HubName(repository, revision or None)
 
 
-def load_from_hub(name: HubName, device: str | torch.device = "cpu", check_finite: bool = True) -> HyperSeg:
+def load_from_hub(name: HubName, device: "str | torch.device" = "cpu", check_finite: bool = True) -> "HyperSeg":
     """Load a network from the Hub; what the cache does not have is downloaded.
 
     Args:
@@ -88,6 +89,8 @@ def load_from_hub(name: HubName, device: str | torch.device = "cpu", check_finit
     Raises:
         CheckpointError: the repository cannot be read, or has no network of ours. The message says what to do.
     """
+    from hyperseg.models.storage import load_own_format
+
     folder = hub_folder(name)
     try:
         return load_own_format(folder, device, check_finite)

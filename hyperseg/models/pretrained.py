@@ -16,9 +16,10 @@ import timm
 import torch
 from torch import Tensor
 
+from hyperseg.models.errors import CheckpointError
 from hyperseg.models.official_keys import efficientnet_names
 from hyperseg.models.pickles import read_pickle
-from hyperseg.models.state import CheckpointError, check_state, not_finite, plain_keys
+from hyperseg.models.state import check_state, not_finite, plain_keys
 from hyperseg.models.storage import is_own_format, read_safetensors
 from hyperseg.models.variants import VARIANTS
 

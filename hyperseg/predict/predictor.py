@@ -17,18 +17,17 @@ from hyperseg._files import printable
 from hyperseg.data.labels import label_set_of
 from hyperseg.images.arrays import check_image
 from hyperseg.models import unwrap
-from hyperseg.models.sizes import parse_sides
 from hyperseg.ops import upsample_argmax
 from hyperseg.predict.errors import FrameError, FrameTooLargeError
 from hyperseg.predict.frames import Frame, Source, is_live
 from hyperseg.predict.pipeline import Failed, Times, overlapped
 from hyperseg.predict.result import Prediction
 from hyperseg.predict.sinks import Sink
+from hyperseg.predict.sizes import Size
 from hyperseg.runtime import Engine, EngineError, build_engine
 from hyperseg.runtime.arguments import DTYPES, check_settings, name_of
 from hyperseg.runtime.device import is_out_of_memory, pick_device
 
-Size = tuple[int, int]
 _Result = tuple[Prediction, dict[str, Path]]
 _Output = TypeVar("_Output")
 
@@ -222,20 +221,4 @@ def _write_to(sinks: Mapping[str, Sink], prediction: Prediction) -> dict[str, Pa
     return {name: path for name, path in written.items() if path is not None}
 
 
-def parse_size(text: str, resolution: Size) -> Size | None:
-    """Parse the size that the network runs at: "native" (None: each image's own), "model" (`resolution`) or "HxW".
-
-    Raises ValueError for anything else.
-    """
-    word = text.strip().lower()
-    if word == "native":
-        return None
-    if word == "model":
-        return resolution
-    sides = parse_sides(text)
-    if sides is None or max(sides) > 16384:
-        raise ValueError(
-            f"size {text!r} is not understood; "
-            "give native, model, or HEIGHTxWIDTH such as 512x1024 (each side 1 to 16384)"
-        )
-    return sides
+Segmenter = Predictor  # the former name

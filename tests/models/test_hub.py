@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save as serialise
 
 import hyperseg
-from hyperseg.models import CheckpointError, hub
+from hyperseg.models import CheckpointError
 from hyperseg.models.hub import HubName, hub_name
 from hyperseg.models.storage import read_safetensors
 from tests import golden
@@ -45,7 +45,7 @@ def quick(monkeypatch):
         loaded.append(path)
         return f"network of {path.name}"
 
-    monkeypatch.setattr(hub, "load_own_format", load_own_format)
+    monkeypatch.setattr("hyperseg.models.storage.load_own_format", load_own_format)
     monkeypatch.setattr("hyperseg.models.checkpoint._expect", lambda expected, model, source: model)
     return loaded
 
