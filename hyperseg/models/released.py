@@ -113,9 +113,11 @@ def load_released(name: str, device: "str | torch.device" = "cpu", check_finite:
         with _alone(folder, name):
             return _first_load(path, name, device, check_finite)
     except TransferError as error:
+        reason = f"{error}" if str(error).endswith("?") else f"{error}."
+        original = "it" if f"{_RELEASE}/{file}" in reason else f"{_RELEASE}/{file}"
         raise CheckpointError(
-            f"the weights of {name} could not be obtained: {error}; HYPERSEG_MIRROR can name another address that has "
-            f"{file}; or get {_RELEASE}/{file} on another machine, and give that file or put it in {printable(folder)}"
+            f"the weights of {name} could not be obtained: {reason} HYPERSEG_MIRROR can name another address with this "
+            f"file; or get {original} on another machine, and give it or put it in {printable(folder)}"
         ) from None
     except OSError as error:
         raise CheckpointError(f"{disk_error(error, folder)}; HYPERSEG_CACHE can name another folder") from None
