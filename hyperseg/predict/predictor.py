@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import operator
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -48,6 +49,7 @@ class Predictor:
 
     Attributes:
         label_set: names and colours of the network's classes.
+        build_seconds: how long it took to build engines so far.
 
     Raises:
         TypeError: there is not exactly one network in `model`.
@@ -78,6 +80,7 @@ class Predictor:
         self._engines: OrderedDict[Size, Engine] = OrderedDict()
         self._first: Engine | None = None  # of which the others have the weights
         self._compared = False
+        self.build_seconds = 0.0
 
     def at(self, size: Size | None) -> "Predictor":
         """Return a predictor for the same network that runs at another size, see the class.
@@ -90,7 +93,7 @@ class Predictor:
         """
         check_settings((1, 1) if size is None else size, self.dtype, batch=1, mode="eager")
         other = copy.copy(self)
-        other.size, other._engines, other._compared = size, OrderedDict(), False
+        other.size, other._engines, other._compared, other.build_seconds = size, OrderedDict(), False, 0.0
         return other
 
     def run(
@@ -206,12 +209,14 @@ class Predictor:
                 self._engines.popitem(last=False)
             # Folding does not depend on the size, so the first engine alone is compared with the module.
             check = not self._compared
+            begin = time.perf_counter()
             if self._first is None:
                 self._first = build_engine(self.model, size=size, dtype=self.dtype, device=self.device, check=check)
                 self._engines[size] = self._first
             else:
                 self._engines[size] = self._first.at(size, check=check)
             self._compared = True
+            self.build_seconds += time.perf_counter() - begin
         self._engines.move_to_end(size)
         return self._engines[size]
 
