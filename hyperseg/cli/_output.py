@@ -49,8 +49,8 @@ def record(prediction: "Prediction", files: dict[str, Path], size: tuple[int, in
 
 
 def table(record: dict[str, Any]) -> str:
-    """Return a record as text: the image and its first output file, then one line per class with its share."""
-    image, written = printable(record["image"]), printable(next(iter(_files(record)), "nowhere"))
+    """Return a record as text: the image and its output files, then one line per class with its share."""
+    image, written = printable(record["image"]), printable(", ".join(_files(record)) or "nowhere")
     first = f"{image} ({record['height']}x{record['width']}) -> {written}"
     return "\n".join([first, *class_lines(record["classes"])])
 

@@ -55,7 +55,7 @@ def test_one_image(painted, folder, capsys):
     assert main(["predict", "painted.png", "--model", "hyperseg-s-camvid"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == [
-        "painted.png (40x60) -> predictions/painted_labels.png",
+        "painted.png (40x60) -> predictions/painted_labels.png, predictions/painted_overlay.png",
         "  Car     75.0%",
         "  Road    25.0%",
     ]
