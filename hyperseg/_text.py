@@ -1,4 +1,6 @@
-"""Text for the whole project: counts with their nouns, errors as one line."""
+"""Text for the whole project: counts with their nouns, errors as one line, sizes."""
+
+import re
 
 from hyperseg._files import printable
 
@@ -17,3 +19,11 @@ def brief(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return printable(" ".join(str(error).split())) or type(error).__name__
+
+
+def parse_sides(text: str) -> tuple[int, int] | None:
+    """Parse HEIGHTxWIDTH, such as "512x1024"; None if the text is anything else or a side is 0."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower())
+    if match is None or not all(int(side) for side in match.groups()):
+        return None
+    return int(match[1]), int(match[2])

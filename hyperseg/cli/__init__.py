@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
+from hyperseg import __version__
 from hyperseg._files import printable
 from hyperseg.cli._common import HelpFormatter, UsageError, UserError, without_downloads
 from hyperseg.cli._output import encodable
@@ -32,6 +33,7 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command. `verb` and `run` of its result name the verb and its function."""
     parser = _Parser("hyperseg", description="Real-time semantic segmentation with patch-wise generated weights.")
+    parser.add_argument("--version", action="version", version=f"hyperseg {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name in VERBS:
         module = import_module(f"hyperseg.cli.{name}")

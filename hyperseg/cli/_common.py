@@ -162,7 +162,10 @@ def load_network(weights: str | None, name: str | None) -> "HyperSeg":
 def _advice(weights: str, name: str | None) -> str:
     """Return what to do about `--model` if the weights cannot be loaded as the network of this name."""
     import hyperseg
+    from hyperseg.models.released import named_network
 
+    if not os.path.exists(weights) and named_network(weights) is not None:
+        return f". To try the pipeline without them: --model {weights} instead of --weights, with random weights"
     if name is None or not os.path.exists(weights):  # the name of a network is not tried again
         return ""
     try:
@@ -208,6 +211,23 @@ def check_output_file(option: str, file: str) -> None:
         raise UserError(f"{option} {file}: this user may not write to {nearest}; give another name")
 
 
+def _check_folder(folder: str) -> None:
+    """Create a folder that is not there, and remove it again: rights do not say all, as in /proc or on a full disk."""
+    missing = []
+    path = os.path.abspath(folder)
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder}: it cannot be created ({reason(error)}); give another --output") from None
+    finally:
+        for path in missing:
+            with contextlib.suppress(OSError):  # another process has begun to write there
+                os.rmdir(path)
+
+
 def check_outputs(folder: str, inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
     """Check before anything is computed that `--output` can be written to and that no input would be overwritten."""
     nearest = os.path.abspath(folder)
@@ -217,6 +237,7 @@ def check_outputs(folder: str, inputs: Iterable[Path], outputs: Iterable[Path]) 
         raise UserError(f"--output {folder}: {nearest} is a file; give a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"--output {folder}: this user may not write to {nearest}; give another --output")
+    _check_folder(folder)
     resolved = {os.path.realpath(path) for path in inputs}
     for file in outputs:
         if os.path.realpath(file) in resolved:

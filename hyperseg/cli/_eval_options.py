@@ -103,7 +103,7 @@ def _check_folder(option: str, folder: str) -> None:
 
 
 def _sides(text: str) -> tuple[int, int]:
-    from hyperseg.models.sizes import parse_sides
+    from hyperseg._text import parse_sides
 
     sides = parse_sides(text)
     if sides is None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from hyperseg._files import atomic_write, printable
+from hyperseg._text import counted
 
 if TYPE_CHECKING:
     from hyperseg.predict import Prediction
@@ -48,8 +49,8 @@ def record(prediction: "Prediction", files: dict[str, Path], size: tuple[int, in
 
 
 def table(record: dict[str, Any]) -> str:
-    """Return a record as text: the image and its first output file, then one line per class with its share."""
-    image, written = printable(record["image"]), printable(next(iter(_files(record)), "nowhere"))
+    """Return a record as text: the image and its output files, then one line per class with its share."""
+    image, written = printable(record["image"]), printable(", ".join(_files(record)) or "nowhere")
     first = f"{image} ({record['height']}x{record['width']}) -> {written}"
     return "\n".join([first, *class_lines(record["classes"])])
 
@@ -66,8 +67,8 @@ def class_lines(classes: list[dict[str, Any]]) -> list[str]:
     return [f"  {share['name']:<{names}}  {percent(share['share']):>7}" for share in classes]
 
 
-def summary(total: int, done: int, failed: int, skipped: int, noun: str = "image") -> str:
-    """Return one line that counts inputs: 8 of 10 images done; 2 failed, 1 skipped."""
-    counts = {"failed": failed, "skipped": skipped, "not tried": total - done - failed}
+def summary(total: int, done: int, failed: int, skipped: int, noun: str = "image", rest: str = "not tried") -> str:
+    """Return one line that counts inputs: 8 of 11 images done; 2 failed, 1 skipped. `rest`: what all others are."""
+    counts = {"failed": failed, "skipped": skipped, rest: total - done - failed - skipped}
     others = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return f"{done} of {total} {noun}s done; {others}"
+    return f"{done} of {counted(total, noun)} done" + (f"; {others}" if others else "")

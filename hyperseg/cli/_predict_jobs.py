@@ -16,6 +16,7 @@ from hyperseg._files import printable
 from hyperseg.cli._common import UsageError, UserError
 
 if TYPE_CHECKING:
+    from hyperseg.data.labels import Color
     from hyperseg.predict import ImageSource, Sink, Source
     from hyperseg.predict.inputs import Inputs
 
@@ -115,9 +116,9 @@ def parse_kinds(text: str | None, overlay: bool) -> tuple[str, ...] | None:
     return kinds
 
 
-def digest(args: argparse.Namespace, weights: str | None) -> str:
-    """Return digits that depend on everything that changes an output: the network's file and the options."""
-    stamp: list[Any] = [weights, args.model]
+def digest(args: argparse.Namespace, weights: str | None, colors: "Mapping[str, Color]") -> str:
+    """Return digits that depend on everything that changes an output: the network's file, colours, and the options."""
+    stamp: list[Any] = [weights, args.model, *sorted(colors.items())]
     file = Path(weights or "")
     with contextlib.suppress(OSError, ValueError):
         status = os.stat(file / "model.safetensors" if file.is_dir() else file)

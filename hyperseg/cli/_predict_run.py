@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,52 +93,70 @@ class Run:
     def _images(self, source: Any, sinks: "Mapping[str, Sink]") -> bool:
         from hyperseg.predict.pipeline import Times
 
-        times = Times()
-        with _bar("predict", len(source), "image", len(source) < 2) as bar:
-            results = self.predictor.run(source, sinks, self.error, lambda done, total: bar.update(), times=times)
-            with contextlib.closing(results):  # type: ignore[type-var]
-                for prediction, files in results:
-                    self.done += 1
-                    if self.keep or self.lines:
-                        entry = record(prediction, files, self.predictor.size)
-                        if self.keep:
-                            self.images.append(entry)
-                        if self.lines:
-                            write_line(table(entry), sys.stdout)
-                    if not self._shown(prediction):
-                        return False
-        if self.explain:
-            self._explain(times)
+        times, written = Times(), _Written()
+        try:
+            with _bar("predict", len(source), "image", len(source) < 2) as bar, self._explained(times):
+                results = self.predictor.run(
+                    source, {**sinks, "": written}, self.error, lambda done, total: bar.update(), times=times
+                )
+                with contextlib.closing(results):  # type: ignore[type-var]
+                    for prediction, files in results:
+                        written.queue.popleft()
+                        self._image(prediction, files)
+                        if not self._shown(prediction):
+                            return False
+        finally:  # what was still written when an error, an interruption or the window ended the run
+            for prediction in written.queue:
+                paths = {kind: sink.path for kind, sink in sinks.items() if hasattr(sink, "path")}
+                self._image(prediction, {kind: path(prediction.frame.name) for kind, path in paths.items()})
         return True
+
+    def _image(self, prediction: "Prediction", files: dict[str, Path]) -> None:
+        """Count and report an image whose outputs are written."""
+        self.done += 1
+        if self.keep or self.lines:
+            entry = record(prediction, files, self.predictor.size)
+            if self.keep:
+                self.images.append(entry)
+            if self.lines:
+                write_line(table(entry), sys.stdout)
 
     def _video(self, job: Job, source: Any, sinks: "Mapping[str, Sink]") -> bool:
         from hyperseg.predict import SourceError
         from hyperseg.predict.frames import is_live
         from hyperseg.predict.pipeline import Times
 
-        times, tally = Times(), _Tally()
+        times, written, tally = Times(), _Written(), _Tally()
         errors = len(self.errors)
         begin = time.monotonic()
         total = _length(source, self.frames)
         go_on, failed = True, True
         try:
-            with _bar(Path(job.title).name or job.title, total, "frame", False) as bar:
+            title = Path(job.title).name or job.title
+            with _bar(title, total, "frame", False) as bar, self._explained(times):
                 live = is_live(source)
                 # Exactly so many frames are written: of a live source, only those labelled count.
                 limited = source if live or self.frames is None else itertools.islice(source, self.frames)
                 ahead = 0 if live and self.frames else 2
                 results = self.predictor.run(
-                    limited, sinks, self.frame_error, lambda done, total: bar.update(), ahead, times
+                    limited,
+                    {**sinks, "": written},
+                    self.frame_error,
+                    lambda done, total: bar.update(),
+                    ahead,
+                    times,
                 )
                 with contextlib.closing(results):  # type: ignore[type-var]
                     for prediction, _ in results:
-                        tally.add(prediction)
+                        tally.add(written.queue.popleft())
                         go_on = self._shown(prediction)
                         if not go_on or tally.frames == self.frames:
                             break
             failed = False
         finally:
-            # After an error or an interruption too: what is done is kept.
+            # After an error or an interruption too: what is done is kept, and counted.
+            for prediction in written.queue:
+                tally.add(prediction)
             files = self._closed(sinks, failed)
             if tally.frames:
                 seconds = time.monotonic() - begin
@@ -148,8 +167,6 @@ class Run:
         right = len(self.errors) == errors
         self.done += right
         self.failed += not right
-        if self.explain:
-            self._explain(times)
         return go_on
 
     def _closed(self, sinks: "Mapping[str, Sink]", failed: bool) -> dict[str, str]:
@@ -197,20 +214,36 @@ class Run:
         self.window.show(Overlay(self.alpha)(prediction))
         return not self.window.closed
 
-    def _explain(self, times: "Times") -> None:
+    @contextlib.contextmanager
+    def _explained(self, times: "Times") -> Iterator[None]:
+        """Print where the time went at the end of the block, if that is wanted."""
+        before = self.predictor.build_seconds
+        yield
+        if not self.explain:
+            return
+        building = self.predictor.build_seconds - before
+        if building:
+            write_line(f"building and checking the engine, once per size: {building:.1f} s", sys.stderr)
         frames = max(times.frames, 1)
-        parts = {"read": times.read, "network": times.label, "write": times.write}
+        parts = {"read": times.read, "network": times.label - building, "write": times.write}
         text = ", ".join(f"{name} {seconds / frames * 1e3:.1f} ms" for name, seconds in parts.items())
         slowest = max(parts, key=lambda name: parts[name])
         waits = f"the network waited {times.waited / frames * 1e3:.1f} ms for the others"
         write_line(f"per frame: {text}; they overlap; {waits}; the slowest is: {slowest}", sys.stderr)
 
-    def end(self, total: int, noun: str) -> None:
-        """Print how many of `total` inputs were done, if not simply all were. `noun`: what they are called."""
-        if self.earlier:
-            warn(f"{counted(self.earlier, noun)} had been done before")
-        if self.errors or self.skipped:
-            warn(summary(total, self.done, self.failed, len(self.skipped), noun))
+    def account(self, total: int, noun: str, rest: str = "not tried") -> str:
+        """Return a line that counts inputs. `total`: of them, without skipped files. `rest`: what the others are."""
+        return summary(total + len(self.skipped), self.done, self.failed, len(self.skipped), noun, rest)
+
+
+class _Written:
+    """The last sink: keeps what the sinks before it have written, until it is reported."""
+
+    def __init__(self) -> None:
+        self.queue: deque[Prediction] = deque()
+
+    def write(self, prediction: "Prediction") -> None:
+        self.queue.append(prediction)
 
 
 class _Tally:

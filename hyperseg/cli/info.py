@@ -136,7 +136,7 @@ def _configuration(network: str) -> "HyperSegConfig":
 
 
 def _sides(text: str) -> tuple[int, int]:
-    from hyperseg.models.sizes import parse_sides
+    from hyperseg._text import parse_sides
 
     sides = parse_sides(text)
     if sides is None or max(sides) > 16384:

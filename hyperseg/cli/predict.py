@@ -1,8 +1,9 @@
 """Segment images, folders, videos, cameras and streams: label PNGs, overlays, H.264 videos, JSON; prints class shares.
 
-A source is an image or a video file, a folder, a pattern, an address (http, https, rtsp), the number of a camera, or -
-for raw frames on standard input. Of an image, a palette PNG of labels and an overlay are written; of a video, a camera
-or a stream, an overlay in H.264 with every frame at its time, and with the sound of a video.
+A source is an image or a video file, a folder (without the folders in it), a pattern such as 'photos/**/*.jpg', an
+address (http, https, rtsp), the number of a camera, or - for raw frames, bytes without a container, on standard input.
+Of an image, a palette PNG of labels and an overlay are written; of a video, a camera or a stream, an overlay in H.264
+with every frame at its time, and with the sound of a video.
 
 One source or frame that cannot be done does not end the run. Exit codes: 0: everything is done. 1: a source or a frame
 failed, the messages say which and why. 2: the command line is not valid. 3: all sources are done, but files were
@@ -17,6 +18,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hyperseg._text import counted
 from hyperseg.cli import _common
 from hyperseg.cli._common import UsageError, UserError, user_errors
 from hyperseg.cli._predict_jobs import (
@@ -32,6 +34,9 @@ from hyperseg.cli._predict_jobs import (
 from hyperseg.cli._predict_run import Run, interrupted_by_sigterm, warn
 
 if TYPE_CHECKING:
+    import torch
+
+    from hyperseg.data.labels import Color
     from hyperseg.predict import Predictor
     from hyperseg.predict.inputs import Inputs
     from hyperseg.predict.window import Window
@@ -61,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--write", metavar="KINDS", type=text, help=_WRITE)
     alpha = f"opacity of the colours in overlays, from 0 to 1 {default}"
     add("--alpha", type=_common.opacity, default=0.6, help=alpha)
+    add("--colors", metavar="FILE", type=text, help=_COLORS)
     add("--no-overlay", dest="overlay", action="store_false", help="write label PNGs only")
     add("--overlay-format", choices=("png", "jpg"), default="png", help=f"file format of overlays of images {default}")
     add("--legend", action="store_true", help="add a strip to overlays that names the classes")
@@ -93,6 +99,11 @@ _WRITE = (
 )
 
 
+_COLORS = (
+    "a classes.yaml whose colors are used, by the names of the classes, instead of those of the network's data set"
+)
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the verb; return the exit code."""
     rank, world = place_in_group()
@@ -105,14 +116,14 @@ def run(args: argparse.Namespace) -> int:
     kinds = parse_kinds(args.write, args.overlay)
     name = _common.check_network(args.weights, args.model)
 
-    from hyperseg.ops import BackendError, named_backend
     from hyperseg.predict import parse_size
+    from hyperseg.predict.addresses import is_address
 
-    with user_errors(BackendError, prefix="HYPERSEG_BACKEND: "):
-        named_backend()
+    # All that needs no PyTorch is checked before it is imported, which takes seconds.
     with user_errors(ValueError, prefix="--size: ", to=UsageError):
-        parse_size(args.size, resolution=(1, 1))  # before the network is loaded, which takes a while
-    device = _common.pick_device(_common.device_of_rank(args.device))
+        parse_size(args.size, resolution=(1, 1))
+    colors = {} if args.colors is None else _colors(args.colors)
+    device = _device(args) if any(map(is_address, args.images)) else None  # before anything is downloaded
     outputs = Outputs(
         Path(args.output),
         kinds,
@@ -121,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         args.overlay_format,
         args.sound,
         args.quality,
-        digest(args, args.weights),
+        digest(args, args.weights, colors),
         raw=args.output == "-",
     )
     window = _open_window() if args.show else None
@@ -136,6 +147,7 @@ def run(args: argparse.Namespace) -> int:
         warn(*errors)
         share_of(rank, world, inputs)
 
+        device = device or _device(args)
         network = _common.load_network(args.weights, name)
         if args.weights is None:
             meaning = "so its labels mean nothing; this only tries the pipeline"
@@ -144,7 +156,33 @@ def run(args: argparse.Namespace) -> int:
 
         with user_errors(ValueError):
             predictor = Predictor(network, parse_size(args.size, network.config.resolution), device, args.dtype)
+        if unknown := [name for name in colors if name not in predictor.label_set.classes]:
+            known = ", ".join(predictor.label_set.classes)
+            raise UserError(f"--colors: {unknown[0]} in {args.colors} is no class of the network; it has {known}")
+        predictor.label_set = predictor.label_set.with_colors(colors)
         return _segment(args, predictor, inputs, outputs, names, window, errors, skipped)
+
+
+def _colors(file: str) -> "dict[str, Color]":
+    from hyperseg.data.classes_file import read_classes
+    from hyperseg.data.errors import DataError
+
+    with user_errors(DataError, prefix="--colors: "):
+        table = read_classes(Path(file)).label_set
+    return dict(zip(table.classes, table.colors, strict=True))
+
+
+class _Interrupted(UserError):
+    code = 130
+
+
+def _device(args: argparse.Namespace) -> "torch.device":
+    """Return the device to run on, once the settings of the machine are checked too."""
+    from hyperseg.ops import BackendError, named_backend
+
+    with user_errors(BackendError, prefix="HYPERSEG_BACKEND: "):
+        named_backend()
+    return _common.pick_device(_common.device_of_rank(args.device))
 
 
 def _sorted(args: argparse.Namespace, downloads: Path, errors: list[str], skipped: list[str]) -> "Inputs":
@@ -152,7 +190,9 @@ def _sorted(args: argparse.Namespace, downloads: Path, errors: list[str], skippe
     from hyperseg.predict.inputs import sort_inputs
 
     with ProgressBars() as bars:
-        return sort_inputs(args.images, downloads, lambda error: errors.append(str(error)), skipped.append, bars.show)
+        return sort_inputs(
+            args.images, downloads, lambda error: errors.append(str(error)), skipped.append, bars.show, warn
+        )
 
 
 def _named(inputs: "Inputs", outputs: Outputs) -> dict[Path, str]:
@@ -198,11 +238,15 @@ def _segment(
     )
     run.errors, run.skipped, run.failed = errors, skipped, len(errors)
     total = len(inputs) + len(errors)
+    noun = "image" if len(inputs.images) == len(inputs) else "input"
     end: Exception | None = None
     try:
         for job in make_jobs(args, inputs, outputs, names):
             if not run.job(job):
                 break
+    except KeyboardInterrupt:
+        again = "; --resume leaves out what is done" if not outputs.raw and (inputs.images or inputs.videos) else ""
+        raise _Interrupted(f"interrupted ({run.account(total, noun, 'not finished')}){again}") from None
     except (BackendError, EngineError, SinkError) as error:
         end = error
         errors.append(str(error))
@@ -212,9 +256,12 @@ def _segment(
         about = {"model": name, "weights": weights, "random_weights": weights is None, "size": args.size}
         document = {**about, "images": run.images, "videos": run.videos, "errors": errors, "skipped": skipped}
         print(json.dumps(document, indent=2))
-    run.end(total, "image" if len(inputs.images) == len(inputs) else "input")
+    if run.earlier:
+        warn(f"{counted(run.earlier, noun)} had been done before")
     if end is not None:
-        raise UserError(str(end))
+        raise UserError(f"{str(end).rstrip('.')} ({run.account(total, noun)})" if total > 1 else str(end))
+    if errors or skipped:
+        warn(run.account(total, noun))
     return 1 if errors else 3 if skipped else 0
 
 
@@ -226,7 +273,7 @@ def _open_window() -> "Window":
 
 
 def _sides(text: str) -> tuple[int, int]:
-    from hyperseg.models.sizes import parse_sides
+    from hyperseg._text import parse_sides
 
     sides = parse_sides(text)
     if sides is None or max(sides) > 16384:

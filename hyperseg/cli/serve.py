@@ -46,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 _SIZE = (
-    "the size that the network runs at where a request gives none: fit (as many pixels as the published network was "
-    "tested with, in the shape of the image), model (the size that it was tested at), native (the image's own) or "
-    "HEIGHTxWIDTH"
+    "the size that the network runs at where a request gives none: fit (at most about as many pixels as the published "
+    "network was tested with, and as the image has, in its shape), model (the size that it was tested at), native (the "
+    "image's own) or HEIGHTxWIDTH"
 )
 
 

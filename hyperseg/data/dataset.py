@@ -81,8 +81,11 @@ class Dataset:
         return len(self.items)
 
     def __repr__(self) -> str:
+        return f"<{self}>"
+
+    def __str__(self) -> str:
         counts = f"{counted(len(self), 'image')}, {counted(len(self.label_set), 'class')}"
-        return f"<{self.name} {self.split}: {counts}; {self.form}>"
+        return f"{self.name} {self.split}: {counts}; {self.form}"
 
     @property
     def has_labels(self) -> bool:

@@ -61,8 +61,11 @@ def check_alpha(alpha: float) -> None:
 
 
 def with_legend(image: np.ndarray, shares: Sequence[ClassShare], table: LabelSet) -> np.ndarray:
-    """Add a strip below an image (uint8 [H, W, 3]) that names the classes: uint8 [H + h, max(W, w), 3]."""
-    strip = legend_strip(shares, table, width=image.shape[1], scale=min(image.shape[:2]))
+    """Add a strip below an image (uint8 [H, W, 3]) that names the classes: uint8 [H + h, max(W, w), 3].
+
+    It is not higher than the image, unless that is lower than two lines: the last classes become one entry, "5 more".
+    """
+    strip = legend_strip(shares, table, width=image.shape[1], scale=min(image.shape[:2]), height=image.shape[0])
     width = max(image.shape[1], strip.shape[1])
     canvas = np.full((image.shape[0] + strip.shape[0], width, 3), 255, np.uint8)
     canvas[: image.shape[0], : image.shape[1]] = image

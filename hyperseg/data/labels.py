@@ -6,8 +6,8 @@
 768
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,6 +57,11 @@ class LabelSet:
 
     def __len__(self) -> int:
         return len(self.classes)
+
+    def with_colors(self, colors: Mapping[str, Color]) -> "LabelSet":
+        """Return this label set with other colours for the classes that are named."""
+        chosen = tuple(colors.get(name, color) for name, color in zip(self.classes, self.colors, strict=True))
+        return replace(self, colors=chosen)
 
 
 def _table(name: str, rows: str, background: int | None = None) -> LabelSet:

@@ -8,13 +8,15 @@ import os
 
 import torch
 
+from hyperseg.models.config import CONFIG_FILE, WEIGHTS_FILE
+from hyperseg.models.errors import CheckpointError
 from hyperseg.models.hub import hub_name, is_hub_name, load_from_hub
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.official import load_official
-from hyperseg.models.registry import model_config
 from hyperseg.models.released import load_released, named_network, names_hint
-from hyperseg.models.state import CheckpointError, checkpoint_path
-from hyperseg.models.storage import CONFIG_FILE, WEIGHTS_FILE, is_own_format, load_own_format
+from hyperseg.models.state import checkpoint_path
+from hyperseg.models.storage import is_own_format, load_own_format
+from hyperseg.models.variants import model_config
 
 
 def load(

@@ -9,6 +9,10 @@ from typing import Any
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+# The files of a folder that `hyperseg.save` writes.
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
 
 @dataclass(frozen=True)
 class HyperSegConfig:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperseg.models.config import HyperSegConfig
+from hyperseg.models.errors import CheckpointError
 from hyperseg.models.layers import conv_norm, conv_norm_act
-from hyperseg.models.state import CheckpointError
 
 Weights = Mapping[str, Tensor]  # of timm's model for classification, complete
 

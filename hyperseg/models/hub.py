@@ -8,24 +8,29 @@ downloads the files to its own cache, and its settings hold: ``HF_ENDPOINT``, ``
 import contextlib
 import errno
 import json
+import logging
 import re
+import socket
 import sys
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 import hyperseg
 from hyperseg._files import printable
 from hyperseg._text import brief
-from hyperseg.models.config import HyperSegConfig
-from hyperseg.models.hyperseg import HyperSeg
+from hyperseg.models.config import CONFIG_FILE, WEIGHTS_FILE, HyperSegConfig
+from hyperseg.models.errors import CheckpointError
 from hyperseg.models.released import is_offline
-from hyperseg.models.state import CheckpointError
-from hyperseg.models.storage import CONFIG_FILE, WEIGHTS_FILE, load_own_format
+
+if TYPE_CHECKING:
+    import torch
+
+    from hyperseg.models.hyperseg import HyperSeg
 
 PREFIX = "hf-hub:"
 LIBRARY = {"library_name": "hyperseg", "library_version": hyperseg.__version__}  # named in each request
@@ -78,7 +83,7 @@ def hub_name(text: str) -> HubName:
     return HubName(repository, revision or None)
 
 
-def load_from_hub(name: HubName, device: str | torch.device = "cpu", check_finite: bool = True) -> HyperSeg:
+def load_from_hub(name: HubName, device: "str | torch.device" = "cpu", check_finite: bool = True) -> "HyperSeg":
     """Load a network from the Hub; what the cache does not have is downloaded.
 
     Args:
@@ -88,6 +93,8 @@ def load_from_hub(name: HubName, device: str | torch.device = "cpu", check_finit
     Raises:
         CheckpointError: the repository cannot be read, or has no network of ours. The message says what to do.
     """
+    from hyperseg.models.storage import load_own_format
+
     folder = hub_folder(name)
     try:
         return load_own_format(folder, device, check_finite)
@@ -140,12 +147,55 @@ def hub_package(purpose: str) -> ModuleType:
 def hub_errors(name: HubName) -> Iterator[None]:
     """Turn what huggingface_hub raises into HubErrors that say what to do; show its progress bars on terminals only."""
     try:
-        with _bars_on_terminals():
+        with brief_attempts(), _bars_on_terminals():
             yield
     except CheckpointError:
         raise
     except Exception as error:  # huggingface_hub documents no common base, and its HTTP library has changed
         raise HubError(f"{name} {hub_reason(error, name)}") from error
+
+
+@contextlib.contextmanager
+def brief_attempts() -> Iterator[None]:
+    """Have huggingface_hub not try for a minute where its server's name has no address, and warn once if it tries."""
+    hub = hub_package("a network on the Hugging Face Hub")
+    constants: Any = hub.constants
+    warnings = _Once()
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    logger.addFilter(warnings)
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or unreachable() is not None
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        logger.removeFilter(warnings)
+
+
+class _Once(logging.Filter):
+    """Lets one message pass: those of the further attempts say the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the message is the first one."""
+        passes, self._passed = not self._passed, True
+        return passes
+
+
+def unreachable() -> str | None:
+    """Return why the Hub cannot be reached: its name has no address; None if it has one, or if a proxy looks it up."""
+    endpoint = hub_package("a network on the Hugging Face Hub").constants.ENDPOINT
+    host = urllib.parse.urlsplit(endpoint).hostname
+    if host is None or urllib.request.getproxies().keys() & {"https", "http", "all"}:
+        return None
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as error:
+        return f"{host} could not be found ({brief(error)}); is there a network?"
+    return None
 
 
 @contextlib.contextmanager
@@ -185,6 +235,8 @@ def hub_reason(error: Exception, name: HubName) -> str:
                 f"is not in the cache ({printable(hub.constants.HF_HUB_CACHE)}), and downloads are turned off "
                 "(--offline, HYPERSEG_OFFLINE or HF_HUB_OFFLINE); allow them once"
             )
+        if (found := unreachable()) is not None:
+            return f"is not in the cache, and {found}"
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         if getattr(cause, "response", None) is not None:
             return hub_reason(cause, name)

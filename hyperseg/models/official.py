@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from hyperseg._files import atomic_writes
 from hyperseg.models import official_arch
 from hyperseg.models.config import HyperSegConfig
+from hyperseg.models.errors import CheckpointError
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.official_keys import official_names
 from hyperseg.models.pickles import read_pickle
-from hyperseg.models.registry import model_config
-from hyperseg.models.state import CheckpointError, check_state, checkpoint_path, plain_keys
 from hyperseg.models.state import check_finite as refuse_not_finite
+from hyperseg.models.state import check_state, checkpoint_path, plain_keys
 from hyperseg.models.storage import is_own_format, plain_state, warn_if_not_finite
+from hyperseg.models.variants import model_config
 from hyperseg.models.wrappers import unwrap
 from hyperseg.ops._layout import coordinates
 

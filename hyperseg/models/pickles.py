@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hyperseg.models.state import CheckpointError
+from hyperseg.models.errors import CheckpointError
 
 # First bytes of files that are saved under the name of a checkpoint by mistake.
 _IMPOSTORS = {

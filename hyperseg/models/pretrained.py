@@ -16,9 +16,11 @@ import timm
 import torch
 from torch import Tensor
 
+from hyperseg.models import hub
+from hyperseg.models.errors import CheckpointError, EncoderDownloadError
 from hyperseg.models.official_keys import efficientnet_names
 from hyperseg.models.pickles import read_pickle
-from hyperseg.models.state import CheckpointError, check_state, not_finite, plain_keys
+from hyperseg.models.state import check_state, not_finite, plain_keys
 from hyperseg.models.storage import is_own_format, read_safetensors
 from hyperseg.models.variants import VARIANTS
 
@@ -145,16 +147,13 @@ def _tensors(content: Any, source: str) -> dict[str, Tensor]:
 def _download(tagged: str) -> Mapping[str, Tensor]:
     """Return the state dict of timm's whole model: with its own classifier timm loads strictly."""
     try:
-        with torch.random.fork_rng(devices=[]):
+        with hub.brief_attempts(), torch.random.fork_rng(devices=[]):
             return timm.create_model(tagged, pretrained=True).state_dict()
     except Exception as error:  # of timm, huggingface_hub, the network and the file system
         home = f"https://huggingface.co/{timm.get_pretrained_cfg(tagged).hf_hub_id or 'timm'}"
         line = next(iter(str(error).splitlines()), "")
-        raise CheckpointError(
-            f"The weights {tagged} could not be loaded ({type(error).__name__}: {line[:200]}). Without an internet "
-            f"connection, get model.safetensors from {home} on another machine and give the file: "
-            "pretrained_encoder='model.safetensors', or model.encoder_weights in a recipe."
-        ) from error
+        why = (isinstance(error, OSError) and hub.unreachable()) or f"{type(error).__name__}: {line[:200]}"
+        raise EncoderDownloadError(f"The weights {tagged} could not be loaded ({why})", home) from error
 
 
 def _fit(state: Mapping[str, Tensor], name: str, source: str) -> dict[str, Tensor]:

@@ -9,25 +9,7 @@ from hyperseg.models.config import HyperSegConfig
 from hyperseg.models.encoder import check_known
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.pretrained import EncoderWeights, Pretrained, load_weights
-from hyperseg.models.variants import ALIASES, VARIANTS
-
-
-def list_models() -> list[str]:
-    """Return the names of the published networks; ``hyperseg-s``, ``-m`` and ``-l`` are aliases of three of them."""
-    return sorted(VARIANTS)
-
-
-def model_config(name: str) -> HyperSegConfig:
-    """Return the configuration of a published network, by name or alias.
-
-    Raises:
-        ValueError: no network has this name; the message lists the names.
-    """
-    name = ALIASES.get(name, name)
-    if name not in VARIANTS:
-        short = ", ".join(f"{alias} ({full})" for alias, full in ALIASES.items())
-        raise ValueError(f"There is no network {name!r}; choose from {', '.join(list_models())}, or for short {short}.")
-    return VARIANTS[name]
+from hyperseg.models.variants import model_config
 
 
 def create_model(
@@ -40,7 +22,7 @@ def create_model(
     """Build a network in training mode with random weights; the encoder's can be pretrained.
 
     Args:
-        name: one of :func:`list_models`, or ``hyperseg-s``, ``-m``, ``-l``.
+        name: one of :func:`hyperseg.list_models`, or ``hyperseg-s``, ``-m``, ``-l``.
         num_classes: for a data set of your own; it changes how the signal is divided between the levels.
         encoder: any timm model with features at strides 4 to 32, such as ``"resnet18"``; they are reduced to the
             channels of the published encoder. A tag (``"resnet18.a1_in1k"``) says which weights

@@ -13,18 +13,20 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from hyperseg._downloads import RECORD, digests, lock_path, read_record, write_record
 from hyperseg._files import cache_folder, file_lock, printable
 from hyperseg._progress import ProgressBars
 from hyperseg._text import brief
 from hyperseg._transfer import TransferError, disk_error, fetch
-from hyperseg.models.hyperseg import HyperSeg
-from hyperseg.models.official import load_official
-from hyperseg.models.state import CheckpointError
+from hyperseg.models.errors import CheckpointError
 from hyperseg.models.variants import ALIASES, PUBLISHED, VARIANTS
+
+if TYPE_CHECKING:
+    import torch
+
+    from hyperseg.models.hyperseg import HyperSeg
 
 logger = logging.getLogger("hyperseg.models")
 
@@ -80,7 +82,7 @@ def released_path(name: str) -> Path:
         ) from None
 
 
-def load_released(name: str, device: str | torch.device = "cpu", check_finite: bool = True) -> HyperSeg:
+def load_released(name: str, device: "str | torch.device" = "cpu", check_finite: bool = True) -> "HyperSeg":
     """Load the released weights of a network; they are downloaded if the cache folder does not have them.
 
     A download that was interrupted continues; of several processes one downloads, and the others wait for it. A
@@ -94,6 +96,8 @@ def load_released(name: str, device: str | torch.device = "cpu", check_finite: b
         CheckpointError: there are no released weights, they cannot be downloaded, or the file is not the one that was
             downloaded first or not a checkpoint of the network. The message says what to do.
     """
+    from hyperseg.models.official import load_official
+
     path = released_path(name)
     folder, file = path.parent, path.name
     if path.exists() and (entry := read_record(folder).get(file)):
@@ -109,9 +113,11 @@ def load_released(name: str, device: str | torch.device = "cpu", check_finite: b
         with _alone(folder, name):
             return _first_load(path, name, device, check_finite)
     except TransferError as error:
+        reason = f"{error}" if str(error).endswith("?") else f"{error}."
+        original = "it" if f"{_RELEASE}/{file}" in reason else f"{_RELEASE}/{file}"
         raise CheckpointError(
-            f"the weights of {name} could not be obtained: {error}; HYPERSEG_MIRROR can name another address that has "
-            f"{file}; or get {_RELEASE}/{file} on another machine, and give that file or put it in {printable(folder)}"
+            f"the weights of {name} could not be obtained: {reason} HYPERSEG_MIRROR can name another address with this "
+            f"file; or get {original} on another machine, and give it or put it in {printable(folder)}"
         ) from None
     except OSError as error:
         raise CheckpointError(f"{disk_error(error, folder)}; HYPERSEG_CACHE can name another folder") from None
@@ -126,8 +132,10 @@ def _url(file: str) -> str:
     return f"{(os.environ.get('HYPERSEG_MIRROR') or _RELEASE).rstrip('/')}/{file}"
 
 
-def _first_load(path: Path, name: str, device: str | torch.device, check_finite: bool) -> HyperSeg:
+def _first_load(path: Path, name: str, device: "str | torch.device", check_finite: bool) -> "HyperSeg":
     """Download a file unless it is there, load it, and record it if that is new. No other process does so now."""
+    from hyperseg.models.official import load_official
+
     folder, file, url = path.parent, path.name, _url(path.name)
     found = path.exists()  # put there by the user, or by a process that ended before it recorded the file
     if not found:

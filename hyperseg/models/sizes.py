@@ -1,21 +1,14 @@
-"""Sizes, and frames of any size as the images that a network takes: parsing, normalisation and padding."""
+"""Sizes, and frames of any size as the images that a network takes: normalisation and padding."""
 
-import re
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hyperseg._text import parse_sides as parse_sides
+
 Channels = Sequence[float] | Tensor
-
-
-def parse_sides(text: str) -> tuple[int, int] | None:
-    """Parse HEIGHTxWIDTH, such as ``"512x1024"``; None if the text is anything else or a side is 0."""
-    match = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower())
-    if match is None or not all(int(side) for side in match.groups()):
-        return None
-    return int(match[1]), int(match[2])
 
 
 def pad(images: Tensor, size: tuple[int, int]) -> Tensor:

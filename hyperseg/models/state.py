@@ -8,14 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from hyperseg.models.errors import CheckpointError
+
 # What wrappers put before the keys: DataParallel, DistributedDataParallel and AveragedModel; torch.compile.
 _PREFIXES = ("module", "_orig_mod")
 # AveragedModel's counter of updates. It is no part of the network.
 _COUNTER = "n_averaged"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read or does not fit its network. The message names the file and the reason."""
 
 
 def checkpoint_path(path: str | os.PathLike[str]) -> Path:

@@ -18,10 +18,12 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from hyperseg._files import atomic_writes
+from hyperseg.models.config import CONFIG_FILE as CONFIG_FILE
+from hyperseg.models.config import WEIGHTS_FILE as WEIGHTS_FILE
 from hyperseg.models.config import HyperSegConfig
+from hyperseg.models.errors import CheckpointError
 from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.state import (
-    CheckpointError,
     check_finite,
     check_state,
     checkpoint_path,
@@ -30,8 +32,6 @@ from hyperseg.models.state import (
 )
 from hyperseg.models.wrappers import unwrap
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 _CONFIG_KEY = "hyperseg_config"
 _UNUSABLE = "is not a usable configuration"
 

@@ -117,3 +117,21 @@ PUBLISHED = {
     "hyperseg-l-camvid": Published(None, 79.1, 16.6, None),
     "hyperseg-l-voc": Published(80.6, None, None, "vocsbd_efficientnet_b3_hyperseg-l.pth"),
 }
+
+
+def list_models() -> list[str]:
+    """Return the names of the published networks; ``hyperseg-s``, ``-m`` and ``-l`` are aliases of three of them."""
+    return sorted(VARIANTS)
+
+
+def model_config(name: str) -> HyperSegConfig:
+    """Return the configuration of a published network, by name or alias.
+
+    Raises:
+        ValueError: no network has this name; the message lists the names.
+    """
+    name = ALIASES.get(name, name)
+    if name not in VARIANTS:
+        short = ", ".join(f"{alias} ({full})" for alias, full in ALIASES.items())
+        raise ValueError(f"There is no network {name!r}; choose from {', '.join(list_models())}, or for short {short}.")
+    return VARIANTS[name]

@@ -14,6 +14,9 @@ pipe). A sink has `write(prediction)`; `VideoSink` and `JsonLinesSink` are close
 calls the predictor: `labels = predictor(image)`.
 """
 
+from typing import TYPE_CHECKING
+
+from hyperseg._lazy import on_first_use
 from hyperseg.data.drawing import label_image, overlay, with_legend
 from hyperseg.data.labels import label_set_of
 from hyperseg.data.shares import ClassShare, class_shares
@@ -27,7 +30,6 @@ from hyperseg.predict.images import ImageSource
 from hyperseg.predict.names import unique_names
 from hyperseg.predict.pictures import Overlay, SideBySide, class_colors
 from hyperseg.predict.pipeline import Times
-from hyperseg.predict.predictor import Predictor, parse_size
 from hyperseg.predict.raw import RawSource
 from hyperseg.predict.result import Prediction
 from hyperseg.predict.sinks import (
@@ -42,10 +44,12 @@ from hyperseg.predict.sinks import (
     SideSink,
     Sink,
 )
+from hyperseg.predict.sizes import parse_size
 from hyperseg.predict.video.reading import VideoSource
 from hyperseg.predict.video.writing import VideoSink
 
-Segmenter = Predictor  # the former name
+if TYPE_CHECKING:
+    from hyperseg.predict.predictor import Predictor, Segmenter
 
 __all__ = [
     "CameraSource",
@@ -89,3 +93,6 @@ __all__ = [
     "unique_names",
     "with_legend",
 ]
+
+# That which needs PyTorch.
+__getattr__, __dir__ = on_first_use(__name__, {"Predictor": "predictor", "Segmenter": "predictor"})

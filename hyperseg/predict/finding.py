@@ -1,6 +1,7 @@
 """Image and video files for what a user names: files, folders and patterns."""
 
 import glob
+import itertools
 import logging
 import os
 import stat
@@ -46,12 +47,16 @@ def find_media(
     inputs: Sequence[str | os.PathLike[str]],
     on_error: Callable[[SourceError], None] | None = None,
     on_skip: Callable[[str], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> tuple[list[Path], list[Path]]:
     """Return the image files and the video files for `inputs`, see `find_images`.
 
+    `on_note` is called with a message for each folder that has folders with such files, which are left out. None: the
+    message is logged.
+
     A file is a video by its suffix, or, if it is named itself and has no suffix of an image, by its first bytes.
     """
-    paths = _find(inputs, _Search(on_skip or logger.warning, videos=True), on_error)
+    paths = _find(inputs, _Search(on_skip or logger.warning, videos=True, on_note=on_note or logger.info), on_error)
     videos = [path for path in paths if is_video(path)]
     return [path for path in paths if path not in set(videos)], videos
 
@@ -90,8 +95,10 @@ def listed(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
 class _Search:
     """Expands what a user names; `videos` says whether videos of folders and patterns are found too."""
 
-    def __init__(self, on_skip: Callable[[str], None], videos: bool) -> None:
-        self.on_skip, self.videos = on_skip, videos
+    def __init__(
+        self, on_skip: Callable[[str], None], videos: bool, on_note: Callable[[str], None] = logger.info
+    ) -> None:
+        self.on_skip, self.videos, self.on_note = on_skip, videos, on_note
         self.noun = "image or video" if videos else "image"
 
     def expand(self, given: str) -> list[Path]:
@@ -121,7 +128,26 @@ class _Search:
                 f" (for those in its {inner} folders, give the pattern '{printable(folder)}/**/*')" if inner else ""
             )
             raise SourceError(f"the folder {printable(folder)} contains no {self.noun}; {_EXPECTED}{advice}")
+        if left := [path for path in sorted(paths) if self._has_files(path)]:
+            count = f"{len(left)} folder with images is" if len(left) == 1 else f"{len(left)} folders with images are"
+            self.on_note(
+                f"{count} left out of {printable(folder)}, such as {printable(left[0].name)}; "
+                f"the pattern '{printable(folder)}/**/*' takes their files too"
+            )
         return found
+
+    def _has_files(self, folder: Path) -> bool:
+        """Return whether a folder has files that would be found, as far as a look at the first ones of it says."""
+        if folder.name.startswith(".") or not os.path.isdir(folder):
+            return False
+        suffixes = kinds.readable_suffixes()
+        files = (Path(top, name) for top, _, names in os.walk(folder) for name in names)
+        return any(
+            (path.suffix.lower() in suffixes or (self.videos and has_video_suffix(path.name)))
+            and not path.name.startswith(".")
+            and not is_own_output(path)
+            for path in itertools.islice(files, 1000)
+        )
 
     def _matches(self, pattern: str) -> list[Path]:
         try:

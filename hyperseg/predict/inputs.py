@@ -33,6 +33,7 @@ def sort_inputs(
     on_error: Callable[[SourceError], None],
     on_skip: Callable[[str], None],
     on_progress: Callable[[Progress], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Inputs:
     """Sort inputs by what they are; download files that have an http address.
 
@@ -42,6 +43,7 @@ def sort_inputs(
         on_error: called for each input that there is nothing for, see `find_images`.
         on_skip: see `find_images`.
         on_progress: called while a file is downloaded.
+        on_note: see `find_media`.
     """
     result, names = Inputs(), []
     for given in listed(inputs):
@@ -59,5 +61,5 @@ def sort_inputs(
             result.cameras.append(int(given))
         else:
             names.append(given)
-    result.images, result.videos = find_media(names, on_error, on_skip)
+    result.images, result.videos = find_media(names, on_error, on_skip, on_note)
     return result

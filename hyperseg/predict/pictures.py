@@ -42,11 +42,18 @@ class Overlay:
 
     def __call__(self, prediction: Prediction) -> np.ndarray:
         """Return the picture of a prediction, uint8 [H, W, 3]."""
+        return self.with_legend(self.blended(prediction), prediction)
+
+    def blended(self, prediction: Prediction) -> np.ndarray:
+        """Return the picture without the legend: uint8 [H, W, 3] of the image's size."""
+        return overlay(prediction.frame.image, prediction.labels, prediction.label_set, self.alpha)
+
+    def with_legend(self, picture: np.ndarray, prediction: Prediction) -> np.ndarray:
+        """Return a picture with the legend below, if there is one."""
         table = prediction.label_set
-        blended = overlay(prediction.frame.image, prediction.labels, table, self.alpha)
         if self.legend == "present":
-            return with_legend(blended, prediction.shares, table)
-        return np.concatenate([blended, self._strip(blended.shape, table)]) if self.legend == "all" else blended
+            return with_legend(picture, prediction.shares, table)
+        return np.concatenate([picture, self._strip(picture.shape, table)]) if self.legend == "all" else picture
 
     def _strip(self, shape: tuple[int, ...], table: LabelSet) -> np.ndarray:
         """Return the strip for a size, which is drawn once: cut on the right if the picture is very narrow."""
@@ -60,14 +67,11 @@ class Overlay:
 
 @dataclass
 class SideBySide:
-    """The image on the left, another picture of the prediction, such as an overlay, on the right."""
+    """The image on the left, its overlay on the right, and the legend of the overlay, if it has one, below both."""
 
     right: Overlay = field(default_factory=Overlay)
 
     def __call__(self, prediction: Prediction) -> np.ndarray:
         """Return the picture of a prediction, uint8 [H, W, 3]."""
-        left, right = prediction.frame.image, self.right(prediction)
-        canvas = np.full((right.shape[0], left.shape[1] + right.shape[1], 3), 255, np.uint8)
-        canvas[: left.shape[0], : left.shape[1]] = left
-        canvas[:, left.shape[1] :] = right
-        return canvas
+        pair = np.concatenate([prediction.frame.image, self.right.blended(prediction)], axis=1)
+        return self.right.with_legend(pair, prediction)

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import operator
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,18 +18,17 @@ from hyperseg._files import printable
 from hyperseg.data.labels import label_set_of
 from hyperseg.images.arrays import check_image
 from hyperseg.models import unwrap
-from hyperseg.models.sizes import parse_sides
 from hyperseg.ops import upsample_argmax
 from hyperseg.predict.errors import FrameError, FrameTooLargeError
 from hyperseg.predict.frames import Frame, Source, is_live
 from hyperseg.predict.pipeline import Failed, Times, overlapped
 from hyperseg.predict.result import Prediction
 from hyperseg.predict.sinks import Sink
+from hyperseg.predict.sizes import Size
 from hyperseg.runtime import Engine, EngineError, build_engine
 from hyperseg.runtime.arguments import DTYPES, check_settings, name_of
 from hyperseg.runtime.device import is_out_of_memory, pick_device
 
-Size = tuple[int, int]
 _Result = tuple[Prediction, dict[str, Path]]
 _Output = TypeVar("_Output")
 
@@ -49,6 +49,7 @@ class Predictor:
 
     Attributes:
         label_set: names and colours of the network's classes.
+        build_seconds: how long it took to build engines so far.
 
     Raises:
         TypeError: there is not exactly one network in `model`.
@@ -79,6 +80,7 @@ class Predictor:
         self._engines: OrderedDict[Size, Engine] = OrderedDict()
         self._first: Engine | None = None  # of which the others have the weights
         self._compared = False
+        self.build_seconds = 0.0
 
     def at(self, size: Size | None) -> "Predictor":
         """Return a predictor for the same network that runs at another size, see the class.
@@ -91,7 +93,7 @@ class Predictor:
         """
         check_settings((1, 1) if size is None else size, self.dtype, batch=1, mode="eager")
         other = copy.copy(self)
-        other.size, other._engines, other._compared = size, OrderedDict(), False
+        other.size, other._engines, other._compared, other.build_seconds = size, OrderedDict(), False, 0.0
         return other
 
     def run(
@@ -207,12 +209,14 @@ class Predictor:
                 self._engines.popitem(last=False)
             # Folding does not depend on the size, so the first engine alone is compared with the module.
             check = not self._compared
+            begin = time.perf_counter()
             if self._first is None:
                 self._first = build_engine(self.model, size=size, dtype=self.dtype, device=self.device, check=check)
                 self._engines[size] = self._first
             else:
                 self._engines[size] = self._first.at(size, check=check)
             self._compared = True
+            self.build_seconds += time.perf_counter() - begin
         self._engines.move_to_end(size)
         return self._engines[size]
 
@@ -222,20 +226,4 @@ def _write_to(sinks: Mapping[str, Sink], prediction: Prediction) -> dict[str, Pa
     return {name: path for name, path in written.items() if path is not None}
 
 
-def parse_size(text: str, resolution: Size) -> Size | None:
-    """Parse the size that the network runs at: "native" (None: each image's own), "model" (`resolution`) or "HxW".
-
-    Raises ValueError for anything else.
-    """
-    word = text.strip().lower()
-    if word == "native":
-        return None
-    if word == "model":
-        return resolution
-    sides = parse_sides(text)
-    if sides is None or max(sides) > 16384:
-        raise ValueError(
-            f"size {text!r} is not understood; "
-            "give native, model, or HEIGHTxWIDTH such as 512x1024 (each side 1 to 16384)"
-        )
-    return sides
+Segmenter = Predictor  # the former name

@@ -30,8 +30,9 @@ from hyperseg.images.errors import SourceError
 from hyperseg.images.reading import decode_image
 from hyperseg.models import load
 from hyperseg.predict.frames import Frame
-from hyperseg.predict.predictor import Predictor, Size, parse_size
+from hyperseg.predict.predictor import Predictor
 from hyperseg.predict.result import Prediction
+from hyperseg.predict.sizes import Size, parse_size
 
 OUTPUTS = ("labels", "png", "shares")
 

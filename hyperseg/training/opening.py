@@ -86,7 +86,7 @@ def _state(folder: Path, resume: bool, console: Console) -> dict[str, Any] | Non
 
 def _statistics(config: TrainingConfig, sets: Sets, before: dict[str, Any] | None, console: Console) -> Statistics:
     """Return what the labels contain: read, or as recorded ``before`` by the run that continues."""
-    console.say(f"{sets.train!r}")
+    console.say(f"data: {sets.train}")
     if before is None:
         return label_statistics(sets.train, config.data.workers)
     for message in check_same_data(before, sets):

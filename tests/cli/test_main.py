@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,47 @@ def test_every_option_is_explained():
 def test_importing_the_cli_loads_no_torch():
     script = "import sys, hyperseg.cli, hyperseg.cli.predict; sys.exit('torch' in sys.modules or 'PIL' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"hyperseg {hyperseg.__version__}\n"
+
+
+def test_the_reader_of_a_report_may_leave(monkeypatch, capsys):
+    """As in `python -m hyperseg.info | head -1`."""
+    from hyperseg import info
+
+    def leave():
+        raise BrokenPipeError
+
+    ends = []
+    monkeypatch.setattr(info, "main", leave)
+    monkeypatch.setattr(os, "dup2", lambda *descriptors: ends.append(descriptors))
+    monkeypatch.setattr(sys.stdout, "fileno", lambda: 1, raising=False)
+    assert info._command() == 1
+    assert [to for _, to in ends] == [1]
+
+
+def test_a_missing_file_is_found_without_torch(tmp_path):
+    """Sources, sizes, names of networks and outputs are checked before the imports that take seconds."""
+    script = (
+        "import sys; from hyperseg.cli import main; "
+        "code = main(['predict', 'stret.jpg', '--model', 'hyperseg-m', '--size', '512x1024']); "
+        "print(code, [name for name in ('torch', 'timm') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "there is no file stret.jpg" in done.stderr
+    assert done.stdout == "1 []\n"
 
 
 def test_python_m():

@@ -5,6 +5,8 @@ The network is a stand-in whose output is known; test_predict_real.py runs a tru
 
 import json
 import os
+import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from hyperseg.cli import main
 from hyperseg.data import CAMVID, colorize
 from hyperseg.ops import BackendError
 from hyperseg.predict import Predictor
+from hyperseg.predict import predictor as predictor_module
 from hyperseg.runtime import EngineError
 
 pytestmark = pytest.mark.usefixtures("stand_in")
@@ -52,7 +55,7 @@ def test_one_image(painted, folder, capsys):
     assert main(["predict", "painted.png", "--model", "hyperseg-s-camvid"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == [
-        "painted.png (40x60) -> predictions/painted_labels.png",
+        "painted.png (40x60) -> predictions/painted_labels.png, predictions/painted_overlay.png",
         "  Car     75.0%",
         "  Road    25.0%",
     ]
@@ -330,4 +333,63 @@ def test_interrupt(painted, monkeypatch, capsys):
 
     monkeypatch.setattr(Predictor, "__call__", interrupt)
     assert main(["predict", "painted.png", "--model", "hyperseg-s-camvid"]) == 130
-    assert capsys.readouterr().err.endswith("hyperseg predict: error: interrupted\n")
+    message = "interrupted (0 of 1 image done; 1 not finished); --resume leaves out what is done"
+    assert capsys.readouterr().err.splitlines()[-1] == f"hyperseg predict: error: {message}"
+
+
+def test_all_that_is_written_before_an_interrupt_is_reported(folder, monkeypatch, capsys):
+    calls, label = [], Predictor.__call__
+
+    def interrupt(self, image):
+        calls.append(image)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return label(self, image)
+
+    for index in range(8):
+        save(f"in/{index}.png", np.zeros((32, 32, 3), np.uint8))
+    monkeypatch.setattr(Predictor, "__call__", interrupt)
+    assert main(["predict", "in", *MODEL, "--no-overlay"]) == 130
+    out, err = capsys.readouterr()
+    written = sorted(Path("predictions").iterdir())
+    assert 3 <= len(written) <= 5
+    assert [line.rpartition(" -> ")[2] for line in out.splitlines() if "->" in line] == list(map(str, written))
+    assert f"({len(written)} of 8 images done; {8 - len(written)} not finished)" in err
+    assert main(["predict", "in", *MODEL, "--no-overlay", "--resume"]) == 0
+    assert f"{len(written)} images had been done before" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_cannot_be_created(painted, capsys):
+    """It is found before the network runs. No right is missing in /proc, and still nothing can be created."""
+    if not os.access("/proc", os.W_OK):
+        pytest.skip("needs a folder where rights do not say all")
+    message = error_of(capsys, "painted.png", *MODEL, "--output", "/proc/nope")
+    assert "--output /proc/nope: it cannot be created (No such file or directory); give another --output" in message
+
+
+def test_colors_of_ones_own(painted, capsys):
+    Path("classes.yaml").write_text('classes: [Car]\ncolors: {Car: "#010203"}\n')
+    command = ["painted.png", "--model", "hyperseg-s-camvid", "--write", "colors"]
+    assert main(["predict", *command, "--colors", "classes.yaml"]) == 0
+    picture = np.asarray(Image.open("predictions/painted_colors.png"))
+    assert [tuple(picture[row, 0]) for row in (0, -1)] == [(1, 2, 3), CAMVID.colors[3]]
+    assert main(["predict", *command, "--resume"]) == 0
+    assert "done before" not in capsys.readouterr().err, "the colours differ"
+    Path("classes.yaml").write_text("classes: [lorry]")
+    assert main(["predict", *command, "--colors", "classes.yaml"]) == 1
+    assert "--colors: lorry in classes.yaml is no class of the network; it has Sky, Building" in capsys.readouterr().err
+    assert "--colors: " in error_of(capsys, *command, "--colors", "nowhere.yaml")
+
+
+def test_explain_counts_the_building_of_the_engine_apart(painted, monkeypatch, capsys):
+    build = predictor_module.build_engine
+
+    def slow(*arguments, **options):
+        time.sleep(0.2)
+        return build(*arguments, **options)
+
+    monkeypatch.setattr(predictor_module, "build_engine", slow)
+    assert main(["predict", "painted.png", *MODEL, "--explain"]) == 0
+    built, frame = capsys.readouterr().err.splitlines()[-2:]
+    assert built.startswith("building and checking the engine, once per size: 0.2 s")
+    assert float(re.search(r"network ([0-9.]+) ms", frame)[1]) < 150

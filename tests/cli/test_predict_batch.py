@@ -55,12 +55,24 @@ def test_skipped_files_are_named_and_counted(photos, capsys):
     err = capsys.readouterr().err
     assert "hyperseg predict: in/b.heic is skipped: .heic files" in err
     assert "hyperseg predict: in/c.dng is skipped: it is a raw photo" in err
-    assert err.splitlines()[-1] == "hyperseg predict: 2 of 2 images done; 2 skipped"
+    assert err.splitlines()[-1] == "hyperseg predict: 2 of 4 images done; 2 skipped"
     assert "notes.txt" not in err
     assert predict("in", "--json") == 3
     document = json.loads(capsys.readouterr().out)
     assert document["errors"] == []
     assert [message.partition(" ")[0] for message in document["skipped"]] == ["in/b.heic", "in/c.dng"]
+
+
+def test_folders_in_a_folder_are_left_out(photos, capsys):
+    photos("in/a.png", "in/sub/deeper/b.png", "in/.hidden/c.png")
+    Path("in/texts").mkdir()
+    Path("in/texts/a.txt").touch()
+    assert predict("in", "--output", "in/predictions") == 0
+    left = "1 folder with images is left out of in, such as sub; the pattern 'in/**/*' takes their files too"
+    assert f"hyperseg predict: {left}\n" in capsys.readouterr().err
+    assert predict("in/**/*", "--output", "all") == 0
+    assert written("all") == ["a_labels.png", "b_labels.png"]
+    assert "left out" not in capsys.readouterr().err
 
 
 def test_a_folder_of_files_that_are_skipped(photos, capsys):
@@ -86,7 +98,7 @@ def test_failed_inputs_do_not_end_the_others(photos, capsys):
     assert len(document["errors"]) == len(bad)
     for message in [*document["errors"], *document["skipped"]]:
         assert f"hyperseg predict: {message}\n" in err
-    assert err.splitlines()[-1] == "hyperseg predict: 3 of 10 images done; 7 failed, 1 skipped"
+    assert err.splitlines()[-1] == "hyperseg predict: 3 of 11 images done; 7 failed, 1 skipped"
 
 
 def test_names_of_every_kind(photos, capsys):
@@ -155,10 +167,7 @@ def test_a_full_disk_ends_the_run(photos, capsys, monkeypatch):
     assert [image["image"] for image in document["images"]] == ["a.png"]
     reason = "b.png is not done: predictions/b_labels.png could not be written (No space left on device)"
     assert document["errors"] == [reason]
-    assert err.splitlines()[-2:] == [
-        "hyperseg predict: 1 of 4 images done; 1 failed, 2 not tried",
-        f"hyperseg predict: error: {reason}",
-    ]
+    assert err.splitlines()[-1] == f"hyperseg predict: error: {reason} (1 of 4 images done; 1 failed, 2 not tried)"
     assert written() == ["a_labels.png"]
 
 
@@ -174,7 +183,7 @@ def test_a_sink_that_fails_at_the_end_of_a_table(photos, capsys, monkeypatch):
     photos("a.png", "b.png")
     monkeypatch.setattr("hyperseg.predict.LabelSink.write", lambda self, prediction: raise_(SinkError("gone")))
     assert predict("a.png", "b.png") == 1
-    assert last_line(capsys) == "error: gone"
+    assert last_line(capsys) == "error: gone (0 of 2 images done; 1 failed, 1 not tried)"
 
 
 def raise_(error):

@@ -121,7 +121,7 @@ def test_random_weights(folder, images, capsys):
     out, err = capsys.readouterr()
     assert err.count("\n") == 1
     assert "runs with random weights, so its labels mean nothing" in err
-    assert out.startswith("cup.png (64x96) -> predictions/cup_labels.png\n")
+    assert out.startswith("cup.png (64x96) -> predictions/cup_labels.png, predictions/cup_overlay.png\n")
     predict("cup.png", "--model", NAME, "--no-overlay")
     assert np.array_equal(labels_of("predictions/cup_labels.png"), first)
 

@@ -260,7 +260,8 @@ def test_addresses(folder, capsys, tmp_path, monkeypatch):
 def test_where_the_time_went(folder, capsys):
     write_video("a.mp4", draw=half_sky, frames=3)
     assert predict("a.mp4", "--explain") == 0
-    (line,) = messages(capsys)[1]
+    built, line = messages(capsys)[1]
+    assert built.startswith("building and checking the engine, once per size: ")
     assert line.startswith("per frame: read ")
     for stage in ("network", "write", "the network waited"):
         assert stage in line
@@ -296,6 +297,24 @@ def test_without_pyav(folder, monkeypatch, capsys):
     assert predict("a.mp4", "b.png") == 1
     assert "a video needs av; run pip install 'hyperseg[video]'" in messages(capsys)[1]
     assert "b_labels.png" in written()
+
+
+def test_the_frames_of_an_interrupted_video_are_counted(folder, capsys, monkeypatch):
+    calls, label = [], Predictor.__call__
+
+    def interrupt(self, image):
+        calls.append(image)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return label(self, image)
+
+    monkeypatch.setattr(Predictor, "__call__", interrupt)
+    write_video("street.mp4", draw=half_sky)
+    assert predict("street.mp4") == 130
+    out, err = messages(capsys)
+    frames = len(list(VideoSource("predictions/street_overlay.mp4")))
+    assert out.startswith(f"street.mp4 ({frames} frames of 48x64")
+    assert err[-1] == "error: interrupted (0 of 1 input done; 1 not finished); --resume leaves out what is done"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")

@@ -3,6 +3,9 @@
 import builtins
 import errno
 import json
+import socket
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ import torch
 from safetensors.torch import save as serialise
 
 import hyperseg
-from hyperseg.models import CheckpointError, hub
+from hyperseg.models import CheckpointError
 from hyperseg.models.hub import HubName, hub_name
 from hyperseg.models.storage import read_safetensors
 from tests import golden
@@ -45,7 +48,7 @@ def quick(monkeypatch):
         loaded.append(path)
         return f"network of {path.name}"
 
-    monkeypatch.setattr(hub, "load_own_format", load_own_format)
+    monkeypatch.setattr("hyperseg.models.storage.load_own_format", load_own_format)
     monkeypatch.setattr("hyperseg.models.checkpoint._expect", lambda expected, model, source: model)
     return loaded
 
@@ -119,6 +122,25 @@ def test_no_network(hub, files, quick, monkeypatch):
     fails(
         r"is not in the cache, and http.* could not be reached \(.*refused.*\); is there a network", "hf-hub:me/other"
     )
+
+
+def test_a_server_without_an_address(hub, files, quick, monkeypatch, capsys):
+    """It is not asked again and again, which takes a minute and prints twenty lines."""
+    hub.create("me/camvid", files)
+    hyperseg.load(NAME)
+    count = len(hub.requests)
+
+    def fail(*_):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
+    begin = time.monotonic()
+    hyperseg.load(NAME)
+    fails("is not in the cache, and .* could not be found .Name or service not known.; is there a", "hf-hub:me/other")
+    assert time.monotonic() - begin < 5
+    assert len(hub.requests) == count
+    assert capsys.readouterr().err == ""
 
 
 def test_a_repository_that_does_not_exist(hub, monkeypatch):

@@ -12,6 +12,7 @@ from torch import nn
 
 import hyperseg
 from hyperseg.models import CheckpointError, create_model, model_config, pretrained
+from hyperseg.models.errors import EncoderDownloadError
 from hyperseg.models.official_keys import efficientnet_names
 
 S, VOC = "hyperseg-s-camvid", "hyperseg-l-voc"
@@ -43,6 +44,7 @@ def hub(monkeypatch):
 
     monkeypatch.setattr(_builder, "load_pretrained", load_pretrained)
     monkeypatch.setattr(_builder, "load_state_dict_from_hf", download)
+    monkeypatch.setattr("hyperseg.models.hub.unreachable", lambda: None)
     return asked
 
 
@@ -270,7 +272,11 @@ def test_without_a_network(monkeypatch):
         r"connection, get model\.safetensors from https://huggingface\.co/timm/tf_efficientnet_b1\.aa_in1k .*"
         r"pretrained_encoder='model\.safetensors'"
     )
+    monkeypatch.setattr("hyperseg.models.hub.unreachable", lambda: None)
     with pytest.raises(CheckpointError, match=expected):
+        create_model(S, pretrained_encoder=True)
+    monkeypatch.setattr("hyperseg.models.hub.unreachable", lambda: "huggingface.co could not be found (no such name)")
+    with pytest.raises(EncoderDownloadError, match=r"could not be loaded \(huggingface\.co could not be found"):
         create_model(S, pretrained_encoder=True)
 
 

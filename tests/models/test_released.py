@@ -61,7 +61,7 @@ def quick(monkeypatch):
         loaded.append((Path(path).name, name, device, check_finite))
         return f"network {name}"
 
-    monkeypatch.setattr(released, "load_official", load_official)
+    monkeypatch.setattr("hyperseg.models.official.load_official", load_official)
     return loaded
 
 

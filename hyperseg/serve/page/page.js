@@ -62,7 +62,7 @@ async function load() {
   about = await documentOf(response);
   $("machine").textContent = `${about.networks.length === 1 ? about.networks[0].name : `${about.networks.length} networks`} on ${about.device}, ${about.dtype}`;
   $("network").replaceChildren(...about.networks.map(({ name, random_weights }) =>
-    new Option(random_weights ? `${name} (random weights)` : name, name)));
+    new Option(random_weights ? `${name} (random)` : name, name)));
   $("network").value = about.default.network;
   $("backend").replaceChildren(...about.backends.map((name) => new Option(BACKENDS[name] || name, name)));
   $("backend").value = about.default.backend;
@@ -78,7 +78,7 @@ function sizes() {
   const [height, width] = network().resolution, before = $("size").value;
   const half = `${height / 2}x${width / 2}`, own = about.default.size;
   const options = [
-    ["fit", `photo's shape, ${(height * width / 1e6).toFixed(2)} MP`],
+    ["fit", `photo's shape, ≤ ${(height * width / 1e6).toFixed(2)} MP`],
     ["model", `${height}×${width}, as published`],
     [half, `${half.replace("x", "×")}, half of that`],
     ["native", "photo's own size"],
@@ -86,6 +86,7 @@ function sizes() {
   if (!options.some(([value]) => value === own)) options.push([own, own.replace("x", "×")]);
   $("size").replaceChildren(...options.map(([value, text]) => new Option(text, value)));
   if (options.some(([value]) => value === before)) $("size").value = before;
+  $("network").title = $("network").selectedOptions[0].text;  // a long name is cut off
   $("warning").hidden = !network().random_weights;
   $("warning").textContent = `${network().name} has random weights: its labels mean nothing. Start the server with --weights for trained ones.`;
 }
