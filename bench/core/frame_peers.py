@@ -25,7 +25,7 @@ from hyperseg.models.sizes import normalise, pad, pixel_affine, scale_pixels
 from hyperseg.ops import reference
 from hyperseg.runtime.graphs import Captured
 
-Step = Callable[[int], Tensor]
+Step = Callable[[int], Any]
 
 # By kind of row: how the table calls it. Networks of others go by their names.
 KINDS = {
@@ -125,7 +125,8 @@ class Trial:
         self.subject, self.backend = subject, backend
         self.tried: dict[str, float] = {}
         self.failed: list[str] = []
-        self.seconds, self.name, self.step = math.inf, "", None
+        self.seconds, self.name = math.inf, ""
+        self.step: Step | None = None
         self._error: Exception | None = None
 
     def add(self, name: str, make: Callable[[], Step]) -> None:

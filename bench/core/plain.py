@@ -72,7 +72,9 @@ class PlainNetwork(nn.Module):
         return x
 
     def level(self, i: int, x: Tensor, weights: Tensor) -> Tensor:
-        level, norms = self.plan.levels[i], list(self.norms[i])  # type: ignore[arg-type]
+        level, modules = self.plan.levels[i], self.norms[i]
+        assert isinstance(modules, nn.ModuleList)
+        norms = list(modules)
         if level.hidden:
             return reference.inverted_residual(x, weights, level.hidden, level.out_channels, self.halo, norms)
         y = reference.patch_conv2d(x, weights, None, level.out_channels, [1, 1], 1, [1, 1], "reflect")

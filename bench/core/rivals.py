@@ -158,15 +158,19 @@ def _logits(output: Any) -> Tensor:
     return scores
 
 
-TORCHVISION = {"licence": "BSD-3-Clause", "link": "https://github.com/pytorch/vision"}
-SMP = {"licence": "MIT", "link": "https://github.com/qubvel-org/segmentation_models.pytorch"}
+def _of_torchvision(name: str) -> Rival:
+    link = "https://github.com/pytorch/vision"
+    return Rival("torchvision", _torchvision(name), scores=_out, licence="BSD-3-Clause", link=link)
+
+
+def _of_smp(kind: str) -> Rival:
+    link = "https://github.com/qubvel-org/segmentation_models.pytorch"
+    return Rival("segmentation_models_pytorch", _smp(kind), licence="MIT", link=link)
+
+
 RIVALS: Mapping[str, Rival] = {
-    "lraspp_mobilenet_v3_large": Rival(
-        "torchvision", _torchvision("lraspp_mobilenet_v3_large"), scores=_out, **TORCHVISION
-    ),
-    "deeplabv3_mobilenet_v3_large": Rival(
-        "torchvision", _torchvision("deeplabv3_mobilenet_v3_large"), scores=_out, **TORCHVISION
-    ),
+    "lraspp_mobilenet_v3_large": _of_torchvision("lraspp_mobilenet_v3_large"),
+    "deeplabv3_mobilenet_v3_large": _of_torchvision("deeplabv3_mobilenet_v3_large"),
     "segformer_b0": Rival(
         "transformers",
         _segformer,
@@ -195,8 +199,8 @@ RIVALS: Mapping[str, Rival] = {
         licence="AGPL-3.0",
         link="https://github.com/ultralytics/ultralytics",
     ),
-    "smp_unet": Rival("segmentation_models_pytorch", _smp("Unet"), **SMP),
-    "smp_fpn": Rival("segmentation_models_pytorch", _smp("FPN"), **SMP),
+    "smp_unet": _of_smp("Unet"),
+    "smp_fpn": _of_smp("FPN"),
 }
 # Nearest in purpose, for frames (bench/fps.py); nearest in size, or with the same encoder, with scores at image size,
 # for training (bench/train_step.py).
