@@ -20,6 +20,7 @@ from bench.core import parity, plain, rivals, roofline
 from bench.core.errors import Refused, one_line
 from bench.core.networks import Subject, inference, synthetic_frames
 from bench.core.parity import Parity
+from bench.core.run import log
 from bench.core.timing import Case, synchronize
 from hyperseg.models.sizes import normalise, pad, pixel_affine, scale_pixels
 from hyperseg.ops import reference
@@ -221,7 +222,8 @@ def of_labeller(
 def count(step: Callable[[], object]) -> roofline.Counts | None:
     try:
         return roofline.count(step)
-    except Exception:  # rows are worth more than their counts
+    except Exception as error:  # rows are worth more than their counts
+        log(f"FLOPs and unfused bytes could not be counted ({type(error).__name__}: {one_line(error)}).")
         return None
 
 

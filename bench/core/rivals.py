@@ -119,8 +119,8 @@ def _fold_segformer(network: nn.Module) -> nn.Module:
 
 def _yolo(classes: int, encoder: str) -> nn.Module:
     # A benchmark installs nothing and sends nothing.
-    os.environ.setdefault("YOLO_OFFLINE", "true")
-    os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+    for name, value in (("OFFLINE", "true"), ("AUTOINSTALL", "false"), ("VERBOSE", "false")):
+        os.environ.setdefault(f"YOLO_{name}", value)
     tasks = importlib.import_module("ultralytics.nn.tasks")
     if not hasattr(tasks, "SemanticSegmentationModel"):
         raise Refused(
