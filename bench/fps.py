@@ -2,6 +2,7 @@
 
     python bench/fps.py --model hyperseg-s
     python bench/fps.py --model all --dtype float16 --mode eager compile cudagraph --json fps.json
+    python bench/fps.py --model hyperseg-m --peers
 
 A row whose output does not match the plain float32 network gets no speed.
 Exit code: 0 measured, 1 something could not be run (a message gives the reason), 2 a row failed the comparison.
@@ -22,8 +23,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.core import roofline
+from bench.core import rivals, roofline
 from bench.core.errors import Refused, one_line
+from bench.core.frame_peers import KINDS, Contestant, other_row, own_rows
 from bench.core.networks import Subject, inference, load
 from bench.core.options import BACKENDS, DTYPES, add_device, measuring_parser, pick_models, positive, prepare_torch
 from bench.core.parity import Parity
@@ -43,6 +45,7 @@ from bench.core.timing import (
     without_gc,
 )
 from hyperseg.models.variants import PUBLISHED
+from hyperseg.runtime.device import keep_freed_memory
 from hyperseg.runtime.engine import Engine
 
 MODES = ("eager", "compile", "cudagraph")
@@ -73,13 +76,31 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--batch", type=positive(int), default=1, metavar="N", help="frames per step")
     add("--weights", type=Path, metavar="FILE", help="a .pth, a saved model or a name; default: random, calibrated")
     add("--paper", action="store_true", help="measure as the official FPS script does, next to the published figure")
+    peers = f"the network by several ways beside networks of others, of {', '.join(rivals.FOR_FRAMES)}; default: all"
+    add("--peers", nargs="*", metavar="NAME", help=f"{peers} that are here")
+    for option, checkout in rivals.CHECKOUTS.items():
+        add(f"--{option}", type=Path, metavar="FOLDER", help=f"with --peers: a clone of {checkout.url}; runs its code")
     return parser.parse_args(argv)
 
 
-def pick_modes(modes: list[str] | None, device: torch.device) -> list[str]:
-    """Return the modes that can run here; print which cannot, and why."""
+def check_peers(args: argparse.Namespace) -> None:
+    """Refuse what --peers does not measure; it takes every mode by default."""
+    if args.peers is None:
+        if named := [option for option in rivals.CHECKOUTS if getattr(args, option) is not None]:
+            raise Refused(f"--{named[0]} is for --peers; add it.")
+        return
+    if args.paper:
+        raise Refused("--peers and --paper measure different scopes; give one of them.")
+    if not {*args.scope} <= {"all", "frame"}:
+        raise Refused("--peers measures the scope frame, which every network has; leave --scope out.")
+    if len(args.backend) > 1:
+        raise Refused("--peers takes one backend for the engine; give one with --backend.")
+
+
+def pick_modes(modes: list[str] | None, device: torch.device, default: Sequence[str] | None = None) -> list[str]:
+    """Return the modes that can run here, of ``default`` if there are no ``modes``; print which cannot, and why."""
     cuda = device.type == "cuda"
-    picked = list(dict.fromkeys(modes or (["eager", "cudagraph"] if cuda else ["eager"])))
+    picked = list(dict.fromkeys(modes or default or (["eager", "cudagraph"] if cuda else ["eager"])))
     if not cuda and "cudagraph" in picked:
         picked.remove("cudagraph")
         message = "Mode cudagraph needs a CUDA device; this is a CPU."
@@ -133,6 +154,11 @@ class FpsRun(Run):
         self.rotate = 4 if self.cuda else 2
         self.dtype = DTYPES[args.dtype]
         self.describe_inputs(self.rotate)
+        self.folders = {option: getattr(args, option) for option in rivals.CHECKOUTS}
+        self.peers = [] if args.peers is None else rivals.pick(args.peers or None, rivals.FOR_FRAMES, log, self.folders)
+        for name in self.peers:
+            if (checkout := rivals.RIVALS[name].checkout) is not None:
+                log(f"{name}: this runs the Python code of {self.folders[checkout.option] / checkout.file}.")
 
     def print_settings(self) -> None:
         log(f"settings  {self.args.dtype}, TF32 off, batch {self.args.batch}, seed {self.args.seed}")
@@ -151,7 +177,8 @@ class FpsRun(Run):
             torch.compiler.reset()
 
     def print_notes(self, rows: list[Row]) -> None:
-        log("\n" + bullets(PAPER_NOTES if self.args.paper else notes(rows, self.cuda, self.rotate)))
+        found: Sequence[str] = PAPER_NOTES if self.args.paper else notes(rows, self.cuda, self.rotate)
+        log("\n" + bullets(found if self.args.peers is None else peer_notes(rows, found)))
 
     def measure_network(self, entry: NetworkResults) -> None:
         name = entry.name
@@ -172,6 +199,9 @@ class FpsRun(Run):
         entry.reference = subject.reference_scale
         if self.args.paper:
             self.measure_as_paper(subject, entry)
+            return
+        if self.args.peers is not None:
+            self.measure_with_peers(subject, entry)
             return
         ready = self.cases(subject, entry)
         if not ready:
@@ -261,6 +291,79 @@ class FpsRun(Run):
             else Work(work.flops, least, work.unfused_bytes, work.operators, work.uncounted),
             roofline=roofline.bound(work.flops, least, ceilings, step_seconds) if work and ceilings else None,
             peak_memory_mib=item.peak_mib,
+            samples=samples,
+        )
+
+    # --peers: the network by several ways, and networks of others, each in its best mode
+
+    def measure_with_peers(self, subject: Subject, entry: NetworkResults) -> None:
+        """Choose the mode of each row, compare, time all in alternation, compare again."""
+        if not self.cuda:
+            keep_freed_memory()  # an engine does it for the whole process: nobody is tried without it
+        ready: list[tuple[Contestant, Parity | None]] = []
+        builders = [*own_rows(subject, self.modes, self.backends[0])]
+        for name in self.peers:
+            builders.append((name, functools.partial(other_row, subject, name, self.modes, self.folders)))
+        for what, build in builders:
+            self.progress(f"preparing {subject.name}: {what}")
+            try:
+                row = build()
+                before = row.check(None) if row.check else None
+            except Exception as error:
+                self.refuse(entry, self.cannot(f"Row {what}", error))
+                continue
+            for failure in row.failed:
+                log(f"{row.name}: mode {failure} is left out.")
+            if before is None or before.passed:
+                ready.append((row, before))
+            else:
+                self.refuse(entry, before.message(f"{row.name}, mode {row.mode}", "before timing"), wrong=True)
+        only = self.rotate - 1 if self.args.quick and not self.cuda else None
+        timed = self.time([row.case for row, _ in ready]) if ready else []
+        for (row, before), samples in zip(ready, timed, strict=True):
+            after = row.check(only) if row.check else None
+            if after is None or after.passed:
+                entry.rows.append(self.row_beside_peers(subject, row, before, after, samples))
+            else:
+                self.refuse(entry, after.message(f"{row.name}, mode {row.mode}", "after timing"), wrong=True)
+        if base := [row for row in entry.rows if row.kind == "official"]:
+            for found in entry.rows:
+                found.over_reference = ratio(found.throughput.by_window, base[0].throughput.by_window)
+        if entry.rows:
+            log("\n" + peers_table(entry.rows, self.cuda))
+            for line in peer_remarks(entry.rows):
+                log(line)
+
+    def row_beside_peers(
+        self, subject: Subject, row: Contestant, before: Parity | None, after: Parity | None, samples: Samples
+    ) -> Row:
+        counts, ceilings = row.counts, self.results.ceilings
+        labels = subject.batch * subject.size[0] * subject.size[1]
+        least = row.parameters * subject.dtype.itemsize + subject.frames[0].nbytes + labels
+        work = Work(None, least)
+        bound = None
+        if counts is not None:
+            work = Work(counts.flops, least, counts.unfused_bytes, counts.operators, counts.uncounted)
+        if counts is not None and ceilings is not None:
+            seconds = subject.batch * median(samples.ms_per_item()) / 1e3
+            bound = roofline.bound(counts.flops, least, ceilings, seconds)
+        return Row(
+            kind=row.kind,
+            peer=row.peer,
+            about=row.about,
+            mode=row.mode,
+            layout=row.layout,
+            backend=row.backend,
+            scope="frame",
+            parameters=row.parameters,
+            tried_ms=row.tried,
+            parity_before=before,
+            parity_after=after,
+            latency_ms=summarise(samples.latency_ms),
+            device_ms=summarise(samples.device_ms) if samples.device_ms else None,
+            throughput=throughput(samples),
+            work=work,
+            roofline=bound,
             samples=samples,
         )
 
@@ -370,6 +473,40 @@ def rows_table(rows: Sequence[Row], cuda: bool) -> str:
     return table(head, body, left=3)
 
 
+def peers_table(rows: Sequence[Row], cuda: bool) -> str:
+    head = ["network", "mode", "memory format", "p50 ms", "p90", "n"] + ["device p50"] * cuda
+    head += ["FPS", "spread", "times official", "GFLOP", "M parameters", "roofline", "labels agree"]
+    body = []
+    for row in rows:
+        cells = [row.peer or KINDS[row.kind], row.mode, row.layout or "its own"]
+        cells += [*percentiles(row.latency_ms, "p50", "p90"), str(row.latency_ms.n)]
+        cells += percentiles(row.device_ms, "p50") if cuda else []
+        cells += [fixed(row.throughput.rate), f"{row.throughput.spread_percent:.1f} %"]
+        cells.append("-" if row.over_reference is None else str(row.over_reference))
+        cells.append("-" if row.work is None or row.work.flops is None else fixed(row.work.flops / 1e9))
+        cells.append("-" if row.parameters is None else fixed(row.parameters / 1e6, 3))
+        cells.append("-" if row.roofline is None else f"{fixed(row.roofline.percent, 3)} %")
+        cells.append(parity_cell(row) + ", with itself" * bool(row.peer) if row.parity_before else "not compared")
+        body.append(cells)
+    return table(head, body, left=3)
+
+
+def peer_remarks(rows: Sequence[Row]) -> list[str]:
+    """Return what networks of others are, and what the trials found."""
+    out = []
+    for row in rows:
+        name = row.peer or KINDS[row.kind]
+        if row.peer:
+            rival = rivals.RIVALS[row.peer]
+            published = f"; its authors publish {rival.published} mIoU" if rival.published else ""
+            out.append(f"{name}: {row.about}{published}; {rival.link}.")
+        if len(tried := row.tried_ms or {}) > 1:
+            out.append(f"{name}: tried {', '.join(f'{way} {fixed(ms)} ms' for way, ms in tried.items())}.")
+    if unstable := [row.peer or f"{KINDS[row.kind]} ({row.mode})" for row in rows if not row.samples.warmup_stable]:
+        out.append(f"Step times had not settled when the warm-up ended: {', '.join(unstable)}.")
+    return out
+
+
 def paper_table(rows: Sequence[Row], published: float | None) -> str:
     head = ["mode", "backend", "p50 ms", "mean ms", "n", "FPS", f"published FPS, {PUBLISHED_GPU}"]
     body = []
@@ -443,6 +580,30 @@ def notes(rows: Sequence[Row], cuda: bool, rotated: int) -> list[str]:
     return lines
 
 
+def peer_notes(rows: Sequence[Row], others: Sequence[str]) -> list[str]:
+    """Explain the rows of --peers, then the columns that they share with other runs."""
+    lines = [
+        "official network, norms kept: this network in plain PyTorch, every norm a call of its own, as the official "
+        "code runs it; that code needs packages of 2021. times official: ratio of FPS within a round, median of the "
+        "rounds, with minimum and maximum.",
+        "norms removed: what the official script times. Its labels are wrong, so they are not compared.",
+        "norms folded, unfused: plain PyTorch again, eagerly, compiled by torch.compile, or replayed as a CUDA graph.",
+        "Every row but the engine has the same first and last step: normalisation, and bilinear resizing of the scores "
+        "with argmax in float32. Folded networks and those of others run in the mode and memory format, the engine in "
+        "the mode, that was fastest in a short trial before.",
+    ]
+    if any(row.peer for row in rows):
+        lines.append(
+            "Networks of others have as many classes, random weights, and norms folded where a convolution precedes "
+            "them. Their labels are compared with those of their own plain module in float32, and must repeat. They "
+            "compute something else: only speed can be compared, and published mIoU is of other weights and sizes."
+        )
+    skip = ("Norms are folded", "GFLOP:", "Mode cudagraph")
+    lines += [line for line in others if not line.startswith(skip)]
+    lines.append("GFLOP: two per multiply-add, of convolutions and matrix multiplications, in eager mode.")
+    return lines
+
+
 PAPER_NOTES = (
     "Scope: a normalised float32 image in host memory is copied to the device and passes through the network to "
     "scores at full size, including its last upsampling: as in the official script, no argmax, no labels, no loading.",
@@ -463,7 +624,11 @@ def main(argv: list[str] | None = None) -> int:
         models = pick_models(args.model)
         if args.weights is not None and len(models) > 1:
             raise Refused("--weights belongs to one model; name just one with --model.")
-        return FpsRun(args, device, models, pick_modes(args.mode, device), pick_budget(args, device))
+        check_peers(args)
+        default = None
+        if args.peers is not None:
+            default = [mode for mode in MODES if mode != "cudagraph" or device.type == "cuda"]
+        return FpsRun(args, device, models, pick_modes(args.mode, device, default), pick_budget(args, device))
 
     return run_command("bench/fps.py", args, make)
 

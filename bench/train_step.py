@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.core import parity, training
+from bench.core import parity, rivals, training
 from bench.core.errors import Refused
 from bench.core.options import BACKENDS as NAMES
 from bench.core.options import measuring_parser, pick_models, positive, prepare_torch
@@ -33,7 +33,7 @@ from bench.core.results import NetworkResults, ProcessMemory, Row
 from bench.core.run import Run, log, run_command
 from bench.core.tables import bullets, fixed, percentiles, table
 from bench.core.timing import Budget, Case, Samples, ratio, summarise, synchronize, throughput
-from bench.core.training import PEERS, Setting, Task, Trainer, missing, plain
+from bench.core.training import Setting, Task, Trainer, plain
 from hyperseg.models import model_config
 from hyperseg.ops.backends import BACKENDS
 from hyperseg.ops.backends.dispatch import PREFERENCE
@@ -59,7 +59,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--contiguous", action="store_true", help="also the fast backends without channels-last memory")
     add("--recompute", action="store_true", help="also with the encoder computed again in the backward pass")
     add("--fits", action="store_true", help="on CUDA: double the batch of each row until the memory is not enough")
-    add("--peers", nargs="*", metavar="NAME", help=f"of {', '.join(PEERS)}; default: the installed ones")
+    add("--peers", nargs="*", metavar="NAME", help=f"of {', '.join(rivals.FOR_TRAINING)}; default: the installed ones")
     add("--no-memory", action="store_true", help="leave out memory on a CPU, which takes a process for each row")
     return parser.parse_args(argv)
 
@@ -104,21 +104,6 @@ def pick_compile(names: list[str], device: torch.device) -> list[training.Compil
     return picked  # type: ignore[return-value]
 
 
-def pick_peers(names: list[str] | None) -> list[str]:
-    """Return the installed peers; raise Refused if one that the user named is missing."""
-    if unknown := [name for name in names or () if name not in PEERS]:
-        raise Refused(f"There is no peer {unknown[0]!r}; there are {', '.join(PEERS)}.")
-    picked = []
-    for name in dict.fromkeys(PEERS if names is None else names):
-        if (message := missing(name)) is None:
-            picked.append(name)
-        elif names is not None:
-            raise Refused(message)
-        else:
-            log(message)
-    return picked
-
-
 @dataclass
 class Ready:
     """A row that matches the reference; of a peer, that has a finite loss.
@@ -147,7 +132,7 @@ class TrainStepRun(Run):
         self.backends = pick_backends(args.backend, device)
         self.amps = pick_amp(args.amp, device)
         self.compiled = pick_compile(args.compile, device)
-        self.peers = pick_peers(args.peers)
+        self.peers = rivals.pick(args.peers, rivals.FOR_TRAINING, log)
         self.threads = torch.get_num_threads()
         self.results.threads = None if self.cuda else self.threads
         self.describe_inputs(training.ROTATE, "synthetic frames, labels in blocks of 16x16 pixels")
@@ -286,7 +271,7 @@ class TrainStepRun(Run):
         entry.rows.append(
             Row(
                 peer=item.task.peer,
-                about=training.about(item.task.peer) if item.task.peer else "",
+                about=rivals.about(item.task.peer) if item.task.peer else "",
                 backend=item.setting.backend,
                 mode=item.setting.mode,
                 layout=item.setting.layout,

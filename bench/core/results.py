@@ -85,24 +85,31 @@ class Row:
         of: the step that makes the call: ``"frame"``, ``"training"``, or ``"apart"`` for a call that no step makes.
         times: how often that step makes calls of these shapes.
         calls_in_graph: calls in the CUDA graph that was timed; None where calls were issued one by one.
-        peer, about: the runtime and its version (bench/peers.py); the input pipeline (bench/data.py).
+        kind: of a row of bench/fps.py --peers: ``"official"``, ``"without-norms"``, ``"folded"``, ``"engine"`` or
+            ``"other"``, a network of others.
+        peer, about: the runtime and its version (bench/peers.py); the input pipeline (bench/data.py); the network of
+            others, and its package and licence (bench/fps.py --peers, bench/train_step.py).
+        parameters: of a row's network, where rows have different ones.
+        tried_ms: milliseconds of a frame in the trial that chose the mode, by mode and memory format.
         latency_ms: milliseconds of one step, or of one call; of a peer, of a camera's frame (core/turns.py).
         device_ms: the same between CUDA events; None on a CPU.
         throughput: images or calls per second, of steps issued back to back; of a peer, of a stream.
         samples: raw samples of what is timed; their items are images or calls.
         samples_alone: raw samples of an operator's implementation alone (bench/overhead.py).
         overhead_us: microseconds per call (bench/overhead.py).
-        parity_before, parity_after: comparison with the reference before and after timing.
+        parity_before, parity_after: comparison with the reference before and after timing; of a network of others, with
+            its own plain module in float32.
         parity_logits: comparison of the logits of a peer.
         work, roofline: counted work, and the shortest time that it allows here.
         layout, blocks, amp: memory format, the encoder's blocks ("lean": they keep less for the backward pass) and
-            autocast type of a training step (bench/train_step.py).
+            autocast type of a training step (bench/train_step.py); memory format of a row of plain PyTorch
+            (bench/fps.py --peers).
         percent_of_matmul, percent_of_copy: rate reached, in percent of the measured matmul and copy rates.
         peak_memory_mib: largest GPU memory above what was allocated before, in MiB.
         memory: host memory of a peer, or of a training step.
         largest_batch: that fits, a power of two times the batch of the run (bench/train_step.py --fits).
         over_reference: rate relative to the reference backend's, paired by round; of a training step, relative to plain
-            PyTorch in contiguous memory.
+            PyTorch in contiguous memory; of bench/fps.py --peers, relative to the row of the official network.
         memory_over_reference: peak memory relative to the same.
         over_eager, engine_over: rate relative to eager's, and the engine's relative to this one, paired by round.
         over_eager_camera, engine_over_camera: the same of a camera's frames; the two above are of a stream.
@@ -121,8 +128,11 @@ class Row:
     of: str = ""
     times: int = 1
     calls_in_graph: int | None = None
+    kind: str = ""
     peer: str = ""
     about: str = ""
+    parameters: int | None = None
+    tried_ms: dict[str, float] | None = None
     latency_ms: Summary
     device_ms: Summary | None = None
     throughput: Throughput

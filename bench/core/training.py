@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
-import importlib.metadata
-import importlib.util
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +23,7 @@ import torch.nn.functional as F
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
+from bench.core import rivals
 from bench.core.errors import Refused
 from bench.core.networks import load, synthetic_frames
 from bench.core.peers import high_water_mib, reset_high_water
@@ -107,7 +105,7 @@ class Task:
 
     Attributes:
         model: name of the network, whose recipe gives loss and optimiser.
-        peer: another network, one of `PEERS`, with the same classes; empty: the network.
+        peer: another network, one of `rivals.FOR_TRAINING`, with the same classes; empty: the network.
     """
 
     model: str
@@ -274,67 +272,13 @@ class FullSizeLoss:
         return F.cross_entropy(scores.float(), labels.long(), ignore_index=IGNORE)
 
 
-class Scores(nn.Module):
-    """A network of torchvision: its main scores, at image size."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        scores: Tensor = self.network(images)["out"]
-        return scores
-
-
-def torchvision_network(name: str) -> Callable[[int, str], nn.Module]:
-    def make(classes: int, encoder: str) -> nn.Module:
-        from torchvision.models import segmentation
-
-        return Scores(getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=classes))
-
-    return make
-
-
-def smp_network(kind: str) -> Callable[[int, str], nn.Module]:
-    def make(classes: int, encoder: str) -> nn.Module:
-        smp = importlib.import_module("segmentation_models_pytorch")
-        # As of HyperSeg's published encoders: tf_efficientnet_b1 -> efficientnet-b1.
-        name = "efficientnet-" + encoder.split(".")[0].rsplit("_", 1)[-1]
-        network: nn.Module = getattr(smp, kind)(name, encoder_weights=None, classes=classes)
-        return network
-
-    return make
-
-
-# By name: the package it needs, and its builder. Nearest in size, or with the same encoder.
-PEERS: dict[str, tuple[str, Callable[[int, str], nn.Module]]] = {
-    "lraspp_mobilenet_v3_large": ("torchvision", torchvision_network("lraspp_mobilenet_v3_large")),
-    "deeplabv3_mobilenet_v3_large": ("torchvision", torchvision_network("deeplabv3_mobilenet_v3_large")),
-    "smp_unet": ("segmentation_models_pytorch", smp_network("Unet")),
-    "smp_fpn": ("segmentation_models_pytorch", smp_network("FPN")),
-}
-
-
-def missing(peer: str) -> str | None:
-    """Return a message if the package of a peer is not installed."""
-    package, _ = PEERS[peer]
-    if importlib.util.find_spec(package) is not None:
-        return None
-    return f"{peer} needs {package}, not installed here: pip install {package.replace('_', '-')}."
-
-
-def about(peer: str) -> str:
-    package, _ = PEERS[peer]
-    return f"{package} {importlib.metadata.version(package)}"
-
-
 def build_peer(task: Task, setting: Setting, device: torch.device) -> Trainer:
     """Return a trainer of another network: same classes, sizes, optimiser, steps and memory format."""
     from hyperseg.models import model_config
 
     config, ours = recipe(task.model), model_config(task.model)
-    torch.manual_seed(task.seed)
-    network = PEERS[task.peer][1](ours.num_classes, ours.encoder).to(device).train()
+    made = rivals.build(task.peer, ours.num_classes, ours.encoder, task.seed)
+    network = rivals.Scores(made, rivals.RIVALS[task.peer].scores).to(device).train()
     if setting.channels_last:
         network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.optimizer.lr, fused=True)

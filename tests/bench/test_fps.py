@@ -12,11 +12,14 @@ import torch
 
 import hyperseg
 from bench import fps
+from bench.core import frame_peers, rivals
 from bench.core.errors import Refused
 from bench.core.networks import load
 from bench.core.results import SCHEMA_VERSION, read_results
 from bench.core.roofline import Ceilings
+from hyperseg.models import VARIANTS
 from hyperseg.models.released import released_path
+from tests.training.runs import TINY as TINY_NETWORK
 
 ROOT = Path(__file__).parents[2]
 NAME = "hyperseg-m-cityscapes"
@@ -58,8 +61,8 @@ def loaded():
 def run(loaded, monkeypatch, tmp_path):
     """Run the command with an engine of this class; return its exit code and results."""
 
-    def go(engine=Engine, *extra):
-        monkeypatch.setattr(fps, "load", lambda *args: loaded)
+    def go(engine=Engine, *extra, network=loaded):
+        monkeypatch.setattr(fps, "load", lambda *args: network)
         monkeypatch.setattr(fps.roofline, "measure_ceilings", lambda *args: Ceilings(1e10, 1e11, 1, 1, "float32"))
         monkeypatch.setattr(hyperseg, "build_engine", engine, raising=False)
         path = tmp_path / "fps.json"
@@ -213,9 +216,129 @@ def test_the_scope_of_the_paper(run, capsys):
     assert "not a speed-up" in " ".join(capsys.readouterr().out.split())
 
 
+class Small(torch.nn.Module):
+    """A network of others: scores at stride 8, in a dictionary."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.conv, self.norm = torch.nn.Conv2d(3, classes, 9, stride=8, padding=4), torch.nn.BatchNorm2d(classes)
+
+    def forward(self, images):
+        return {"out": self.norm(self.conv(images))}
+
+
+class Changing(Small):
+    """Each call has other scores."""
+
+    def forward(self, images):
+        return {"out": super().forward(images)["out"] + 5 * torch.rand(1, self.conv.out_channels, 1, 1)}
+
+
+class Overflowing(Small):
+    def forward(self, images):
+        return {"out": super().forward(images)["out"] / 0.0}
+
+
+@pytest.fixture
+def beside(run, monkeypatch):
+    """Run --peers with one network of others, of this class."""
+
+    monkeypatch.setitem(VARIANTS, "tiny", TINY_NETWORK)
+    small = load("tiny", None, 0)
+
+    def go(network, *extra, engine=Engine):
+        rival = rivals.Rival(
+            "torchvision",
+            lambda classes, encoder: network(classes),
+            scores=lambda output: output["out"],
+            licence="MIT",
+            link="https://example.org/small",
+            published="12.3 %",
+        )
+        monkeypatch.setattr(rivals, "RIVALS", {"small": rival})
+        monkeypatch.setattr(rivals, "FOR_FRAMES", ("small",))
+        monkeypatch.setattr(frame_peers, "TRIAL_STEPS", 1)
+        return run(engine, "--mode", "eager", "--peers", *extra, network=small)
+
+    return go
+
+
+def test_a_network_beside_others(beside, capsys):
+    code, results = beside(Small)
+    assert code == 0
+    (entry,) = results.models
+    assert [(row.kind, row.peer) for row in entry.rows] == [
+        ("official", ""),
+        ("without-norms", ""),
+        ("folded", ""),
+        ("engine", ""),
+        ("other", "small"),
+    ]
+    official, removed, folded, engine, small = entry.rows
+    assert (official.mode, official.layout, official.over_reference.median) == ("eager", "contiguous", 1)
+    assert folded.tried_ms.keys() == {"eager contiguous", "eager channels-last"}
+    assert engine.layout == ""
+    assert removed.parity_before is None
+    for row in (official, folded, engine, small):
+        assert row.parity_before.passed
+        assert row.parity_after.passed
+    for row in entry.rows:
+        assert row.scope == "frame"
+        assert len(row.samples.latency_ms) == row.latency_ms.n >= 2
+        assert row.over_reference.median > 0
+        assert row.work.flops > 0
+    assert small.parameters < official.parameters == engine.parameters
+    assert small.work.flops == 2 * 8 * 8 * 12 * 3 * 9 * 9
+    assert "norms folded, random weights" in small.about
+    out = capsys.readouterr().out
+    assert "norms removed: another network" in out
+    assert "not compared" in out
+    assert "100.000 %, with itself" in out
+    assert "its authors publish 12.3 % mIoU; https://example.org/small." in out
+
+
+def test_wrong_labels_beside_others_get_no_speed(beside, capsys):
+    code, results = beside(Small, engine=WrongLabels)
+    assert code == 2
+    assert [row.kind for row in results.rows] == ["official", "without-norms", "folded", "other"]
+    assert "No speed for engine, mode eager: before timing, only" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("network", "code", "message"),
+    [
+        (Changing, 2, "No speed for small, mode eager: before timing, "),
+        (Overflowing, 1, "Row small cannot run here: its scores are not finite."),
+    ],
+)
+def test_another_network_that_is_wrong_gets_no_speed(beside, capsys, network, code, message):
+    found, results = beside(network)
+    assert found == code
+    assert [row.kind for row in results.rows] == ["official", "without-norms", "folded", "engine"]
+    assert message in capsys.readouterr().out
+
+
+def test_a_mode_that_fails_is_left_out(beside, capsys, monkeypatch):
+    def fails(*args, **kwargs):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    code, results = beside(Small, "--mode", "eager", "compile")
+    assert code == 1
+    assert results.models[0].refused == ["Row folded, compile cannot run here (RuntimeError): no compiler"]
+    assert [(row.kind, row.mode) for row in results.rows][-1] == ("other", "eager")
+    assert "small: mode compile (RuntimeError: no compiler) is left out." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--peers", "--paper"], "different scopes"),
+        (["--peers", "--scope", "network"], "the scope frame"),
+        (["--peers", "--backend", "cpp", "reference"], "one backend"),
+        (["--peers", "unet"], "no peer 'unet'"),
+        (["--peers", "pidnet_s"], "git clone https://github.com/XuJiacong/PIDNet, then --pidnet FOLDER"),
+        (["--ddrnet", "x"], "--ddrnet is for --peers"),
         (["--model", "hyperseg-xl"], "hyperseg-s-cityscapes"),
         (["--resolution", "512"], "HEIGHTxWIDTH"),
         (["--size", "512"], "HEIGHTxWIDTH"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench import train_step
-from bench.core import parity, training
+from bench.core import parity, rivals, training
 from bench.core.errors import Refused
 from bench.core.parity import BadReference, Parity, StepTolerance
 from bench.core.results import ProcessMemory, Row, read_results
@@ -133,12 +133,13 @@ def test_a_peer_is_measured(run):
 
 def test_missing_packages_are_reported(monkeypatch, capsys):
     found = SimpleNamespace(find_spec=lambda name: None if name.startswith("segmentation") else object())
-    monkeypatch.setattr(training.importlib, "util", found)
+    monkeypatch.setattr(rivals.importlib, "util", found)
+    known = rivals.FOR_TRAINING
     with pytest.raises(Refused, match="smp_fpn needs segmentation_models_pytorch, not installed here: pip install"):
-        train_step.pick_peers(["smp_fpn"])
-    assert train_step.pick_peers(None) == ["lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large"]
+        rivals.pick(["smp_fpn"], known, print)
+    assert rivals.pick(None, known, print) == ["lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large"]
     assert "pip install segmentation-models-pytorch" in capsys.readouterr().out
-    assert train_step.pick_peers([]) == []
+    assert rivals.pick([], known, print) == []
 
 
 @pytest.mark.parametrize(
