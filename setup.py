@@ -35,6 +35,11 @@ def find_tool(name: str) -> str | None:
     return shutil.which(name)
 
 
+def pybind11_headers() -> str:
+    """Return the folder of pybind11's headers; "" if it is not installed."""
+    return importlib.import_module("pybind11").get_include() if importlib.util.find_spec("pybind11") else ""
+
+
 def missing_tools() -> list[str]:
     compiler = os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))
     return ([] if compiler else ["a C++ compiler"]) + [name for name in ("cmake", "ninja") if not find_tool(name)]
@@ -153,6 +158,7 @@ class CMakeBuild(build_ext):
             "HYPERSEG_SHIM": "ON" if shim else "OFF",
             # Only for this machine: unlike hyperseg._C it runs with no other version of torch.
             "HYPERSEG_RUNTIME": "ON" if self.inplace else "OFF",
+            "HYPERSEG_PYBIND11": pybind11_headers(),  # a change, as by an installation, configures the build anew
             "HYPERSEG_CUDA": "OFF",
         }
         if root is None:

@@ -49,7 +49,7 @@ def test_extras_that_are_named_exist():
 def test_all_has_every_extra_of_users():
     (everything,) = extras()["all"]
     names = set(re.fullmatch(r"hyperseg\[(.+)\]", everything)[1].split(","))
-    assert names == set(extras()) - {"all", "dev", "peers"}
+    assert names == set(extras()) - {"all", "dev", "peers", "rivals"}
 
 
 def test_a_missing_package_is_named_by_its_extra():

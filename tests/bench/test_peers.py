@@ -251,7 +251,7 @@ def test_missing_packages_are_reported(monkeypatch, capsys):
     message = "openvino needs openvino, not installed here: pip install 'hyperseg[peers]'"
     with pytest.raises(Refused, match="not installed here"):
         peers.pick_peers("eager,openvino")
-    assert peers.pick_peers(None) == ["eager", "compile", "onnxruntime", "engine"]
+    assert peers.pick_peers(None) == ["eager", "compile", "onnxruntime", "engine", "aoti"]
     printed = capsys.readouterr().out
     assert message in printed
     assert "engine-bf16 needs a CPU with AMX for bfloat16; the C++ operators use avx512 here." in printed
