@@ -132,6 +132,7 @@ class CMakeBuild(build_ext):
         if self.distribution.commands == ["build_ext"] and self.build_lib is None:
             self.inplace = True
         super().finalize_options()
+        self.in_checkout = bool(self.inplace)  # setuptools clears `inplace` while it builds
 
     def run(self) -> None:
         if (reason := reason_unbuilt()) is not None:
@@ -157,7 +158,7 @@ class CMakeBuild(build_ext):
             "HYPERSEG_SANITIZE": sanitize,
             "HYPERSEG_SHIM": "ON" if shim else "OFF",
             # Only for this machine: unlike hyperseg._C it runs with no other version of torch.
-            "HYPERSEG_RUNTIME": "ON" if self.inplace else "OFF",
+            "HYPERSEG_RUNTIME": "ON" if self.in_checkout else "OFF",
             "HYPERSEG_PYBIND11": pybind11_headers(),  # a change, as by an installation, configures the build anew
             "HYPERSEG_CUDA": "OFF",
         }
@@ -177,11 +178,12 @@ class CMakeBuild(build_ext):
 
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        built = [build / "_C.abi3.so"]
-        if self.inplace:
-            built += (build / "csrc/runtime").glob("runtime_cpp.*.so")
-        for source in built:
-            copy = target if source is built[0] else target.with_name(source.name)
+        copies = {target: build / "_C.abi3.so"}
+        if self.in_checkout:
+            copies |= {
+                ROOT / "hyperseg" / path.name: path for path in (build / "csrc/runtime").glob("runtime_cpp.*.so")
+            }
+        for copy, source in copies.items():
             copy.unlink(missing_ok=True)  # a running process may have the old file mapped
             shutil.copy2(source, copy)
 
