@@ -120,6 +120,6 @@ $(SHIM): $(INSTALLED) setup.py CMakeLists.txt $(CSRC)
 	HYPERSEG_SHIM=1 $(BIN)/python setup.py build_ext --build-lib build/shim
 	@if test -f $@; then touch $@; fi
 
-$(EXTENSION): $(INSTALLED) setup.py CMakeLists.txt $(CSRC)
+$(EXTENSION): $(INSTALLED) setup.py CMakeLists.txt csrc/runtime/CMakeLists.txt $(CSRC)
 	$(BIN)/python setup.py build_ext
 	@mkdir -p $(@D) && if test -f hyperseg/_C.abi3.so; then touch $@; fi
