@@ -20,11 +20,11 @@ from hyperseg._files import printable
 from hyperseg.cli import _common
 from hyperseg.cli._common import UsageError, UserError, user_errors
 from hyperseg.cli._output import write_line
+from hyperseg.export.formats import FORMATS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMATS = ("onnx", "pt2", "aoti")
 _CALIBRATION_IMAGES = 64
 # Options that only some formats have, by the names of their arguments.
 _OF_FORMATS = {"lowering": "--lowering", "calibration": "--calibrate"}
@@ -33,7 +33,8 @@ _OF_FORMATS = {"lowering": "--lowering", "calibration": "--calibrate"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
     add, default, text = parser.add_argument, "(default: %(default)s)", _common.text
-    add("format", metavar="FORMAT", choices=FORMATS, help=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    *names, last = FORMATS
+    add("format", metavar="FORMAT", choices=tuple(FORMATS), help=f"{', '.join(names)} or {last}")
     add("--weights", metavar="FILE", type=text, help=f"trained weights: {_common.WEIGHTS}")
     add("--model", metavar="NAME", type=text, help=_common.MODEL)
     add("--offline", action="store_true", help=_common.OFFLINE)
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     name = _common.check_network(args.weights, args.model)
 
     from hyperseg._extras import MissingPackageError
-    from hyperseg.export import FORMATS, ExportError
+    from hyperseg.export import ExportError
     from hyperseg.export.common import check_target
     from hyperseg.predict import parse_size
 
@@ -135,8 +136,6 @@ def _calibration(folder: str, size: tuple[int, int]) -> list["Tensor"]:
 
 def _check_options(args: argparse.Namespace) -> None:
     """Check what goes together. Raises UsageError."""
-    from hyperseg.export import FORMATS
-
     format = FORMATS[args.format]
     for name, option in _OF_FORMATS.items():
         if getattr(args, name) is not None and name not in format.options:

@@ -12,12 +12,17 @@ and normalises. It is run and compared with the network before it is written, an
 `common.py` has what the formats share, `network.py` the network that they trace.
 """
 
-from hyperseg.export.aoti import export_aoti, load_aoti
-from hyperseg.export.common import Check, Exported, ExportError
+from typing import TYPE_CHECKING
+
+from hyperseg._lazy import on_first_use
 from hyperseg.export.formats import FORMATS, Format
-from hyperseg.export.onnx import export_onnx
-from hyperseg.export.pt2 import export_pt2, load_pt2
-from hyperseg.export.scoring import OnnxLabeller
+
+if TYPE_CHECKING:
+    from hyperseg.export.aoti import export_aoti, load_aoti
+    from hyperseg.export.common import Check, Exported, ExportError
+    from hyperseg.export.onnx import export_onnx
+    from hyperseg.export.pt2 import export_pt2, load_pt2
+    from hyperseg.export.scoring import OnnxLabeller
 
 __all__ = [
     "FORMATS",
@@ -32,3 +37,19 @@ __all__ = [
     "load_aoti",
     "load_pt2",
 ]
+
+# Those that need PyTorch; the command reads the formats for its help.
+__getattr__, __dir__ = on_first_use(
+    __name__,
+    {
+        "Check": "common",
+        "ExportError": "common",
+        "Exported": "common",
+        "OnnxLabeller": "scoring",
+        "export_aoti": "aoti",
+        "export_onnx": "onnx",
+        "export_pt2": "pt2",
+        "load_aoti": "aoti",
+        "load_pt2": "pt2",
+    },
+)

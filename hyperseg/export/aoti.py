@@ -5,7 +5,6 @@ The network is the engine's: folded, its parts fused, and every operator bound t
 bit by bit. ``csrc/runtime`` loads packages in C++, ``hyperseg.runtime_cpp`` in Python.
 """
 
-import contextlib
 import ctypes
 import functools
 import logging
@@ -14,7 +13,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-import hyperseg
 from hyperseg._text import brief
-from hyperseg.data.labels import label_set_of
 from hyperseg.export.common import (
     Check,
     Exported,
@@ -32,16 +29,16 @@ from hyperseg.export.common import (
     Options,
     Reference,
     check_target,
+    device_of,
     network_of,
     require_agreement,
+    without_warnings_logged,
 )
+from hyperseg.export.network import Labels
 from hyperseg.export.sidecar import describe_program, finish
 from hyperseg.ops import OPERATORS
-from hyperseg.ops.backends.backend import device_type
-from hyperseg.ops.backends.dispatch import BACKENDS, order
+from hyperseg.ops.backends.dispatch import decide
 from hyperseg.ops.backends.native import emulated, extension
-from hyperseg.ops.backends.verdicts import PASSED_OVER
-from hyperseg.runtime.device import MissingDeviceError, pick_device
 from hyperseg.runtime.engine import Engine, build_engine
 from hyperseg.runtime.errors import EngineError
 from hyperseg.runtime.precision import in_own_dtype
@@ -90,10 +87,7 @@ def export_aoti(
         raise ValueError(f"a package returns labels, not {returns}; ONNX files and pt2 programs can return logits.")
     if Path(file).suffix != SUFFIX:
         raise ValueError(f"the name of a package must end in {SUFFIX}, got {Path(file).name}.")
-    try:
-        where = pick_device(device)
-    except MissingDeviceError as error:
-        raise ExportError(str(error)) from None
+    where = device_of(device)
     options = Options.of(
         "aoti",
         network,
@@ -115,15 +109,16 @@ def export_aoti(
     except EngineError as error:
         raise ExportError(str(error)) from None
 
+    about = describe_program("aoti", network, options, capability=_capability(where))
+
     def write(path: Path) -> tuple[Sequence[Check], Sequence[str]]:
-        _compile(engine, path)
+        _compile(engine, about, path)
         return (
             _compare(engine, load_aoti(path), Reference(network, options))
             if check
             else ((), ("not checked, as asked",))
         )
 
-    about = describe_program("aoti", network, options, capability=_capability(where))
     return finish(file, options, about, write)
 
 
@@ -134,7 +129,7 @@ def load_aoti(file: str | os.PathLike[str]) -> Callable[[Tensor], Tensor]:
     """
     extension()
     _share_torch()
-    with _quiet():  # it warns that the package does not use all that this CPU has
+    with without_warnings_logged():  # it warns that the package does not use all that this CPU has
         package = torch._inductor.aoti_load_package(str(Path(file).resolve()))
 
     def run(frames: Tensor) -> Tensor:
@@ -152,15 +147,6 @@ def _share_torch() -> None:
         ctypes.CDLL("libtorch_cpu.so", os.RTLD_NOLOAD | os.RTLD_GLOBAL | os.RTLD_LAZY)
 
 
-class _Frames(nn.Module):
-    def __init__(self, engine: Engine) -> None:
-        super().__init__()
-        self.folded = engine.folded
-
-    def forward(self, frames: Tensor) -> Tensor:
-        return self.folded.from_frames(frames)
-
-
 def _check_tools() -> None:
     """Raise ExportError if packages cannot be made here."""
     module, problem = extension()
@@ -172,12 +158,12 @@ def _check_tools() -> None:
         raise ExportError("a package is compiled, but there is no C++ compiler here; install g++, or set CXX to one")
 
 
-def _compile(engine: Engine, path: Path) -> None:
+def _compile(engine: Engine, about: Mapping[str, Any], path: Path) -> None:
     logger.info("compiling %s, which takes about a minute", engine.config.name)
-    settings = {"aot_inductor.metadata": metadata(engine), **_compiler_settings(engine)}
+    settings = {"aot_inductor.metadata": metadata(about), **_compiler_settings(engine)}
     frames = torch.zeros(engine.batch, *engine.size, 3, dtype=torch.uint8, device=engine.device)
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), without_warnings_logged():
             trace = in_own_dtype(_trace(engine), engine.device, engine.dtype)
             torch._inductor.aoti_compile_and_package(
                 bind(trace(frames)), package_path=str(path), inductor_configs=settings
@@ -192,48 +178,48 @@ def _compile(engine: Engine, path: Path) -> None:
 
 
 def _trace(engine: Engine) -> Callable[[Tensor], ExportedProgram]:
-    return lambda frames: torch.export.export(_Frames(engine), (frames,))
+    return lambda frames: torch.export.export(Labels(engine.folded), (frames,))
 
 
 def _compare(
     engine: Engine, package: Callable[[Tensor], Tensor], reference: Reference
 ) -> tuple[Sequence[Check], Sequence[str]]:
     """Compare a package with the module, and with the engine that it was made from, whose logits stand for its own."""
-
-    def labels(frames: Any) -> Any:
-        return package(torch.from_numpy(frames).to(engine.device)).cpu().numpy()
-
-    def logits(frames: Any) -> Any:
-        return engine.logits(torch.from_numpy(frames)).cpu().numpy()
-
-    checks = reference.compare(f"AOTInductor of torch {torch.__version__} ({engine.device})", labels, logits)
+    frames = reference.frames.to(engine.device)  # one batch
+    labels, logits = package(frames), engine.logits(frames)
+    checks = reference.compare(
+        f"AOTInductor of torch {torch.__version__} ({engine.device})",
+        lambda _: labels.cpu().numpy(),
+        lambda _: logits.cpu().numpy(),
+    )
     require_agreement(checks, reference.options.precision)
-    frames = reference.frames.to(engine.device)
-    differ = int((package(frames) != engine(frames)).sum())
-    count = frames.numel() // 3
+    differ, count = int((labels != engine(frames)).sum()), labels.numel()
     equal = (
         f"{differ} of {count} labels differ from the engine's" if differ else f"all {count} labels equal the engine's"
     )
     return checks, (equal,)
 
 
-def metadata(engine: Engine) -> dict[str, str]:
-    """Return what a package says about itself, by name; the C++ runtime reads it before it loads anything."""
-    height, width = engine.size
-    table = label_set_of(engine.config)
+def metadata(about: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a package says about itself, by name; the C++ runtime reads it before it loads anything.
+
+    Args:
+        about: the contents of the sidecar.
+    """
+    height, width = about["size"]
     found = {
         "format": FORMAT,
-        "version": hyperseg.__version__,
-        "torch": str(torch.__version__),
-        "network": engine.config.name,
+        "version": about["versions"]["hyperseg"],
+        "torch": about["versions"]["torch"],
+        "network": about["network"]["name"],
         "height": height,
         "width": width,
-        "batch": engine.batch,
-        "classes": "\n".join(table.classes),
-        "palette": ";".join(",".join(map(str, color)) for color in table.colors),
-        "device": engine.device.type,
-        "dtype": str(engine.dtype).removeprefix("torch."),
-        "capability": _capability(engine.device),
+        "batch": about["batch"],
+        "classes": "\n".join(about["classes"]),
+        "palette": ";".join(",".join(map(str, color)) for color in about["palette"]),
+        "device": about["device"],
+        "dtype": about["precision"],
+        "capability": about["capability"],
     }
     return {f"hyperseg.{name}": str(value) for name, value in found.items()}
 
@@ -254,21 +240,16 @@ def bind(program: ExportedProgram) -> ExportedProgram:
 
 
 def _run(name: str, *args: Any) -> Any:
-    """Run an operator by the C++ or CUDA backend that ``auto`` takes for these arguments, else by its reference."""
-    device = device_type(args)
-    for candidate in order(name, device):
-        backend = BACKENDS[candidate]
-        if (name, candidate) in PASSED_OVER[device] or backend.not_supported_reasons(name, args):
-            continue
-        if candidate == "triton":
-            raise ExportError(
-                f"{name} would run in Triton here, which needs Python; build the CUDA kernels (python setup.py "
-                "build_ext, with nvcc)."
-            )
-        if candidate == "reference":
-            logger.info("%s has no C++ or CUDA implementation for a call: it becomes plain PyTorch", name)
-        return backend.supported[name](*args)
-    raise AssertionError(f"no backend runs {name} on {device}")
+    """Run an operator by the backend that an engine takes for these arguments: in C++ or CUDA, or its reference."""
+    backend, function, _ = decide(name, args)
+    if backend == "triton":
+        raise ExportError(
+            f"{name} would run in Triton here, which needs Python; build the CUDA kernels (python setup.py "
+            "build_ext, with nvcc)."
+        )
+    if backend == "reference":
+        logger.info("%s has no C++ or CUDA implementation for a call: it becomes plain PyTorch", name)
+    return function(*args)
 
 
 @functools.cache
@@ -317,14 +298,3 @@ def _has_setting(name: str) -> bool:
     except AttributeError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence warnings about machines that a package is not for."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from hyperseg._files import printable
+from hyperseg._text import brief
 from hyperseg.export.formats import FORMATS
 from hyperseg.models import HyperSeg, check_finite, unwrap
 from hyperseg.models.sizes import normalise
 from hyperseg.models.synthetic import probe_frames
 from hyperseg.ops._arguments import as_int, describe
 from hyperseg.runtime.arguments import check_has_values
+from hyperseg.runtime.device import MissingDeviceError, pick_device
 from hyperseg.runtime.parity import TOLERANCES, compare_logits, reference_logits
 
 RETURNS = ("labels", "logits")
@@ -151,6 +155,38 @@ def network_of(model: nn.Module) -> HyperSeg:
     if network.config.num_classes > 255:
         raise ValueError(f"labels are uint8, so a network can have 255 classes, not {network.config.num_classes}.")
     return copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
+
+
+def device_of(device: str | torch.device) -> torch.device:
+    """Return a device as :func:`hyperseg.runtime.device.pick_device`. Raises ExportError if it is not there."""
+    try:
+        return pick_device(device)
+    except MissingDeviceError as error:
+        raise ExportError(str(error)) from None
+
+
+@contextlib.contextmanager
+def tracing(network: HyperSeg, options: Options) -> Iterator[None]:
+    """Trace inside, without gradients. What is raised there becomes an ExportError."""
+    try:
+        with torch.no_grad():
+            yield
+    except Exception as error:  # torch.export documents no common base
+        raise ExportError(
+            f"{network.config.name} ({network.config.encoder}) at {options.size[0]}x{options.size[1]} cannot be traced "
+            f"by torch.export ({brief(error)}); a fixed batch (--batch 1) asks less of it"
+        ) from error
+
+
+@contextlib.contextmanager
+def without_warnings_logged() -> Iterator[None]:
+    """Silence the logging of warnings by exporters and compilers."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
 
 
 class Reference:

@@ -16,19 +16,20 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from hyperseg.ops import OPERATORS, reference
-from hyperseg.ops._layout import level_input, level_parameters
 
 LOWERINGS = ("conv", "multiply")
 
 
 def lower(program: ExportedProgram, lowering: str) -> ExportedProgram:
     """Replace HyperSeg's operators in a program: those of decoder levels by this file, others by their reference."""
+    level = {torch.ops.hyperseg.decoder_level.default: functools.partial(_decoder_level, lowering)}
+    return program.run_decompositions(definitions() | level)
+
+
+def definitions() -> dict[Any, Callable[..., Any]]:
+    """Return the operators of inference and training's forward pass, each with its definition in plain PyTorch."""
     forward = [name for name in OPERATORS if not name.endswith("_backward")]
-    table: dict[Any, Callable[..., Any]] = {
-        getattr(torch.ops.hyperseg, name).default: getattr(reference, name) for name in forward
-    }
-    table[torch.ops.hyperseg.decoder_level.default] = functools.partial(_decoder_level, lowering)
-    return program.run_decompositions(table)
+    return {getattr(torch.ops.hyperseg, name).default: getattr(reference, name) for name in forward}
 
 
 def _decoder_level(
@@ -46,12 +47,9 @@ def _decoder_level(
     halo: str,
 ) -> Tensor:
     """Compute :func:`hyperseg.ops.reference.decoder_level`; the depthwise step by ``lowering``."""
-    x = level_input(skip, previous)
-    if weights is None:
-        assert signal is not None
-        assert generator is not None
-        size = level_parameters(x.shape[1], hidden, out_channels)
-        weights = reference.generate_weights(signal, [generator], [offset], [groups], [size])
+    x, weights = reference.level_operands(
+        skip, previous, signal, generator, weights, offset, groups, out_channels, hidden
+    )
     n, fh, fw, _ = weights.shape
     grid = (fh, fw)
     shifts = bias.to(x.dtype)[:, None, None]

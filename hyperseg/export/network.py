@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import torch
 from torch import Tensor, nn
 
-from hyperseg.models import HyperSeg
 from hyperseg.ops._layout import resize_logits
 from hyperseg.runtime.folding import FoldedNetwork
 
@@ -16,20 +13,12 @@ class ExportedNetwork(nn.Module):
     """The folded network with padding and normalisation before it, and the step to full size after it.
 
     Args:
-        model: any network; it is copied.
-        dtype: of weights and maps. Pixels are normalised, and logits resized and compared, in float32.
-        fuse, generate_ahead: operators that run parts of it, see :class:`FoldedNetwork`.
+        network: of any dtype. Pixels are normalised, and logits resized and compared, in float32.
     """
 
-    def __init__(
-        self,
-        model: HyperSeg,
-        dtype: torch.dtype = torch.float32,
-        fuse: bool | Collection[str] = False,
-        generate_ahead: bool = False,
-    ) -> None:
+    def __init__(self, network: FoldedNetwork) -> None:
         super().__init__()
-        self.network = FoldedNetwork(model, fuse, generate_ahead).to(dtype)
+        self.network = network
 
     def logits(self, frames: Tensor) -> Tensor:
         """Return float32 logits ``[N, num_classes, H, W]`` of uint8 frames ``[N, H, W, 3]``."""

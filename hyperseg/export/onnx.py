@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import os
 import tempfile
 import warnings
@@ -30,9 +29,11 @@ from hyperseg.export.common import (
     check_target,
     network_of,
     require_agreement,
+    tracing,
+    without_warnings_logged,
 )
 from hyperseg.export.int8 import check_calibration, quantise
-from hyperseg.export.lowering import LOWERINGS, lower
+from hyperseg.export.lowering import LOWERINGS, definitions, lower
 from hyperseg.export.network import LabelsAndLogits
 from hyperseg.export.runtimes import RUNTIMES, installed
 from hyperseg.export.sidecar import describe_program, finish
@@ -40,8 +41,8 @@ from hyperseg.models import HyperSeg
 from hyperseg.models.sizes import pixel_affine, scale_pixels
 from hyperseg.models.synthetic import probe_frames
 from hyperseg.models.wrappers import unwrap
-from hyperseg.ops import OPERATORS, reference
 from hyperseg.ops._arguments import describe
+from hyperseg.runtime.folding import FoldedNetwork
 
 OUTPUTS = ("labels", "logits")
 OPSET = 18  # the exporter's own; ONNX Runtime from 1.14, OpenVINO from 2023 and TensorRT from 8.6 take it
@@ -141,18 +142,12 @@ def export_onnx(
 def trace(network: HyperSeg, options: Options, lowering: str) -> ExportedProgram:
     """Return a program from frames to labels and logits without HyperSeg's operators. Raises ExportError."""
     dtype = torch.float16 if options.precision == "float16" else torch.float32
-    module = LabelsAndLogits(network, dtype).eval()
+    module = LabelsAndLogits(FoldedNetwork(network).to(dtype)).eval()
     # Not 1 if the batch is dynamic: torch.export takes a dimension of 1 for a constant.
     frames = probe_frames(options.batch or 2, options.size)
     dynamic = None if options.batch else {"frames": {0: torch.export.Dim("batch")}}
-    try:
-        with torch.no_grad(), ops.use_backend("reference"):
-            return lower(torch.export.export(module, (frames,), dynamic_shapes=dynamic), lowering)
-    except Exception as error:  # torch.export documents no common base
-        raise ExportError(
-            f"{network.config.name} ({network.config.encoder}) at {options.size[0]}x{options.size[1]} cannot be traced "
-            f"by torch.export ({brief(error)}); a fixed batch (--batch 1) asks less of it"
-        ) from error
+    with tracing(network, options), ops.use_backend("reference"):
+        return lower(torch.export.export(module, (frames,), dynamic_shapes=dynamic), lowering)
 
 
 def save(program: ExportedProgram, path: Path, about: Mapping[str, Any]) -> None:
@@ -286,9 +281,7 @@ def export_program(model: HyperSeg, frames: Tensor) -> ExportedProgram:
     """
     with torch.no_grad(), ops.use_backend("reference"):
         program = torch.export.export(_LabelsAndLogits(unwrap(model)).eval(), (frames,))
-        forward = [name for name in OPERATORS if not name.endswith("_backward")]
-        table = {getattr(torch.ops.hyperseg, name).default: getattr(reference, name) for name in forward}
-        return program.run_decompositions(table)
+        return program.run_decompositions(definitions())
 
 
 def write_onnx(program: ExportedProgram, files: Mapping[str, Path]) -> None:
@@ -318,11 +311,6 @@ def write_onnx(program: ExportedProgram, files: Mapping[str, Path]) -> None:
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
     """Silence the exporter's logging, stdout and warnings; exceptions pass through."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
+    with without_warnings_logged(), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -21,15 +21,16 @@ from hyperseg.export.common import (
     Options,
     Reference,
     check_target,
+    device_of,
     network_of,
     require_agreement,
+    tracing,
 )
 from hyperseg.export.network import NETWORKS, ExportedNetwork
 from hyperseg.export.sidecar import describe_program, finish, read_sidecar
 from hyperseg.models import HyperSeg
 from hyperseg.models.synthetic import probe_frames
-from hyperseg.runtime.device import MissingDeviceError, pick_device
-from hyperseg.runtime.engine import fused_operators
+from hyperseg.runtime.engine import fold_for, fused_operators
 
 
 def export_pt2(
@@ -65,10 +66,7 @@ def export_pt2(
         TypeError, ValueError: as in :func:`hyperseg.build_engine`.
     """
     network = network_of(model)
-    try:
-        where = pick_device(device)
-    except MissingDeviceError as error:
-        raise ExportError(str(error)) from None
+    where = device_of(device)
     options = Options.of(
         "pt2",
         network,
@@ -116,14 +114,8 @@ def trace(
     module = engine_network(network, dtype, device, returns, dynamic=options.batch is None)
     frames = probe_frames(options.batch or 2, options.size).to(device)
     dynamic = None if options.batch else {"frames": {0: torch.export.Dim("batch", min=1, max=65536)}}
-    try:
-        with torch.no_grad():
-            return torch.export.export(module, (frames,), dynamic_shapes=dynamic)
-    except Exception as error:  # torch.export documents no common base
-        raise ExportError(
-            f"{network.config.name} ({network.config.encoder}) at {options.size[0]}x{options.size[1]} cannot be traced "
-            f"by torch.export ({brief(error)}); a fixed batch (--batch 1) asks less of it"
-        ) from error
+    with tracing(network, options):
+        return torch.export.export(module, (frames,), dynamic_shapes=dynamic)
 
 
 def engine_network(
@@ -135,11 +127,7 @@ def engine_network(
         dynamic: the batch is not fixed. The chain of blocks is left out then: where it begins depends on the batch.
     """
     fused = [operator for operator in fused_operators(device, dtype) if not (dynamic and operator == "mbconv_chain")]
-    module = NETWORKS[returns](network, dtype, fused, generate_ahead=device.type != "cpu")
-    module = module.to(device).to(memory_format=torch.channels_last).eval()
-    if device.type == "cpu":
-        module.network.order_for_cpu()
-    return module
+    return NETWORKS[returns](fold_for(network, device, dtype, fused)).eval()
 
 
 def load_pt2(file: str | os.PathLike[str]) -> nn.Module:

@@ -217,6 +217,27 @@ def patch_inverted_residual_batch_norm(
 # A decoder level
 
 
+def level_operands(
+    skip: Tensor,
+    previous: Tensor | None,
+    signal: Tensor | None,
+    generator: Tensor | None,
+    weights: Tensor | None,
+    offset: int,
+    groups: int,
+    out_channels: int,
+    hidden: int,
+) -> tuple[Tensor, Tensor]:
+    """Return a level's input, and its weights ``[N, fh, fw, P]``: those given, or generated from the signal."""
+    x = level_input(skip, previous)
+    if weights is None:
+        assert signal is not None
+        assert generator is not None
+        size = level_parameters(x.shape[1], hidden, out_channels)
+        weights = generate_weights(signal, [generator], [offset], [groups], [size])
+    return x, weights
+
+
 def decoder_level(
     skip: Tensor,
     previous: Tensor | None,
@@ -231,12 +252,7 @@ def decoder_level(
     halo: str,
 ) -> Tensor:
     """Upsample, concatenate, coordinates, block, folded norms; weights generated from the signal, or given."""
-    x = level_input(skip, previous)
-    if weights is None:
-        assert signal is not None
-        assert generator is not None
-        size = level_parameters(x.shape[1], hidden, out_channels)
-        weights = generate_weights(signal, [generator], [offset], [groups], [size])
+    x, weights = level_operands(skip, previous, signal, generator, weights, offset, groups, out_channels, hidden)
     if hidden:
         y = patch_inverted_residual(x, weights, bias, hidden, out_channels, halo)
     else:

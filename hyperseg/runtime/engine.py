@@ -4,7 +4,7 @@ import contextlib
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -121,10 +121,7 @@ class Engine:
         self.config, self.dtype, self.device, self.mode = model.config, dtype, device, mode
         if device.type == "cpu":
             keep_freed_memory()
-        folded = FoldedNetwork(model, fused_operators(device, dtype), generate_ahead=device.type != "cpu")
-        self.folded = folded.to(device, dtype).to(memory_format=torch.channels_last)
-        if device.type == "cpu":
-            self.folded.order_for_cpu()
+        self.folded = fold_for(model, device, dtype, fused_operators(device, dtype))
         self.folded.keep_arguments()
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # constants_ready promises that nothing still writes the weights
@@ -415,6 +412,19 @@ def _with_constants_ready(stage: Callable[[Tensor], Tensor]) -> Callable[[Tensor
             return stage(x)
 
     return run
+
+
+def fold_for(model: HyperSeg, device: torch.device, dtype: torch.dtype, fused: Collection[str]) -> FoldedNetwork:
+    """Return a network folded, on its device and in the order of memory that its operators want there.
+
+    Args:
+        fused: operators that run parts of it, of :func:`fused_operators`.
+    """
+    folded = FoldedNetwork(model, fused, generate_ahead=device.type != "cpu")
+    folded = folded.to(device, dtype).to(memory_format=torch.channels_last)
+    if device.type == "cpu":
+        folded.order_for_cpu()
+    return folded
 
 
 def fused_operators(device: torch.device, dtype: torch.dtype) -> list[str]:

@@ -19,6 +19,7 @@ from hyperseg.export.runtimes import RUNTIMES, load_onnxruntime
 from hyperseg.export.sidecar import describe_program
 from hyperseg.models import synthesize_weights
 from hyperseg.models.synthetic import probe_frames
+from hyperseg.runtime.folding import FoldedNetwork
 from tests.export.packages import needs_onnx
 
 
@@ -78,7 +79,8 @@ def test_each_file_has_one_output(exported, tmp_path, capsys):
 def test_lowered_levels_match_the_module(name, lowering):
     network = synthesize_weights(hyperseg.create_model(name, encoder="test_efficientnet").eval())
     frames = probe_frames(2, (33, 70))
-    module = LabelsAndLogits(network, torch.float64).eval()  # in float32 random weights may not determine the logits
+    # In float64, because in float32 random weights may not determine the logits.
+    module = LabelsAndLogits(FoldedNetwork(network).double()).eval()
     with torch.no_grad(), hyperseg.ops.use_backend("reference"):
         labels, logits = module(frames)
         run = lower(torch.export.export(module, (frames,)), lowering).module()
