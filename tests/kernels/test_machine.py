@@ -247,6 +247,12 @@ def code() -> Library:
 
 
 @pytest.mark.skipif(not SHIM.is_file(), reason="the shim is not built; run `make shim`")
+def test_a_library_without_cuda_kernels_is_refused():
+    with pytest.raises(RuntimeError, match=r"no machine code for sm_90; build it: TORCH_CUDA_ARCH_LIST=9\.0 python"):
+        Library(SHIM)
+
+
+@pytest.mark.skipif(not SHIM.is_file(), reason="the shim is not built; run `make shim`")
 @pytest.mark.skipif(native.emulated(), reason="this process already runs the shim")
 def test_kernels_match_the_shim(code):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "emulated", __file__]

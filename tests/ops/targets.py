@@ -1,6 +1,7 @@
 """Test targets: every backend in the registry on every kind of device, as parameters of tests."""
 
 import functools
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -93,5 +94,11 @@ def supported_in(dtypes: Iterable[torch.dtype], cases: Iterable[Case], suffix: s
         for dtype in dtypes if case else [None]:
             if (target.id, dtype) != ("reference-cpu", torch.float64):
                 name = f"{parameter.id}-{str(dtype)[6:]}" if dtype else parameter.id
-                parameters.append(pytest.param(target, case, dtype, id=name, marks=parameter.marks))
+                slow = [pytest.mark.slow] if target.id == "triton-cpu" and dtype == second_dtype(parameter.id) else []
+                parameters.append(pytest.param(target, case, dtype, id=name, marks=[*parameter.marks, *slow]))
     return parameters
+
+
+def second_dtype(name: str) -> torch.dtype:
+    """Return the dtype in which Triton's interpreter runs this case only with the slow tests; it takes two dtypes."""
+    return (torch.float16, torch.float32)[zlib.crc32(name.encode()) % 2]

@@ -30,6 +30,11 @@ def test_kernels_in_the_shim(parity: bool):
     assert passed("cuda-cpu", *selected) >= 10 * len(BACKENDS["cuda"].supported)
 
 
+@pytest.mark.slow
+def test_slow_tests_in_the_shim():
+    assert passed("cuda-cpu", "tests/ops", marked="slow") >= 10
+
+
 @pytest.mark.parametrize(("launches", "error"), [("fewest", "1"), ("most", "-1")])
 def test_encoder_with_fewest_and_most_launches_and_the_largest_error_of_tanh(launches: str, error: str):
     """The error of the instruction that SiLU uses in 16-bit floats is what the PTX manual allows, in one direction."""
@@ -37,8 +42,8 @@ def test_encoder_with_fewest_and_most_launches_and_the_largest_error_of_tanh(lau
     assert passed("cuda-cpu and (mbconv or stem)", PARITY, **chosen) >= 20
 
 
-def passed(selection: str, *tests: str, **environment: str) -> int:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", selection]
+def passed(selection: str, *tests: str, marked: str = "not slow", **environment: str) -> int:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked, "-k", selection]
     result = subprocess.run(
         [*command, *tests],
         cwd=ROOT,

@@ -17,7 +17,9 @@ from tests.tolerances import FORWARD, assert_close
 
 EMULATED = [t for t in targets() if (t.backend, t.device) == ("cuda", "cpu") and native.emulated()]
 shim = pytest.mark.parametrize("target", [pytest.param(t, id=t.id) for t in EMULATED])
-half_types = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=lambda t: str(t)[6:])
+half_types = pytest.mark.parametrize(
+    "dtype", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=lambda t: str(t)[6:]
+)
 LARGE = {  # the tiles of its projections and of its expansion (rows x columns)
     "128x32_64x64": cases.mbconv_chain(
         cases.mbconv(1, 6, 24, 80, image=(48, 96), nhwc=True), cases.mbconv(1, 80, 16, 112, image=(48, 96))
@@ -49,7 +51,7 @@ def test_the_size_of_the_grid_does_not_change_results(target, case, dtype, monke
 
 @shim
 def test_consecutive_chains_do_not_affect_each_other(target):
-    calls = [case.arguments(torch.float16) for case in CHAINS]
+    calls = [case.arguments(torch.float16) for case in CHAINS if case.name not in LARGE]
     first = [target.run("mbconv_chain", args) for args in calls]
     for args, expected in zip([*calls, *calls], [*first, *first], strict=True):
         assert all(map(torch.equal, target.run("mbconv_chain", args), expected))

@@ -48,8 +48,10 @@ class Library:
         if self.path.is_dir():
             cubins = sorted(self.path.glob("*.cubin"))
         else:
-            command = [*dump(), "-xelf", "all", str(self.path.resolve())]
-            subprocess.run(command, cwd=self._folder.name, capture_output=True, check=True)
+            # It fails on a file without CUDA kernels: then no cubin is found.
+            subprocess.run(
+                [*dump(), "-xelf", "all", str(self.path.resolve())], cwd=self._folder.name, capture_output=True
+            )
             cubins = sorted(Path(self._folder.name).glob(f"*.{ARCHITECTURE}.cubin"))
         self.kernels: dict[str, Resources] = {}
         for cubin in cubins:
