@@ -2,6 +2,10 @@
 
 #include <array>
 
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK  // torch 2.11 has only the macro without the error's message
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 namespace hyperseg {
 
 // By an operator that hyperseg/ops/_registry.py defines: the schemas of torch's collectives differ between its
