@@ -15,12 +15,12 @@ from hyperseg.export.common import Options, Reference
 from hyperseg.export.lowering import LOWERINGS, lower
 from hyperseg.export.network import LabelsAndLogits
 from hyperseg.export.onnx import FrameToLabels, export_program, save, trace, write_onnx
-from hyperseg.export.runtimes import RUNTIMES, load_onnxruntime
+from hyperseg.export.runtimes import RUNTIMES, Runtime, load_onnxruntime, load_openvino
 from hyperseg.export.sidecar import describe_program
 from hyperseg.models import synthesize_weights
 from hyperseg.models.synthetic import probe_frames
 from hyperseg.runtime.folding import FoldedNetwork
-from tests.export.packages import needs_onnx
+from tests.export.packages import needs_onnx, needs_openvino
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +185,14 @@ def test_logits_of_one_frame_by_a_convolution(small, tmp_path):
     assert exported.checks[0].relative_rms < 1e-4
     graph = onnx.load(str(exported.file)).graph
     assert len(computed_weights(graph)) == 2, "one for each inverted residual"
+    makers = {output: node for node in graph.node for output in node.output}
+    sliced = [node.input[0] for node in graph.node if node.op_type == "Slice"]
+    for convolution in computed_weights(graph):
+        node = makers[convolution.input[1]]
+        while node.op_type == "Reshape":
+            node = makers[node.input[0]]
+        assert node.op_type == "Slice"
+        assert sliced.count(node.input[0]) == 1, "of several slices OpenVINO would make a split"
     assert not [node for node in graph.node if node.op_type == "ArgMax"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.onnx", "one.onnx.json"]
 
@@ -218,6 +226,34 @@ def test_int8(small, written, traced, tmp_path):
     assert len(in_int8) > 5, "the encoder's"
     assert len(in_int8) < len(convolutions) - 10, "not the context head, the features' reductions, the generators"
     assert not [node for node in graph.node if node.op_type == "MatMul" and set(node.input) & quantised]
+
+
+@needs_onnx
+@needs_openvino
+def test_int8_of_one_frame_in_openvino(small, tmp_path):
+    """A program with grouped convolutions of generated weights, and the labels of the same file in ONNX Runtime."""
+    size = (64, 64)
+    calibration = list(probe_frames(8, size, seed=1))
+    exported = export_onnx(
+        small, tmp_path / "it.onnx", size=size, batch=1, precision="int8", calibration=calibration, returns="logits"
+    )
+    assert exported.about["lowering"] == "conv"
+    assert [check.runtime for check in exported.checks] == [runtime.name for runtime in RUNTIMES.values()]
+    assert min(check.agreement for check in exported.checks) > 0.8
+    theirs, ours = (run(exported.file)(calibration[0][None].numpy()) for run in (load_onnxruntime, load_openvino))
+    assert (theirs.argmax(1) == ours.argmax(1)).mean() > 0.9
+
+
+@needs_onnx
+def test_a_runtime_that_cannot_run_a_program(small, traced, tmp_path, monkeypatch):
+    def refuse(path):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setitem(RUNTIMES, "onnxruntime", Runtime("onnxruntime", refuse))
+    monkeypatch.setattr("hyperseg.export.onnx.installed", lambda package: package == "onnxruntime")
+    with pytest.raises(ExportError, match=r"cannot run the file \(no such kernel\), .* give check=False"):
+        export_onnx(small, tmp_path / "it.onnx", size=(50, 70))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
