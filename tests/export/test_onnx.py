@@ -1,6 +1,5 @@
-"""The ONNX form: standard operators only, and the module's labels and logits."""
+"""The ONNX form: standard operators only, and the module's labels and logits; a folded network, any batch and size."""
 
-import importlib.util
 import json
 import shutil
 
@@ -14,64 +13,13 @@ from hyperseg.export import ExportError, OnnxLabeller, export_onnx
 from hyperseg.export.common import Options, Reference
 from hyperseg.export.lowering import LOWERINGS, lower
 from hyperseg.export.network import LabelsAndLogits
-from hyperseg.export.onnx import FrameToLabels, export_program, save, trace, write_onnx
+from hyperseg.export.onnx import save, trace
 from hyperseg.export.runtimes import RUNTIMES, Runtime, load_onnxruntime, load_openvino
 from hyperseg.export.sidecar import describe_program
 from hyperseg.models import synthesize_weights
 from hyperseg.models.synthetic import probe_frames
 from hyperseg.runtime.folding import FoldedNetwork
 from tests.export.packages import needs_onnx, needs_openvino
-
-
-@pytest.fixture(scope="module")
-def exported():
-    """A network with a small encoder, a frame, and the program of both."""
-    network = synthesize_weights(hyperseg.create_model("hyperseg-s-camvid", encoder="resnet18").eval())
-    frame = torch.randint(256, (1, 64, 96, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    return network, frame, export_program(network, frame)
-
-
-def test_the_program_has_no_hyperseg_operator(exported):
-    _, _, program = exported
-    called = {node.target for node in program.graph.nodes if node.op == "call_function"}
-    assert len(called) > 10
-    assert not [target for target in called if getattr(target, "namespace", "") == "hyperseg"]
-
-
-def test_the_program_matches_the_module(exported):
-    network, frame, program = exported
-    module = FrameToLabels(network).eval()
-    with torch.no_grad(), hyperseg.ops.use_backend("reference"):
-        labels, logits = module(frame), module.logits(frame)
-    found = program.module()(frame)
-    assert labels.dtype == torch.uint8
-    assert labels.shape == (1, 64, 96)
-    assert torch.equal(found[0], labels)
-    torch.testing.assert_close(found[1], logits)
-
-
-def test_another_output_is_refused(exported, tmp_path):
-    _, _, program = exported
-    with pytest.raises(ValueError, match="the outputs are labels and logits, got scores"):
-        write_onnx(program, {"scores": tmp_path / "scores.onnx"})
-
-
-@pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("onnx", "onnxscript"))), reason="onnx and onnxscript are not installed"
-)
-def test_each_file_has_one_output(exported, tmp_path, capsys):
-    import onnx
-
-    _, _, program = exported
-    files = {"labels": tmp_path / "labels.onnx", "logits": tmp_path / "logits.onnx"}
-    write_onnx(program, files)
-    assert capsys.readouterr().out == ""
-    for path, shape in ((files["labels"], [1, 64, 96]), (files["logits"], [1, exported[0].config.num_classes, 64, 96])):
-        (output,) = onnx.load(path).graph.output
-        assert [d.dim_value for d in output.type.tensor_type.shape.dim] == shape
-
-
-# The command's own form: a folded network, any batch, any size.
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
@@ -176,10 +124,11 @@ def test_a_program_is_scored_on_a_data_set(written, small):
 
 
 @needs_onnx
-def test_logits_of_one_frame_by_a_convolution(small, tmp_path):
+def test_logits_of_one_frame_by_a_convolution(small, tmp_path, capsys):
     import onnx
 
     exported = export_onnx(small, tmp_path / "one.onnx", size=(64, 64), batch=1, returns="logits")
+    assert capsys.readouterr().out == ""
     assert exported.about["lowering"] == "conv"
     assert exported.about["output"]["shape"] == [1, 12, 64, 64]
     assert exported.checks[0].relative_rms < 1e-4
