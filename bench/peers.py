@@ -7,7 +7,7 @@
 From a uint8 frame to its labels, float32, the same number of threads for each, in alternation in one run: single
 frames as of a camera, all threads asleep when one arrives, and a stream of frames back to back, in which the threads of
 each runtime wait as they do by default. Each is compared with the plain float32 network; one that does not match it
-gets no speed. Runtimes other than PyTorch get an ONNX file of the network with the reference operators: pip install
+gets no speed. ONNX Runtime and OpenVINO get the file that `hyperseg export onnx --batch 1` writes: pip install
 'hyperseg[peers]'.
 Exit code: 0 measured, 1 something could not be run (a message gives the reason), 2 a peer failed the comparison.
 """
@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import hyperseg
 from bench.core import parity, roofline
 from bench.core.errors import Refused, one_line
+from bench.core.frame_peers import plain_labeller
 from bench.core.networks import Subject, inference, load
 from bench.core.options import measuring_parser, pick_models, prepare_torch
 from bench.core.parity import Parity
@@ -52,8 +53,8 @@ from bench.core.run import Run, log, run_command
 from bench.core.tables import bullets, fixed, parity_cell, percentiles, table
 from bench.core.timing import Budget, Case, Ratio, median, ratio, summarise, throughput
 from bench.core.turns import ASLEEP, CALLER, NONE, WOKEN, Pause, Turns, Usage, measure_pauses, measure_turns
-from hyperseg.export import export_aoti
-from hyperseg.export.onnx import FrameToLabels, export_program, write_onnx
+from hyperseg.export import export_aoti, export_onnx
+from hyperseg.models import HyperSeg
 from hyperseg.runtime.parity import TOLERANCES
 
 ROTATE = 2
@@ -176,12 +177,10 @@ class PeerRun(Run):
         numpy.save(folder / FRAME, subject.frames[0].numpy())
         if set(self.peers) & set(RUNTIMES):
             self.progress(f"preparing {subject.name}: ONNX export")
-            program = export_program(subject.model, subject.frames[0])
-            write_onnx(program, {"labels": folder / LABELS, "logits": folder / LOGITS})
+            write_onnx(subject.model, folder, subject.size)
         if AOTI in self.peers:
             self.progress(f"preparing {subject.name}: AOTInductor")
-            batch, *size = subject.frames[0].shape[:3]
-            export_aoti(subject.model, folder / PACKAGE, (size[0], size[1]), batch=batch, check=False)
+            export_aoti(subject.model, folder / PACKAGE, subject.size, batch=1, check=False)
 
     def measure_peers(self, folder: Path, subject: Subject, entry: NetworkResults) -> None:
         ready = self.ready(folder, subject, entry)
@@ -223,7 +222,7 @@ class PeerRun(Run):
 
     def work(self, subject: Subject) -> Work | None:
         """Count the plain network's work per frame."""
-        network = FrameToLabels(subject.model).eval()
+        network = plain_labeller(subject.model, subject.model, subject.size)
         try:
             with inference("reference"):
                 counts = roofline.count(lambda: network(subject.frames[0]))
@@ -249,6 +248,12 @@ class PeerRun(Run):
             else:
                 ready.append(item)
         return ready
+
+
+def write_onnx(model: HyperSeg, folder: Path, size: tuple[int, int]) -> None:
+    """Write the files of the ONNX runtimes as `hyperseg export onnx --batch 1` does; they are checked when they run."""
+    for returns, name in (("labels", LABELS), ("logits", LOGITS)):
+        export_onnx(model, folder / name, size, batch=1, returns=returns, check=False)
 
 
 def peer_case(peer: Peer, subject: Subject) -> Case:
@@ -404,7 +409,7 @@ def pauses_table(pauses: Sequence[Pause]) -> str:
 NOTES = (
     "Scope: a uint8 RGB frame in host memory to its uint8 labels at full size, with normalisation, upsampling and "
     "argmax. float32 (bf16 peers: bfloat16), the same number of threads for each; ONNX Runtime and OpenVINO get the "
-    "same file.",
+    "same file, of hyperseg export onnx --batch 1.",
     "camera: milliseconds of single frames (p50, p90), each after all threads of the process went to sleep. stream: "
     "frames back to back, FPS is the median of the rounds, spread (max - min) / median; threads that spin for a while "
     "after a frame, as each runtime has it by default, do not go to sleep. Peers alternate (A B C A B C ...) in one "

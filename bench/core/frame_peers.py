@@ -22,6 +22,7 @@ from bench.core.networks import Subject, inference, synthetic_frames
 from bench.core.parity import Parity
 from bench.core.run import log
 from bench.core.timing import Case, synchronize
+from hyperseg.models import HyperSeg
 from hyperseg.models.sizes import normalise, pad, pixel_affine, scale_pixels
 from hyperseg.ops import reference
 from hyperseg.runtime.graphs import Captured
@@ -85,6 +86,14 @@ class Labeller(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         return self.scores(frames).argmax(1).to(torch.uint8)
+
+
+def plain_labeller(
+    model: HyperSeg, network: nn.Module, size: tuple[int, int], dtype: torch.dtype = torch.float32
+) -> Labeller:
+    """Return a labeller of frames of this size by ``network``, which computes what ``model`` does."""
+    config = model.config
+    return Labeller(network, config.mean, config.std, config.padded_size(size), dtype).eval()
 
 
 @dataclass
@@ -229,14 +238,12 @@ def count(step: Callable[[], object]) -> roofline.Counts | None:
 
 def own_rows(subject: Subject, modes: Sequence[str], backend: str) -> Iterator[tuple[str, Callable[[], Contestant]]]:
     """Yield a name for messages and a builder of each row of the network itself."""
-    config = subject.model.config
     parameters = sum(p.numel() for p in subject.model.parameters())
 
     def make(
         kind: str, network: Callable[[Any], nn.Module], modes: Sequence[str], layouts: Sequence[str]
     ) -> Contestant:
-        padded = config.padded_size(subject.size)
-        labeller = Labeller(network(subject.model), config.mean, config.std, padded, subject.dtype)
+        labeller = plain_labeller(subject.model, network(subject.model), subject.size, subject.dtype)
         check = None if kind == "without-norms" else subject.check
         return of_labeller(kind, subject, labeller, modes, layouts, parameters, check)
 

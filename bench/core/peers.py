@@ -86,28 +86,30 @@ def eager(folder: Path, threads: int) -> Peer:
     """Build the plain module with reference operators in NCHW memory, which stands for the official code."""
     import torch
 
+    from bench.core.frame_peers import plain_labeller
     from bench.core.networks import inference
-    from hyperseg.export.onnx import FrameToLabels
 
-    network = FrameToLabels(_load(folder)).eval()
+    model, (_, height, width, _) = _load(folder), _frame(folder).shape
+    network = plain_labeller(model, model, (height, width))
     return Peer(
         "eager",
         f"torch {torch.__version__}, reference operators",
         lambda frame: network(torch.from_numpy(frame)),
-        lambda frame: network.logits(torch.from_numpy(frame)),
+        lambda frame: network.scores(torch.from_numpy(frame)),
         lambda: inference("reference"),
     )
 
 
 def compiled(folder: Path, threads: int) -> Peer:
-    """Compile the graph that the ONNX runtimes get; HyperSeg operators would hide the decoder from it."""
+    """Compile plain PyTorch with folded norms, as the ONNX files have; our operators would hide the decoder from it."""
     import torch
 
+    from bench.core.frame_peers import plain_labeller
     from bench.core.networks import inference
-    from hyperseg.export.onnx import export_program
+    from bench.core.plain import folded
 
-    graph = export_program(_load(folder), torch.from_numpy(_frame(folder))).module()
-    network = torch.compile(lambda frames: graph(frames)[0], dynamic=False, fullgraph=True)
+    model, (_, height, width, _) = _load(folder), _frame(folder).shape
+    network = torch.compile(plain_labeller(model, folded(model), (height, width)), dynamic=False, fullgraph=True)
     about = f"torch {torch.__version__}, inductor"
     return Peer("compile", about, lambda frame: network(torch.from_numpy(frame)), None, lambda: inference("reference"))
 

@@ -77,7 +77,7 @@ class Exported:
         sidecar: its description, ``FILE.json``.
         about: the contents of the sidecar.
         checks: what was compared.
-        not_checked: messages about runtimes that are not installed, or cannot run this program.
+        not_checked: messages about runtimes in which it was not run, and why.
     """
 
     file: Path

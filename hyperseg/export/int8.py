@@ -1,4 +1,4 @@
-"""Static int8 by ONNX Runtime's quantiser (QDQ), for runtimes on CPUs: which nodes, and by which frames.
+"""Static int8 by ONNX Runtime's quantiser (QDQ), for ONNX Runtime and OpenVINO on CPUs: which nodes, by which frames.
 
 The encoder's convolutions are quantised: weights per channel, symmetric; maps per tensor. These stay in float:
 

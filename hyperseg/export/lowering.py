@@ -61,7 +61,9 @@ def _decoder_level(
     channels, flat = x.shape[1], weights.reshape(-1, weights.shape[-1])
     first, second = channels * hidden, (channels + 9) * hidden
     expand = flat[:, :first].reshape(-1, hidden, channels)
-    depthwise = flat[:, first:second].reshape(-1, hidden, 9)
+    # Not of `flat`: OpenVINO makes one split of slices that cover a tensor, and its passes for quantised models do not
+    # take the weights of a convolution from a node with several outputs.
+    depthwise = weights[..., first:second].reshape(-1, hidden, 9)
     project = flat[:, second:].reshape(-1, out_channels, hidden)
     shift1, shift2, shift3 = shifts[:hidden], shifts[hidden : 2 * hidden], shifts[2 * hidden :]
     if halo == "own":

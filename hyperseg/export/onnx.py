@@ -33,14 +33,12 @@ from hyperseg.export.common import (
     without_warnings_logged,
 )
 from hyperseg.export.int8 import check_calibration, quantise
-from hyperseg.export.lowering import LOWERINGS, definitions, lower
+from hyperseg.export.lowering import LOWERINGS, lower
 from hyperseg.export.network import LabelsAndLogits
 from hyperseg.export.runtimes import RUNTIMES, installed
 from hyperseg.export.sidecar import describe_program, finish
 from hyperseg.models import HyperSeg
-from hyperseg.models.sizes import pixel_affine, scale_pixels
 from hyperseg.models.synthetic import probe_frames
-from hyperseg.models.wrappers import unwrap
 from hyperseg.ops._arguments import describe
 from hyperseg.runtime.folding import FoldedNetwork
 
@@ -209,9 +207,6 @@ def _check(
         if not installed(runtime.package):
             not_checked.append(f"{runtime.package} is not installed, so the file was not run there")
             continue
-        if reason := runtime.unsupported(options.precision):
-            not_checked.append(f"{runtime.package}: {reason}")
-            continue
         if expected is None:
             # An int8 program knows the ranges of such frames only; the first ones are as good as any.
             count = sum(options.batches)
@@ -223,10 +218,10 @@ def _check(
         except (RuntimeError, ValueError) as error:  # of the runtime: ONNX Runtime's errors are RuntimeErrors
             if isinstance(error, ExportError):
                 raise
-            message = f"{runtime.name} cannot run the file ({brief(error)})"
-            if options.precision != "int8" or runtime.package == "onnxruntime":
-                raise ExportError(message) from error
-            not_checked.append(message)  # quantised for ONNX Runtime, which has run it
+            raise ExportError(
+                f"{runtime.name} cannot run the file ({brief(error)}), and it is not written; for another runtime give "
+                "check=False (--no-check)"
+            ) from error
     require_agreement(checks, options.precision)
     return checks, not_checked
 
@@ -234,78 +229,6 @@ def _check(
 def _require_packages() -> None:
     for package in ("onnx", "onnxscript"):
         require(package, "onnx", "ONNX")
-
-
-class FrameToLabels(nn.Module):
-    """The plain module with normalisation before it and argmax at full size after it.
-
-    Takes uint8 RGB frames ``[N, H, W, 3]``, returns uint8 labels ``[N, H, W]``.
-    """
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, model: HyperSeg) -> None:
-        super().__init__()
-        self.model = model
-        scale, shift = pixel_affine(model.config.mean, model.config.std)
-        self.register_buffer("scale", scale)
-        self.register_buffer("shift", shift)
-
-    def logits(self, frames: Tensor) -> Tensor:
-        """Return float32 logits ``[N, num_classes, H, W]`` of uint8 frames ``[N, H, W, 3]``."""
-        return self.model(scale_pixels(frames, self.scale, self.shift).contiguous())
-
-    def forward(self, frames: Tensor) -> Tensor:
-        return self.logits(frames).argmax(1).to(torch.uint8)
-
-
-class _LabelsAndLogits(FrameToLabels):
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        logits = self.logits(frames)
-        return logits.argmax(1).to(torch.uint8), logits
-
-
-def export_program(model: HyperSeg, frames: Tensor) -> ExportedProgram:
-    """Export a network for frames of one size, without HyperSeg operators: each is replaced by its reference.
-
-    The reference's grouped convolution for the dynamic depthwise step is also the fastest form for ONNX Runtime and
-    OpenVINO: both were slower with nine shifted multiplications instead.
-
-    Args:
-        model: in eval mode, float32, on the CPU; also in DataParallel, AveragedModel or torch.compile.
-        frames: an example, uint8 RGB ``[N, H, W, 3]``; its shape is fixed in the program.
-
-    Returns:
-        A program from uint8 frames to (uint8 labels ``[N, H, W]``, float32 logits ``[N, num_classes, H, W]``).
-    """
-    with torch.no_grad(), ops.use_backend("reference"):
-        program = torch.export.export(_LabelsAndLogits(unwrap(model)).eval(), (frames,))
-        return program.run_decompositions(definitions())
-
-
-def write_onnx(program: ExportedProgram, files: Mapping[str, Path]) -> None:
-    """Write a program of :func:`export_program` as ONNX files with one output each.
-
-    Args:
-        program: of labels and logits.
-        files: from ``"labels"``, ``"logits"`` or both to the file with that output.
-
-    Raises:
-        ValueError: there is no such output.
-        MissingPackageError: onnx or onnxscript is not installed.
-    """
-    if unknown := files.keys() - set(OUTPUTS):
-        raise ValueError(f"the outputs are {' and '.join(OUTPUTS)}, got {', '.join(sorted(unknown))}.")
-    _require_packages()
-    with _quiet_exporter():
-        exported = torch.onnx.export(program, dynamo=True, verbose=False)
-    assert exported is not None
-    outputs = exported.model.graph.outputs
-    by_name = dict(zip(OUTPUTS, list(outputs), strict=True))
-    for name, path in files.items():
-        outputs[:] = [by_name[name]]
-        exported.save(path)
 
 
 @contextlib.contextmanager

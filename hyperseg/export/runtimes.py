@@ -30,10 +30,6 @@ class Runtime:
         """Name and version."""
         return f"{self.package} {metadata.version(self.package)}"
 
-    def unsupported(self, precision: str) -> str | None:
-        """Return why files of this precision are not checked here."""
-        return None
-
 
 def installed(package: str) -> bool:
     """Return whether a package can be imported."""

@@ -17,7 +17,6 @@ from bench.core.peers import BUILDERS, RUNTIMES, Peer
 from bench.core.results import NetworkResults, Row, read_results
 from bench.core.timing import Ratio, Samples, summarise, throughput
 from bench.core.turns import PAUSES, Usage
-from hyperseg.export.onnx import FrameToLabels, export_program, write_onnx
 from hyperseg.models import synthesize_weights
 from hyperseg.models.sizes import normalise
 from hyperseg.ops.backends import native
@@ -61,9 +60,10 @@ def folder(model, tmp_path_factory):
 def expected(model, folder):
     """The labels and logits of the folder's frame, and the frame."""
     frame = numpy.load(folder / core.FRAME)
-    network = FrameToLabels(model).eval()
+    images = normalise(torch.from_numpy(frame), model.config.mean, model.config.std).contiguous()
     with inference("reference"):
-        return network(torch.from_numpy(frame)), network.logits(torch.from_numpy(frame)), frame
+        logits = model(images)
+    return logits.argmax(1).to(torch.uint8), logits, frame
 
 
 @pytest.mark.parametrize("name", ["eager", pytest.param("compile", marks=pytest.mark.slow), "engine"])
@@ -86,8 +86,7 @@ def test_peers_in_bfloat16_match(model, folder, expected, name):
         pytest.skip(message)
     labels, logits, frame = expected
     if name != "engine-bf16" and not (folder / core.LABELS).exists():
-        program = export_program(model, torch.from_numpy(frame))
-        write_onnx(program, {"labels": folder / core.LABELS, "logits": folder / core.LOGITS})
+        peers.write_onnx(model, folder, SIZE)
     made = BUILDERS[name](folder, 1)
     assert (made.name, made.dtype) == (name, "bfloat16")
     with made.context():
@@ -103,8 +102,7 @@ def test_onnx_runtimes_match(model, folder, expected, name):
         pytest.skip(message)
     labels, logits, frame = expected
     if not (folder / core.LABELS).exists():
-        program = export_program(model, torch.from_numpy(frame))
-        write_onnx(program, {"labels": folder / core.LABELS, "logits": folder / core.LOGITS})
+        peers.write_onnx(model, folder, SIZE)
     made = BUILDERS[name](folder, 1)
     with made.context():
         found = torch.as_tensor(made.labels(frame))

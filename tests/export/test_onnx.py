@@ -1,6 +1,5 @@
-"""The ONNX form: standard operators only, and the module's labels and logits."""
+"""The ONNX form: standard operators only, and the module's labels and logits; a folded network, any batch and size."""
 
-import importlib.util
 import json
 import shutil
 
@@ -14,64 +13,13 @@ from hyperseg.export import ExportError, OnnxLabeller, export_onnx
 from hyperseg.export.common import Options, Reference
 from hyperseg.export.lowering import LOWERINGS, lower
 from hyperseg.export.network import LabelsAndLogits
-from hyperseg.export.onnx import FrameToLabels, export_program, save, trace, write_onnx
-from hyperseg.export.runtimes import RUNTIMES, load_onnxruntime
+from hyperseg.export.onnx import save, trace
+from hyperseg.export.runtimes import RUNTIMES, Runtime, load_onnxruntime, load_openvino
 from hyperseg.export.sidecar import describe_program
 from hyperseg.models import synthesize_weights
 from hyperseg.models.synthetic import probe_frames
 from hyperseg.runtime.folding import FoldedNetwork
-from tests.export.packages import needs_onnx
-
-
-@pytest.fixture(scope="module")
-def exported():
-    """A network with a small encoder, a frame, and the program of both."""
-    network = synthesize_weights(hyperseg.create_model("hyperseg-s-camvid", encoder="resnet18").eval())
-    frame = torch.randint(256, (1, 64, 96, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    return network, frame, export_program(network, frame)
-
-
-def test_the_program_has_no_hyperseg_operator(exported):
-    _, _, program = exported
-    called = {node.target for node in program.graph.nodes if node.op == "call_function"}
-    assert len(called) > 10
-    assert not [target for target in called if getattr(target, "namespace", "") == "hyperseg"]
-
-
-def test_the_program_matches_the_module(exported):
-    network, frame, program = exported
-    module = FrameToLabels(network).eval()
-    with torch.no_grad(), hyperseg.ops.use_backend("reference"):
-        labels, logits = module(frame), module.logits(frame)
-    found = program.module()(frame)
-    assert labels.dtype == torch.uint8
-    assert labels.shape == (1, 64, 96)
-    assert torch.equal(found[0], labels)
-    torch.testing.assert_close(found[1], logits)
-
-
-def test_another_output_is_refused(exported, tmp_path):
-    _, _, program = exported
-    with pytest.raises(ValueError, match="the outputs are labels and logits, got scores"):
-        write_onnx(program, {"scores": tmp_path / "scores.onnx"})
-
-
-@pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("onnx", "onnxscript"))), reason="onnx and onnxscript are not installed"
-)
-def test_each_file_has_one_output(exported, tmp_path, capsys):
-    import onnx
-
-    _, _, program = exported
-    files = {"labels": tmp_path / "labels.onnx", "logits": tmp_path / "logits.onnx"}
-    write_onnx(program, files)
-    assert capsys.readouterr().out == ""
-    for path, shape in ((files["labels"], [1, 64, 96]), (files["logits"], [1, exported[0].config.num_classes, 64, 96])):
-        (output,) = onnx.load(path).graph.output
-        assert [d.dim_value for d in output.type.tensor_type.shape.dim] == shape
-
-
-# The command's own form: a folded network, any batch, any size.
+from tests.export.packages import needs_onnx, needs_openvino
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
@@ -176,15 +124,24 @@ def test_a_program_is_scored_on_a_data_set(written, small):
 
 
 @needs_onnx
-def test_logits_of_one_frame_by_a_convolution(small, tmp_path):
+def test_logits_of_one_frame_by_a_convolution(small, tmp_path, capsys):
     import onnx
 
     exported = export_onnx(small, tmp_path / "one.onnx", size=(64, 64), batch=1, returns="logits")
+    assert capsys.readouterr().out == ""
     assert exported.about["lowering"] == "conv"
     assert exported.about["output"]["shape"] == [1, 12, 64, 64]
     assert exported.checks[0].relative_rms < 1e-4
     graph = onnx.load(str(exported.file)).graph
     assert len(computed_weights(graph)) == 2, "one for each inverted residual"
+    makers = {output: node for node in graph.node for output in node.output}
+    sliced = [node.input[0] for node in graph.node if node.op_type == "Slice"]
+    for convolution in computed_weights(graph):
+        node = makers[convolution.input[1]]
+        while node.op_type == "Reshape":
+            node = makers[node.input[0]]
+        assert node.op_type == "Slice"
+        assert sliced.count(node.input[0]) == 1, "of several slices OpenVINO would make a split"
     assert not [node for node in graph.node if node.op_type == "ArgMax"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.onnx", "one.onnx.json"]
 
@@ -218,6 +175,34 @@ def test_int8(small, written, traced, tmp_path):
     assert len(in_int8) > 5, "the encoder's"
     assert len(in_int8) < len(convolutions) - 10, "not the context head, the features' reductions, the generators"
     assert not [node for node in graph.node if node.op_type == "MatMul" and set(node.input) & quantised]
+
+
+@needs_onnx
+@needs_openvino
+def test_int8_of_one_frame_in_openvino(small, tmp_path):
+    """A program with grouped convolutions of generated weights, and the labels of the same file in ONNX Runtime."""
+    size = (64, 64)
+    calibration = list(probe_frames(8, size, seed=1))
+    exported = export_onnx(
+        small, tmp_path / "it.onnx", size=size, batch=1, precision="int8", calibration=calibration, returns="logits"
+    )
+    assert exported.about["lowering"] == "conv"
+    assert [check.runtime for check in exported.checks] == [runtime.name for runtime in RUNTIMES.values()]
+    assert min(check.agreement for check in exported.checks) > 0.8
+    theirs, ours = (run(exported.file)(calibration[0][None].numpy()) for run in (load_onnxruntime, load_openvino))
+    assert (theirs.argmax(1) == ours.argmax(1)).mean() > 0.9
+
+
+@needs_onnx
+def test_a_runtime_that_cannot_run_a_program(small, traced, tmp_path, monkeypatch):
+    def refuse(path):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setitem(RUNTIMES, "onnxruntime", Runtime("onnxruntime", refuse))
+    monkeypatch.setattr("hyperseg.export.onnx.installed", lambda package: package == "onnxruntime")
+    with pytest.raises(ExportError, match=r"cannot run the file \(no such kernel\), .* give check=False"):
+        export_onnx(small, tmp_path / "it.onnx", size=(50, 70))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
