@@ -179,6 +179,14 @@ STAGES = (
         "json",
     ),
     Stage(
+        "peers",
+        "HyperSeg-M by several ways, and networks of others, each in its best mode, float16",
+        480,
+        f"{{python}} bench/fps.py --model {MODEL} --dtype float16 --peers --mode eager compile cudagraph "
+        "--json {result}",
+        "json",
+    ),
+    Stage(
         "overhead",
         "host overhead per call",
         120,
