@@ -100,11 +100,12 @@ class _Search:
     ) -> None:
         self.on_skip, self.videos, self.on_note = on_skip, videos, on_note
         self.noun = "image or video" if videos else "image"
+        self.wanted = f"an {self.noun} file"
 
     def expand(self, given: str) -> list[Path]:
         """Return the files for a name. Raises SourceError."""
         if not given:
-            raise SourceError("an empty name was given; give an image file, or '.' for the current folder")
+            raise SourceError(f"an empty name was given; give {self.wanted}, or '.' for the current folder")
         try:
             mode = os.stat(given).st_mode
         except (OSError, ValueError) as error:
@@ -112,8 +113,8 @@ class _Search:
                 return self._matches(given)
             if isinstance(error, FileNotFoundError):
                 advice = ", a folder of images or a pattern like 'images/*.jpg'"
-                raise SourceError(f"{unreadable(given, error)}{advice}") from None
-            raise unreadable(given, error) from None
+                raise SourceError(f"{unreadable(given, error, self.wanted)}{advice}") from None
+            raise unreadable(given, error, self.wanted) from None
         return self._in_folder(given) if stat.S_ISDIR(mode) else [Path(given)]
 
     def _in_folder(self, folder: str) -> list[Path]:
@@ -153,7 +154,7 @@ class _Search:
         try:
             paths = [Path(path) for path in glob.glob(pattern, recursive=True)]
         except (OSError, ValueError) as error:
-            raise unreadable(pattern, error) from None
+            raise unreadable(pattern, error, self.wanted) from None
         found = self._readable(paths)
         if not found and not any(map(is_own_output, paths)):
             raise SourceError(f"the pattern {printable(pattern)} matches no {self.noun}; {_EXPECTED}")
