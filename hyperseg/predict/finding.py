@@ -16,8 +16,6 @@ from hyperseg.predict.video.opening import begins_like_a_video, has_video_suffix
 
 logger = logging.getLogger("hyperseg.predict")
 
-_EXPECTED = "files ending in .jpg, .png, .tif and the other suffixes that Pillow reads were looked for"
-
 
 def find_images(
     inputs: Sequence[str | os.PathLike[str]],
@@ -101,6 +99,8 @@ class _Search:
         self.on_skip, self.videos, self.on_note = on_skip, videos, on_note
         self.noun = "image or video" if videos else "image"
         self.wanted = f"an {self.noun} file"
+        suffixes = ".mp4 and the other suffixes of images and videos" if videos else "and the others that Pillow reads"
+        self.expected = f"files ending in .jpg, .png, .tif, {suffixes} were looked for"
 
     def expand(self, given: str) -> list[Path]:
         """Return the files for a name. Raises SourceError."""
@@ -128,7 +128,7 @@ class _Search:
             advice = (
                 f" (for those in its {inner} folders, give the pattern '{printable(folder)}/**/*')" if inner else ""
             )
-            raise SourceError(f"the folder {printable(folder)} contains no {self.noun}; {_EXPECTED}{advice}")
+            raise SourceError(f"the folder {printable(folder)} contains no {self.noun}; {self.expected}{advice}")
         if left := [path for path in sorted(paths) if self._has_files(path)]:
             count = f"{len(left)} folder with images is" if len(left) == 1 else f"{len(left)} folders with images are"
             self.on_note(
@@ -157,7 +157,7 @@ class _Search:
             raise unreadable(pattern, error, self.wanted) from None
         found = self._readable(paths)
         if not found and not any(map(is_own_output, paths)):
-            raise SourceError(f"the pattern {printable(pattern)} matches no {self.noun}; {_EXPECTED}")
+            raise SourceError(f"the pattern {printable(pattern)} matches no {self.noun}; {self.expected}")
         return found
 
     def _readable(self, paths: Iterable[Path]) -> list[Path]:
