@@ -18,18 +18,22 @@ class TooManyPixelsError(SourceError):
     """An image has more pixels than may be decoded. The message names the image and its size, if it is known."""
 
 
-def unreadable(path: str, error: Exception) -> SourceError:
-    """Return the SourceError for an error that the operating system gave when it was asked for this path."""
+def unreadable(path: str, error: Exception, wanted: str = "an image file") -> SourceError:
+    """Return the SourceError for an error that the operating system gave when it was asked for this path.
+
+    Args:
+        wanted: what may be given instead, with its article.
+    """
     name = printable(path)
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return SourceError(f"there is no file {name}; give an image file")
+        return SourceError(f"there is no file {name}; give {wanted}")
     if isinstance(error, PermissionError):
         return SourceError(f"{name} may not be read by this user; change its permissions or those of its folder")
     if isinstance(error, ValueError):  # a zero byte, or a character that file names cannot have
-        return SourceError(f"'{name}' is not a possible file name; give an image file")
+        return SourceError(f"'{name}' is not a possible file name; give {wanted}")
     code = error.errno if isinstance(error, OSError) else None
     if code == errno.ENAMETOOLONG:
-        return SourceError(f"there is no file {name}: no file name can be so long; give an image file")
+        return SourceError(f"there is no file {name}: no file name can be so long; give {wanted}")
     if code == errno.ELOOP:
-        return SourceError(f"{name} is a symbolic link that leads back to itself; give an image file")
+        return SourceError(f"{name} is a symbolic link that leads back to itself; give {wanted}")
     return SourceError(f"{name} could not be read ({brief(error)})")

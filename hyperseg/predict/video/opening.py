@@ -89,7 +89,7 @@ def open_file(path: str) -> Any:
     except av.FFmpegError as error:
         raise SourceError(f"{name} {_reason(error, path)}") from None
     except (OSError, ValueError) as error:
-        raise unreadable(path, error) from None
+        raise unreadable(path, error, "a video file") from None
 
 
 def open_stream(url: str, timeout: float) -> Any:
