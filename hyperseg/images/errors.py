@@ -22,7 +22,7 @@ def unreadable(path: str, error: Exception, wanted: str = "an image file") -> So
     """Return the SourceError for an error that the operating system gave when it was asked for this path.
 
     Args:
-        wanted: what the user could give instead.
+        wanted: what may be given instead, with its article.
     """
     name = printable(path)
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):

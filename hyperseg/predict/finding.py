@@ -16,6 +16,12 @@ from hyperseg.predict.video.opening import begins_like_a_video, has_video_suffix
 
 logger = logging.getLogger("hyperseg.predict")
 
+_EXPECTED = {
+    "image": "files ending in .jpg, .png, .tif and the other suffixes that Pillow reads were looked for",
+    "image or video": "files ending in .jpg, .png and the other suffixes that Pillow reads, or "
+    "in .mp4, .mov and those of other videos, were looked for",
+}
+
 
 def find_images(
     inputs: Sequence[str | os.PathLike[str]],
@@ -99,8 +105,6 @@ class _Search:
         self.on_skip, self.videos, self.on_note = on_skip, videos, on_note
         self.noun = "image or video" if videos else "image"
         self.wanted = f"an {self.noun} file"
-        suffixes = ".mp4 and the other suffixes of images and videos" if videos else "and the others that Pillow reads"
-        self.expected = f"files ending in .jpg, .png, .tif, {suffixes} were looked for"
 
     def expand(self, given: str) -> list[Path]:
         """Return the files for a name. Raises SourceError."""
@@ -112,7 +116,7 @@ class _Search:
             if glob.has_magic(given):
                 return self._matches(given)
             if isinstance(error, FileNotFoundError):
-                advice = ", a folder of images or a pattern like 'images/*.jpg'"
+                advice = f", a folder of {'them' if self.videos else 'images'} or a pattern like 'images/*.jpg'"
                 raise SourceError(f"{unreadable(given, error, self.wanted)}{advice}") from None
             raise unreadable(given, error, self.wanted) from None
         return self._in_folder(given) if stat.S_ISDIR(mode) else [Path(given)]
@@ -121,14 +125,14 @@ class _Search:
         try:
             paths = list(Path(folder).iterdir())
         except OSError as error:
-            raise unreadable(folder, error) from None
+            raise unreadable(folder, error, self.wanted) from None
         found = self._readable(paths)
         if not found and not any(map(is_own_output, paths)):
             inner = sum(map(os.path.isdir, paths))
             advice = (
                 f" (for those in its {inner} folders, give the pattern '{printable(folder)}/**/*')" if inner else ""
             )
-            raise SourceError(f"the folder {printable(folder)} contains no {self.noun}; {self.expected}{advice}")
+            raise SourceError(f"the folder {printable(folder)} contains no {self.noun}; {_EXPECTED[self.noun]}{advice}")
         if left := [path for path in sorted(paths) if self._has_files(path)]:
             count = f"{len(left)} folder with images is" if len(left) == 1 else f"{len(left)} folders with images are"
             self.on_note(
@@ -157,7 +161,7 @@ class _Search:
             raise unreadable(pattern, error, self.wanted) from None
         found = self._readable(paths)
         if not found and not any(map(is_own_output, paths)):
-            raise SourceError(f"the pattern {printable(pattern)} matches no {self.noun}; {self.expected}")
+            raise SourceError(f"the pattern {printable(pattern)} matches no {self.noun}; {_EXPECTED[self.noun]}")
         return found
 
     def _readable(self, paths: Iterable[Path]) -> list[Path]:

@@ -267,4 +267,31 @@ def test_stages_use_options_that_their_commands_have(stage, monkeypatch, capsys)
     parse = {
         command.__name__.removeprefix("bench."): command for command in (fps, ops, overhead, timeline, train_step, tune)
     }
-    parse[script.removeprefix("bench/").removesuffix(".py")].arguments(words[words.index(script) + 1 :])
+    args = parse[script.removeprefix("bench/").removesuffix(".py")].arguments(words[words.index(script) + 1 :])
+    if script == "bench/fps.py":
+        fps.check_peers(args)
+
+
+def test_networks_of_others_are_timed_after_the_verdict():
+    """First without torch.compile; and whatever they do, they are no wrong output of ours."""
+    beside = [stage for stage in stages.STAGES if "--peers" in stage.command and "fps.py" in stage.command]
+    assert [stage.name for stage in beside] == ["peers-quick", "peers"]
+    quick, full = beside
+    assert quick not in stages.FIRST
+    assert "compile" not in quick.command
+    assert "--mode eager compile cudagraph" in full.command
+    assert quick.seconds <= 150
+    for stage in beside:
+        assert (stage.wrong, stage.beside) == (0, False)
+
+
+def test_a_stage_of_others_that_fails_hangs_or_is_wrong_leaves_the_verdict(run):
+    good = Stage("good", "", 60, python("print('fine')"))
+    for seconds, code, state in [
+        (60, "raise SystemExit(2)", "failed"),
+        (1, "import time; time.sleep(60)", "out of time"),
+    ]:
+        other = Stage("peers", "", seconds, python(code), wrong=0)
+        code, found = run([other, good])
+        assert code == 1
+        assert (found["peers"]["state"], found["good"]["state"]) == (state, "done")

@@ -20,6 +20,7 @@ from hyperseg.predict import (
     find_images,
     unique_names,
 )
+from hyperseg.predict.finding import find_media
 
 
 @pytest.fixture
@@ -182,6 +183,22 @@ def test_an_input_that_cannot_be_found_does_not_end_the_others(some, given, mess
     assert find_images([given, "a.jpg"], errors.append) == [Path("a.jpg")]
     assert [type(error) for error in errors] == [SourceError]
     str(errors[0]).encode()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("", "an empty name was given; give an image or video file, or"),
+        ("none.mp4", "there is no file none.mp4; give an image or video file, a folder of them or a pattern like"),
+        ("a.jpg/b.mp4", "there is no file a.jpg/b.mp4; give an image or video file"),
+        ("notes", "the folder notes contains no image or video; files ending in .*, or in .mp4, .*, were looked for"),
+        ("*.avi", "matches no image or video; files ending in .*, or in .mp4"),
+    ],
+)
+def test_where_a_video_would_do_messages_say_so(some, given, message):
+    some("a.jpg", "notes/a.txt")
+    with pytest.raises(SourceError, match=message):
+        find_media([given])
 
 
 def test_links_and_pipes_with_the_name_of_an_image_are_not_lost(some):
