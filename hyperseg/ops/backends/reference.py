@@ -31,6 +31,7 @@ class GradientOf:
         """By ``torch.func.vjp``, which also works inside an operator."""
         given = [i for i in self.differentiable if args[i] is not None]
         with _differentiation_enabled():
+            grad, *args = _recordable([grad, *args])
             values = [_detached(args[i]) for i in given]
             gradients = torch.func.vjp(lambda *v: self._first_output(args, given, v), *values)[1](grad)
         return self._results(grad, args, dict(zip(given, gradients, strict=True)))
@@ -62,7 +63,8 @@ def _differentiation_enabled() -> Iterator[None]:
     """Let torch.func differentiate inside an operator.
 
     A dispatch mode (FlopCounterMode, opcheck) calls operators with torch.func's dispatch keys excluded. Without those
-    keys torch.func would pass its tensor wrappers to kernels that cannot handle them.
+    keys torch.func would pass its tensor wrappers to kernels that cannot handle them. In inference mode torch 2.11
+    would return zeros.
     """
     needed = ("FuncTorchDynamicLayerFrontMode", "FuncTorchDynamicLayerBackMode", "FuncTorchGradWrapper")
     excluded = torch._C._dispatch_tls_local_exclude_set()
@@ -70,9 +72,21 @@ def _differentiation_enabled() -> Iterator[None]:
         excluded = excluded - torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
     with (
         torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded),
+        torch.inference_mode(False),
         torch.enable_grad(),
     ):
         yield
+
+
+def _recordable(values: list[Any]) -> list[Any]:
+    """Return arguments with copies of the tensors that were made in inference mode, which autograd does not take."""
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, list):
+            return [copied(v) for v in value]
+        return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+    return [copied(value) for value in values]
 
 
 def _detached(value: Gradient) -> Gradient:
