@@ -474,7 +474,8 @@ inline void transpose_block(const float* in, int64_t in_stride, float* out, int6
 #pragma GCC unroll 4
   for (int j = 0; j < 4 * kParts; j += 4) {
     Floats to[4];
-    transpose_columns<kParts>([&](int r) { return in + r * in_stride + j; }, _mm_loadu_ps, to);
+    transpose_columns<kParts>([&](int r) { return in + r * in_stride + j; },
+                              [](const float* at) { return _mm_loadu_ps(at); }, to);
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) store(out + (j + c) * out_stride, to[c]);
   }

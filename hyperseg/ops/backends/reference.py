@@ -31,7 +31,8 @@ class GradientOf:
         """By ``torch.func.vjp``, which also works inside an operator."""
         given = [i for i in self.differentiable if args[i] is not None]
         with _differentiation_enabled():
-            grad, *args = _recordable([grad, *args])
+            grad, *recordable = _recordable([grad, *args])
+            args = tuple(recordable)
             values = [_detached(args[i]) for i in given]
             gradients = torch.func.vjp(lambda *v: self._first_output(args, given, v), *values)[1](grad)
         return self._results(grad, args, dict(zip(given, gradients, strict=True)))
