@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import hyperseg
 from bench.core import parity, roofline
 from bench.core.errors import Refused, one_line
-from bench.core.frame_peers import plain_labeller
+from bench.core.labeller import plain_labeller
 from bench.core.networks import Subject, inference, load
 from bench.core.options import measuring_parser, pick_models, prepare_torch
 from bench.core.parity import Parity

@@ -1,7 +1,7 @@
 """Shared machinery of the benchmarks. A module imports only modules on lines above its own:
 
 errors, machine, timing, parity, stages
-roofline, networks, bounded, turns, plain, rivals
+roofline, networks, bounded, turns, labeller, plain, rivals
 results
 calls, launches, options, peers, plots, tables
 gpu_model, run, training

@@ -86,7 +86,7 @@ def eager(folder: Path, threads: int) -> Peer:
     """Build the plain module with reference operators in NCHW memory, which stands for the official code."""
     import torch
 
-    from bench.core.frame_peers import plain_labeller
+    from bench.core.labeller import plain_labeller
     from bench.core.networks import inference
 
     model, (_, height, width, _) = _load(folder), _frame(folder).shape
@@ -104,7 +104,7 @@ def compiled(folder: Path, threads: int) -> Peer:
     """Compile plain PyTorch with folded norms, as the ONNX files have; our operators would hide the decoder from it."""
     import torch
 
-    from bench.core.frame_peers import plain_labeller
+    from bench.core.labeller import plain_labeller
     from bench.core.networks import inference
     from bench.core.plain import folded
 
