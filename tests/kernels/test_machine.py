@@ -19,7 +19,7 @@ from tools.machine.flow import Machine
 from tools.machine.library import Library, library
 from tools.machine.loops import loops
 from tools.machine.memory import Buffers
-from tools.machine.sass import UnknownInstruction, parse
+from tools.machine.sass import UnknownInstruction, parse, tool
 from tools.machine.state import Threads
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -247,6 +247,7 @@ def code() -> Library:
 
 
 @pytest.mark.skipif(not SHIM.is_file(), reason="the shim is not built; run `make shim`")
+@pytest.mark.skipif(tool() is None, reason="there is no cuobjdump: install a CUDA toolkit or Triton")
 def test_a_library_without_cuda_kernels_is_refused():
     with pytest.raises(RuntimeError, match=r"no machine code for sm_90; build it: TORCH_CUDA_ARCH_LIST=9\.0 python"):
         Library(SHIM)

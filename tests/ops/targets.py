@@ -94,11 +94,12 @@ def supported_in(dtypes: Iterable[torch.dtype], cases: Iterable[Case], suffix: s
         for dtype in dtypes if case else [None]:
             if (target.id, dtype) != ("reference-cpu", torch.float64):
                 name = f"{parameter.id}-{str(dtype)[6:]}" if dtype else parameter.id
-                slow = [pytest.mark.slow] if target.id == "triton-cpu" and dtype == second_dtype(parameter.id) else []
-                parameters.append(pytest.param(target, case, dtype, id=name, marks=[*parameter.marks, *slow]))
+                second = target.id == "triton-cpu" and dtype == second_dtype(parameter.id)
+                marks = [*parameter.marks, *([pytest.mark.second_dtype] if second else [])]
+                parameters.append(pytest.param(target, case, dtype, id=name, marks=marks))
     return parameters
 
 
 def second_dtype(name: str) -> torch.dtype:
-    """Return the dtype in which Triton's interpreter runs this case only with the slow tests; it takes two dtypes."""
+    """Return the dtype, of the two of Triton's interpreter, in which `make test` does not run this case there."""
     return (torch.float16, torch.float32)[zlib.crc32(name.encode()) % 2]

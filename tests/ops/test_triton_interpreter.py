@@ -35,9 +35,11 @@ CASES = f"triton-cpu and not ({LARGE}) and not ({REPEATED})"
 @pytest.mark.parametrize(
     ("marked", "files"),
     [
-        pytest.param("not slow", ["test_parity.py"], id="parity"),
+        pytest.param("not slow and not second_dtype", ["test_parity.py"], id="parity"),
         pytest.param("not slow", OTHERS, id="others"),
-        pytest.param("slow", ["test_parity.py"], id="slow parity", marks=pytest.mark.slow),
+        pytest.param(
+            "not slow and second_dtype", ["test_parity.py"], id="parity in the other dtype", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_kernels_in_the_interpreter(marked: str, files: list[str]):

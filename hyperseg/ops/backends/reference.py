@@ -31,8 +31,7 @@ class GradientOf:
         """By ``torch.func.vjp``, which also works inside an operator."""
         given = [i for i in self.differentiable if args[i] is not None]
         with _differentiation_enabled():
-            grad, *recordable = _recordable([grad, *args])
-            args = tuple(recordable)
+            grad, args = _recordable(grad), tuple(map(_recordable, args))
             values = [_detached(args[i]) for i in given]
             gradients = torch.func.vjp(lambda *v: self._first_output(args, given, v), *values)[1](grad)
         return self._results(grad, args, dict(zip(given, gradients, strict=True)))
@@ -79,15 +78,11 @@ def _differentiation_enabled() -> Iterator[None]:
         yield
 
 
-def _recordable(values: list[Any]) -> list[Any]:
-    """Return arguments with copies of the tensors that were made in inference mode, which autograd does not take."""
-
-    def copied(value: Any) -> Any:
-        if isinstance(value, list):
-            return [copied(v) for v in value]
-        return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
-
-    return [copied(value) for value in values]
+def _recordable(value: Any) -> Any:
+    """Return an argument with copies of the tensors that were made in inference mode, which autograd does not take."""
+    if isinstance(value, list):
+        return [_recordable(v) for v in value]
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _detached(value: Gradient) -> Gradient:
