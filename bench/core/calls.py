@@ -21,6 +21,7 @@ from hyperseg import ops
 from hyperseg.models import HyperSeg
 from hyperseg.models.sizes import normalise
 from hyperseg.ops import LevelArguments, _layout, reference
+from hyperseg.ops._chain import split_chain
 from hyperseg.runtime.work import LEVELS, least_bytes
 
 DECODER = "decoder"  # all levels in one row, in addition to the operators
@@ -114,7 +115,7 @@ def inference_calls(model: HyperSeg, frames: Tensor) -> list[Call]:
         with Recorder() as recorder:
             engine(frames)
         calls = recorder.calls
-        calls = [*calls, *whole_levels(calls)]
+        calls = [*calls, *whole_levels(calls), *chained_blocks(calls)]
         levels = [call for call in calls if call.operator == "decoder_level"]
         blocks = [block_call(call) for call in levels if LevelArguments(*call.arguments).hidden]
         decoder = engine.folded.decoder
@@ -134,6 +135,19 @@ def whole_levels(calls: Sequence[Call]) -> list[Call]:
     operator = torch.ops.hyperseg.decoder_level.default
     ends = [c for c in calls if c.operator == "decoder_level_argmax"]
     return [Call("decoder_level", c.arguments, operator, of="apart") for c in ends]
+
+
+def chained_blocks(calls: Sequence[Call]) -> list[Call]:
+    """Return the blocks of each ``mbconv_chain`` as calls of ``mbconv``."""
+    operator = torch.ops.hyperseg.mbconv.default
+    blocks = []
+    for chain in calls:
+        if chain.operator == "mbconv_chain":
+            x, *weights_and_shapes, _ = chain.arguments
+            for block in split_chain(*weights_and_shapes):
+                blocks.append(Call("mbconv", (x, *block), operator, of="apart"))
+                x = blocks[-1]()
+    return blocks
 
 
 def makes_weights(call: Call) -> bool:

@@ -20,7 +20,7 @@ def split_chain(
 
 
 def block_by_block(mbconv: Callable[..., Tensor]) -> Callable[..., list[Tensor]]:
-    """``mbconv_chain`` for a backend without a kernel for several blocks."""
+    """``mbconv_chain`` as a loop: for backends without a kernel of several blocks, and to look at block by block."""
 
     def mbconv_chain(x: Tensor, *args: Any) -> list[Tensor]:
         *chain, kept = args

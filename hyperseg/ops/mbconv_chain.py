@@ -106,7 +106,8 @@ refuse_derivatives(_NAME, "this operator is for inference; train timm's modules,
 def mbconv_chain(x: Tensor, blocks: Sequence[EncoderBlock], kept: Collection[int] = ()) -> list[Tensor]:
     """Consecutive blocks as of :func:`hyperseg.ops.mbconv`, each of which takes the output of the one before.
 
-    On small maps this takes less time than one call per block: a CUDA kernel runs all blocks in one launch.
+    It takes less time than one call per block: on small maps a CUDA kernel runs all blocks in one launch, and on the
+    CPU no thread falls asleep between blocks.
     For inference: a backward pass raises NotImplementedError.
 
     Args:

@@ -433,6 +433,6 @@ def fused_operators(device: torch.device, dtype: torch.dtype) -> list[str]:
     if device.type == "cpu" and dtype == torch.bfloat16:
         # There PyTorch's convolutions are faster, by instructions for bfloat16 that this C++ operator does not use.
         found = [operator for operator in found if operator != "pointwise_conv"]
-    if ops.chosen("mbconv_chain", device.type)[0] != "cuda":  # elsewhere it is a loop
+    if ops.chosen("mbconv_chain", device.type)[0] not in ("cpp", "cuda"):  # elsewhere it is a loop in Python
         found = [operator for operator in found if operator != "mbconv_chain"]
     return found if {"mbconv", "stem"} <= set(found) else []

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from hyperseg.ops._chain import block_by_block
 from hyperseg.ops.backends import dispatch
 from hyperseg.runtime.arguments import name_of
 from hyperseg.runtime.graphs import Captured
@@ -158,7 +159,7 @@ def explain(engine: Engine, frames: Tensor, repeats: int, rates: Rates | None) -
     records: list[_Record] = []
     timed, plain, whole = [], [], []
     with torch.inference_mode():
-        with dispatch.watch(functools.partial(_record, records)):
+        with dispatch.watch(_by_block(functools.partial(_record, records))):
             stage(frames)
         for _ in range(repeats):
             plain += _seconds(lambda: engine(frames), engine.device, 1, warm=False)
@@ -210,6 +211,8 @@ def _notes(engine: Engine) -> Iterator[str]:
         yield "The calls were timed outside of the CUDA graph, kernel after kernel; the frame inside it."
     if engine.mode == "compile":
         yield "Between the calls run kernels that torch.compile generated."
+    if engine.device.type == "cpu" and getattr(engine.folded.encoder.trunk, "chain", None) is not None:
+        yield "The blocks of the encoder are one call of mbconv_chain; here they were called one by one."
     if engine.device.type == "cuda":
         yield "Times of calls are those of the GPU, between events; the host issued all of a frame before it began."
     if named := dispatch.named_backend():
@@ -278,13 +281,25 @@ def _record(records: list[_Record], operator: str, *args: Any) -> Any:
     return output
 
 
+def _by_block(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``run(operator, *args)``, but for chains that run block by block: it is called for each block."""
+    mbconv_chain = block_by_block(functools.partial(run, "mbconv"))
+
+    def run_blocks(operator: str, *args: Any) -> Any:
+        if operator == "mbconv_chain" and args[0].device.type == "cpu":
+            return mbconv_chain(*args)
+        return run(operator, *args)
+
+    return run_blocks
+
+
 def _shape(t: Tensor) -> str:
     return "x".join(map(str, t.shape))
 
 
 def _timed_frame(stage: Callable[[Tensor], Tensor], frames: Tensor, timer: _Timer) -> float:
     """Run a frame whose calls are timed; return its milliseconds."""
-    with dispatch.watch(timer):
+    with dispatch.watch(_by_block(timer)):
         if timer.device.type != "cuda":
             start = time.perf_counter()
             stage(frames)

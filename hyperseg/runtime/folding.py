@@ -36,9 +36,9 @@ class FoldedNetwork(nn.Module):
     Args:
         model: any network; it is copied.
         fuse: run parts of the network as one operator each, by the operators' names, or all of them: ``stem``;
-            ``mbconv`` (EfficientNet's blocks); ``mbconv_chain`` (the last of them in one call); ``pointwise_conv`` (its
-            head and the reductions of the features, and a context head of which only the reduced map is read);
-            ``context_head``.
+            ``mbconv`` (EfficientNet's blocks); ``mbconv_chain`` (these in one call; on a GPU the last of them);
+            ``pointwise_conv`` (its head and the reductions of the features, and a context head of which only the
+            reduced map is read); ``context_head``.
         generate_ahead: see :class:`hyperseg.models.decoder.FoldedDecoder`; for devices with costly launches.
 
     Attributes:

@@ -73,7 +73,7 @@ class FusedBlock(nn.Module):
 
     def keep_arguments(self) -> None:
         """Look the arguments up once, for the weights as they are in memory now, until the module is moved or cast."""
-        self._kept = self.arguments()
+        self._kept = self._arguments()
 
     def _apply(self, *args, **kwargs):
         super()._apply(*args, **kwargs)
@@ -81,6 +81,11 @@ class FusedBlock(nn.Module):
         return self
 
     def arguments(self) -> ops.EncoderBlock:
+        """Return the arguments of the operator besides the map."""
+        # A compiler or an exporter must see where the weights come from.
+        return self._arguments() if self._kept is None or torch.compiler.is_compiling() else self._kept
+
+    def _arguments(self) -> ops.EncoderBlock:
         depthwise, squeeze = self.block.conv_dw, self.block.se
         return ops.EncoderBlock(
             None if self.expand is None else self.expand.weight.flatten(1),
@@ -99,8 +104,7 @@ class FusedBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        # A compiler or an exporter must see where the weights come from.
-        block = self.arguments() if self._kept is None or torch.compiler.is_compiling() else self._kept
+        block = self.arguments()
         stride, padding, residual = block.stride, block.padding, block.residual
         return ops.mbconv(x, *block[:10], stride=stride, padding=padding, residual=residual)
 

@@ -1,4 +1,4 @@
-"""EfficientNet's last blocks in one operator call."""
+"""EfficientNet's blocks, or the last of them, in one operator call."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from hyperseg import ops
 from hyperseg.runtime.fused_blocks import FusedBlock
 
-# Output pixels, of all images together, up to which blocks are part of a chain: see docs/kernels/cuda.md. A barrier of
-# the grid costs half a launch, but a chain has fewer threads per SM than launches have on larger maps.
+# Output pixels, of all images together, up to which blocks are part of a chain on a GPU: see docs/kernels/cuda.md. A
+# barrier of the grid costs half a launch, but a chain has fewer threads per SM than launches have on larger maps.
 MOST_PIXELS = 6144
 
 
 class FusedChain(nn.Module):
-    """The blocks of a trunk, of which the last ones, on small maps, are one call of :func:`hyperseg.ops.mbconv_chain`.
+    """The blocks of a trunk in one call of :func:`hyperseg.ops.mbconv_chain`; on a GPU, of those on small maps.
 
     Args:
         stages: the stages of a trunk whose blocks are fused.
@@ -34,7 +34,7 @@ class FusedChain(nn.Module):
         features: list[Tensor] = []
         blocks: Any = self.blocks
         for i, block in enumerate(blocks):
-            if i >= self.first and _pixels(block, x) <= MOST_PIXELS:
+            if i >= self.first and (x.device.type == "cpu" or _pixels(block, x) <= MOST_PIXELS):
                 kept = [end - i for end in self.ends if end >= i]
                 return features + ops.mbconv_chain(x, [b.arguments() for b in blocks[i:]], kept)
             x = block(x)

@@ -63,7 +63,7 @@ def test_every_operator_is_recorded_at_every_level(name):
     made = {operator: [c for c in found if c.operator == operator] for operator in [*OPERATORS, calls.DECODER]}
     # How a network ends depends on whether its last level is as large as the image, which it reads then.
     others = {"upsample_argmax"} if model.output_stride == 1 else {"decoder_level_argmax", "normalise_frames"}
-    others |= {"context_head", "mbconv_chain"}  # an engine calls them on a GPU only, and not for all networks
+    others |= {"context_head"}  # an engine calls it on a GPU only, and not for all networks
     assert {operator for operator in made if not made[operator]} == others
     assert [LevelArguments(*c.arguments).out_channels for c in made["decoder_level"]] == [
         level.out_channels for level in plan.levels

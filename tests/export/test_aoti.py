@@ -77,7 +77,7 @@ def test_operators_are_called_in_cpp(exported):
     with zipfile.ZipFile(exported.file) as package:
         (name,) = [each for each in package.namelist() if each.endswith(".wrapper.json")]
         called = set(re.findall(r"hyperseg\w*::\w+", package.read(name).decode()))
-    assert {"hyperseg_native::mbconv", "hyperseg_native::decoder_level"} <= called
+    assert {"hyperseg_native::mbconv_chain", "hyperseg_native::decoder_level"} <= called
     assert all(each.startswith("hyperseg_native::") for each in called)
 
 

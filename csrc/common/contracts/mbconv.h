@@ -5,14 +5,19 @@
 
 namespace hyperseg {
 
-inline void check_mbconv(const torch::stable::Tensor& x, const std::optional<torch::stable::Tensor>& expand,
-                         const std::optional<torch::stable::Tensor>& expand_bias,
-                         const torch::stable::Tensor& depthwise, const torch::stable::Tensor& depthwise_bias,
-                         const torch::stable::Tensor& reduce, const torch::stable::Tensor& reduce_bias,
-                         const torch::stable::Tensor& gate, const torch::stable::Tensor& gate_bias,
-                         const torch::stable::Tensor& project, const torch::stable::Tensor& project_bias,
-                         int64_t stride, const std::vector<int64_t>& padding, bool residual) {
+// Arguments of a block besides its input.
+struct MbconvTensors {
+  std::optional<torch::stable::Tensor> expand, expand_bias;
+  torch::stable::Tensor depthwise, depthwise_bias, reduce, reduce_bias, gate, gate_bias, project, project_bias;
+  int64_t stride;
+  std::vector<int64_t> padding;
+  bool residual;
+};
+
+inline void check_mbconv(const torch::stable::Tensor& x, const MbconvTensors& block) {
   constexpr const char* op = "mbconv";
+  const auto& [expand, expand_bias, depthwise, depthwise_bias, reduce, reduce_bias, gate, gate_bias, project,
+               project_bias, stride, padding, residual] = block;
   check_map(op, "x", x);
   check(depthwise.dim() == 3, op, ": depthwise must be [hidden, size, size], got ", shape_of(depthwise));
   check(reduce.dim() == 2, op, ": reduce must be [squeezed, hidden], got ", shape_of(reduce));
@@ -52,14 +57,13 @@ inline void check_mbconv(const torch::stable::Tensor& x, const std::optional<tor
         ": residual adds x to the result, which would have another shape");
 }
 
-inline MbconvShape mbconv_shape(const torch::stable::Tensor& x, const torch::stable::Tensor& depthwise,
-                                const torch::stable::Tensor& reduce, const torch::stable::Tensor& project,
-                                int64_t stride, const std::vector<int64_t>& padding) {
-  const int64_t size = depthwise.size(1);
+inline MbconvShape mbconv_shape(const torch::stable::Tensor& x, const MbconvTensors& block) {
+  const std::vector<int64_t>& padding = block.padding;
+  const int64_t size = block.depthwise.size(1), stride = block.stride;
   return {.images = x.size(0),
-          .hidden = depthwise.size(0),
-          .squeezed = reduce.size(0),
-          .out_channels = project.size(0),
+          .hidden = block.depthwise.size(0),
+          .squeezed = block.reduce.size(0),
+          .out_channels = block.project.size(0),
           .size = size,
           .stride = stride,
           .left = padding[0],

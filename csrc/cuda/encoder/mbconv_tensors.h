@@ -9,15 +9,6 @@
 // Blocks from tensors.
 namespace hyperseg::cuda {
 
-// Tensors of a block besides its input.
-struct MbconvTensors {
-  std::optional<Tensor> expand, expand_bias;
-  Tensor depthwise, depthwise_bias, reduce, reduce_bias, gate, gate_bias, project, project_bias;
-  int64_t stride;
-  std::vector<int64_t> padding;
-  bool residual;
-};
-
 // A block of an input, with its output and, in `held`, dense copies of weights: keep them until the kernels are
 // launched, because the allocator reuses memory in stream order. Workspaces are not set.
 class MbconvBlock {
@@ -27,10 +18,9 @@ class MbconvBlock {
 
   MbconvBlock(const Tensor& x, const MbconvTensors& t) : out(x) {
     constexpr int64_t kMaxPixels = int64_t{1} << 30;  // per map: the kernels count them in 32 bits
-    check_mbconv(x, t.expand, t.expand_bias, t.depthwise, t.depthwise_bias, t.reduce, t.reduce_bias, t.gate,
-                 t.gate_bias, t.project, t.project_bias, t.stride, t.padding, t.residual);
+    check_mbconv(x, t);
     block.type = type_of("mbconv", x);
-    static_cast<MbconvShape&>(block) = mbconv_shape(x, t.depthwise, t.reduce, t.project, t.stride, t.padding);
+    static_cast<MbconvShape&>(block) = mbconv_shape(x, t);
     check(x.size(2) * x.size(3) <= kMaxPixels && block.out_height * block.out_width <= kMaxPixels,
           "mbconv: the CUDA kernels take maps of at most 2^30 pixels");
     out = new_map(x, block.out_channels, block.out_height, block.out_width);

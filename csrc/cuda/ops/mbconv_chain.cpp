@@ -76,33 +76,13 @@ void run_chain(std::vector<MbconvBlock>& all, const Part& part, const Tensor& x,
 std::vector<Tensor> mbconv_chain_op(const Tensor& x, std::vector<Tensor> weights, std::vector<int64_t> expanded,
                                     std::vector<int64_t> strides, std::vector<int64_t> paddings,
                                     std::vector<int64_t> residuals, std::vector<int64_t> kept) {
-  check_mbconv_chain(weights, expanded, strides, paddings, residuals, kept);
+  const std::vector<MbconvTensors> chain = blocks_of_chain(weights, expanded, strides, paddings, residuals, kept);
   check_map("mbconv_chain", "x", x);
   const DeviceGuard device(x);
-  const size_t count = strides.size();
+  const size_t count = chain.size();
   std::vector<MbconvBlock> all;
   all.reserve(count);
-  const auto input = [&](size_t i) -> const Tensor& { return i ? all[i - 1].out : x; };
-  auto next = weights.begin();
-  const auto take = [&]() -> const Tensor& { return *next++; };
-  const auto take_if = [&](bool given) { return given ? std::optional<Tensor>(take()) : std::nullopt; };
-  for (size_t i = 0; i < count; ++i) {
-    const std::vector<int64_t> padding(&paddings[4 * i], &paddings[4 * i] + 4);
-    const MbconvTensors tensors{take_if(expanded[i]),
-                                take_if(expanded[i]),
-                                take(),
-                                take(),
-                                take(),
-                                take(),
-                                take(),
-                                take(),
-                                take(),
-                                take(),
-                                strides[i],
-                                padding,
-                                residuals[i] != 0};
-    all.emplace_back(input(i), tensors);
-  }
+  for (const MbconvTensors& block : chain) all.emplace_back(all.empty() ? x : all.back().out, block);
   const bool chains = requested_launches() != MbconvLaunches::kMost && chain_blocks(all[0].block.type) > 0;
   for (size_t first = 0; first < count;) {
     const Part part = chains ? part_of(all, first) : Part{first, first, {}};

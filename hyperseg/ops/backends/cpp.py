@@ -3,7 +3,6 @@
 import functools
 from typing import Any
 
-from hyperseg.ops._chain import block_by_block
 from hyperseg.ops.backends.backend import Backend, Reasons, device_type, level_then_argmax
 from hyperseg.ops.backends.native import emulated, extension, native_operators
 
@@ -13,6 +12,7 @@ SUPPORTED = native_operators(
     "generate_weights",
     "generate_weights_backward",
     "mbconv",
+    "mbconv_chain",
     "normalise_frames",
     "patch_conv2d",
     "patch_conv2d_backward",
@@ -26,7 +26,6 @@ SUPPORTED = native_operators(
     "upsample_cross_entropy",
     "upsample_cross_entropy_backward",
 )
-SUPPORTED["mbconv_chain"] = block_by_block(SUPPORTED["mbconv"])
 SUPPORTED["decoder_level_argmax"] = level_then_argmax(SUPPORTED["decoder_level"], SUPPORTED["upsample_argmax"])
 
 
