@@ -9,8 +9,8 @@ README.md and bench/results/README.md contain blocks
     <!-- end of figures -->
 
 Between the two lines this writes the table of a file in bench/results/: `peers` and `fps` of results of bench/peers.py
-and bench/fps.py, `ops` (operators per frame) and `decoders` (all levels at once) of results of bench/ops.py, `steps`
-of results of bench/train_step.py. Plots go to docs/figures/; each contains the hash of its result file.
+and bench/fps.py, `networks` of bench/fps.py --peers, `ops` (operators per frame) and `decoders` (all levels at once) of
+bench/ops.py, `steps` of bench/train_step.py. Plots go to docs/figures/; each contains the hash of its result file.
 Exit code: 0 all is up to date, 1 a block or a file cannot be used, 2 (--check) something is out of date.
 """
 
@@ -26,9 +26,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.core import plots
+from bench.core import plots, rivals
 from bench.core.calls import DECODER, WHOLE
 from bench.core.errors import Refused
+from bench.core.frame_peers import KINDS as WAYS
 from bench.core.machine import ROOT
 from bench.core.options import Parser
 from bench.core.results import NetworkResults, Results, Row, read_results
@@ -185,6 +186,35 @@ def fps(file: File) -> Figures:
     )
 
 
+def networks(file: File) -> Figures:
+    """A network by several ways, and networks of others, from frame to labels."""
+    rows, bars = [], []
+    for entry in file.networks:
+        for row in sorted(entry.rows, key=lambda row: row.latency_ms.p50):
+            name = row.peer or WAYS[row.kind]
+            way = row.mode + (f", {row.layout}" if row.layout else "")
+            published = rivals.RIVALS[row.peer].published if row.peer else ""
+            gflop = row.work.flops if row.work else None
+            cells = [spread(row.latency_ms), fixed(row.throughput.rate, 3), times(row.over_reference)]
+            cells += ["-" if gflop is None else fixed(gflop / 1e9, 3), published or "-"]
+            rows.append([network(entry), name, way, *cells])
+            bars.append(plots.Bar(entry.name, name if row.peer else f"{name}, {row.mode}", row.latency_ms))
+    caption = (
+        f"From uint8 frames to labels, {file.dtype}, batch {file.batch}, random weights, all rows alternating in one "
+        "process; each network of others in the way that was fastest in a short trial. mIoU on Cityscapes is what its "
+        f"authors publish, at their size and with their weights; {file.where}."
+    )
+    header = ["size of", "network", "runs", "ms: median (least to most)", "images/s", "of the official network's speed"]
+    text = "Bars: milliseconds from frame to labels, by network"
+    return Figures(
+        file.path,
+        caption,
+        [*header, "GFLOP", "mIoU"],
+        rows,
+        [plot(file, "", text, lambda path, mark: plots.bars(path, mark, bars, "ms from frame to labels"))],
+    )
+
+
 def ops(file: File) -> Figures:
     """Time per frame of each operator, and how close each call comes to the machine's limits."""
     rows, parts, dots = [], [], []
@@ -296,6 +326,7 @@ def plot(file: File, suffix: str, text: str, draw: Callable[[Path, str], None]) 
 KINDS: dict[str, tuple[str, Callable[[File], Figures]]] = {
     "peers": ("hyperseg-peers", peers),
     "fps": ("hyperseg-fps", fps),
+    "networks": ("hyperseg-fps", networks),
     "ops": ("hyperseg-ops", ops),
     "decoders": ("hyperseg-ops", decoders),
     "steps": ("hyperseg-train-step", steps),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench import figures
-from bench.core.results import NetworkResults, Results, Row, write_results
+from bench.core.results import NetworkResults, Results, Row, Work, write_results
 from bench.core.roofline import Bound, Ceilings
 from bench.core.timing import Ratio, Samples, Summary, throughput
 
@@ -130,6 +130,23 @@ def test_modes_and_scopes(tmp_path):
     assert "A GPU; hyperseg 0123456789ab, torch 2.15, triton 3.9, CUDA 13.0; 2026-01-02" in " ".join(text.split())
 
 
+def test_networks_beside_each_other(tmp_path):
+    """The fastest first; ours by what it is, others by name and with what their authors publish."""
+    rows = [
+        timed(40, kind="official", mode="eager", layout="contiguous", over_reference=over(1)),
+        timed(10, kind="engine", mode="compile", over_reference=over(4)),
+        timed(20, kind="other", peer="pidnet_s", mode="eager", layout="channels-last", work=Work(5_000_000_000, 0)),
+    ]
+    write(tmp_path, "hyperseg-fps", rows)
+    (tmp_path / "README.md").write_text(block("networks", "x.json"))
+    figures.update(tmp_path, check=False)
+    assert [row[1:] for row in cells(tmp_path)] == [
+        ["engine", "compile", "10.0 (9.00 to 12.0)", "100", "4.00x", "-", "-"],
+        ["pidnet_s", "eager, channels-last", "20.0 (18.0 to 24.0)", "50.0", "-", "5.00", "78.8 % (Cityscapes val)"],
+        ["official network, norms kept", "eager, contiguous", "40.0 (36.0 to 48.0)", "25.0", "1.00x", "-", "-"],
+    ]
+
+
 def test_operators_of_a_frame(tmp_path):
     def row(operator: str, backend: str, ms: float, times: int, of: str = "frame") -> Row:
         roofline = Bound(1e-3, "memory", 100 / ms)
@@ -212,7 +229,7 @@ def test_whole_decoders(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "file", "message"),
     [
-        ("peer", "x.json", "there are no figures 'peer'; there are peers, fps, ops"),
+        ("peer", "x.json", "there are no figures 'peer'; there are peers, fps, networks, ops"),
         ("fps", "x.json", "of kind 'hyperseg-peers', not 'hyperseg-fps'"),
         ("peers", "y.json", "cannot be used"),
     ],
