@@ -36,6 +36,7 @@ from bench.core.results import NetworkResults, Results, Row, read_results
 from bench.core.roofline import Bound
 from bench.core.tables import fixed
 from bench.core.timing import Ratio, Summary
+from hyperseg.models.variants import PUBLISHED
 
 DOCUMENTS = ("README.md", "bench/results/README.md")
 RESULTS = "bench/results"
@@ -191,20 +192,20 @@ def networks(file: File) -> Figures:
     rows, bars = [], []
     for entry in file.networks:
         for row in sorted(entry.rows, key=lambda row: row.latency_ms.p50):
-            name = row.peer or WAYS[row.kind]
+            name = row.peer or f"{entry.name}, {WAYS[row.kind]}"
             way = row.mode + (f", {row.layout}" if row.layout else "")
-            published = rivals.RIVALS[row.peer].published if row.peer else ""
+            published = rivals.RIVALS[row.peer].published if row.peer else own_miou(entry.name, row.kind)
             gflop = row.work.flops if row.work else None
             cells = [spread(row.latency_ms), fixed(row.throughput.rate, 3), times(row.over_reference)]
             cells += ["-" if gflop is None else fixed(gflop / 1e9, 3), published or "-"]
-            rows.append([network(entry), name, way, *cells])
-            bars.append(plots.Bar(entry.name, name if row.peer else f"{name}, {row.mode}", row.latency_ms))
+            rows.append([name, "x".join(map(str, entry.resolution)), way, *cells])
+            bars.append(plots.Bar("", name if row.peer else f"{name}, {row.mode}", row.latency_ms))
     caption = (
         f"From uint8 frames to labels, {file.dtype}, batch {file.batch}, random weights, all rows alternating in one "
-        "process; each network of others in the way that was fastest in a short trial. mIoU on Cityscapes is what its "
-        f"authors publish, at their size and with their weights; {file.where}."
+        "process; each network of others in the way that was fastest in a short trial. mIoU is what the authors "
+        f"publish, at their size and with their weights; {file.where}."
     )
-    header = ["size of", "network", "runs", "ms: median (least to most)", "images/s", "of the official network's speed"]
+    header = ["network", "size", "runs", "ms: median (least to most)", "images/s", "of the official network's speed"]
     text = "Bars: milliseconds from frame to labels, by network"
     return Figures(
         file.path,
@@ -213,6 +214,15 @@ def networks(file: File) -> Figures:
         rows,
         [plot(file, "", text, lambda path, mark: plots.bars(path, mark, bars, "ms from frame to labels"))],
     )
+
+
+def own_miou(name: str, kind: str) -> str:
+    """Return the published mIoU of a network of ours; nothing without its norms, which is another network."""
+    known = PUBLISHED.get(name)
+    if known is None or known.miou_val is None or kind == "without-norms":
+        return ""
+    data = {"cityscapes": "Cityscapes", "voc": "VOC 2012"}[name.rsplit("-", 1)[1]]
+    return f"{known.miou_val} % ({data} val)"
 
 
 def ops(file: File) -> Figures:
