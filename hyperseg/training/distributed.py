@@ -17,6 +17,10 @@ from torch import Tensor
 
 T = TypeVar("T")
 
+# Groups that this process has left. The last reference to a group must be Python's, which lets other threads run while
+# the group ends. That of DistributedDataParallel would not, and the group waits for threads of gloo, which need Python
+# to free tensors (pytorch/pytorch#56297).
+LEFT: list[Any] = []
 TIMEOUT = datetime.timedelta(minutes=10)  # of a process that waits for the others; one that fails ends them at once
 
 
@@ -90,4 +94,5 @@ def processes(device: torch.device) -> Iterator[Processes]:
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     yield Processes(dist.get_rank(), dist.get_world_size())
+    LEFT.append(dist.group.WORLD)
     dist.destroy_process_group()

@@ -111,9 +111,10 @@ def test_three_frames_at_once(written, small):
 
 
 @needs_onnx
-def test_a_program_is_scored_on_a_data_set(written, small):
+@pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("openvino", marks=needs_openvino)])
+def test_a_program_is_scored_on_a_data_set(written, small, runtime):
     dataset = open_dataset("synthetic", None, "val", images=1)
-    labeller = OnnxLabeller(written.file)
+    labeller = OnnxLabeller(written.file, runtime)
     image, truth = dataset.sample(0)
     (labels,) = labeller.labels([labeller.prepare(dataset.items[0], image, truth.shape)])
     assert labels.dtype == torch.uint8

@@ -31,6 +31,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 NAME = "NVIDIA H200"
 SYNCHRONISING = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select"}
+MIXED = {"copy_", "_to_copy", "scatter"}
 # One entry per copy, such as "pinned to device"; replays of graphs are not listed.
 COPIES: list[str] = []
 PROPERTIES = types.SimpleNamespace(
@@ -81,8 +82,9 @@ class FakeCudaTensor(torch.Tensor):
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         hosts = [t for t in given if not isinstance(t, FakeCudaTensor)]
         name = func._overloadpacket.__name__
-        # Scalars and indices may come from the host.
-        if any(t.dim() for t in hosts) and name not in {"copy_", "_to_copy"} and not name.startswith("index"):
+        # Scalars and indices may come from the host; so do zeros that the autograd of PyTorch 2.11 scatters into, as it
+        # makes them in C++ on the device that is stored.
+        if any(t.dim() for t in hosts) and name not in MIXED and not name.startswith("index"):
             raise RuntimeError(f"Expected all tensors to be on the same device, but {func} got cuda:0 and cpu")
         if Graph.recording is not None and (name in SYNCHRONISING or (name == "copy_" and hosts)):
             raise RuntimeError(f"{func}: operation not permitted when stream is capturing")

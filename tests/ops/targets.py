@@ -94,12 +94,16 @@ def supported_in(dtypes: Iterable[torch.dtype], cases: Iterable[Case], suffix: s
         for dtype in dtypes if case else [None]:
             if (target.id, dtype) != ("reference-cpu", torch.float64):
                 name = f"{parameter.id}-{str(dtype)[6:]}" if dtype else parameter.id
-                second = target.id == "triton-cpu" and dtype == second_dtype(parameter.id)
+                second = dtype == second_dtype(target.id, parameter.id)
                 marks = [*parameter.marks, *([pytest.mark.second_dtype] if second else [])]
                 parameters.append(pytest.param(target, case, dtype, id=name, marks=marks))
     return parameters
 
 
-def second_dtype(name: str) -> torch.dtype:
-    """Return the dtype, of the two of Triton's interpreter, in which `make test` does not run this case there."""
-    return (torch.float16, torch.float32)[zlib.crc32(name.encode()) % 2]
+def second_dtype(target: str, name: str) -> torch.dtype | None:
+    """Return the dtype, of those of a slow emulation, in which `make test` does not run this case; None: there is none.
+
+    In the shim a kernel of 16-bit floats is one template for both.
+    """
+    choices = {"triton-cpu": (torch.float16, torch.float32), "cuda-cpu": (torch.float16, torch.bfloat16)}.get(target)
+    return choices and choices[zlib.crc32(name.encode()) % 2]

@@ -432,13 +432,13 @@ def test_a_missing_build_is_named(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("capability", "architectures", "message"),
     [
-        ((8, 0), "80-real;90-real;100", None),
-        ((8, 6), "80-real;90-real;100", None),  # machine code of 8.0
-        ((8, 9), "80-real;90-real;100", None),
-        ((12, 0), "80-real;90-real;100", None),  # PTX of 10.0
+        ((8, 0), "80-real 90-real 100", None),
+        ((8, 6), "80-real 90-real 100", None),  # machine code of 8.0
+        ((8, 9), "80-real 90-real 100", None),
+        ((12, 0), "80-real 90-real 100", None),  # PTX of 10.0
         ((12, 0), "100-virtual", None),
         ((9, 0), "90a-real", None),
-        ((7, 5), "80-real;90-real;100", "compute capability 7.5; the CUDA kernels need 8.0"),
+        ((7, 5), "80-real 90-real 100", "compute capability 7.5; the CUDA kernels need 8.0"),
         ((8, 6), "90-real", "built for 90-real; run `TORCH_CUDA_ARCH_LIST=8.6 "),
         ((10, 0), "90a", "built for 90a"),  # neither its machine code nor its PTX runs on later ones
         ((8, 0), "86-real", "built for 86-real"),
@@ -447,3 +447,8 @@ def test_a_missing_build_is_named(monkeypatch, tmp_path):
 def test_a_gpu_without_code_in_the_build_is_named(capability, architectures, message):
     reasons = device_reasons(capability, architectures)
     assert (not reasons) if message is None else message in reasons[0]
+
+
+def test_architectures_are_separated_as_the_build_does_it():
+    build = (Path(__file__).parents[2] / "CMakeLists.txt").read_text()
+    assert 'list(JOIN CMAKE_CUDA_ARCHITECTURES " " cuda_archs)' in build

@@ -32,7 +32,7 @@ def test_kernels_in_the_shim(parity: bool):
 
 @pytest.mark.slow
 def test_slow_tests_in_the_shim():
-    assert passed("cuda-cpu", "tests/ops", marked="slow") >= 10
+    assert passed("cuda-cpu", "tests/ops", marked="slow or second_dtype") >= 10
 
 
 @pytest.mark.parametrize(("launches", "error"), [("fewest", "1"), ("most", "-1")])
@@ -42,7 +42,7 @@ def test_encoder_with_fewest_and_most_launches_and_the_largest_error_of_tanh(lau
     assert passed("cuda-cpu and (mbconv or stem)", PARITY, **chosen) >= 20
 
 
-def passed(selection: str, *tests: str, marked: str = "not slow", **environment: str) -> int:
+def passed(selection: str, *tests: str, marked: str = "not slow and not second_dtype", **environment: str) -> int:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked, "-k", selection]
     result = subprocess.run(
         [*command, *tests],

@@ -17,8 +17,6 @@ from hyperseg.predict.ray import BatchPredictor
 from tests.predict.networks import NearestColor
 
 SCALING = Path(__file__).parents[2] / "docs/scaling.md"
-# Ray takes 0.6 GB and minutes to install, so it is not among the packages for development. To run these tests:
-# pip install 'hyperseg[ray]'
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (extra ray)")
 
 
@@ -170,7 +168,6 @@ def test_the_program_compiles(tmp_path):
 
 
 @needs_ray
-@pytest.mark.slow
 def test_the_program_runs_and_restarts(tmp_path):
     import pyarrow.dataset
 

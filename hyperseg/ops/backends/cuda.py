@@ -63,14 +63,14 @@ def device_reasons(capability: tuple[int, int], architectures: str) -> Reasons:
 
     Args:
         capability: the GPU's compute capability.
-        architectures: of the build, as CMake writes them: ``80-real`` is machine code, ``100`` also PTX, from which the
-            driver compiles for any later GPU. Machine code runs on later minor versions too.
+        architectures: of the build, in CMake's words with spaces between: ``80-real`` is machine code, ``100`` also
+            PTX, from which the driver compiles for any later GPU. Machine code runs on later minor versions too.
     """
     major, minor = capability
     card = f"this GPU is of compute capability {major}.{minor}"
     if capability < (8, 0):
         return [f"{card}; the CUDA kernels need 8.0 or later"]
-    for word in architectures.split(";"):
+    for word in architectures.split():
         if match := re.fullmatch(r"(\d+)(\d)([af]?)(-real|-virtual)?", word):
             built = int(match[1]), int(match[2])
             same = built[0] == major and built[1] <= minor and match[4] != "-virtual"
