@@ -2,6 +2,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <pybind11/stl/filesystem.h>
 
 #include "hyperseg/segmenter.h"
 
@@ -16,7 +17,6 @@ std::string shape_of(const py::array& array) {
 
 // Labels of frames [H, W, 3] or [N, H, W, 3], N at most the package's batch. Rows may have any stride.
 py::array_t<std::uint8_t> segment(const Segmenter& segmenter, const py::array& given) {
-  const Info& info = segmenter.info();
   if (!py::isinstance<py::array_t<std::uint8_t>>(given)) {
     throw py::type_error("frames must have dtype uint8, got " + std::string(py::str(given.dtype())));
   }
@@ -72,13 +72,14 @@ PYBIND11_MODULE(runtime_cpp, m) {
   py::register_exception<hyperseg::Error>(m, "Error", PyExc_RuntimeError);
   m.attr("torch_version") = hyperseg::torch_version();
   m.def(
-      "read_info", [](const std::string& package) { return as_dict(Segmenter::read_info(package)); },
+      "read_info", [](const std::filesystem::path& package) { return as_dict(Segmenter::read_info(package.string())); },
       py::arg("package"), "Return what a package was made for, without loading it.");
   py::class_<Segmenter>(m, "Segmenter", "A package that is loaded; threads may share it.")
-      .def(py::init([](const std::string& package, int threads, int concurrency, int device, bool keep_memory) {
-             const py::gil_scoped_release release;
-             return Segmenter(package, Options{threads, concurrency, device, keep_memory});
-           }),
+      .def(py::init(
+               [](const std::filesystem::path& package, int threads, int concurrency, int device, bool keep_memory) {
+                 const py::gil_scoped_release release;
+                 return Segmenter(package.string(), Options{threads, concurrency, device, keep_memory});
+               }),
            py::arg("package"), py::kw_only(), py::arg("threads") = 0, py::arg("concurrency") = 1,
            py::arg("device") = -1, py::arg("keep_memory") = true)
       .def_property_readonly("info", [](const Segmenter& segmenter) { return as_dict(segmenter.info()); })

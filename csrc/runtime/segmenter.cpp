@@ -10,6 +10,7 @@
 
 #include <cerrno>
 #include <charconv>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -20,8 +21,11 @@
 #include <system_error>
 #include <unordered_map>
 #include <utility>
+
+#include "archive.h"
 #if defined(__linux__)
 #include <dlfcn.h>
+#include <unistd.h>
 #endif
 #if defined(__GLIBC__)
 #include <malloc.h>
@@ -43,6 +47,8 @@ template <typename... Parts>
   throw Error(message.str());
 }
 
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
 // Call a function of PyTorch's; throw its exceptions as Error, without their C++ stack.
 template <typename Function>
 auto guarded(const std::string& what, Function function) {
@@ -51,9 +57,9 @@ auto guarded(const std::string& what, Function function) {
   } catch (const Error&) {
     throw;
   } catch (const c10::Error& error) {
-    fail(what, ": ", error.what_without_backtrace());
+    fail(what, ": ", first_line(error.what_without_backtrace()));
   } catch (const std::exception& error) {
-    fail(what, ": ", error.what());
+    fail(what, ": ", first_line(error.what()));
   }
 }
 
@@ -132,6 +138,18 @@ void share_torch() {
 #endif
 }
 
+// PyTorch unpacks packages to the folder for temporary files.
+void check_temporary_folder(const std::string& package) {
+#if defined(__linux__)
+  const char* const given = std::getenv("TMPDIR");
+  const std::string folder = given ? given : "/tmp";
+  if (access(folder.c_str(), W_OK | X_OK) != 0) {
+    fail(package, " is unpacked to the folder for temporary files, and ", folder,
+         " cannot be written: ", std::strerror(errno), ". Set TMPDIR to another one.");
+  }
+#endif
+}
+
 void keep_freed_memory() {
 #if defined(__GLIBC__)
   static const bool done = [] {  // as in hyperseg/runtime/device.py
@@ -202,7 +220,11 @@ Info Segmenter::read_info(const std::string& package) {
   std::error_code unknown;
   if (!std::filesystem::is_regular_file(package, unknown)) fail("There is no file ", package, ".");
   if (!std::ifstream(package)) fail(package, " cannot be read: ", std::strerror(errno), ".");
-  const Metadata found = guarded(package + " is not an AOTInductor package",
+  if (const std::string damage = damage_of(package); !damage.empty()) fail(package, " ", damage, ".");
+  check_temporary_folder(package);
+  const Metadata found = guarded(package +
+                                     " is not a package of `hyperseg export aoti`; programs of `hyperseg export "
+                                     "pt2` run in Python alone",
                                  [&] { return Loader::load_metadata_from_package(package, kModel); });
   const Reader reader(package, found);
   if (const std::string format = reader.text("format"); format != kFormat) {
@@ -240,6 +262,7 @@ Segmenter::Segmenter(const std::string& package, const Options& options) : state
          "; export it again with that version, or build the library with PyTorch ", info.torch_version, ".");
   }
   const bool cuda = info.device == "cuda";
+  if (!cuda && options.device >= 0) fail(package, " is for the CPU: leave out device, got ", options.device, ".");
   if (!cuda) check_processor(package, info.capability);
   if (cuda && !at::hasCUDA())
     fail(package, " is for CUDA devices, and PyTorch finds none here; export one for the CPU.");
@@ -247,7 +270,10 @@ Segmenter::Segmenter(const std::string& package, const Options& options) : state
   if (options.threads > 0) at::set_num_threads(options.threads);
   if (options.keep_memory && !cuda) keep_freed_memory();
   if (!cuda) share_torch();
-  state.loader = guarded(package + " cannot be loaded", [&] {
+  const std::string size = std::to_string((std::filesystem::file_size(package) >> 20) + 1);
+  const std::string hint =
+      " (it is unpacked to TMPDIR or /tmp, where programs must be allowed and " + size + " MiB be free)";
+  state.loader = guarded(package + " cannot be loaded" + hint, [&] {
     return std::make_unique<Loader>(package, kModel, false, options.concurrency, state.device.index());
   });
   state.frames =
@@ -265,6 +291,7 @@ const Info& Segmenter::info() const noexcept { return state_->info; }
 void Segmenter::segment(const Image& image, const Labels& labels) const { segment(&image, &labels, 1); }
 
 void Segmenter::segment(const Image* images, const Labels* labels, std::size_t count) const {
+  if (state_ == nullptr) fail("This Segmenter was moved from.");
   State& state = *state_;
   const Info& info = state.info;
   if (count == 0) return;

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     with user_errors(ExportError, prefix="--output: "):
         check_target(args.output, args.overwrite)
     with user_errors(ValueError, prefix="--size: ", to=UsageError):
-        parse_size(args.size, resolution=(1, 1))  # before the network is loaded, which takes a while
+        parse_size(args.size, resolution=(1, 1), native=False)  # before the network is loaded, which takes a while
     network = _common.load_network(args.weights, name)
     if args.weights is None:
         write_line(
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         f"{about['network']['name']} at {height}x{width}, {batch}, {about['precision']}, {about['bytes'] / 1e6:.1f} MB"
     )
     write_line(f"{printable(args.output)} ({summary})", sys.stdout)
-    for line in (*exported.checks, *exported.not_checked):
+    for line in (*exported.checks, *exported.notes):
         write_line(f"  {line}", sys.stdout)
     return 0
 

@@ -11,14 +11,17 @@ import logging
 import operator
 import os
 import platform
+import re
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.export import ExportedProgram
 
 from hyperseg._text import brief
@@ -168,6 +171,7 @@ def _compile(engine: Engine, about: Mapping[str, Any], path: Path) -> None:
             torch._inductor.aoti_compile_and_package(
                 bind(trace(frames)), package_path=str(path), inductor_configs=settings
             )
+        _require_known_in_cpp(path)
     except (ExportError, OSError):
         raise
     except Exception as error:  # a compiler's errors have no common base
@@ -277,11 +281,40 @@ def _is_portable() -> bool:
     return platform.machine() in ("x86_64", "AMD64") and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
+class KnownInCpp(CustomGraphPass):
+    """Replaces operators that the compiler writes, but that only Python knows, by those of ATen."""
+
+    def __call__(self, graph: torch.fx.Graph) -> None:
+        for node in graph.find_nodes(op="call_function", target=torch.ops.prims.convert_element_type.default):
+            x, dtype = node.args
+            node.target, node.args, node.kwargs = torch.ops.aten._to_copy.default, (x,), {"dtype": dtype}
+        for node in graph.find_nodes(op="call_function", target=torch.ops.prims.iota.default):
+            (length,), of = node.args, node.kwargs
+            node.target, node.args = torch.ops.aten.arange.start_step, (of["start"],)
+            node.args += (of["start"] + length * of["step"], of["step"])
+            node.kwargs = {"dtype": of["dtype"], "device": of["device"]}
+
+    def uuid(self) -> str:
+        return "hyperseg.export.aoti.KnownInCpp 1"
+
+
+def _require_known_in_cpp(package: Path) -> None:
+    """Raise ExportError if a package calls an operator that only Python has: a check in Python does not notice."""
+    with zipfile.ZipFile(package) as archive:
+        listed = [archive.read(name).decode() for name in archive.namelist() if name.endswith(".json")]
+    called = {name for text in listed for name in re.findall(r'"(\w+::[\w.]+)"', text)}
+    if unknown := sorted(name for name in called if name.split("::")[0] not in ("aten", "hyperseg_native")):
+        raise ExportError(
+            f"this network calls {', '.join(unknown)}, which programs without Python do not have; export onnx or pt2"
+        )
+
+
 def _compiler_settings(engine: Engine) -> dict[str, Any]:
     """Return settings of Inductor: PyTorch's own kernels for what is no call, and no more of the CPU than necessary."""
     settings: dict[str, Any] = {
         "fallback_by_default": True,  # generated kernels round differently
         "aot_inductor.compile_wrapper_opt_level": "O0",  # a list of calls, with nothing to optimise
+        "post_grad_custom_post_pass": KnownInCpp(),
     }
     if engine.device.type == "cpu" and _is_portable():
         settings |= {"cpp.march": PORTABLE, "cpp.simdlen": 256}

@@ -77,14 +77,14 @@ class Exported:
         sidecar: its description, ``FILE.json``.
         about: the contents of the sidecar.
         checks: what was compared.
-        not_checked: messages about runtimes in which it was not run, and why.
+        notes: further results, and runtimes in which it was not run, with the reason.
     """
 
     file: Path
     sidecar: Path
     about: dict[str, Any]
     checks: tuple[Check, ...]
-    not_checked: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)

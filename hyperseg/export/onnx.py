@@ -201,11 +201,11 @@ def _check(
 ) -> tuple[list[Check], list[str]]:
     """Run the files in the runtimes that are installed and compare. Raises ExportError."""
     checks: list[Check] = []
-    not_checked: list[str] = []
+    notes: list[str] = []
     expected: Reference | None = None
     for runtime in RUNTIMES.values():
         if not installed(runtime.package):
-            not_checked.append(f"{runtime.package} is not installed, so the file was not run there")
+            notes.append(f"{runtime.package} is not installed, so the file was not run there")
             continue
         if expected is None:
             # An int8 program knows the ranges of such frames only; the first ones are as good as any.
@@ -223,7 +223,7 @@ def _check(
                 "check=False (--no-check)"
             ) from error
     require_agreement(checks, options.precision)
-    return checks, not_checked
+    return checks, notes
 
 
 def _require_packages() -> None:

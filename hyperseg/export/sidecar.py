@@ -83,8 +83,8 @@ def finish(
 
     Args:
         about: from :func:`describe_program`.
-        write: writes the program to a temporary file with the suffix of ``file``, and returns its checks, and messages
-            about what could not be checked. What it raises leaves nothing.
+        write: writes the program to a temporary file with the suffix of ``file``, and returns its checks and
+            :attr:`Exported.notes`. What it raises leaves nothing.
 
     Raises:
         ExportError: a file cannot be written.
@@ -93,20 +93,20 @@ def finish(
     sidecar = sidecar_of(target)
     try:
         with atomic_writes([target, sidecar], durable=True) as (program, text):
-            checks, not_checked = write(program)
+            checks, notes = write(program)
             about = {
                 **about,
                 "file": target.name,
                 "bytes": program.stat().st_size,
                 "sha256": _sha256(program),
                 "checks": [dataclasses.asdict(check) for check in checks],
-                "not_checked": list(not_checked),
+                "notes": list(notes),
             }
             written = json.dumps(about, indent=2, allow_nan=False)
             text.write_text(written + "\n", encoding="ascii")
     except OSError as error:
         raise ExportError(f"{printable(target)} cannot be written ({brief(error)})") from error
-    return Exported(target, sidecar, json.loads(written), tuple(checks), tuple(not_checked))
+    return Exported(target, sidecar, json.loads(written), tuple(checks), tuple(notes))
 
 
 def read_sidecar(file: Path) -> dict[str, Any]:

@@ -8,8 +8,10 @@ Size = tuple[int, int]
 _LEAST, _MOST = 32, 16384
 
 
-def parse_size(text: str, resolution: Size) -> Size | None:
+def parse_size(text: str, resolution: Size, native: bool = True) -> Size | None:
     """Parse the size that the network runs at: "native" (None: each image's own), "model" (`resolution`) or "HxW".
+
+    Without ``native`` that word is not offered.
 
     Raises ValueError for anything else.
     """
@@ -19,7 +21,7 @@ def parse_size(text: str, resolution: Size) -> Size | None:
     if word == "model":
         return resolution
     sides = parse_sides(text)
-    expected = "give native, model, or HEIGHTxWIDTH such as 512x1024"
+    expected = f"give {'native, ' if native else ''}model, or HEIGHTxWIDTH such as 512x1024"
     if sides is None:
         raise ValueError(f"size {text!r} is not understood; {expected}")
     if not _LEAST <= min(sides) <= max(sides) <= _MOST:

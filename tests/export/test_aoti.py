@@ -61,7 +61,7 @@ def test_labels_equal_the_engine(exported, engine):
     given = torch.from_numpy(frames(2))
     assert torch.equal(load_aoti(exported.file)(given), engine(given))
     assert exported.checks[0].agreement > 0.999
-    assert exported.not_checked == (f"all {2 * SIZE[0] * SIZE[1]} labels equal the engine's",)
+    assert exported.notes == (f"all {2 * SIZE[0] * SIZE[1]} labels equal the engine's",)
 
 
 def test_the_sidecar_describes_it(exported):
@@ -218,10 +218,32 @@ class TestRuntime:
             runtime.Segmenter(str(tmp_path))
         cut = tmp_path / "cut.pt2"
         cut.write_bytes(exported.file.read_bytes()[:100_000])
-        with pytest.raises(runtime.Error, match=r"cut.pt2 is not an AOTInductor package"):
-            runtime.Segmenter(str(cut))
+        with pytest.raises(runtime.Error, match=r"cut.pt2 is cut off or damaged; copy it again"):
+            runtime.Segmenter(cut)
+        damaged = bytearray(exported.file.read_bytes())
+        damaged[len(damaged) // 2] ^= 1
+        cut.write_bytes(damaged)
+        with pytest.raises(runtime.Error, match=r"cut.pt2 is damaged: its contents do not have their checksums"):
+            runtime.Segmenter(cut)
+        cut.write_bytes(b"a text, and no archive at all")
+        with pytest.raises(runtime.Error, match=r"cut.pt2 is no package of `hyperseg export aoti`"):
+            runtime.Segmenter(cut)
+        with pytest.raises(runtime.Error, match="is for the CPU: leave out device, got 0"):
+            runtime.Segmenter(exported.file, device=0)
         with pytest.raises(runtime.Error, match="concurrency must be 1 or more, got 0"):
             runtime.Segmenter(str(exported.file), concurrency=0)
+
+    def test_a_program_of_pt2(self, runtime, tmp_path):
+        with zipfile.ZipFile(tmp_path / "program.pt2", "w") as program:
+            program.writestr("program/archive_format", "pt2")
+        with pytest.raises(runtime.Error, match="programs of `hyperseg export pt2` run in Python alone") as raised:
+            runtime.Segmenter(tmp_path / "program.pt2")
+        assert "\n" not in str(raised.value)
+
+    def test_no_folder_for_temporary_files(self, runtime, exported, monkeypatch):
+        monkeypatch.setenv("TMPDIR", "/nonexistent")
+        with pytest.raises(runtime.Error, match=r"/nonexistent cannot be written.* Set TMPDIR to another one"):
+            runtime.Segmenter(exported.file)
 
     def test_without_importing_torch(self, runtime, exported):
         code = (
@@ -231,6 +253,31 @@ class TestRuntime:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
         assert done.stdout.strip() == str(SIZE), done.stderr
+
+
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+def test_other_encoders_run_without_python(runtime, tmp_path, precision):
+    """The operators that the compiler writes exist in C++."""
+    network = synthesize_weights(hyperseg.create_model("hyperseg-s-camvid", encoder="test_efficientnet").eval())
+    exported = export_aoti(network, tmp_path / "network.pt2", SIZE, precision=precision, check=False)
+    np.save(tmp_path / "frames.npy", frames())
+    code = (
+        "import numpy as np, sys; from hyperseg.runtime_cpp import Segmenter\n"
+        f"np.save('labels.npy', Segmenter({str(exported.file)!r})(np.load('frames.npy')))\n"
+        "assert 'torch' not in sys.modules"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    engine = hyperseg.build_engine(network, SIZE, getattr(torch, precision), device="cpu", check=False)
+    assert np.array_equal(np.load(tmp_path / "labels.npy"), engine(torch.from_numpy(frames())).numpy())
+
+
+def test_operators_of_python_alone_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "package.pt2", "w") as package:
+        package.writestr("model/a.wrapper.json", '{"nodes": [{"target": "aten::add"}, {"target": "prims::fma"}]}')
+    with pytest.raises(ExportError, match="this network calls prims::fma, which programs without Python do not have"):
+        aoti._require_known_in_cpp(tmp_path / "package.pt2")
 
 
 @pytest.fixture(scope="module")
@@ -289,9 +336,16 @@ def test_the_program_segments_a_png(program, exported, segmenter, tmp_path, netw
         assert np.array_equal(np.asarray(written), segmenter(given))
         colors = written.getpalette()[: 3 * network.config.num_classes]
     assert colors == [value for color in label_set_of(network.config).colors for value in color]
-    done = subprocess.run([program, exported.file, tmp_path / "none.png", labels], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "none.png" in done.stderr
+    for name, contents, message in (
+        ("none.png", None, "none.png cannot be read: No such file or directory"),
+        ("text.png", b"no image", "text.png is not a PNG image"),
+        ("cut.png", image.read_bytes()[:3000], "cut.png is damaged: "),
+    ):
+        if contents:
+            (tmp_path / name).write_bytes(contents)
+        done = subprocess.run([program, exported.file, tmp_path / name, labels], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert message in done.stderr
 
 
 @pytest.mark.slow
@@ -299,4 +353,4 @@ def test_the_program_segments_a_png(program, exported, segmenter, tmp_path, netw
 def test_every_network(name, tmp_path):
     network = synthesize_weights(hyperseg.create_model(name).eval())
     exported = export_aoti(network, tmp_path / "network.pt2", (128, 192))
-    assert exported.not_checked == (f"all {128 * 192} labels equal the engine's",)
+    assert exported.notes == (f"all {128 * 192} labels equal the engine's",)

@@ -243,4 +243,4 @@ def test_a_program_that_does_not_match_is_not_written(small, traced, tmp_path, m
     monkeypatch.setattr("hyperseg.export.onnx.installed", lambda package: False)
     exported = export_onnx(small, tmp_path / "unknown.onnx", size=(50, 70))
     assert exported.checks == ()
-    assert exported.not_checked[0] == "onnxruntime is not installed, so the file was not run there"
+    assert exported.notes[0] == "onnxruntime is not installed, so the file was not run there"

@@ -34,7 +34,7 @@ def test_contents(small, tmp_path):
     assert text["weights"] == {"source": "mine", "sha256": weights_hash(small)}
     assert text["network"]["config"]["encoder"] == "test_efficientnet"
     assert text["checks"] == [vars(CHECK)]
-    assert text["not_checked"] == ["another is not installed"]
+    assert text["notes"] == ["another is not installed"]
     assert text["opset"] == 18
 
 

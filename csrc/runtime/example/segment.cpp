@@ -7,8 +7,10 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -16,6 +18,9 @@
 #include "hyperseg/segmenter.h"
 #ifdef SEGMENT_PNG
 #include <png.h>
+#endif
+#if defined(__linux__)
+#include <unistd.h>
 #endif
 
 namespace {
@@ -28,15 +33,37 @@ struct Pixels {
   std::int64_t height, width;
 };
 
+// As `hyperseg predict` reads it: 16 bits to their upper 8, without alpha, no gamma.
 Pixels read_png(const std::string& path) {
-  png_image image{};
-  image.version = PNG_IMAGE_VERSION;
-  if (!png_image_begin_read_from_file(&image, path.c_str())) throw std::runtime_error(path + ": " + image.message);
-  image.format = PNG_FORMAT_RGB;
-  Pixels pixels{std::vector<std::uint8_t>(PNG_IMAGE_SIZE(image)), image.height, image.width};
-  if (!png_image_finish_read(&image, nullptr, pixels.rgb.data(), 0, nullptr)) {
-    throw std::runtime_error(path + ": " + image.message);
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
+  if (!file) throw std::runtime_error(path + " cannot be read: " + std::strerror(errno));
+  unsigned char signature[8] = {};
+  if (std::fread(signature, 1, 8, file.get()) < 8 || png_sig_cmp(signature, 0, 8)) {
+    throw std::runtime_error(path + " is not a PNG image; convert it to one");
   }
+  const auto stop = [](png_structp png, png_const_charp message) {
+    throw std::runtime_error(*static_cast<const std::string*>(png_get_error_ptr(png)) + " is damaged: " + message);
+  };
+  png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, const_cast<std::string*>(&path), stop,
+                                           [](png_structp, png_const_charp) {});
+  png_infop info = png_create_info_struct(png);
+  const auto destroy = [&info](png_structp reader) { png_destroy_read_struct(&reader, &info, nullptr); };
+  const std::unique_ptr<png_struct, decltype(destroy)> owner(png, destroy);
+  png_init_io(png, file.get());
+  png_set_sig_bytes(png, 8);
+  png_read_info(png, info);
+  png_set_expand(png);
+  png_set_strip_16(png);
+  png_set_strip_alpha(png);
+  png_set_gray_to_rgb(png);
+  png_set_interlace_handling(png);
+  png_read_update_info(png, info);
+  const std::int64_t height = png_get_image_height(png, info), width = png_get_image_width(png, info);
+  Pixels pixels{std::vector<std::uint8_t>(3 * height * width), height, width};
+  std::vector<png_bytep> rows(height);
+  for (std::int64_t y = 0; y < height; ++y) rows[y] = pixels.rgb.data() + 3 * y * width;
+  png_read_image(png, rows.data());
+  png_read_end(png, nullptr);
   return pixels;
 }
 
@@ -80,7 +107,8 @@ void segment_stream(const Segmenter& segmenter) {
   std::chrono::duration<double> busy{0};
   for (;;) {
     const std::size_t got = std::fread(rgb.data(), 1, rgb.size(), stdin);
-    if (got == 0 && !std::ferror(stdin)) break;
+    if (std::ferror(stdin)) throw std::runtime_error("The input cannot be read: " + std::string(std::strerror(errno)));
+    if (got == 0) break;
     if (got < rgb.size()) {
       throw std::runtime_error("The input ended within frame " + std::to_string(frames + 1) +
                                ": frames of this package have " + std::to_string(rgb.size()) + " bytes, " +
@@ -98,15 +126,27 @@ void segment_stream(const Segmenter& segmenter) {
   std::fprintf(stderr, "%ld frames, %.1f per second in the network\n", frames, frames ? frames / busy.count() : 0.0);
 }
 
+// Beside other programs, OpenMP's threads should not spin while they wait for one that has lost its CPU: a frame takes
+// several times as long then. OpenMP reads the variable when it is loaded, before main, so start again.
+void sleep_while_waiting(char** argv) {
+#if defined(__linux__)
+  if (std::getenv("GOMP_SPINCOUNT") || std::getenv("OMP_WAIT_POLICY")) return;
+  setenv("GOMP_SPINCOUNT", "1000", 1);
+  execv("/proc/self/exe", argv);  // returns only where that is not possible
+#endif
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const bool stream = argc == 3 && std::strcmp(argv[2], "-") == 0;
+  const bool help = argc == 2 && (std::strcmp(argv[1], "--help") == 0 || std::strcmp(argv[1], "-h") == 0);
   if (!stream && argc != 4) {
-    std::fprintf(stderr, "usage: %s PACKAGE IMAGE.png LABELS.png\n       %s PACKAGE - < FRAMES > LABELS\n", argv[0],
-                 argv[0]);
-    return 2;
+    std::fprintf(help ? stdout : stderr,
+                 "usage: %s PACKAGE IMAGE.png LABELS.png\n       %s PACKAGE - < FRAMES > LABELS\n", argv[0], argv[0]);
+    return help ? 0 : 2;
   }
+  sleep_while_waiting(argv);
   try {
     const Segmenter segmenter(argv[1]);
     if (stream) {
