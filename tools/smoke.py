@@ -31,6 +31,7 @@ from PIL import Image
 import hyperseg
 from hyperseg import ops
 from hyperseg.ops.backends import native
+from hyperseg.ops.backends.cuda import device_reasons
 
 expected, prefix = sys.argv[1:]
 assert Path(hyperseg.__file__).is_relative_to(prefix), f"{hyperseg.__file__} is not the installed package"
@@ -42,6 +43,11 @@ taken = sum(backend == expected for backend in chosen.values())
 assert (module is not None) == (expected == "cpp"), message
 assert not wrong and taken >= len(chosen) - 3, f"expected {expected}: {chosen}"
 print(f"{expected} runs {taken} of {len(chosen)} operators")
+architectures = module.cuda_architectures if module else ""
+for word in architectures.split():
+    digits = word.partition("-")[0]
+    assert not (reasons := device_reasons((int(digits[:-1]), int(digits[-1])), architectures)), reasons
+print("CUDA C++ for", architectures or "no GPU")
 
 network = hyperseg.synthesize_weights(hyperseg.create_model("hyperseg-s-camvid")).eval()
 image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
