@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import hyperseg
 from hyperseg._files import printable
@@ -30,6 +30,7 @@ from hyperseg.export.network import NETWORKS, ExportedNetwork
 from hyperseg.export.sidecar import describe_program, finish, read_sidecar
 from hyperseg.models import HyperSeg
 from hyperseg.models.synthetic import probe_frames
+from hyperseg.ops._arguments import describe
 from hyperseg.runtime.engine import fold_for, fused_operators
 
 
@@ -133,6 +134,8 @@ def engine_network(
 def load_pt2(file: str | os.PathLike[str]) -> nn.Module:
     """Load a program of :func:`export_pt2`: a module from uint8 frames ``[N, H, W, 3]`` to its output.
 
+    The module raises ValueError for frames of another size, number or dtype than the program's.
+
     Raises:
         ExportError: the file or its sidecar is missing or changed, or it was written by another version of hyperseg or
             a newer PyTorch.
@@ -148,9 +151,24 @@ def load_pt2(file: str | os.PathLike[str]) -> nn.Module:
             f"of {hyperseg.__version__}, installed here; export it again, or install hyperseg=={written}"
         )
     try:
-        return torch.export.load(path).module()
+        module = torch.export.load(path).module()
     except Exception as error:
         raise ExportError(
             f"{printable(path)} cannot be loaded by torch {torch.__version__} ({brief(error)}); it was written by "
             f"torch {about['versions']['torch']}"
         ) from error
+    height, width = about["size"]
+    batch = None if about["batch"] == "dynamic" else about["batch"]
+
+    def check(_: nn.Module, given: tuple[Any, ...]) -> None:
+        fits = len(given) == 1 and isinstance(given[0], Tensor) and given[0].dtype == torch.uint8
+        shape = list(given[0].shape) if fits else []
+        if len(shape) != 4 or shape[1:] != [height, width, 3] or shape[0] != (batch or shape[0]):
+            got = " and ".join(f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else describe(x) for x in given)
+            raise ValueError(
+                f"{printable(path)} takes uint8 frames [{batch or 'N'}, {height}, {width}, 3] (RGB), got {got}; "
+                "convert or resize them, or export a program for this size"
+            )
+
+    module.register_forward_pre_hook(check)
+    return module

@@ -36,6 +36,14 @@ def test_labels_are_those_of_an_engine(written, network):
     assert min(check.agreement for check in written.checks) >= 0.999
 
 
+@pytest.mark.parametrize("given", [torch.zeros(1, 8, 8, 3, dtype=torch.uint8), torch.zeros(1, *SIZE, 3), "a.png"])
+def test_wrong_frames_are_refused(written, given):
+    with pytest.raises(
+        ValueError, match=r"small\.pt2 takes uint8 frames \[N, .*, 3\] \(RGB\), got .*; convert or resize"
+    ):
+        load_pt2(written.file)(given)
+
+
 def test_our_operators_are_inside(written):
     program = torch.export.load(written.file)
     called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
