@@ -1,10 +1,10 @@
 #include "archive.h"
 
-#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <filesystem>
 #include <fstream>
-#include <iterator>
+#include <system_error>
 #include <vector>
 
 // The format of zip archives: APPNOTE.TXT of PKWARE, sections 4.3 and 4.5.3 (zip64).
@@ -93,11 +93,12 @@ bool is_whole(const Bytes& bytes, std::uint64_t& at) {
 }  // namespace
 
 std::string damage_of(const std::string& package) {
-  std::ifstream file(package, std::ios::binary | std::ios::ate);
-  Bytes bytes(static_cast<std::size_t>(std::max<std::streamoff>(file.tellg(), 0)));
-  file.seekg(0);
-  if (!file.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size())))
-    return "cannot be read";
+  std::error_code failed;
+  const std::uintmax_t size = std::filesystem::file_size(package, failed);
+  if (failed) return "cannot be read: " + failed.message();
+  Bytes bytes(size);
+  std::ifstream file(package, std::ios::binary);
+  if (!file.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(size))) return "cannot be read";
   if (bytes.size() < 22 || number(bytes, 0, 4) != kLocal) return "is no package of `hyperseg export aoti`";
   try {
     Directory directory = directory_of(bytes);
