@@ -290,8 +290,8 @@ class KnownInCpp(CustomGraphPass):
             node.target, node.args, node.kwargs = torch.ops.aten._to_copy.default, (x,), {"dtype": dtype}
         for node in graph.find_nodes(op="call_function", target=torch.ops.prims.iota.default):
             (length,), of = node.args, node.kwargs
-            node.target, node.args = torch.ops.aten.arange.start_step, (of["start"],)
-            node.args += (of["start"] + length * of["step"], of["step"])
+            start, step = of["start"], of["step"]
+            node.target, node.args = torch.ops.aten.arange.start_step, (start, start + length * step, step)
             node.kwargs = {"dtype": of["dtype"], "device": of["device"]}
 
     def uuid(self) -> str:
