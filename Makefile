@@ -12,10 +12,11 @@ SHIM := build/shim/hyperseg/_C.abi3.so
 CSRC := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 OLDEST_TRITON := build/triton-3.6
 # One process per core with one thread each; tests of threads set their own number.
-PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+PARALLEL := OMP_NUM_THREADS=1 $(PYTEST)
 
 .DEFAULT_GOAL := help
-.PHONY: help install ext shim wheels smoke test test-all test-cpus test-oldest gate gate-oldest gate-cuda sm90 budgets sanitize sanitize-gpu gpu-test lint format fps clean
+.PHONY: help install ext shim wheels smoke test test-all test-cpus test-avx2 test-oldest gate gate-oldest gate-cuda sm90 budgets sanitize sanitize-gpu gpu-test lint format fps clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +36,9 @@ test-all: $(EXTENSION) $(SHIM) ## all tests
 
 test-cpus: $(EXTENSION) ## the tests that depend on vectors, at each instruction set of this machine
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.cpus -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+test-avx2: $(EXTENSION) $(SHIM) ## the tests as on a CPU with AVX2 only, on one that has AVX-512
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.cpuid $(PYTEST) tests/ -m "not slow" $(PYTEST_ARGS)
 
 test-oldest: ## the tests with the oldest supported torch and Triton, in a clone of what is committed
 	rm -rf build/oldest && git clone -q . build/oldest

@@ -65,6 +65,8 @@ class File:
         environment = self.results.environment
         device, cpu, software = (environment[key] for key in ("device", "cpu", "software"))
         threads = f", {cpu['threads']} threads" if device["type"] == "cpu" else ""
+        if "HYPERSEG_CPUID" in environment.get("variables", {}):
+            threads += ", AVX-512 and AMX hidden"
         versions = [f"hyperseg {str(environment['git']['commit'])[:12]}", f"torch {software['torch']}"]
         if device["type"] == "cuda":
             versions += [f"triton {software['triton']}", f"CUDA {software['cuda']}"]

@@ -59,7 +59,8 @@ def header(environment: dict[str, Any], reading: dict[str, Any]) -> str:
         lines.append(("state", gpu_state(reading)))
     load = reading["load_average"]
     load = f"load average {load[0]:.2f}" if readable(load) else f"load average {load}"
-    threads = f"{cpu['threads']} threads of {cpu['cpus_allowed']} CPUs, {cpu['capability']}, {load}"
+    hidden = ", AVX-512 and AMX hidden" if "HYPERSEG_CPUID" in environment.get("variables", {}) else ""
+    threads = f"{cpu['threads']} threads of {cpu['cpus_allowed']} CPUs, {cpu['capability']}{hidden}, {load}"
     lines.append(("cpu", threads if device["type"] == "cpu" else f"{cpu['model']}, {threads}"))
     versions = [f"{name} {software[name]}" for name in ("torch", "triton", "cuda", "cudnn", "timm", "python")]
     lines.append(("software", ", ".join(versions)))

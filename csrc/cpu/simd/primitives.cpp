@@ -137,22 +137,32 @@ inline void tile(const Panel<T>& panel, int64_t i) {
 }
 
 template <typename T, int R, int C>
-inline void last_rows(const Panel<T>& panel, int64_t i) {
-  if (panel.p.m - i == R) return tile<T, R, C>(panel, i);
-  if constexpr (R > 1) last_rows<T, R - 1, C>(panel, i);
+inline void some_rows(const Panel<T>& panel, int64_t i, int64_t count) {
+  if (count == R) return tile<T, R, C>(panel, i);
+  if constexpr (R > 1) some_rows<T, R - 1, C>(panel, i, count);
 }
+
+// A multiply-add takes four cycles, and two begin in each: a tile of fewer sums waits.
+constexpr int64_t kLeastSums = 8;
 
 template <typename T, int C>
 void rows(const Panel<T>& panel) {
   // Fewer columns leave registers for more rows.
   constexpr int R = is_double<T> ? 4 : C == 1 ? 12 : kAccumulators / C;
+  const int64_t m = panel.p.m, left = m % R;
+  const bool share = left && left < R - 1 && left * C < kLeastSums && m > R;  // the last two tiles share their rows
   int64_t i = 0;
-  for (; i + R <= panel.p.m; i += R) tile<T, R, C>(panel, i);
-  if (i < panel.p.m) last_rows<T, R - 1, C>(panel, i);
+  for (; i < m - left - share * R; i += R) tile<T, R, C>(panel, i);
+  if (share) {
+    const int64_t half = (R + left + 1) / 2;
+    some_rows<T, R - 1, C>(panel, i, half);
+    i += half;
+  }
+  if (i < m) some_rows<T, R - 1, C>(panel, i, m - i);
   // A part of a vector that has just been stored cannot be loaded at once: later.
   const int64_t j = panel.j + (C - 1) * Vector<T>::lanes, last = panel.p.n - j;
   if (panel.p.act != Activation::kSilu || last >= Vector<T>::lanes) return;
-  for (i = 0; i < panel.p.m; ++i) {
+  for (i = 0; i < m; ++i) {
     T* const end = panel.p.c + i * panel.p.ldc + j;
     store(end, silu<T>(load(end, last)), last);
   }

@@ -106,15 +106,21 @@ inline T total(typename Vector<T, bytes>::type v) {
   }
 }
 
-// v clamped to low and high; NaN stays NaN, as in torch: max and min return their second operand then.
+// The larger of two values; b if one is NaN.
+template <typename T>
+inline vec<T> larger(vec<T> a, vec<T> b) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float>) return _mm512_maskz_max_ps(-1, a, b);
+#elif defined(__AVX2__)
+  if constexpr (std::is_same_v<T, float>) return _mm256_max_ps(a, b);
+#endif
+  return a > b ? a : b;
+}
+
+// v clamped to low and high; NaN stays NaN, as in torch.
 template <typename T>
 inline vec<T> clamp_low(vec<T> v, T low) {
-#if defined(__AVX512F__)
-  if constexpr (std::is_same_v<T, float>) return _mm512_maskz_max_ps(-1, splat(low), v);
-#elif defined(__AVX2__)
-  if constexpr (std::is_same_v<T, float>) return _mm256_max_ps(splat(low), v);
-#endif
-  return v < low ? splat(low) : v;
+  return larger<T>(splat(low), v);
 }
 
 template <typename T>
@@ -127,8 +133,8 @@ inline vec<T> clamp_high(vec<T> v, T high) {
   return v > high ? splat(high) : v;
 }
 
-// 1 + e^-x in float, with a relative error of about 2e-7. It is 2^n 2^f for n + f = -x log2(e), 2^f by a polynomial. It
-// becomes infinite, so that x / (1 + e^-x) tends to 0.
+// 1 + e^-x in float, with a relative error of about 2e-7, and 1e-6 near x = -80. It is 2^n 2^f for n + f = -x log2(e),
+// 2^f by a polynomial. It becomes infinite, so that x / (1 + e^-x) tends to 0.
 inline vec<float> one_plus_exp_minus(vec<float> x) {
   constexpr float log2_e = -1.44269504088896341f;
 #ifdef __AVX512F__
@@ -142,10 +148,10 @@ inline vec<float> one_plus_exp_minus(vec<float> x) {
   p = p * f + 9.9999994e-1f;
   return (vec<float>)_mm512_maskz_scalef_ps(-1, p, y) + 1.0f;
 #else
-  // |f| <= 1/2: adding 1.5 * 2^23 rounds to an integer, which is then in the low bits. It must fit the exponent.
-  constexpr float least = -87.3f;
+  // |f| <= 1/2: adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
+  constexpr float most = 87.3f;
   using integers = Vector<float>::integers;
-  const vec<float> z = clamp_high(clamp_low(x, least), -least);
+  const vec<float> z = clamp_high(x, most);
   const vec<float> shifted = z * log2_e + 12582912.0f;
   const vec<float> n = shifted - 12582912.0f;
 #if defined(__FMA__) || defined(__aarch64__)
@@ -160,7 +166,11 @@ inline vec<float> one_plus_exp_minus(vec<float> x) {
   p = p * f + 6.9314698e-1f;
   p = p * f + 1.0f;
   p = (vec<float>)((integers)p + ((integers)shifted << 23)) + 1.0f;
-  return x < least ? splat(__builtin_inff()) : p;
+  // From x = -88.4 down n does not fit the exponent: p is negative or NaN, and from -266 down anything. This line is
+  // negative above -87.3, then larger than p in those cases, 2e37 or more, and infinite from -98 down: x / (1 + e^-x)
+  // is within 2e-36 of 0.
+  constexpr float slope = -3e37f;
+  return larger<float>(p, (x + most) * slope);
 #endif
 }
 
