@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import hyperseg
 from hyperseg._files import printable
@@ -30,7 +30,7 @@ from hyperseg.export.network import NETWORKS, ExportedNetwork
 from hyperseg.export.sidecar import describe_program, finish, read_sidecar
 from hyperseg.models import HyperSeg
 from hyperseg.models.synthetic import probe_frames
-from hyperseg.ops._arguments import describe
+from hyperseg.runtime.arguments import Taker, check_frames
 from hyperseg.runtime.engine import fold_for, fused_operators
 
 
@@ -134,7 +134,8 @@ def engine_network(
 def load_pt2(file: str | os.PathLike[str]) -> nn.Module:
     """Load a program of :func:`export_pt2`: a module from uint8 frames ``[N, H, W, 3]`` to its output.
 
-    The module raises ValueError for frames of another size, number or dtype than the program's.
+    The module raises TypeError for what is no tensor, and ValueError for frames of another size, number, dtype or
+    device than the program's.
 
     Raises:
         ExportError: the file or its sidecar is missing or changed, or it was written by another version of hyperseg or
@@ -159,15 +160,16 @@ def load_pt2(file: str | os.PathLike[str]) -> nn.Module:
         ) from error
     height, width = about["size"]
     batch = None if about["batch"] == "dynamic" else about["batch"]
+    device = torch.device(about["device"])
+    taker = Taker(printable(path), another="export one", normalised="")
 
     def check(_: nn.Module, given: tuple[Any, ...]) -> None:
-        fits = len(given) == 1 and isinstance(given[0], Tensor) and given[0].dtype == torch.uint8
-        shape = list(given[0].shape) if fits else []
-        if len(shape) != 4 or shape[1:] != [height, width, 3] or shape[0] != (batch or shape[0]):
-            got = " and ".join(f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else describe(x) for x in given)
+        if len(given) != 1:
+            raise TypeError(f"{taker.name} takes one argument, frames, got {len(given)}.")
+        check_frames(given[0], (height, width), batch, device, taker)
+        if given[0].device.type != device.type:
             raise ValueError(
-                f"{printable(path)} takes uint8 frames [{batch or 'N'}, {height}, {width}, 3] (RGB), got {got}; "
-                "convert or resize them, or export a program for this size"
+                f"{taker.name} takes frames on {device}, got frames on {given[0].device}; move them there."
             )
 
     module.register_forward_pre_hook(check)

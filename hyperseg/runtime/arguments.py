@@ -1,6 +1,9 @@
 """Validation of what users give to an engine; the messages say what to do."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -54,29 +57,52 @@ def check_settings(size: Any, dtype: Any, batch: Any, mode: Any) -> tuple[tuple[
     return (height, width), count
 
 
-def check_frames(frames: Any, expected: tuple[int, ...], device: torch.device) -> None:
-    """Require a uint8 tensor of shape ``expected``, ``[N, H, W, 3]``, on ``device`` or in host memory.
+@dataclass(frozen=True)
+class Taker:
+    """How messages name what takes frames, say how to get another, and where images that are normalised go."""
+
+    name: str = "This engine"
+    another: str = "build one"
+    normalised: str = "; for images that are normalised already there is engine.labels"
+
+
+def check_frames(
+    frames: Any,
+    size: tuple[int, int],
+    batch: int | None,
+    device: torch.device,
+    taker: Taker | None = None,
+) -> None:
+    """Require a uint8 tensor ``[batch, H, W, 3]`` on ``device`` or in host memory.
+
+    Args:
+        batch: None where any number of frames is taken.
+        taker: what takes the frames; an engine by default.
 
     Raises:
         TypeError: not a tensor.
         ValueError: another dtype, shape or device.
     """
+    taker = taker or Taker()
+    takes = f"[{batch or 'N'}, {size[0]}, {size[1]}, 3]"
     if not isinstance(frames, Tensor):
         raise TypeError(
-            f"This engine takes a torch.Tensor of uint8 frames {list(expected)} (RGB), got {_other(frames, 'frames')}."
+            f"{taker.name} takes a torch.Tensor of uint8 frames {takes} (RGB), got {_other(frames, 'frames')}."
         )
+    count = batch or (max(len(frames), 1) if frames.dim() == 4 else 1)
+    expected = (count, *size, 3)
     if frames.dtype != torch.uint8 or tuple(frames.shape) != expected:
         raise ValueError(
-            f"This engine takes uint8 frames {list(expected)} (RGB), got {name_of(frames.dtype)} "
-            f"{list(frames.shape)}; {_advice(frames, expected)}."
+            f"{taker.name} takes uint8 frames {takes} (RGB), got {name_of(frames.dtype)} {list(frames.shape)}; "
+            f"{_advice(frames, expected, taker)}."
         )
     if frames.device != device and frames.device.type != "cpu":
         raise ValueError(
-            f"This engine takes frames on {device} or in host memory, got frames on {frames.device}; move them there, "
-            "or build one for that device."
+            f"{taker.name} takes frames on {device} or in host memory, got frames on {frames.device}; move them there, "
+            f"or {taker.another} for that device."
         )
     if frames.layout != torch.strided:
-        raise ValueError(f"This engine takes dense frames, got {frames.layout}; call .to_dense().")
+        raise ValueError(f"{taker.name} takes dense frames, got {frames.layout}; call .to_dense().")
 
 
 def check_frame(frame: Any, size: tuple[int, int]) -> None:
@@ -131,11 +157,11 @@ def _other(value: Any, name: str) -> str:
     return f"{kind}; convert an array with torch.from_numpy({name})" if kind == "numpy.ndarray" else kind
 
 
-def _advice(frames: Tensor, expected: tuple[int, ...]) -> str:
+def _advice(frames: Tensor, expected: tuple[int, ...], taker: Taker) -> str:
     """Return how to correct the first thing that is wrong with the frames."""
     shape, (batch, height, width, _) = tuple(frames.shape), expected
     if frames.dtype != torch.uint8:
-        return "give the pixels as they are, 0 to 255; for images that are normalised already there is engine.labels"
+        return f"give the pixels as they are, 0 to 255{taker.normalised}"
     if shape == (batch, 3, height, width):
         return "put the channels last: frames.permute(0, 2, 3, 1)"
     if (1, *shape) == expected:
@@ -143,5 +169,5 @@ def _advice(frames: Tensor, expected: tuple[int, ...]) -> str:
     if shape == (*expected[:3], 4):
         return "leave out the fourth channel: frames[..., :3]"
     if len(shape) == 4 and shape[3] == 3:
-        return "build one for that size and batch"
-    return "bring them into that form, or build one for their size"
+        return f"{taker.another} for that size and batch"
+    return f"bring them into that form, or {taker.another} for their size"

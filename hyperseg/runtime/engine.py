@@ -401,7 +401,7 @@ class Engine:
         return self._shared.pinned(x.shape).copy_(x)
 
     def _check_frames(self, frames: Tensor) -> None:
-        check_frames(frames, (self.batch, *self.size, 3), self.device)
+        check_frames(frames, self.size, self.batch, self.device)
 
 
 def _with_constants_ready(stage: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

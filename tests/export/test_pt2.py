@@ -36,12 +36,18 @@ def test_labels_are_those_of_an_engine(written, network):
     assert min(check.agreement for check in written.checks) >= 0.999
 
 
-@pytest.mark.parametrize("given", [torch.zeros(1, 8, 8, 3, dtype=torch.uint8), torch.zeros(1, *SIZE, 3), "a.png"])
-def test_wrong_frames_are_refused(written, given):
-    with pytest.raises(
-        ValueError, match=r"small\.pt2 takes uint8 frames \[N, .*, 3\] \(RGB\), got .*; convert or resize"
-    ):
-        load_pt2(written.file)(given)
+@pytest.mark.parametrize(
+    ("given", "error", "advice"),
+    [
+        ((torch.zeros(1, 8, 8, 3, dtype=torch.uint8),), ValueError, "export one for that size and batch"),
+        ((torch.zeros(1, *SIZE, 3),), ValueError, r"give the pixels as they are, 0 to 255\."),
+        (("a.png",), TypeError, "got str"),
+        ((torch.zeros(1, *SIZE, 3, dtype=torch.uint8), 2), TypeError, "one argument, frames, got 2"),
+    ],
+)
+def test_wrong_frames_are_refused(written, given, error, advice):
+    with pytest.raises(error, match=rf"small\.pt2 takes .*{advice}"):
+        load_pt2(written.file)(*given)
 
 
 def test_our_operators_are_inside(written):
