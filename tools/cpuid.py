@@ -3,9 +3,9 @@
     python -m tools.cpuid [--amd] COMMAND [ARGUMENT ...]
 
 Every library of the command's processes (the operators, ATen, oneDNN, MKL, ONNX Runtime, OpenVINO, compilers with
--march=native) asks the instruction `cpuid` what the CPU has. It answers without AVX-512 and AMX here, by a library in
-C that is preloaded (tools/cpuid_mask.c). With --amd it also answers with the vendor, the model and the cache sizes of
-an AMD EPYC 7003, by which some libraries choose other code. Programs that were started before, files such as
+-march=native) asks the instruction `cpuid` what the CPU has. Here its results are without AVX-512 and AMX, by a
+library in C that is preloaded (tools/cpuid_mask.c). With --amd they also have the vendor, the model and the cache sizes
+of an AMD EPYC 7003, by which some libraries choose other code. Programs that were started before, files such as
 /proc/cpuinfo, and the C library's own choices for memcpy are not changed. The clock, the caches and the ports of the
 CPU stay what they are, so times are not those of another CPU.
 

@@ -163,14 +163,16 @@ def load_pt2(file: str | os.PathLike[str]) -> nn.Module:
     device = torch.device(about["device"])
     taker = Taker(printable(path), another="export one", normalised="")
 
-    def check(_: nn.Module, given: tuple[Any, ...]) -> None:
-        if len(given) != 1:
-            raise TypeError(f"{taker.name} takes one argument, frames, got {len(given)}.")
+    def check(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if len(given) != 1 or named:
+            raise TypeError(
+                f"{taker.name} takes one argument, frames, by position; got {len(given)} and {len(named)} by name."
+            )
         check_frames(given[0], (height, width), batch, device, taker)
         if given[0].device.type != device.type:
             raise ValueError(
                 f"{taker.name} takes frames on {device}, got frames on {given[0].device}; move them there."
             )
 
-    module.register_forward_pre_hook(check)
+    module.register_forward_pre_hook(check, with_kwargs=True, prepend=True)  # before that of torch.export
     return module

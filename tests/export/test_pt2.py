@@ -42,7 +42,7 @@ def test_labels_are_those_of_an_engine(written, network):
         ((torch.zeros(1, 8, 8, 3, dtype=torch.uint8),), ValueError, "export one for that size and batch"),
         ((torch.zeros(1, *SIZE, 3),), ValueError, r"give the pixels as they are, 0 to 255\."),
         (("a.png",), TypeError, "got str"),
-        ((torch.zeros(1, *SIZE, 3, dtype=torch.uint8), 2), TypeError, "one argument, frames, got 2"),
+        ((torch.zeros(1, *SIZE, 3, dtype=torch.uint8), 2), TypeError, "one argument, frames, by position; got 2"),
     ],
 )
 def test_wrong_frames_are_refused(written, given, error, advice):
