@@ -17,6 +17,7 @@
 #include <functional>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <system_error>
 #include <unordered_map>
@@ -150,6 +151,33 @@ void check_temporary_folder(const std::string& package) {
 #endif
 }
 
+// The folders of unpacked packages whose machine code this process has loaded.
+std::set<std::string> unpacked() {
+  std::set<std::string> folders;
+  std::ifstream maps("/proc/self/maps");  // empty on other systems
+  for (std::string line; std::getline(maps, line);) {
+    const std::size_t name = line.find("/aotinductor_"), path = line.find('/');
+    if (name == std::string::npos) continue;
+    const std::size_t end = line.find('/', name + 1);
+    if (end != std::string::npos) folders.insert(line.substr(path, end - path));
+  }
+  return folders;
+}
+
+// Load a package for the CPU, and remove what was unpacked: its machine code stays loaded without the files, which a
+// program that is killed would leave.
+std::unique_ptr<Loader> load(const std::string& package, std::size_t concurrency) {
+  static std::mutex one;
+  const std::lock_guard lock(one);
+  const std::set<std::string> before = unpacked();
+  auto loader = std::make_unique<Loader>(package, kModel, false, concurrency, -1);
+  for (const std::string& folder : unpacked()) {
+    std::error_code ignored;
+    if (!before.count(folder)) std::filesystem::remove_all(folder, ignored);
+  }
+  return loader;
+}
+
 void keep_freed_memory() {
 #if defined(__GLIBC__)
   static const bool done = [] {  // as in hyperseg/runtime/device.py
@@ -274,6 +302,7 @@ Segmenter::Segmenter(const std::string& package, const Options& options) : state
   const std::string hint =
       " (it is unpacked to TMPDIR or /tmp, where programs must be allowed and " + size + " MiB be free)";
   state.loader = guarded(package + " cannot be loaded" + hint, [&] {
+    if (!cuda) return load(package, options.concurrency);
     return std::make_unique<Loader>(package, kModel, false, options.concurrency, state.device.index());
   });
   state.frames =

@@ -245,6 +245,13 @@ class TestRuntime:
         with pytest.raises(runtime.Error, match=r"/nonexistent cannot be written.* Set TMPDIR to another one"):
             runtime.Segmenter(exported.file)
 
+    def test_unpacked_files_are_removed_at_once(self, runtime, exported, monkeypatch, tmp_path):
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        first, second = runtime.Segmenter(exported.file), runtime.Segmenter(exported.file)
+        assert not list(tmp_path.iterdir())
+        image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+        assert np.array_equal(first(image), second(image))
+
     def test_without_importing_torch(self, runtime, exported):
         code = (
             "import sys; from hyperseg.runtime_cpp import Segmenter; import numpy as np\n"

@@ -64,7 +64,8 @@ struct Options {
 // A network for images of one size. Objects can be used by several threads at once, and moved but not copied.
 class HYPERSEG_API Segmenter {
  public:
-  // Load a package of `hyperseg export aoti`. It is unpacked to TMPDIR, or /tmp, until the object is destroyed.
+  // Load a package of `hyperseg export aoti`. It is unpacked to TMPDIR, or /tmp, until it is loaded; a package for
+  // CUDA until the object is destroyed.
   explicit Segmenter(const std::string& package, const Options& options = {});
   ~Segmenter();
   Segmenter(Segmenter&&) noexcept;
