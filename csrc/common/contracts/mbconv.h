@@ -72,4 +72,18 @@ inline MbconvShape mbconv_shape(const torch::stable::Tensor& x, const MbconvTens
           .out_width = convolved_extent(x.size(3), padding[0], padding[1], size, stride)};
 }
 
+// Set what every block of a backend has: the vectors and the matrices of squeeze-excite, and whether it adds its input.
+// dense(tensor) returns a pointer to its values, one after the other.
+template <typename Block, typename Dense>
+void set_dense_values(Block& block, const MbconvTensors& tensors, const Dense& dense) {
+  block.expand_bias = tensors.expand_bias ? dense(*tensors.expand_bias) : nullptr;
+  block.depthwise_bias = dense(tensors.depthwise_bias);
+  block.reduce = dense(tensors.reduce);
+  block.reduce_bias = dense(tensors.reduce_bias);
+  block.gate = dense(tensors.gate);
+  block.gate_bias = dense(tensors.gate_bias);
+  block.project_bias = dense(tensors.project_bias);
+  block.residual = tensors.residual;
+}
+
 }  // namespace hyperseg

@@ -27,23 +27,14 @@ Tensor run_bfloat16(const Tensor& x, const MbconvTensors& tensors) {
   Tensor out = torch::stable::new_empty(x, {block.images, block.out_height, block.out_width, block.out_channels});
   block.channels = x.size(1), block.height = x.size(2), block.width = x.size(3);
   block.in = data<uint16_t>(input);
-  if (tensors.expand) {
-    block.expand = matrix(*tensors.expand);
-    block.expand_bias = values(*tensors.expand_bias);
-  }
+  set_dense_values(block, tensors, values);
+  if (tensors.expand) block.expand = matrix(*tensors.expand);
   held.push_back(tensors.depthwise.stride(1) == block.size * tensors.depthwise.stride(2)
                      ? tensors.depthwise
                      : contiguous(tensors.depthwise));
   block.depthwise = {data<uint16_t>(held.back()), block.hidden, block.size * block.size, held.back().stride(0),
                      held.back().stride(2)};
-  block.depthwise_bias = values(tensors.depthwise_bias);
-  block.reduce = values(tensors.reduce);
-  block.reduce_bias = values(tensors.reduce_bias);
-  block.gate = values(tensors.gate);
-  block.gate_bias = values(tensors.gate_bias);
   block.project = matrix(tensors.project);
-  block.project_bias = values(tensors.project_bias);
-  block.residual = tensors.residual;
   Tensor filtered = torch::stable::new_empty(x, {filtered_size(block)});
   Tensor packed = torch::stable::new_empty(x, {packed_size(block)});
   mbconv_bfloat16(block, mutable_data<uint16_t>(filtered), mutable_data<uint16_t>(packed), mutable_data<uint16_t>(out));
@@ -64,24 +55,16 @@ Tensor run_mbconv(const Tensor& x, const MbconvTensors& tensors) {
     using T = decltype(type);
     // Kept alive while the block refers to them.
     std::vector<Tensor> held;
-    const auto weights = [&](const std::optional<Tensor>& t) {
-      if (!t) return static_cast<const T*>(nullptr);
-      held.push_back(precise(*t));
+    const auto values = [&](const Tensor& t) {
+      held.push_back(precise(t));
       return data<T>(held.back());
     };
     Mbconv<T> block{shape};
     block.in = {data<T>(input), x.size(1), x.size(2), x.size(3)};
+    set_dense_values(block, tensors, values);
     if (tensors.expand) block.expand = weight_matrix<T>(*tensors.expand, held);
-    block.expand_bias = weights(tensors.expand_bias);
-    block.depthwise = weights(tensors.depthwise);
-    block.depthwise_bias = weights(tensors.depthwise_bias);
-    block.reduce = weights(tensors.reduce);
-    block.reduce_bias = weights(tensors.reduce_bias);
-    block.gate = weights(tensors.gate);
-    block.gate_bias = weights(tensors.gate_bias);
+    block.depthwise = values(tensors.depthwise);
     block.project = weight_matrix<T>(tensors.project, held);
-    block.project_bias = weights(tensors.project_bias);
-    block.residual = tensors.residual;
     // Tensors rather than our own buffers: PyTorch's allocator reuses the memory for the next block.
     Tensor filtered = torch::stable::new_empty(out, {block.filtered_size()});
     Tensor gated = torch::stable::new_empty(out, {block.gated_size()});

@@ -27,17 +27,15 @@ class MbconvBlock {
     block.hidden_stride = (block.hidden + 7) / 8 * 8;
     block.x = read<void>(x);
     block.out = write<void>(out);
-    block.expand = weights(t.expand);
-    block.expand_bias = weights(t.expand_bias);
-    block.depthwise = weights(t.depthwise);
-    block.depthwise_bias = weights(t.depthwise_bias);
-    block.reduce = weights(t.reduce);
-    block.reduce_bias = weights(t.reduce_bias);
-    block.gate = weights(t.gate);
-    block.gate_bias = weights(t.gate_bias);
-    block.project = weights(t.project);
-    block.project_bias = weights(t.project_bias);
-    block.residual = t.residual;
+    const auto values = [this](const Tensor& weights) {
+      if (weights.is_contiguous()) return weights.const_data_ptr();
+      held_.push_back(torch::stable::contiguous(weights));
+      return static_cast<const void*>(held_.back().const_data_ptr());
+    };
+    set_dense_values(block, t, values);
+    block.expand = t.expand ? values(*t.expand) : nullptr;
+    block.depthwise = values(t.depthwise);
+    block.project = values(t.project);
     block.constants_ready = constants_ready() && held_.empty();
   }
 
@@ -49,13 +47,6 @@ class MbconvBlock {
   int64_t gate_values() const { return block.images * block.hidden_stride; }
 
  private:
-  const void* weights(const std::optional<Tensor>& t) {
-    if (!t) return nullptr;
-    if (t->is_contiguous()) return t->const_data_ptr();
-    held_.push_back(torch::stable::contiguous(*t));
-    return held_.back().const_data_ptr();
-  }
-
   std::vector<Tensor> held_;
 };
 
