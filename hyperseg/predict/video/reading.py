@@ -79,15 +79,7 @@ class VideoSource:
         video.thread_type = "AUTO"
         clock = _Clock(video.time_base, self.rate)
         state = _State()
-        packets = container.demux(video)
-        while True:
-            try:
-                packet = next(packets, None)
-            except (av.FFmpegError, OSError) as error:  # the file ends within a packet, or the stream is lost
-                state.end = cause(error)
-                break
-            if packet is None:
-                break
+        for packet in _whole_packets(container, video, state):
             try:
                 decoded = packet.decode()
             except av.FFmpegError as error:
@@ -177,6 +169,31 @@ class _Clock:
         self.last = time
         self.end = time + (duration or self.step)
         return time, duration
+
+
+def _whole_packets(container: Any, video: Any, state: _State) -> Iterator[Any]:
+    """Yield the packets of a video, without one in which the file ends: ``state`` says then why there are no more.
+
+    A decoder with several threads reports such a packet only when it is emptied, and PyAV 17 loses the frames that come
+    out together with an error, up to one per thread.
+    """
+    packets, doubtful = container.demux(video), None
+    while True:
+        try:
+            packet = next(packets, None)
+        except (pyav().FFmpegError, OSError) as error:  # the file ends within a packet, or the stream is lost
+            state.end = cause(error)
+            return
+        if packet is None:
+            return
+        if doubtful is not None:
+            if packet.size:  # such as one of MPEG-TS after a gap, of which a part can be decoded
+                yield doubtful
+            else:  # the last one, which empties the decoder
+                state.end = "it is cut off"
+        doubtful = packet if packet.is_corrupt else None
+        if doubtful is None:
+            yield packet
 
 
 def _pictures(container: Any, path: str) -> Any:
