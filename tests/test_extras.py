@@ -10,8 +10,8 @@ from hyperseg._extras import MissingPackageError, require
 
 try:
     import tomllib
-except ImportError:  # Python 3.10
-    from pip._vendor import tomli as tomllib
+except ImportError:  # Python 3.10, where pytest needs tomli; after an import of pip's copy setuptools fails to import
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 
