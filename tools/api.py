@@ -95,6 +95,11 @@ def definition(value: Any) -> ast.ClassDef | ast.FunctionDef:
     return nodes[value.__qualname__]
 
 
+def source(node: ast.AST) -> str:
+    """Return the source of a part of a signature, written as by Python 3.11; 3.10 leaves a space in ``lambda :``."""
+    return ast.unparse(node).replace("lambda :", "lambda:")
+
+
 @functools.cache
 def _definitions(path: str) -> dict[str, Any]:
     kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -103,13 +108,13 @@ def _definitions(path: str) -> dict[str, Any]:
 
 def class_lines(name: str, node: ast.ClassDef) -> list[str]:
     """Return the constructor of a class, or its fields if it has none of its own."""
-    bases = [ast.unparse(base) for base in node.bases if ast.unparse(base) != "object"]
+    bases = [source(base) for base in node.bases if source(base) != "object"]
     lines = [f"class {name}({', '.join(bases)})" if bases else f"class {name}"]
     for part in node.body:
         if isinstance(part, ast.FunctionDef) and part.name == "__init__":
             return [*lines, function_line(name, part, method=True).partition(" -> ")[0]]
-    fields = [part for part in node.body if isinstance(part, ast.AnnAssign) and ast.unparse(part.target)[0] != "_"]
-    return lines + [f"    {ast.unparse(field)}" for field in fields]
+    fields = [part for part in node.body if isinstance(part, ast.AnnAssign) and source(part.target)[0] != "_"]
+    return lines + [f"    {source(field)}" for field in fields]
 
 
 def methods(node: ast.ClassDef) -> str:
@@ -119,7 +124,7 @@ def methods(node: ast.ClassDef) -> str:
         if not isinstance(part, ast.FunctionDef) or (part.name[0] == "_" and part.name != "__call__"):
             continue
         doc = text(ast.get_docstring(part) or "").partition("\n\n")[0]
-        decorators = {ast.unparse(each) for each in part.decorator_list}
+        decorators = {source(each) for each in part.decorator_list}
         is_value = bool(decorators & {"property", "functools.cached_property"})
         signature = part.name if is_value else function_line(part.name, part, method=True, wide=True)
         found.append(f"- `{signature}`: {' '.join(doc.split())}" if doc else f"- `{signature}`")
@@ -129,8 +134,8 @@ def methods(node: ast.ClassDef) -> str:
 def function_line(name: str, node: ast.FunctionDef, method: bool = False, wide: bool = False) -> str:
     """Return a signature, on one line, or with an argument per line if it is long."""
     arguments = _without_self(node.args) if method else node.args
-    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    line = f"{name}({ast.unparse(arguments)}){returns}"
+    returns = f" -> {source(node.returns)}" if node.returns else ""
+    line = f"{name}({source(arguments)}){returns}"
     if wide or len(line) <= _WIDTH:
         return line
     return f"{name}(\n    " + ",\n    ".join(_each(arguments)) + f",\n){returns}"
@@ -156,18 +161,18 @@ def _each(arguments: ast.arguments) -> Iterator[str]:
     for argument, default in zip(positional, missing + arguments.defaults, strict=True):
         yield _argument(argument, default)
     if arguments.vararg:
-        yield f"*{ast.unparse(arguments.vararg)}"
+        yield f"*{source(arguments.vararg)}"
     elif arguments.kwonlyargs:
         yield "*"
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         yield _argument(argument, default)
     if arguments.kwarg:
-        yield f"**{ast.unparse(arguments.kwarg)}"
+        yield f"**{source(arguments.kwarg)}"
 
 
 def _argument(argument: ast.arg, default: ast.expr | None) -> str:
-    text = ast.unparse(argument)
-    return text if default is None else f"{text} = {ast.unparse(default)}"
+    text = source(argument)
+    return text if default is None else f"{text} = {source(default)}"
 
 
 def fence(lines: list[str]) -> str:
