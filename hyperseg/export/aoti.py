@@ -5,6 +5,7 @@ The network is the engine's: folded, its parts fused, and every operator bound t
 bit by bit. ``csrc/runtime`` loads packages in C++, ``hyperseg.runtime_cpp`` in Python.
 """
 
+import contextlib
 import ctypes
 import functools
 import logging
@@ -15,7 +16,7 @@ import re
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,14 +164,11 @@ def _check_tools() -> None:
 
 def _compile(engine: Engine, about: Mapping[str, Any], path: Path) -> None:
     logger.info("compiling %s, which takes about a minute", engine.config.name)
-    settings = {"aot_inductor.metadata": metadata(about), **_compiler_settings(engine)}
     frames = torch.zeros(engine.batch, *engine.size, 3, dtype=torch.uint8, device=engine.device)
     try:
         with torch.no_grad(), without_warnings_logged():
             trace = in_own_dtype(_trace(engine), engine.device, engine.dtype)
-            torch._inductor.aoti_compile_and_package(
-                bind(trace(frames)), package_path=str(path), inductor_configs=settings
-            )
+            compile_package(bind(trace(frames)), engine, metadata(about), path)
         _require_known_in_cpp(path)
     except (ExportError, OSError):
         raise
@@ -179,6 +177,13 @@ def _compile(engine: Engine, about: Mapping[str, Any], path: Path) -> None:
             f"{engine.config.name} ({engine.config.encoder}) at {engine.size[0]}x{engine.size[1]} cannot be compiled "
             f"by AOTInductor ({brief(error)})"
         ) from error
+
+
+def compile_package(program: ExportedProgram, engine: Engine, about: Mapping[str, str], path: Path) -> None:
+    """Compile a program as for an engine into a package with the metadata ``about``; nothing is checked."""
+    settings = {"aot_inductor.metadata": dict(about), **_compiler_settings(engine)}
+    with _numbers_as_read():
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
 
 
 def _trace(engine: Engine) -> Callable[[Tensor], ExportedProgram]:
@@ -282,7 +287,11 @@ def _is_portable() -> bool:
 
 
 class KnownInCpp(CustomGraphPass):
-    """Replaces operators that the compiler writes, but that only Python knows, by those of ATen."""
+    """Replaces operators that the compiler writes, but that only Python knows, by those of ATen.
+
+    It also removes products of integers with 1 and sums with 0, which the compiler writes for torch.arange: packages of
+    torch 2.11 cannot add integers (https://github.com/pytorch/pytorch/pull/194262).
+    """
 
     def __call__(self, graph: torch.fx.Graph) -> None:
         for node in graph.find_nodes(op="call_function", target=torch.ops.prims.convert_element_type.default):
@@ -293,9 +302,15 @@ class KnownInCpp(CustomGraphPass):
             start, step = of["start"], of["step"]
             node.target, node.args = torch.ops.aten.arange.start_step, (start, start + length * step, step)
             node.kwargs = {"dtype": of["dtype"], "device": of["device"]}
+        for target, neutral in ((torch.ops.aten.mul.Tensor, 1), (torch.ops.aten.add.Tensor, 0)):
+            for node in graph.find_nodes(op="call_function", target=target):
+                x, value = node.args
+                if value == neutral and node.meta["val"].dtype == x.meta["val"].dtype == torch.int64:
+                    node.replace_all_uses_with(x)
+                    graph.erase_node(node)
 
     def uuid(self) -> str:
-        return "hyperseg.export.aoti.KnownInCpp 1"
+        return "hyperseg.export.aoti.KnownInCpp 2"
 
 
 def _require_known_in_cpp(package: Path) -> None:
@@ -322,6 +337,45 @@ def _compiler_settings(engine: Engine) -> dict[str, Any]:
         # libtorch.so would bring the CUDA libraries, which take most of a second to load. See _share_torch.
         settings["aot_inductor.link_libtorch"] = False
     return {name: value for name, value in settings.items() if _has_setting(name)}
+
+
+# The numbers of c10::ScalarType, c10::MemoryFormat and c10::Layout, of what a network can have.
+_OF_C10: dict[str, dict[Any, int]] = {
+    "DTYPE": {
+        torch.uint8: 0,
+        torch.int8: 1,
+        torch.int16: 2,
+        torch.int32: 3,
+        torch.int64: 4,
+        torch.float16: 5,
+        torch.float32: 6,
+        torch.float64: 7,
+        torch.bool: 11,
+        torch.bfloat16: 15,
+    },
+    "MEMORY_FORMAT": {torch.contiguous_format: 0, torch.preserve_format: 1, torch.channels_last: 2},
+    "LAYOUT": {torch.strided: 0},
+}
+
+
+@contextlib.contextmanager
+def _numbers_as_read() -> Iterator[None]:
+    """Write dtypes, memory formats and layouts into a package by the numbers that this version's loader reads.
+
+    That of torch before 2.12 takes the numbers of packages for those of c10: int64 becomes float16.
+    See https://github.com/pytorch/pytorch/issues/169157.
+    """
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 12):
+        yield
+        return
+    from torch._export.serde import serialize
+
+    with contextlib.ExitStack() as restored:
+        for name, numbers in _OF_C10.items():
+            table = getattr(serialize, f"_TORCH_TO_SERIALIZE_{name}")
+            restored.callback(table.update, dict(table))
+            table.update(numbers)
+        yield
 
 
 def _has_setting(name: str) -> bool:

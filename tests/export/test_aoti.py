@@ -98,6 +98,21 @@ def test_an_operator_without_kernel_becomes_plain_pytorch():
     torch.testing.assert_close(bound.module()(*args), expected)
 
 
+def test_dtypes_and_memory_formats_are_read_as_written(engine, tmp_path):
+    """Also by torch 2.11, which reads other numbers than it writes, and has no sums of integers."""
+
+    class Net(torch.nn.Module):
+        def forward(self, x):
+            large = torch.nn.functional.interpolate(x.float(), size=(9, 14), mode="nearest")
+            return large.bfloat16().transpose(1, 3).contiguous().argmax(1).to(torch.uint8)
+
+    program = torch.export.export(Net(), (torch.zeros(1, 5, 4, 6, dtype=torch.uint8),))
+    with torch.no_grad():
+        aoti.compile_package(program, engine, {}, tmp_path / "net.pt2")
+    given = torch.randint(256, (1, 5, 4, 6), dtype=torch.uint8)
+    assert torch.equal(load_aoti(tmp_path / "net.pt2")(given), Net()(given))
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
