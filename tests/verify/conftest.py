@@ -1,7 +1,10 @@
+import queue
+from types import SimpleNamespace
+
 import pytest
 
 from hyperseg.ops.backends import verdicts
-from hyperseg.verify import verification
+from hyperseg.verify import processes, verification
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +19,26 @@ def a_new_machine(monkeypatch, tmp_path):
     yield
     for table in tables:
         table.clear()
+
+
+@pytest.fixture
+def patience(monkeypatch):
+    """Limit the time of a case only when its child has reported that it hangs: on a busy machine others take long too.
+
+    Returns the limits, in seconds, that were waited for.
+    """
+    limits = []
+
+    class Reports(queue.SimpleQueue):
+        hangs = False
+
+        def get(self, block=True, timeout=None):
+            if self.hangs:
+                limits.append(timeout)
+            line = super().get(block, timeout if self.hangs else 600)
+            self.hangs = line is not None and line.startswith('{"hangs"')
+            return line
+
+    monkeypatch.setattr(processes, "queue", SimpleNamespace(SimpleQueue=Reports, Empty=queue.Empty))
+    monkeypatch.setattr(processes, "CASE_PATIENCE", 0.5)
+    return limits

@@ -1,9 +1,11 @@
 """A child process of a verification in which kernels are faulty: those that the variable KERNEL_FAULTS names.
 
 It is JSON: ``{"operator of backend": fault}``. Further keys: ``"fake"``: install the fake CUDA device, with backends
-cuda and triton that run the reference; ``"order"``: the backends for a device type, as ``{"cpu": [...]}``.
+cuda and triton that run the reference; ``"order"``: the backends for a device type, as ``{"cpu": [...]}``; ``"loads"``:
+report when a backend is loaded.
 """
 
+import dataclasses
 import faulthandler
 import json
 import os
@@ -37,7 +39,13 @@ def abort(function):
 
 
 def hang(function):
-    return lambda *args: time.sleep(3600)
+    """Report that the kernel hangs, among the reports of the verification, and hang."""
+
+    def run(*args):
+        os.write(_reports, b'{"hangs": true}\n')
+        time.sleep(3600)
+
+    return run
 
 
 def unsteady(function):
@@ -65,6 +73,15 @@ def exhaust(function):
     return run
 
 
+def loading(function):
+    def run():
+        os.write(_reports, b'{"loads": true}\n')
+        return function()
+
+    return run
+
+
+_reports = -1  # file descriptor
 FAULTS = {f.__name__: f for f in (wrong, crash, abort, hang, unsteady, fail, exhaust)}
 
 
@@ -77,6 +94,9 @@ def install() -> None:
         fake_cuda.install()
         for name in ("cuda", "triton"):
             BACKENDS[name] = Backend(name, "the reference", dict(BACKENDS["reference"].supported))
+    if settings.pop("loads", False):
+        for name, backend in BACKENDS.items():
+            BACKENDS[name] = dataclasses.replace(backend, unavailable_reasons=loading(backend.unavailable_reasons))
     dispatch.PREFERENCE.update(settings.pop("order", {}))
     for kernel, fault in settings.items():
         operator, backend = kernel.split(" of ")
@@ -85,7 +105,9 @@ def install() -> None:
 
 
 def main() -> None:
+    global _reports
     install()
+    _reports = os.dup(1)  # the child keeps standard output for its reports, too
     from hyperseg.verify.child import main as child
 
     child()

@@ -26,7 +26,7 @@ built = pytest.mark.skipif(bool(BACKENDS["cpp"].lacks("stem")), reason="the exte
 
 @pytest.fixture
 def children(monkeypatch):
-    """Count child processes; they verify a few kernels in float32, with the faults that the test sets."""
+    """Count child processes; they verify a few kernels in float32, with the faults that the test sets, in any time."""
     started = []
     run_child = processes.run_child
 
@@ -37,6 +37,7 @@ def children(monkeypatch):
     monkeypatch.setattr(processes, "run_child", counted)
     monkeypatch.setattr(verification, "DTYPES", (torch.float32,))
     monkeypatch.setattr(verification, "ENGINE", ())
+    monkeypatch.setitem(verification.LIMITS, "cpu", None)
     return started
 
 
@@ -47,7 +48,7 @@ def only(monkeypatch, faulty: dict[str, str], *operators: str) -> None:
 
 
 @built
-def test_faults_in_cpp(monkeypatch, children):
+def test_faults_in_cpp(monkeypatch, children, patience):
     faulty = {
         "upsample_argmax": "wrong",
         "generate_weights": "unsteady",
@@ -57,7 +58,6 @@ def test_faults_in_cpp(monkeypatch, children):
         "patch_conv2d": "hang",
     }
     only(monkeypatch, faulty, "stem", *faulty, "upsample_cross_entropy")
-    monkeypatch.setattr(processes, "CASE_PATIENCE", 2.0)
     with pytest.warns(KernelWarning) as caught:
         found = {v.operator: v for v in verify_kernels(CPU)}
     assert {o: v.outcome for o, v in found.items()} == {
@@ -75,7 +75,8 @@ def test_faults_in_cpp(monkeypatch, children):
     assert found["decoder_level"].reason.endswith("no kernel image is available for execution on the device")
     assert "out of memory" in found["mbconv"].reason
     assert found["patch_conv2d_backward"].reason == "case kernel-1: it ended the process (SIGSEGV)"
-    assert found["patch_conv2d"].reason == "case kernel-1: it did not finish within 4 s"
+    assert found["patch_conv2d"].reason == "case kernel-1: it did not finish within 1 s"
+    assert patience == [0.5, 1.0]
     assert [len(operators) for operators in children] == [8, 2, 1, 1], (
         "one child, after the crash, alone, after the hang"
     )
@@ -91,6 +92,15 @@ def test_faults_in_cpp(monkeypatch, children):
         children.clear()
         assert verify_kernels(CPU) == []
     assert children == []
+
+
+def test_loading_does_not_count_as_time_of_a_case(monkeypatch):
+    """A child is ready, from when on cases are timed, after it has loaded the extension."""
+    monkeypatch.setenv("KERNEL_FAULTS", json.dumps({"loads": True}))
+    request = {"device": "cpu", "items": [["stem", "cpp", "float32"]], "seconds": None, "path": [str(ROOT), *sys.path]}
+    command = [sys.executable, "-c", faults.CODE, json.dumps(request)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert [*map(json.loads, done.stdout.splitlines())][:2] == [{"loads": True}, {"ready": True}], done.stderr
 
 
 @built

@@ -25,6 +25,7 @@ def act(step, count):
         log.write(step + "\\n")
     what = script.get(step)
     if what == "hang" or (what == "hang once" and count == 1):
+        report(hangs=True)
         time.sleep(60)
     elif what == "exit":
         print("no such device", file=sys.stderr)
@@ -113,19 +114,19 @@ def test_a_device_that_is_unusable_after_a_verdict(run):
     assert steps.count("start") == 2
 
 
-def test_a_hang(run, monkeypatch):
-    monkeypatch.setattr(processes, "CASE_PATIENCE", 1.0)
+def test_a_hang(run, patience):
     verdicts, steps = run({"mbconv float32": "hang"})
-    assert verdicts["mbconv float32"] == (WRONG, "case first: it did not finish within 2 s")
+    assert verdicts["mbconv float32"] == (WRONG, "case first: it did not finish within 1 s")
+    assert patience == [0.5, 1.0]
     assert "mbconv float16" not in verdicts
     assert outcomes(verdicts)["upsample_argmax float32"] == RIGHT
     assert steps.count("mbconv float32") == 2, "it is tried a second time, alone"
 
 
-def test_a_hang_of_a_slow_machine(run, monkeypatch):
-    monkeypatch.setattr(processes, "CASE_PATIENCE", 1.0)
+def test_a_hang_of_a_slow_machine(run, patience):
     verdicts, steps = run({"mbconv float32": "hang once"})
     assert outcomes(verdicts) == dict.fromkeys(STEPS, RIGHT)
+    assert patience == [0.5]
     assert steps.count("mbconv float32") == 2
 
 
