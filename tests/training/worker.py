@@ -1,8 +1,10 @@
 """Processes of a run, as torchrun starts them: forks of the test, which have imported everything already."""
 
+import faulthandler
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -30,10 +32,12 @@ def start(folder: Path, world: int, **settings) -> list:
 
 
 def finish(folder: Path, processes: list, timeout: float = 300) -> tuple[list[int], str]:
-    """Wait for processes; return their exit codes and what they wrote to stderr."""
+    """Wait for processes; return their exit codes and what they wrote to stderr, with the place where one hangs."""
     for process in processes:
         process.join(timeout)
         if process.is_alive():
+            os.kill(process.pid, signal.SIGUSR1)
+            process.join(1)
             process.kill()
             process.join()
     text = "".join((folder / f"stderr.{rank}").read_text() for rank in range(len(processes)))
@@ -43,6 +47,7 @@ def finish(folder: Path, processes: list, timeout: float = 300) -> tuple[list[in
 def _child(errors: Path, variables: dict, settings: dict) -> None:
     sys.stderr = open(errors, "w", buffering=1)  # noqa: SIM115 - until the process ends
     os.dup2(sys.stderr.fileno(), 2)
+    faulthandler.register(signal.SIGUSR1, sys.stderr)
     if settings.get("group"):
         os.setpgrp()
     os.environ |= {key: str(value) for key, value in variables.items()}
