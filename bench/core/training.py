@@ -28,9 +28,9 @@ from bench.core.errors import Refused
 from bench.core.networks import load, synthetic_frames
 from bench.core.peers import high_water_mib, reset_high_water
 from hyperseg import ops
+from hyperseg._processes import Processes
 from hyperseg.models.sizes import normalise
 from hyperseg.training.config import SpeedConfig, TrainingConfig, load_recipe, recipe_names
-from hyperseg.training.distributed import Processes
 from hyperseg.training.losses import Objective, Term, weighted_pixels
 from hyperseg.training.network import prepare, train_mode
 from hyperseg.training.noise import seed_step

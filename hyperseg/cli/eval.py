@@ -42,8 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb; return the exit code."""
+    from hyperseg._processes import ProcessLostError, local_device, processes
+
     _eval_options.check(args)
-    with _processes(args) as rank:
+    device = local_device(_common.pick_device(args.device))
+    args.device = str(device)
+    with user_errors(ProcessLostError), contextlib.ExitStack() as stack:
+        with user_errors(ValueError):
+            rank = stack.enter_context(processes(device, minutes=30)).rank
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(sys.stderr if rank == 0 else nowhere):
             dataset = _datasets.open_dataset(args)
         return _run(args, dataset, rank)
@@ -109,27 +115,6 @@ def _run(args: argparse.Namespace, dataset: "Dataset", rank: int) -> int:
 
 def _code(args: argparse.Namespace, evaluation: "Evaluation") -> int:
     return 0 if not evaluation.errors else 3 if args.skip_bad else 1
-
-
-@contextlib.contextmanager
-def _processes(args: argparse.Namespace) -> Any:
-    """Join the processes that torchrun started; yield the number of this one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield 0
-        return
-    import torch
-    import torch.distributed as dist
-
-    if args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available()):
-        args.device = f"cuda:{os.environ['LOCAL_RANK']}"
-    device = _common.pick_device(args.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield dist.get_rank()
-    finally:
-        dist.destroy_process_group()
 
 
 def _labeller(args: argparse.Namespace, dataset: "Dataset") -> tuple["Labeller", "LabelSet", dict[str, Any], list[str]]:

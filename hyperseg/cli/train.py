@@ -85,13 +85,13 @@ def _config(args: argparse.Namespace) -> "TrainingConfig":
 
 
 def _train(args: argparse.Namespace, config: "TrainingConfig") -> int:
+    from hyperseg._processes import ProcessLostError
     from hyperseg.data.errors import DataError
     from hyperseg.evaluation.results import text_table
     from hyperseg.ops import BackendError
     from hyperseg.runtime import EngineError
     from hyperseg.runtime.device import is_out_of_memory
     from hyperseg.training import ConfigError
-    from hyperseg.training.distributed import launched
     from hyperseg.training.guard import NonFiniteError
     from hyperseg.training.loop import train
 
@@ -110,9 +110,9 @@ def _train(args: argparse.Namespace, config: "TrainingConfig") -> int:
             f"{printable(error.filename or args.output)} cannot be used ({_common.reason(error)}). States that are "
             "complete are kept; when this is mended, --resume continues"
         ) from None
+    except ProcessLostError as error:
+        raise UserError(str(error)) from None
     except (RuntimeError, MemoryError) as error:
-        if launched() and "Connection closed by peer" in str(error):
-            raise UserError("another process of the run has ended; its message says why") from None
         if not is_out_of_memory(error):
             raise
         raise UserError(

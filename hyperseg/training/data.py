@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hyperseg._processes import Processes
 from hyperseg.data.dataset import Dataset, manifest_hash
 from hyperseg.data.errors import DataError
 from hyperseg.data.pipeline.cache import CachedDataset
@@ -17,7 +18,6 @@ from hyperseg.data.pipeline.recipes import Augmentation, ColorJitter
 from hyperseg.data.registry import WITHOUT_FILES, open_dataset
 from hyperseg.models import HyperSegConfig
 from hyperseg.training.config import AugmentationConfig, ConfigError, DataConfig, TrainingConfig
-from hyperseg.training.distributed import Processes
 from hyperseg.training.losses import frequency_weights
 
 _REPORTED = 3  # files in a message

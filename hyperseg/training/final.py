@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from hyperseg._processes import Processes
 from hyperseg.data.dataset import Dataset
 from hyperseg.evaluation import Evaluation
 from hyperseg.evaluation.evaluator import evaluate, predict_items
@@ -14,7 +15,6 @@ from hyperseg.evaluation.report import GalleryImage, write_report
 from hyperseg.models import HyperSeg
 from hyperseg.models.state import weights_hash
 from hyperseg.training.config import TrainingConfig
-from hyperseg.training.distributed import Processes
 from hyperseg.training.validation import inference
 
 

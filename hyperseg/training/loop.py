@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
+from hyperseg._processes import local_device, processes
 from hyperseg.data.errors import DataError
 from hyperseg.evaluation import Evaluation
 from hyperseg.runtime.device import pick_device
 from hyperseg.training.config import ConfigError, TrainingConfig
 from hyperseg.training.data import build_loader
-from hyperseg.training.distributed import local_device, processes
 from hyperseg.training.guard import Guard
 from hyperseg.training.network import train_mode
 from hyperseg.training.noise import seed_step

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from hyperseg._processes import Processes
 from hyperseg.models.norms import synchronise_norms
 from hyperseg.training.config import ConfigError, TrainingConfig
 from hyperseg.training.data import Sets, Statistics, check_batch, check_same_data, describe, label_statistics, open_sets
-from hyperseg.training.distributed import Processes
 from hyperseg.training.ema import AveragedNetwork
 from hyperseg.training.guard import FiniteGuard, Guard
 from hyperseg.training.log import Console, RunLog

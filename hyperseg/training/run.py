@@ -19,6 +19,7 @@ from torch import Tensor
 
 import hyperseg
 from hyperseg._files import atomic_write, printable
+from hyperseg._processes import Processes
 from hyperseg.data.dataset import Dataset
 from hyperseg.evaluation import Evaluation
 from hyperseg.info import report
@@ -27,7 +28,6 @@ from hyperseg.models.state import not_finite
 from hyperseg.training import pictures
 from hyperseg.training.config import ConfigError, TrainingConfig
 from hyperseg.training.data import Sets
-from hyperseg.training.distributed import Processes
 from hyperseg.training.ema import AveragedNetwork
 from hyperseg.training.final import final_scores
 from hyperseg.training.guard import FiniteGuard, Guard, NonFiniteError

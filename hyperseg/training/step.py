@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hyperseg._processes import Processes
 from hyperseg.models import HyperSeg
 from hyperseg.training.config import OptimizerConfig, SpeedConfig
-from hyperseg.training.distributed import Processes
 from hyperseg.training.losses import Objective, Term, weighted_pixels
 
 _AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}

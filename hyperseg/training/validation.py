@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from hyperseg._processes import Processes
 from hyperseg.data.dataset import Dataset
 from hyperseg.evaluation import Confusion, NoLabelledPixelError, standard
 from hyperseg.evaluation.inference import Inference, NetworkLabeller
 from hyperseg.evaluation.reading import read_ahead
 from hyperseg.models import HyperSeg
 from hyperseg.training.config import ValidationConfig
-from hyperseg.training.distributed import Processes
 
 
 @dataclass(frozen=True)

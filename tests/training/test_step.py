@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
+from hyperseg._processes import Processes
 from hyperseg.models import HyperSeg
 from hyperseg.training.config import LossConfig, OptimizerConfig, SpeedConfig
-from hyperseg.training.distributed import Processes
 from hyperseg.training.losses import Objective
 from hyperseg.training.network import Strided
 from hyperseg.training.step import Stepper, build_optimizer, restore_optimizer

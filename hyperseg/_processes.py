@@ -1,11 +1,13 @@
-"""Processes of a run: those that torchrun started, or this one alone.
+"""Processes of a training run or an evaluation: those that torchrun started, or this one alone.
 
 Process 0 writes. What all must agree on, such as stopping, is summed over a group of the host (gloo), so that nothing
 waits for a GPU.
 """
 
+import atexit
 import contextlib
 import datetime
+import importlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,9 +21,14 @@ T = TypeVar("T")
 
 # Groups that this process has left. The last reference to a group must be Python's, which lets other threads run while
 # the group ends. That of DistributedDataParallel would not, and the group waits for threads of gloo, which need Python
-# to free tensors (pytorch/pytorch#56297).
-LEFT: list[Any] = []
-TIMEOUT = datetime.timedelta(minutes=10)  # of a process that waits for the others; one that fails ends them at once
+# to free tensors (pytorch/pytorch#56297). They must have ended before the interpreter does: a thread that needs Python
+# then aborts the process.
+_LEFT: list[Any] = []
+atexit.register(_LEFT.clear)
+
+
+class ProcessLostError(RuntimeError):
+    """Another process of the run has ended, so that this one cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -82,17 +89,40 @@ def local_device(device: torch.device) -> torch.device:
 
 
 @contextlib.contextmanager
-def processes(device: torch.device) -> Iterator[Processes]:
+def processes(device: torch.device, minutes: float = 10) -> Iterator[Processes]:
     """Join the processes of the run, and leave them at the end.
 
     After an error the group is left as it is: the others may wait in it, and end with this process.
+
+    Args:
+        device: of this process, see :func:`local_device`.
+        minutes: how long a process waits for the others, which may be busy; one that has ended is noticed at once.
+
+    Raises:
+        ValueError: the others cannot be found.
+        ProcessLostError: another process has ended.
     """
     if not launched():
         yield Processes()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
-    yield Processes(dist.get_rank(), dist.get_world_size())
-    LEFT.append(dist.group.WORLD)
+    # If a group exists when this is first imported, its next collective keeps it for ever (seen with PyTorch 2.15).
+    importlib.import_module("torch._dynamo")
+
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=minutes))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"this process cannot join the {os.environ['WORLD_SIZE']} processes of the run ({error}); "
+            "start all of them by torchrun, or unset WORLD_SIZE for one process alone"
+        ) from None
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size())
+    except RuntimeError as error:
+        if not any(text in str(error) for text in ("Connection closed by peer", "remote process exited")):
+            raise
+        raise ProcessLostError("another process of the run has ended; its message says why") from None
+    _LEFT.append(dist.group.WORLD)
     dist.destroy_process_group()
