@@ -416,7 +416,8 @@ NOTES = (
     "process. A turn begins when all threads are asleep, then untimed frames run until their times have settled.",
     "camera loses: the share of the speed in a stream, median of the rounds, with minimum and maximum.",
     "of sgemm: GFLOP of the plain network times FPS, in percent of the rate of float32 matrix multiplication with as "
-    "many threads, measured at the begin of the same turn: it compares runs on machines that change their speed.",
+    "many threads (of MKL or oneDNN, the faster) at the begin of the same turn: it compares runs on machines that "
+    "change their speed.",
     "times eager, engine is times it: ratios of speed within a round, median of the rounds, with minimum and maximum.",
     "The engine makes malloc keep the memory that the process frees (HYPERSEG_KEEP_MEMORY=0 prevents it), which speeds "
     "up every peer in this process; eager PyTorch in a process of its own is slower than here.",

@@ -97,3 +97,11 @@ def test_a_copy_a_matmul_and_silu_take_time():
     assert roofline.time_matmul(CPU, torch.float32, 16, 0.01) > 0
     assert 0 < roofline.silu_rate(CPU, 0.01) < 1e13
     assert 0 < roofline.sgemm_rate(repeats=1, n=16) < 1e15
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_libraries_multiply_the_same_matrices(dtype):
+    first, *others = [product() for product in roofline.products(CPU, dtype, 32)]
+    assert others or not torch.backends.mkldnn.is_available() or dtype == torch.bfloat16
+    for other in others:
+        torch.testing.assert_close(other, first, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-2)
