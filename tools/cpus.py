@@ -27,16 +27,18 @@ LEVELS = {
     "default": ("default", "default", "SSE41", "default"),
     "avx2": ("avx2", "avx2", "AVX2", "avx2"),
     "avx512": ("avx512", "avx512", "AVX512_CORE", "avx512"),
+    "avx512_bf16": ("avx512_bf16", "avx512", "AVX512_CORE_BF16", "avx512_bf16"),
     "amx": ("amx", "avx512", "DEFAULT", "amx"),
     "own-avx2": ("avx2", "avx512", "DEFAULT", "avx512"),
     "own-avx512": ("avx512", "avx2", "AVX2", "avx512"),
 }
-_ORDER = ("default", "avx2", "avx512", "amx")
+_ORDER = ("default", "avx2", "avx512", "avx512_bf16", "amx")
 _VERSIONS = {"x86-64-v3": "avx2", "x86-64-v4": "avx512"}  # as the extension names what it was compiled for
 
 TESTS = (
     "tests/ops/test_gradients.py",
     "tests/ops/test_infinities.py",
+    "tests/ops/test_mbconv_bfloat16.py",
     "tests/ops/test_oracle.py",
     "tests/ops/test_parity.py",
     "tests/ops/test_properties.py",
@@ -61,8 +63,8 @@ def available() -> list[str]:
     versions = module.cpu_versions.split(", ") if module else list(_VERSIONS)
     own = max(_ORDER.index(_VERSIONS.get(version, "default")) for version in versions)
     best = min(own, _ORDER.index(torch.backends.cpu.get_cpu_capability().lower()))
-    if native.cpu_capability() == "amx":
-        best = _ORDER.index("amx")
+    if (found := native.cpu_capability()) in native.BFLOAT16_CAPABILITIES:
+        best = _ORDER.index(found)
     return [name for name, (*_, needed) in LEVELS.items() if _ORDER.index(needed) <= best]
 
 

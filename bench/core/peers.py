@@ -77,8 +77,8 @@ def missing(peer: str) -> str | None:
     if peer in IN_BFLOAT16:
         from hyperseg.ops.backends import native
 
-        if (found := native.cpu_capability()) != "amx":
-            return f"{peer} needs a CPU with AMX for bfloat16; the C++ operators use {found} here."
+        if (found := native.cpu_capability()) not in native.BFLOAT16_CAPABILITIES:
+            return f"{peer} needs a CPU with AVX512-BF16 or AMX; the C++ operators use {found} here."
     return None
 
 

@@ -14,7 +14,7 @@ from hyperseg.models.hyperseg import HyperSeg
 from hyperseg.models.state import check_finite
 from hyperseg.models.synthetic import probe_frames
 from hyperseg.models.wrappers import unwrap
-from hyperseg.ops.backends.native import constants_ready, cpu_capability
+from hyperseg.ops.backends.native import BFLOAT16_CAPABILITIES, constants_ready, cpu_capability
 from hyperseg.runtime.arguments import check_frames, check_has_values, check_images, check_settings, name_of
 from hyperseg.runtime.device import MissingDeviceError, keep_freed_memory, pick_device
 from hyperseg.runtime.errors import EngineError
@@ -32,7 +32,8 @@ from hyperseg.verify import verify_kernels
 logger = logging.getLogger("hyperseg.runtime")
 
 _NOT_FASTER = (
-    "%s saves no time here: on CPUs only bfloat16 does, by AMX, and the C++ operators use %s. float32 is as fast."
+    "%s saves no time here: on CPUs only bfloat16 does, by AVX512-BF16 or AMX, and the C++ operators use %s. "
+    "float32 is as fast."
 )
 
 
@@ -57,7 +58,8 @@ def build_engine(
         model: any HyperSeg network, also inside DataParallel, DistributedDataParallel, AveragedModel or torch.compile;
             it is copied, not changed.
         size: (H, W) of the frames, any up to 2^24.
-        dtype: float32, float16 or bfloat16. On the CPU bfloat16 is fast where there is AMX, and float16 is not.
+        dtype: float32, float16 or bfloat16. On the CPU bfloat16 is fast where there is AVX512-BF16 or AMX, and
+            float16 is not.
         device: see :func:`hyperseg.runtime.device.pick_device`; default: the current CUDA device, else the CPU.
         batch: frames per call.
         mode: ``"eager"``; ``"compile"``: through torch.compile (minutes to build); ``"cudagraph"``: captured once and
@@ -83,7 +85,7 @@ def build_engine(
         raise EngineError(f"mode 'cudagraph' needs a CUDA device, not {device}; use 'eager' or 'compile'.")
     if device.type == "cpu" and dtype != torch.float32:
         found = cpu_capability()
-        if dtype != torch.bfloat16 or found != "amx":
+        if dtype != torch.bfloat16 or found not in BFLOAT16_CAPABILITIES:
             logger.warning(_NOT_FASTER, name_of(dtype), found)
     verify_kernels(device, (dtype,))
     engine = Engine(model, size, dtype, device, batch, mode)

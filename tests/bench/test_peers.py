@@ -252,7 +252,7 @@ def test_missing_packages_are_reported(monkeypatch, capsys):
     assert peers.pick_peers(None) == ["eager", "compile", "onnxruntime", "engine", "aoti"]
     printed = capsys.readouterr().out
     assert message in printed
-    assert "engine-bf16 needs a CPU with AMX for bfloat16; the C++ operators use avx512 here." in printed
+    assert "engine-bf16 needs a CPU with AVX512-BF16 or AMX; the C++ operators use avx512 here." in printed
 
 
 @pytest.mark.parametrize(

@@ -93,4 +93,4 @@ with ops.use_backend("cpp"):
 """
     result = run(script, "sse9")
     assert result.returncode
-    assert "HYPERSEG_CPU_CAPABILITY must be default, avx2, avx512 or amx, got sse9" in result.stderr
+    assert "HYPERSEG_CPU_CAPABILITY must be default, avx2, avx512, avx512_bf16 or amx, got sse9" in result.stderr

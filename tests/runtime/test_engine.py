@@ -491,6 +491,7 @@ def test_one_engine_for_one_size(engine):
     [
         (torch.float32, "avx2", False),
         (torch.bfloat16, "amx", False),
+        (torch.bfloat16, "avx512_bf16", False),
         (torch.bfloat16, "avx512", True),
         (torch.float16, "amx", True),
     ],

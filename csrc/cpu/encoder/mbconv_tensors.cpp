@@ -5,7 +5,7 @@
 #include "cpu/encoder/mbconv.h"
 #include "cpu/encoder/mbconv_bfloat16.h"
 #include "cpu/encoder/nhwc.h"
-#include "cpu/simd/amx.h"
+#include "cpu/simd/bfloat16.h"
 
 namespace hyperseg::cpu {
 namespace {
@@ -20,10 +20,10 @@ Tensor run_bfloat16(const Tensor& x, const MbconvTensors& tensors) {
   const auto matrix = [&](const Tensor& t) {
     held.push_back(t.stride(0) == 1 || t.stride(1) == 1 ? t : contiguous(t));
     const Tensor& dense = held.back();
-    return amx::Matrix{data<uint16_t>(dense), t.size(0), t.size(1), dense.stride(0), dense.stride(1)};
+    return bfloat16::Matrix{data<uint16_t>(dense), t.size(0), t.size(1), dense.stride(0), dense.stride(1)};
   };
   const Tensor input = contiguous(x, MemoryFormat::ChannelsLast);
-  amx::Block block{mbconv_shape(x, tensors)};
+  bfloat16::Block block{mbconv_shape(x, tensors)};
   Tensor out = torch::stable::new_empty(x, {block.images, block.out_height, block.out_width, block.out_channels});
   block.channels = x.size(1), block.height = x.size(2), block.width = x.size(3);
   block.in = data<uint16_t>(input);
@@ -46,8 +46,9 @@ Tensor run_bfloat16(const Tensor& x, const MbconvTensors& tensors) {
 Tensor run_mbconv(const Tensor& x, const MbconvTensors& tensors) {
   check_mbconv(x, tensors);
   const MbconvShape shape = mbconv_shape(x, tensors);
-  // Its tiles take channels in pairs.
-  if (x.scalar_type() == ScalarType::BFloat16 && has_amx() && (!tensors.expand || x.size(1) % 2 == 0))
+  // Its products take channels in pairs.
+  if (x.scalar_type() == ScalarType::BFloat16 && bfloat16_level() != Bfloat16::kNone &&
+      (!tensors.expand || x.size(1) % 2 == 0))
     return run_bfloat16(x, tensors);
   const Tensor input = precise(x, MemoryFormat::ChannelsLast);
   Tensor out = new_pixels(x, shape.out_channels, shape.out_height, shape.out_width);

@@ -3,7 +3,7 @@
 #include <string>
 
 #include "common/check.h"
-#include "cpu/simd/amx.h"
+#include "cpu/simd/bfloat16.h"
 #include "cpu/simd/norm_act.h"
 #include "cpu/simd/primitives.h"
 #include "cpu/simd/primitives_backward.h"
@@ -24,7 +24,8 @@ HYPERSEG_DECLARE(avx2)
 HYPERSEG_DECLARE(avx512)
 
 namespace {
-// 0 to 2: baseline, AVX2, AVX-512, by CPU support and limited by HYPERSEG_CPU_CAPABILITY=default|avx2|avx512|amx.
+// 0 to 2: baseline, AVX2, AVX-512, by CPU support and limited by HYPERSEG_CPU_CAPABILITY, whose other values
+// are limits of bfloat16.
 int find_level() {
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
@@ -33,8 +34,8 @@ int find_level() {
   const char* const requested = std::getenv("HYPERSEG_CPU_CAPABILITY");
   if (!requested || !*requested) return found;
   const std::string name = requested;
-  check(name == "default" || name == "avx2" || name == "avx512" || name == "amx",
-        "HYPERSEG_CPU_CAPABILITY must be default, avx2, avx512 or amx, got ", name);
+  check(name == "default" || name == "avx2" || name == "avx512" || name == "avx512_bf16" || name == "amx",
+        "HYPERSEG_CPU_CAPABILITY must be default, avx2, avx512, avx512_bf16 or amx, got ", name);
   return std::min(found, name == "default" ? 0 : name == "avx2" ? 1 : 2);
 }
 
@@ -45,7 +46,9 @@ int level() {
 }  // namespace
 
 const char* capability() {
-  return level() == 2 && has_amx() ? "amx" : level() == 2 ? "avx512" : level() == 1 ? "avx2" : "default";
+  if (level() < 2) return level() == 1 ? "avx2" : "default";
+  const Bfloat16 found = bfloat16_level();
+  return found == Bfloat16::kTiles ? "amx" : found == Bfloat16::kVectors ? "avx512_bf16" : "avx512";
 }
 
 #define HYPERSEG_CHOOSE(name) (level() == 2 ? name##_avx512 : level() == 1 ? name##_avx2 : name##_baseline)

@@ -16,8 +16,8 @@
 
 namespace hyperseg::cpu {
 
-// The instruction set that the operators use on this machine: "default", "avx2", "avx512" or "amx", which is AVX-512
-// and AMX for bfloat16.
+// The instruction set that the operators use on this machine: "default", "avx2", "avx512", or AVX-512 with instructions
+// for bfloat16: "avx512_bf16" (vectors) or "amx" (tiles).
 const char* capability();
 
 }  // namespace hyperseg::cpu

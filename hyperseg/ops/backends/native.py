@@ -49,6 +49,10 @@ def _load(path: str) -> ModuleType:
     return module
 
 
+# Those of :func:`cpu_capability` that multiply bfloat16 faster than float32.
+BFLOAT16_CAPABILITIES = ("avx512_bf16", "amx")
+
+
 def emulated() -> bool:
     """Whether this build runs its CUDA kernels on the CPU, for tests: see csrc/shim/README.md."""
     module = extension()[0]
@@ -56,7 +60,10 @@ def emulated() -> bool:
 
 
 def cpu_capability() -> str:
-    """The instruction set of the C++ operators: ``default``, ``avx2``, ``avx512`` or ``amx``; or why there is none."""
+    """The instruction set of the C++ operators, or why there is none.
+
+    ``default``, ``avx2``, ``avx512``, or AVX-512 and products of bfloat16: ``avx512_bf16`` or ``amx``.
+    """
     module = extension()[0]
     if module is None or emulated():
         return "none: there are no C++ operators for the CPU"

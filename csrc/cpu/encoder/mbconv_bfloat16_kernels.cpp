@@ -1,23 +1,24 @@
-#include "cpu/encoder/mbconv_amx.h"
+#include "cpu/encoder/mbconv_bfloat16_kernels.h"
 
 #include <immintrin.h>
 
 #include <cstring>
 
-// Compiled for AVX-512 and AMX: like csrc/cpu/simd/vectors.h, this file has no inline functions with external linkage,
-// of which the linker would keep one for every CPU.
-namespace hyperseg::cpu::amx {
-namespace {
+#ifdef __AMX_BF16__
+#include "cpu/encoder/bfloat16_tiles.h"
+#else
+#include "cpu/encoder/bfloat16_vectors.h"
+#endif
 
-using vec = __m512;
-constexpr int64_t kBytes = 64;  // of a vector and of a tile's row
+// Compiled twice, for AVX512-BF16 and for AMX, with HYPERSEG_KERNELS as the name of its table. Like
+// csrc/cpu/simd/vectors.h, this file has no inline functions with external linkage, of which the linker would keep one
+// for every CPU.
+namespace hyperseg::cpu::bfloat16 {
+namespace {
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 int64_t between(int64_t value, int64_t low, int64_t high) { return larger(low, smaller(value, high)); }
-
-// gcc's intrinsics that load tiles do not say that they read memory.
-inline void finish_stores() { asm volatile("" ::: "memory"); }
 
 inline __mmask16 lanes(int64_t count) { return count >= 16 ? 0xffff : count <= 0 ? 0 : (1u << count) - 1; }
 
@@ -29,17 +30,6 @@ inline __m256i narrow(vec v) { return (__m256i)_mm512_cvtneps_pbh(v); }
 inline __m256i load16(const uint16_t* p, __mmask16 mask) { return _mm256_maskz_loadu_epi16(mask, p); }
 inline vec load_wide(const uint16_t* p, __mmask16 mask) { return widen(load16(p, mask)); }
 
-// x / (1 + e^-x), to 1e-4 of the result: a twentieth of what rounding to bfloat16 changes. As in torch, NaN for -inf.
-inline vec silu(vec x) {
-  const vec y = _mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f));
-  const vec f = _mm512_maskz_reduce_ps(-1, y, _MM_FROUND_TO_NEG_INF);
-  vec p = _mm512_fmadd_ps(f, _mm512_set1_ps(7.80244908e-2f), _mm512_set1_ps(2.26067272e-1f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.95833458e-1f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.99925231e-1f));
-  const vec e = _mm512_maskz_scalef_ps(-1, p, y);
-  return _mm512_mul_ps(x, _mm512_maskz_rcp14_ps(-1, _mm512_add_ps(e, _mm512_set1_ps(1.0f))));
-}
-
 inline float total(vec v) {
   v = _mm512_add_ps(v, _mm512_maskz_shuffle_f32x4(-1, v, v, 0x4e));
   v = _mm512_add_ps(v, _mm512_maskz_shuffle_f32x4(-1, v, v, 0xb1));
@@ -47,17 +37,6 @@ inline float total(vec v) {
   v = _mm512_add_ps(v, _mm512_maskz_permute_ps(-1, v, 0xb1));
   return v[0];
 }
-
-struct alignas(64) Configuration {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-
-  void set(int tile, int64_t tile_rows, int64_t bytes) {
-    rows[tile] = static_cast<uint8_t>(tile_rows);
-    row_bytes[tile] = static_cast<uint16_t>(bytes);
-  }
-};
 
 // Pairs of depths (k, k + 1) of 16 matrix rows, as a tile takes its second operand: packed[pair][row][2], for `pairs`
 // pairs from `depth` on; beyond the matrix zero. With gates, values are scaled by those of their depth.
@@ -115,76 +94,6 @@ struct Layout {
     all = ring + block.size * columns * padded;
   }
 };
-
-// Tiles of the expansion: 0 to 2 sums, 3 and 4 operands, 5 and 6 operands of the last, smaller depth.
-void configure_expansion(const Block& block, int64_t pixels) {
-  const int64_t rows = smaller(pixels, kTile), tail = block.channels % kDepth;
-  Configuration c;
-  for (int tile = 0; tile < 3; ++tile) c.set(tile, rows, kBytes);
-  c.set(3, rows, kBytes);
-  c.set(4, kTile, kBytes);
-  if (tail) {
-    c.set(5, rows, tail * 2);
-    c.set(6, tail / 2, kBytes);
-  }
-  _tile_loadconfig(&c);
-}
-
-// Expand a row of pixels: to[pixel][vectors * 16], without the activation.
-template <int vectors>
-void expand_row(const Block& block, const uint16_t* from, int64_t pixels, const uint16_t* packed, const float* bias,
-                float* to) {
-  const int64_t whole = block.channels / kDepth, tail = block.channels % kDepth, bytes = block.channels * 2;
-  const int64_t all = whole + (tail > 0), rows = smaller(pixels, kTile);
-  finish_stores();
-  for (int64_t begin = 0; begin < pixels; begin += kTile) {
-    const int64_t pixel = smaller(begin, pixels - rows);  // the last tile may compute some pixels again
-    _tile_loadd(0, bias, 0);
-    if constexpr (vectors > 1) _tile_loadd(1, bias + 16, 0);
-    if constexpr (vectors > 2) _tile_loadd(2, bias + 32, 0);
-    const uint16_t* a = from + pixel * block.channels;
-    const uint16_t* b = packed;
-    for (int64_t step = 0; step < whole; ++step, a += kDepth, b += kTileValues) {
-      _tile_loadd(3, a, bytes);
-      _tile_loadd(4, b, kBytes);
-      _tile_dpbf16ps(0, 3, 4);
-      if constexpr (vectors > 1) {
-        _tile_loadd(4, b + all * kTileValues, kBytes);
-        _tile_dpbf16ps(1, 3, 4);
-      }
-      if constexpr (vectors > 2) {
-        _tile_loadd(4, b + 2 * all * kTileValues, kBytes);
-        _tile_dpbf16ps(2, 3, 4);
-      }
-    }
-    if (tail) {
-      _tile_loadd(5, a, bytes);
-      _tile_loadd(6, b, kBytes);
-      _tile_dpbf16ps(0, 5, 6);
-      if constexpr (vectors > 1) {
-        _tile_loadd(6, b + all * kTileValues, kBytes);
-        _tile_dpbf16ps(1, 5, 6);
-      }
-      if constexpr (vectors > 2) {
-        _tile_loadd(6, b + 2 * all * kTileValues, kBytes);
-        _tile_dpbf16ps(2, 5, 6);
-      }
-    }
-    float* sums = to + pixel * vectors * 16;
-    _tile_stored(0, sums, vectors * kBytes);
-    if constexpr (vectors > 1) _tile_stored(1, sums + 16, vectors * kBytes);
-    if constexpr (vectors > 2) _tile_stored(2, sums + 32, vectors * kBytes);
-  }
-}
-
-void activate(float* values, int64_t count) {
-  int64_t i = 0;
-  for (; i + 64 <= count; i += 64) {
-#pragma GCC unroll 4
-    for (int j = 0; j < 64; j += 16) _mm512_store_ps(values + i + j, silu(_mm512_load_ps(values + i + j)));
-  }
-  for (; i < count; i += 16) _mm512_store_ps(values + i, silu(_mm512_load_ps(values + i)));
-}
 
 struct Row {
   const float* const* rows;  // of the ring, from the filter's first column on
@@ -282,8 +191,6 @@ inline void store_sums(const float* sums, int64_t count, vec bias, const uint16_
 
 using Expand = void (*)(const Block&, const uint16_t*, int64_t, const uint16_t*, const float*, float*);
 
-}  // namespace
-
 int64_t slice_scratch(const Block& block, int64_t out_width) {
   return Layout(block, smaller(kChannels, block.hidden), out_width).all;
 }
@@ -327,7 +234,7 @@ void expand_and_filter(const Slice& slice) {
         pack_step(rows, slice.first + v * kTile, step * kDepth, nullptr,
                   packed + (v * depth_steps + step) * kTileValues);
       }
-    if (begin < end) configure_expansion(block, end - begin);
+    if (begin < end) begin_expansion(block, end - begin);
   }
   float* const ring = memory + layout.ring;
   const auto fill = [&](int64_t y, float* to) {
@@ -341,7 +248,6 @@ void expand_and_filter(const Slice& slice) {
     float* const first = to + begin * padded;
     if (block.expand.data) {
       expand(block, from, end - begin, packed, memory + layout.expand_bias, first);
-      activate(first, (end - begin) * padded);
     } else {
       for (int64_t x = 0; x < end - begin; ++x) widen_vectors(from + x * block.channels, first + x * padded);
     }
@@ -372,7 +278,7 @@ void expand_and_filter(const Slice& slice) {
         _mm256_storeu_si256((__m256i*)(out + x * hidden + padded), _mm256_setzero_si256());
   }
   std::memcpy(slice.sums + slice.first, memory + layout.totals, some * sizeof(float));
-  if (block.expand.data) _tile_release();
+  if (block.expand.data) end_products();
 }
 
 void compute_gates(const Block& block, const float* means, float* squeezed, float* gates) {
@@ -415,40 +321,13 @@ void project(const Block& block, int64_t image, int64_t begin, int64_t end, cons
              const uint16_t* packed, uint16_t* out) {
   const int64_t depth_steps = steps(block.hidden), hidden = depth_steps * kDepth, outputs = block.out_channels;
   const int64_t pixels = block.out_height * block.out_width;
-  Configuration c;
-  for (int tile = 0; tile < 8; ++tile) c.set(tile, kTile, kBytes);
-  _tile_loadconfig(&c);
-  alignas(64) float sums[2][2 * kTile * kTile];
-  finish_stores();
+  alignas(64) float sums[2][kPixels * kTile];
+  begin_projection();
   for (int64_t pixel = begin; pixel < end; pixel += kPixels) {
-    const uint16_t* const upper = filtered + pixel * hidden;
-    const uint16_t* const lower = upper + kTile * hidden;
     for (int64_t tile = 0; tile < tiles(outputs); tile += 2) {
       const bool both = tile + 1 < tiles(outputs);
-      const uint16_t* const left = packed + tile * depth_steps * kTileValues;
-      const uint16_t* const right = left + depth_steps * kTileValues;
-      _tile_zero(0);
-      _tile_zero(1);
-      _tile_zero(2);
-      _tile_zero(3);
-      for (int64_t step = 0; step < depth_steps; ++step) {
-        _tile_loadd(4, upper + step * kDepth, hidden * 2);
-        _tile_loadd(6, left + step * kTileValues, kBytes);
-        _tile_loadd(5, lower + step * kDepth, hidden * 2);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 5, 6);
-        if (both) {
-          _tile_loadd(7, right + step * kTileValues, kBytes);
-          _tile_dpbf16ps(2, 4, 7);
-          _tile_dpbf16ps(3, 5, 7);
-        }
-      }
-      _tile_stored(0, sums[0], kBytes);
-      _tile_stored(1, sums[0] + kTile * kTile, kBytes);
-      if (both) {
-        _tile_stored(2, sums[1], kBytes);
-        _tile_stored(3, sums[1] + kTile * kTile, kBytes);
-      }
+      const uint16_t* const weights = packed + tile * depth_steps * kTileValues;
+      (both ? project_pixels<2> : project_pixels<1>)(filtered + pixel * hidden, depth_steps, weights, sums);
       const int64_t count = smaller(kPixels, end - pixel);
       for (int64_t side = 0; side < 1 + both; ++side) {
         const int64_t channel = (tile + side) * kTile, place = (image * pixels + pixel) * outputs + channel;
@@ -460,7 +339,12 @@ void project(const Block& block, int64_t image, int64_t begin, int64_t end, cons
       }
     }
   }
-  _tile_release();
+  end_products();
 }
 
-}  // namespace hyperseg::cpu::amx
+}  // namespace
+
+extern const Kernels HYPERSEG_KERNELS;
+const Kernels HYPERSEG_KERNELS = {slice_scratch, expand_and_filter, compute_gates, pack_projection, project};
+
+}  // namespace hyperseg::cpu::bfloat16

@@ -1,4 +1,4 @@
-"""``mbconv`` in bfloat16 by AMX: sums in float32, every shape of a tile, weights of either order, other pixels."""
+"""``mbconv`` in bfloat16 by vectors or tiles: sums in float32, every shape, weights of either order, other pixels."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from hyperseg.ops.backends import native
 from tests.ops.cases import mbconv
 from tests.ops.test_instruction_sets import run
 
-if native.cpu_capability() != "amx":
-    pytest.skip("needs a CPU with AMX for bfloat16", allow_module_level=True)
+if native.cpu_capability() not in native.BFLOAT16_CAPABILITIES:
+    pytest.skip("needs a CPU with AVX512-BF16 or AMX", allow_module_level=True)
 
 # Rounding to bfloat16, half a unit in the last place, is up to 3.9e-3 of a value and 1.1e-3 to 1.7e-3 of many in the
 # root mean square. A block rounds its filtered map, its gated projection and its output.
@@ -102,7 +102,15 @@ def test_threads_do_not_change_the_result():
     assert torch.equal(results[0], results[2])
 
 
-@pytest.mark.parametrize(("capability", "found"), [("avx512", "avx512"), ("amx", "amx"), ("avx2", "avx2")])
-def test_it_can_be_turned_off(capability, found):
+@pytest.mark.parametrize("capability", ["avx2", "avx512", "avx512_bf16", native.cpu_capability()])
+def test_it_can_be_turned_off(capability):
     script = "from hyperseg.ops.backends import native; print(native.cpu_capability())"
-    assert run(script, capability).stdout.split() == [found]
+    assert run(script, capability).stdout.split() == [capability]
+
+
+@pytest.mark.skipif(native.cpu_capability() != "amx", reason="the other tests run these vectors already")
+def test_vectors_where_there_are_tiles():
+    """The tests of this file, with AVX512-BF16 on a CPU that has AMX."""
+    script = f"import sys, pytest; sys.exit(pytest.main([{__file__!r}, '-q', '-p', 'no:cacheprovider']))"
+    result = run(script, "avx512_bf16")
+    assert result.returncode == 0, result.stdout[-3000:]

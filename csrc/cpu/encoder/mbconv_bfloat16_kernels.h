@@ -4,8 +4,8 @@
 
 #include "common/encoder_shapes.h"
 
-// `mbconv` in bfloat16 on CPUs with AMX: matrix products by its tiles, everything else in float32 by AVX-512.
-namespace hyperseg::cpu::amx {
+// `mbconv` in bfloat16 on CPUs with AVX512-BF16 or AMX: matrix products of bfloat16, everything else in float32.
+namespace hyperseg::cpu::bfloat16 {
 
 // A matrix [rows, columns] of bfloat16. Of the expansion's and the projection's strides one is 1.
 struct Matrix {
@@ -46,17 +46,20 @@ struct Slice {
   float* scratch;          // slice_scratch() values, on a cache line
 };
 
-int64_t slice_scratch(const Block& block, int64_t out_width);
-void expand_and_filter(const Slice& slice);
+// The same functions for each instruction set.
+struct Kernels {
+  int64_t (*slice_scratch)(const Block& block, int64_t out_width);
+  void (*expand_and_filter)(const Slice& slice);
 
-// The gates [hidden] of the channels' means [hidden]; squeezed: [squeezed].
-void compute_gates(const Block& block, const float* means, float* squeezed, float* gates);
+  // The gates [hidden] of the channels' means [hidden]; squeezed: [squeezed].
+  void (*compute_gates)(const Block& block, const float* means, float* squeezed, float* gates);
 
-// Pack the projection, scaled by the gates, for the outputs of one tile.
-void pack_projection(const Block& block, const float* gates, int64_t tile, uint16_t* packed);
+  // Pack the projection, scaled by the gates, for the outputs of one tile.
+  void (*pack_projection)(const Block& block, const float* gates, int64_t tile, uint16_t* packed);
 
-// Project pixels [begin, end), kPixels at a time: `filtered` is read up to a whole kPixels, whatever it contains there.
-void project(const Block& block, int64_t image, int64_t begin, int64_t end, const uint16_t* filtered,
-             const uint16_t* packed, uint16_t* out);
+  // Project pixels [begin, end), kPixels at a time: `filtered` is read up to a whole kPixels, whatever it contains.
+  void (*project)(const Block& block, int64_t image, int64_t begin, int64_t end, const uint16_t* filtered,
+                  const uint16_t* packed, uint16_t* out);
+};
 
-}  // namespace hyperseg::cpu::amx
+}  // namespace hyperseg::cpu::bfloat16
