@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hyperseg._launcher import launched
+
 T = TypeVar("T")
 
 # Groups that this process has left. The last reference to a group must be Python's, which lets other threads run while
@@ -76,11 +78,6 @@ class Processes:
         self.totals(0)
 
 
-def launched() -> bool:
-    """Return whether torchrun, or a launcher with its variables, started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 def local_device(device: torch.device) -> torch.device:
     """Return the device of this process: of several on one machine, each takes the GPU of its number."""
     if device.type == "cuda" and launched():
@@ -109,7 +106,6 @@ def processes(device: torch.device, minutes: float = 10) -> Iterator[Processes]:
         torch.cuda.set_device(device)
     # If a group exists when this is first imported, its next collective keeps it for ever (seen with PyTorch 2.15).
     importlib.import_module("torch._dynamo")
-
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         dist.init_process_group(backend, timeout=datetime.timedelta(minutes=minutes))

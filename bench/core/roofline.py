@@ -131,7 +131,7 @@ def time_matmul(device: torch.device, dtype: torch.dtype, n: int, limit: float) 
 def products(device: torch.device, dtype: torch.dtype, n: int) -> list[Callable[[], object]]:
     """Return multiplications of two [n, n] matrices: that of ``torch.mm``, and on a CPU that of oneDNN.
 
-    For float32 ``torch.mm`` calls MKL, which on AMD's CPUs reaches less than half the rate of oneDNN.
+    For float32 ``torch.mm`` calls MKL, which reached less than half the rate of oneDNN on an AMD EPYC.
     """
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     found: list[Callable[[], object]] = [functools.partial(torch.mm, a, b, out=torch.empty_like(a))]
@@ -167,7 +167,7 @@ def sgemm_rate(repeats: int = 7, n: int = 768) -> float:
 
     By the faster library, see :func:`products`.
     """
-    product, times = products(torch.device("cpu"), torch.float32, n)[_fastest_product(n)], []
+    product, times = _fastest_sgemm(n), []
     for _ in range(2 + repeats):  # the first two wake the threads and the core
         start = time.perf_counter()
         product()
@@ -176,11 +176,9 @@ def sgemm_rate(repeats: int = 7, n: int = 768) -> float:
 
 
 @functools.cache
-def _fastest_product(n: int) -> int:
-    """Return the number of the fastest multiplication of :func:`products`; once per process."""
+def _fastest_sgemm(n: int) -> Callable[[], object]:
     cpu = torch.device("cpu")
-    seconds = [best_seconds(product, cpu, 20, 1.0) for product in products(cpu, torch.float32, n)]
-    return seconds.index(min(seconds))
+    return min(products(cpu, torch.float32, n), key=lambda product: best_seconds(product, cpu, 20, 1.0))
 
 
 class TrafficMode(TorchDispatchMode):

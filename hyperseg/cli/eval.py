@@ -21,6 +21,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from hyperseg._files import printable
+from hyperseg._launcher import launched
 from hyperseg._text import counted
 from hyperseg.cli import _common, _datasets, _eval_options
 from hyperseg.cli._common import UsageError, UserError, user_errors
@@ -28,6 +29,9 @@ from hyperseg.cli._eval_files import warn, write_files
 from hyperseg.cli._output import write_line
 
 if TYPE_CHECKING:
+    import torch
+
+    from hyperseg._processes import Processes
     from hyperseg.data.dataset import Dataset
     from hyperseg.data.labels import LabelSet
     from hyperseg.evaluation import Evaluation
@@ -42,20 +46,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb; return the exit code."""
+    _eval_options.check(args)
+    # A process alone opens the data set before torch is imported: a wrong path is reported at once.
+    dataset = None if launched() else _datasets.open_dataset(args)
     from hyperseg._processes import ProcessLostError, local_device, processes
 
-    _eval_options.check(args)
     device = local_device(_common.pick_device(args.device))
-    args.device = str(device)
     with user_errors(ProcessLostError), contextlib.ExitStack() as stack:
         with user_errors(ValueError):
-            rank = stack.enter_context(processes(device, minutes=30)).rank
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(sys.stderr if rank == 0 else nowhere):
-            dataset = _datasets.open_dataset(args)
-        return _run(args, dataset, rank)
+            group = stack.enter_context(processes(device, minutes=30))
+        if dataset is None:
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(sys.stderr if group.first else nowhere):
+                dataset = _datasets.open_dataset(args)
+        return _run(args, dataset, device, group)
 
 
-def _run(args: argparse.Namespace, dataset: "Dataset", rank: int) -> int:
+def _run(args: argparse.Namespace, dataset: "Dataset", device: "torch.device", group: "Processes") -> int:
     from hyperseg.data.errors import DataError
     from hyperseg.evaluation.evaluator import evaluate
     from hyperseg.evaluation.protocols import NoLabelledPixelError
@@ -64,9 +70,10 @@ def _run(args: argparse.Namespace, dataset: "Dataset", rank: int) -> int:
     from hyperseg.runtime import EngineError
 
     errors: list[str] = []
-    labeller, table, settings, skipped = _labeller(args, dataset)
+    labeller, table, settings, skipped = _labeller(args, dataset, device)
+    settings["processes"] = group.world
     writers = _writers(args, dataset, table, labeller)
-    with _bar(len(dataset), rank) as bar:
+    with _bar(len(dataset), group) as bar:
 
         def on_error(message: str) -> None:
             errors.append(message)
@@ -96,7 +103,7 @@ def _run(args: argparse.Namespace, dataset: "Dataset", rank: int) -> int:
             place = " and ".join(map(printable, folders))
             raise UserError(f"the predictions cannot be written to {place} ({_common.reason(error)})") from None
     evaluation.skipped.extend(skipped)
-    if rank != 0:
+    if not group.first:
         return _code(args, evaluation)
     warn(*skipped, *_hints(args, evaluation))
     complete = args.skip_bad or not evaluation.errors
@@ -117,15 +124,16 @@ def _code(args: argparse.Namespace, evaluation: "Evaluation") -> int:
     return 0 if not evaluation.errors else 3 if args.skip_bad else 1
 
 
-def _labeller(args: argparse.Namespace, dataset: "Dataset") -> tuple["Labeller", "LabelSet", dict[str, Any], list[str]]:
+def _labeller(
+    args: argparse.Namespace, dataset: "Dataset", device: "torch.device"
+) -> tuple["Labeller", "LabelSet", dict[str, Any], list[str]]:
     """Return what makes the predictions, their classes, the settings, and messages about what is left out."""
     import torch
 
     from hyperseg.data.errors import DataError
     from hyperseg.evaluation.predictions import PredictionFolder
 
-    device = _common.pick_device(args.device)
-    common = {"device": str(device), "torch": torch.__version__, "processes": int(os.environ.get("WORLD_SIZE", "1"))}
+    common = {"device": str(device), "torch": torch.__version__}
     if args.predictions is None:
         labeller, table, settings = _network_labeller(args, dataset, device)
         return labeller, table, settings | common, []
@@ -244,12 +252,11 @@ def _hints(args: argparse.Namespace, evaluation: "Evaluation") -> list[str]:
     return [f"the predictions of {share} are no class of the data set, and count as wrong{advice}"]
 
 
-def _bar(total: int, rank: int) -> Any:
+def _bar(total: int, group: "Processes") -> Any:
     from tqdm import tqdm
 
-    hidden = rank != 0 or total < 2 or not sys.stderr.isatty()
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    return tqdm(desc="eval", total=-(-total // world), unit="image", disable=hidden, file=sys.stderr)
+    hidden = not group.first or total < 2 or not sys.stderr.isatty()
+    return tqdm(desc="eval", total=-(-total // group.world), unit="image", disable=hidden, file=sys.stderr)
 
 
 def _named(size: tuple[int, int] | None) -> str | None:

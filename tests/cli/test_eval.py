@@ -269,6 +269,12 @@ def test_two_processes_score_what_one_does(own, folder, monkeypatch):
     assert (one["settings"]["processes"], two["settings"]["processes"]) == (1, 2)
 
 
+def test_other_processes_that_cannot_be_found(own, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    assert "cannot join the 2 processes of the run" in error_of(capsys, *SCORED)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -5,6 +5,8 @@
 
 #include <cstdlib>
 #include <string>
+
+#include "cpu/simd/simd.h"
 #ifdef HYPERSEG_AMX
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -16,23 +18,15 @@ namespace hyperseg::cpu {
 #ifdef HYPERSEG_BFLOAT16
 namespace {
 
-// A register of a leaf of the instruction cpuid.
-enum Register { kA, kD };
-unsigned leaf7(unsigned part, Register which) {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid_count(7, part, &a, &b, &c, &d) ? which == kA ? a : d : 0;
-}
-
 bool has_vectors() {
-  for (const bool part : {__builtin_cpu_supports("avx512f"), __builtin_cpu_supports("avx512vl"),
-                          __builtin_cpu_supports("avx512bw"), __builtin_cpu_supports("avx512dq")})
-    if (!part) return false;
-  return leaf7(1, kA) >> 5 & 1;  // AVX512-BF16
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);  // AVX512-BF16
 }
 
 bool has_tiles() {
 #ifdef HYPERSEG_AMX
-  if (!(leaf7(0, kD) >> 22 & 1) || !(leaf7(0, kD) >> 24 & 1)) return false;  // AMX-BF16, AMX-TILE
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return false;  // AMX-BF16, AMX-TILE
   // Linux saves the tiles of a process that has asked for them.
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;

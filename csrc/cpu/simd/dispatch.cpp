@@ -23,14 +23,17 @@ HYPERSEG_DECLARE(baseline)
 HYPERSEG_DECLARE(avx2)
 HYPERSEG_DECLARE(avx512)
 
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+}
+
 namespace {
 // 0 to 2: baseline, AVX2, AVX-512, by CPU support and limited by HYPERSEG_CPU_CAPABILITY, whose other values
 // are limits of bfloat16.
 int find_level() {
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const int found = avx512 ? 2 : avx2 ? 1 : 0;
+  const int found = has_avx512() ? 2 : avx2 ? 1 : 0;
   const char* const requested = std::getenv("HYPERSEG_CPU_CAPABILITY");
   if (!requested || !*requested) return found;
   const std::string name = requested;

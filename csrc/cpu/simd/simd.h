@@ -20,4 +20,7 @@ namespace hyperseg::cpu {
 // for bfloat16: "avx512_bf16" (vectors) or "amx" (tiles).
 const char* capability();
 
+// Whether the CPU and the operating system have what the code for AVX-512 needs. Defined on x86 only.
+bool has_avx512();
+
 }  // namespace hyperseg::cpu

@@ -14,6 +14,9 @@ from typing import Any
 
 import torch
 
+# Those of :func:`cpu_capability` that multiply bfloat16 faster than float32.
+BFLOAT16_CAPABILITIES = ("avx512_bf16", "amx")
+
 
 @functools.cache
 def extension() -> tuple[ModuleType | None, str | None]:
@@ -47,10 +50,6 @@ def _load(path: str) -> ModuleType:
     loader.exec_module(module)
     sys.modules["hyperseg._C"] = module
     return module
-
-
-# Those of :func:`cpu_capability` that multiply bfloat16 faster than float32.
-BFLOAT16_CAPABILITIES = ("avx512_bf16", "amx")
 
 
 def emulated() -> bool:
